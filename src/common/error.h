@@ -1,0 +1,15 @@
+/* Status codes travel up; the place that fails writes the message. */
+#ifndef EFFNET_COMMON_ERROR_H
+#define EFFNET_COMMON_ERROR_H
+
+#include "effnet.h"
+
+/* Writes status and message (printf style, one line) and returns status: `return effnet_fail(error,
+ * EFFNET_E_DATA, "%s: ...", path)`. error may be NULL. */
+int effnet_fail(struct effnet_error *error, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Out of memory while doing `what`. */
+int effnet_fail_nomem(struct effnet_error *error, const char *what, size_t size_bytes);
+
+#endif
