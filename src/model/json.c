@@ -1,0 +1,162 @@
+#include "model/json.h"
+
+#include "common/error.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* cJSON takes 64 bytes a value and more: without a limit a 100 MB header of "[[],[], ..." would take
+ * gigabytes. A table of 1024 layers and 65536 labels has about 300 000 values. */
+#define MAX_VALUES 1000000
+
+void effnet_json_context(struct json_context *context, const char *path, struct effnet_error *error)
+{
+    size_t length = strlen(path), room = sizeof context->path - 1;
+    if (length <= room)
+        memcpy(context->path, path, length + 1);
+    else
+        snprintf(context->path, sizeof context->path, "...%s", path + length - (room - 3));
+    context->where[0] = 0;
+    context->error = error;
+}
+
+void effnet_json_where(struct json_context *context, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(context->where, sizeof context->where, format, arguments);
+    va_end(arguments);
+}
+
+int effnet_json_fail(const struct json_context *context, const char *format, ...)
+{
+    char reason[300];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    return effnet_fail(context->error, EFFNET_E_DATA, "%s: %s%s%s", context->path, context->where,
+                       context->where[0] ? ": " : "", reason);
+}
+
+int effnet_json_parse(const struct json_context *context, const char *text, size_t length, cJSON **out)
+{
+    *out = NULL;
+    size_t values = 1; /* at most: those inside strings are counted too */
+    for (size_t i = 0; i < length; i++) values += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    if (values > MAX_VALUES) return effnet_json_fail(context, "more than %d JSON values", MAX_VALUES);
+
+    const char *end = text;
+    cJSON *json = cJSON_ParseWithLengthOpts(text, length, &end, 0);
+    if (!json) return effnet_json_fail(context, "not valid JSON at byte %zu", (size_t)(end - text));
+    for (; end < text + length; end++)
+        if (!strchr(" \t\r\n", *end) || !*end) {
+            cJSON_Delete(json);
+            return effnet_json_fail(context, "something follows the JSON at byte %zu", (size_t)(end - text));
+        }
+    *out = json;
+    return EFFNET_OK;
+}
+
+int effnet_json_fields(const struct json_context *context, const cJSON *object, struct json_field *fields,
+                       int count, bool closed)
+{
+    for (int i = 0; i < count; i++) fields[i].value = NULL;
+    if (!cJSON_IsObject(object)) return effnet_json_fail(context, "not a JSON object");
+    for (const cJSON *item = object->child; item; item = item->next) {
+        int i = 0;
+        while (i < count && strcmp(fields[i].key, item->string) != 0) i++;
+        if (i == count) {
+            if (closed) return effnet_json_fail(context, "unknown key \"%.64s\"", item->string);
+            continue;
+        }
+        if (fields[i].value) return effnet_json_fail(context, "key \"%s\" appears twice", fields[i].key);
+        fields[i].value = item;
+    }
+    for (int i = 0; i < count; i++)
+        if (!fields[i].value && !fields[i].optional)
+            return effnet_json_fail(context, "key \"%s\" is missing", fields[i].key);
+    return EFFNET_OK;
+}
+
+int effnet_json_integer(const struct json_context *context, const cJSON *item, const char *what, int64_t low,
+                        int64_t high, int64_t *out)
+{
+    if (!cJSON_IsNumber(item)) return effnet_json_fail(context, "%s is not a number", what);
+    double value = item->valuedouble; /* valueint saturates and rounds silently */
+    if (!(value >= (double)low && value <= (double)high) || value != floor(value))
+        return effnet_json_fail(context, "%s is %.17g, not a whole number from %lld to %lld", what, value,
+                                (long long)low, (long long)high);
+    *out = (int64_t)value;
+    return EFFNET_OK;
+}
+
+static int check_array(const struct json_context *context, const cJSON *item, const char *what, int count)
+{
+    if (!cJSON_IsArray(item) || cJSON_GetArraySize(item) != count)
+        return effnet_json_fail(context, "%s is not an array of %d numbers", what, count);
+    return EFFNET_OK;
+}
+
+int effnet_json_integers(const struct json_context *context, const cJSON *item, const char *what, int64_t low,
+                         int64_t high, int count, int *out)
+{
+    int status = check_array(context, item, what, count);
+    const cJSON *element = status ? NULL : item->child;
+    for (int i = 0; !status && i < count; i++, element = element->next) {
+        int64_t value = 0;
+        status = effnet_json_integer(context, element, what, low, high, &value);
+        out[i] = (int)value;
+    }
+    return status;
+}
+
+int effnet_json_floats(const struct json_context *context, const cJSON *item, const char *what, int count,
+                       float *out)
+{
+    int status = check_array(context, item, what, count);
+    if (status) return status;
+    const cJSON *element = item->child;
+    for (int i = 0; i < count; i++, element = element->next) {
+        if (!cJSON_IsNumber(element)) return effnet_json_fail(context, "%s holds no number", what);
+        double value = element->valuedouble;
+        if (!(fabs(value) <= 3.4028234663852886e38))
+            return effnet_json_fail(context, "%s holds %.9g, not a finite number", what, value);
+        out[i] = (float)value;
+    }
+    return EFFNET_OK;
+}
+
+/* Length of the UTF-8 sequence at p, 0 where there is none: no overlong forms, surrogates or code points
+ * past U+10FFFF (Unicode 15, table 3-7). */
+static int utf8_length(const unsigned char *p)
+{
+    if (p[0] < 0x80) return 1;
+    int more = p[0] >= 0xc2 && p[0] <= 0xdf   ? 1
+               : (p[0] & 0xf0) == 0xe0        ? 2
+               : p[0] >= 0xf0 && p[0] <= 0xf4 ? 3
+                                              : 0;
+    if (!more) return 0;
+    unsigned char low = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned char high = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
+    if (p[1] < low || p[1] > high) return 0;
+    for (int i = 2; i <= more; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    return more + 1;
+}
+
+int effnet_json_string(const struct json_context *context, const cJSON *item, const char *what,
+                       const char **out)
+{
+    if (!cJSON_IsString(item)) return effnet_json_fail(context, "%s is not a string", what);
+    for (const unsigned char *p = (const unsigned char *)item->valuestring; *p;) {
+        int length = utf8_length(p);
+        if (!length) return effnet_json_fail(context, "%s is not valid UTF-8", what);
+        if (*p < 0x20 || *p == 0x7f) return effnet_json_fail(context, "%s holds a control character", what);
+        p += length;
+    }
+    *out = item->valuestring;
+    return EFFNET_OK;
+}

@@ -1,0 +1,301 @@
+#include "model/safetensors.h"
+
+#include "common/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is little-endian");
+
+#define LENGTH_BYTES     8
+#define MAX_HEADER_BYTES 100000000
+#define MAX_INTEGER      (INT64_C(1) << 53) /* whole numbers up to here are exact in a double */
+
+/* Maps the whole file. */
+static int map_file(struct safetensors *file, const char *path, struct json_context *context)
+{
+    /* O_NONBLOCK: a named pipe without a writer must not hang the program. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat stat;
+    if (fd < 0 || fstat(fd, &stat) != 0) {
+        int reason = errno;
+        if (fd >= 0) close(fd);
+        return effnet_fail(context->error, EFFNET_E_NOINPUT, "%s: %s", context->path, strerror(reason));
+    }
+    int status = EFFNET_OK;
+    if (!S_ISREG(stat.st_mode))
+        status = effnet_fail(context->error, EFFNET_E_NOINPUT, "%s: not a regular file", context->path);
+    else if (stat.st_size < LENGTH_BYTES)
+        status = effnet_json_fail(context, "%lld bytes are too few for a safetensors file",
+                                  (long long)stat.st_size);
+    else if ((uint64_t)stat.st_size > SIZE_MAX)
+        status = effnet_fail_nomem(context->error, context->path, SIZE_MAX);
+    if (!status) {
+        file->size_bytes = (size_t)stat.st_size;
+        file->map = mmap(NULL, file->size_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (file->map == MAP_FAILED) {
+            file->map = NULL;
+            status = effnet_fail(context->error, errno == ENOMEM ? EFFNET_E_NOMEM : EFFNET_E_NOINPUT,
+                                 "%s: cannot be mapped: %s", context->path, strerror(errno));
+        }
+    }
+    close(fd);
+    return status;
+}
+
+/* Checks the header's length and parses it. */
+static int parse_header(struct safetensors *file, struct json_context *context)
+{
+    uint64_t length;
+    memcpy(&length, file->map, sizeof length);
+    if (length > MAX_HEADER_BYTES)
+        return effnet_json_fail(
+            context, "header of %" PRIu64 " bytes is over the limit of %d: not a safetensors file?", length,
+            MAX_HEADER_BYTES);
+    /* A file without data has no tensors, and cJSON's lookahead needs a byte after the text. */
+    if (length >= file->size_bytes - LENGTH_BYTES)
+        return effnet_json_fail(context,
+                                "header of %" PRIu64 " bytes leaves no data in a file of %zu: truncated?",
+                                length, file->size_bytes);
+    if (length % 4 != 0)
+        return effnet_json_fail(
+            context, "header of %" PRIu64 " bytes misaligns the data: not a multiple of 4", length);
+    file->data = (const uint8_t *)file->map + LENGTH_BYTES + length;
+    file->data_bytes = file->size_bytes - LENGTH_BYTES - length;
+    effnet_json_where(context, "header");
+    int status = effnet_json_parse(context, (const char *)file->map + LENGTH_BYTES, length, &file->header);
+    if (!status && !cJSON_IsObject(file->header)) status = effnet_json_fail(context, "not a JSON object");
+    return status;
+}
+
+/* "[32,3,3,3]" */
+static const char *shape_text(int rank, const int64_t *shape, char *text, size_t size)
+{
+    int length = snprintf(text, size, "[");
+    for (int i = 0; i < rank; i++)
+        length += snprintf(text + length, size - length, "%s%" PRId64, i ? "," : "", shape[i]);
+    snprintf(text + length, size - length, "]");
+    return text;
+}
+
+#define SHAPE_TEXT_SIZE (SAFETENSORS_MAX_RANK * 18 + 3)
+
+static int check_type(const struct json_context *context, const cJSON *item)
+{
+    static const char *const others[] = {"BOOL",    "F4",      "F6_E2M3", "F6_E3M2", "U8",  "I8",   "F8_E5M2",
+                                         "F8_E4M3", "F8_E8M0", "I16",     "U16",     "F16", "BF16", "I32",
+                                         "U32",     "C64",     "F64",     "I64",     "U64"};
+    const char *type;
+    int status = effnet_json_string(context, item, "dtype", &type);
+    if (status || strcmp(type, "F32") == 0) return status;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strcmp(type, others[i]) == 0)
+            return effnet_json_fail(context, "type %s is not supported, only F32 is", type);
+    return effnet_json_fail(context, "unknown type \"%.32s\"", type);
+}
+
+/* Reads the shape, and checks it against the tensor's bytes. */
+static int read_shape(const struct json_context *context, const cJSON *item,
+                      struct safetensors_tensor *tensor)
+{
+    if (!cJSON_IsArray(item)) return effnet_json_fail(context, "shape is not an array");
+    uint64_t bytes = sizeof(float);
+    bool overflow = false;
+    for (const cJSON *size = item->child; size; size = size->next) {
+        if (tensor->rank == SAFETENSORS_MAX_RANK)
+            return effnet_json_fail(context, "more than %d dimensions", SAFETENSORS_MAX_RANK);
+        int64_t *to = &tensor->shape[tensor->rank++];
+        int status = effnet_json_integer(context, size, "shape", 0, MAX_INTEGER, to);
+        if (status) return status;
+        overflow |= __builtin_mul_overflow(bytes, (uint64_t)*to, &bytes);
+    }
+    char text[SHAPE_TEXT_SIZE];
+    shape_text(tensor->rank, tensor->shape, text, sizeof text);
+    if (overflow) return effnet_json_fail(context, "shape %s overflows 64 bits", text);
+    if (bytes != tensor->end - tensor->begin)
+        return effnet_json_fail(context, "shape %s takes %" PRIu64 " bytes, but its offsets span %" PRIu64,
+                                text, bytes, tensor->end - tensor->begin);
+    return EFFNET_OK;
+}
+
+/* Reads one entry of the header. */
+static int read_tensor(const struct safetensors *file, struct json_context *context, const cJSON *item,
+                       struct safetensors_tensor *tensor)
+{
+    enum { TYPE, SHAPE, OFFSETS, FIELDS };
+    struct json_field fields[FIELDS] = {{.key = "dtype"}, {.key = "shape"}, {.key = "data_offsets"}};
+    *tensor = (struct safetensors_tensor){.name = item->string};
+    effnet_json_where(context, "tensor '%.80s'", item->string);
+    int status = effnet_json_fields(context, item, fields, FIELDS, true);
+    if (status) return status;
+
+    const cJSON *offsets = fields[OFFSETS].value;
+    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2)
+        return effnet_json_fail(context, "data_offsets is not an array of 2 numbers");
+    int64_t begin, end;
+    status = effnet_json_integer(context, offsets->child, "data_offsets", 0, MAX_INTEGER, &begin);
+    if (!status) {
+        effnet_json_where(context, "tensor '%.80s' at offset %" PRId64, item->string, begin);
+        status = effnet_json_integer(context, offsets->child->next, "data_offsets", 0, MAX_INTEGER, &end);
+    }
+    if (status) return status;
+    if (end < begin) return effnet_json_fail(context, "ends before it begins, at %" PRId64, end);
+    if ((uint64_t)end > file->data_bytes)
+        return effnet_json_fail(context,
+                                "ends at %" PRId64 ", but there are %" PRIu64 " bytes of data: truncated?",
+                                end, file->data_bytes);
+    tensor->begin = (uint64_t)begin;
+    tensor->end = (uint64_t)end;
+
+    status = check_type(context, fields[TYPE].value);
+    return status ? status : read_shape(context, fields[SHAPE].value, tensor);
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const struct safetensors_tensor *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct safetensors_tensor *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+/* Checks that the tensors fill the data, each byte once. Sorts them by offset. */
+static int check_offsets(const struct safetensors *file, struct json_context *context)
+{
+    qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_offset);
+    uint64_t filled = 0;
+    for (int i = 0; i < file->tensor_count; i++) {
+        const struct safetensors_tensor *tensor = &file->tensors[i];
+        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        if (tensor->begin < filled)
+            return effnet_json_fail(context, "overlaps tensor '%.80s', which ends at %" PRIu64,
+                                    tensor[-1].name, filled);
+        if (tensor->begin > filled)
+            return effnet_json_fail(
+                context, "there is a hole before it: the bytes from %" PRIu64 " are nobody's", filled);
+        filled = tensor->end;
+    }
+    if (filled < file->data_bytes)
+        return effnet_json_fail(
+            context, "is the last and ends at %" PRIu64 ", but there are %" PRIu64 " bytes of data", filled,
+            file->data_bytes);
+    return EFFNET_OK;
+}
+
+/* Reads all entries; leaves the tensors sorted by name. */
+static int read_tensors(struct safetensors *file, struct json_context *context)
+{
+    size_t count = (size_t)cJSON_GetArraySize(file->header);
+    file->tensors = calloc(count + 1, sizeof file->tensors[0]);
+    if (!file->tensors)
+        return effnet_fail_nomem(context->error, "tensor list", count * sizeof file->tensors[0]);
+    for (const cJSON *item = file->header->child; item; item = item->next) {
+        if (strcmp(item->string, "__metadata__") == 0) {
+            effnet_json_where(context, "header");
+            if (file->metadata) return effnet_json_fail(context, "__metadata__ appears twice");
+            file->metadata = item;
+            continue;
+        }
+        int status = read_tensor(file, context, item, &file->tensors[file->tensor_count]);
+        if (status) return status;
+        file->tensor_count++;
+    }
+    effnet_json_where(context, "header");
+    if (file->tensor_count == 0) return effnet_json_fail(context, "no tensors");
+
+    qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_name);
+    for (int i = 1; i < file->tensor_count; i++) {
+        const struct safetensors_tensor *tensor = &file->tensors[i];
+        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        if (strcmp(tensor[-1].name, tensor->name) == 0)
+            return effnet_json_fail(context, "there is another of this name at offset %" PRIu64,
+                                    tensor[-1].begin);
+    }
+    int status = check_offsets(file, context);
+    qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_name);
+    return status;
+}
+
+int effnet_safetensors_open(struct safetensors *file, const char *path, struct json_context *context)
+{
+    *file = (struct safetensors){0};
+    int status = map_file(file, path, context);
+    if (!status) status = parse_header(file, context);
+    if (!status) status = read_tensors(file, context);
+    return status;
+}
+
+void effnet_safetensors_close(struct safetensors *file)
+{
+    cJSON_Delete(file->header);
+    free(file->tensors);
+    if (file->map) munmap(file->map, file->size_bytes);
+    *file = (struct safetensors){0};
+}
+
+/* Index of the first value that is infinite or NaN, or -1. Those have all exponent bits set; adding one to
+ * the exponent of the magnitude carries into the sign bit exactly then, and the loop is whole-number
+ * arithmetic that a compiler turns into vector code. */
+static int64_t find_not_finite(const float *values, int64_t count)
+{
+    const int64_t block = 4096;
+    for (int64_t start = 0; start < count; start += block) {
+        int64_t end = start + block < count ? start + block : count;
+        uint32_t seen = 0;
+        for (int64_t i = start; i < end; i++) {
+            uint32_t bits;
+            memcpy(&bits, &values[i], sizeof bits);
+            seen |= (bits & 0x7fffffffu) + 0x00800000u;
+        }
+        for (int64_t i = start; seen >> 31 && i < end; i++)
+            if (!__builtin_isfinite(values[i])) return i;
+    }
+    return -1;
+}
+
+int effnet_safetensors_take(struct safetensors *file, struct json_context *context, const char *name,
+                            int rank, const int64_t *shape, const float **out)
+{
+    struct safetensors_tensor key = {.name = name};
+    struct safetensors_tensor *tensor = bsearch(&key, file->tensors, (size_t)file->tensor_count, sizeof key,
+                                                by_name);
+    effnet_json_where(context, "tensor '%.80s'", name);
+    if (!tensor) return effnet_json_fail(context, "is missing");
+
+    effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, name, tensor->begin);
+    if (tensor->rank != rank || memcmp(tensor->shape, shape, (size_t)rank * sizeof shape[0]) != 0) {
+        char is[SHAPE_TEXT_SIZE], wanted[SHAPE_TEXT_SIZE];
+        return effnet_json_fail(context, "shape %s, but the layer table makes it %s",
+                                shape_text(tensor->rank, tensor->shape, is, sizeof is),
+                                shape_text(rank, shape, wanted, sizeof wanted));
+    }
+    const float *values = (const float *)(const void *)(file->data + tensor->begin);
+    int64_t bad = find_not_finite(values, (int64_t)((tensor->end - tensor->begin) / sizeof(float)));
+    if (bad >= 0)
+        return effnet_json_fail(context, "value %" PRId64 " is %g, not finite", bad, (double)values[bad]);
+    tensor->taken = true;
+    *out = values;
+    return EFFNET_OK;
+}
+
+int effnet_safetensors_finish(const struct safetensors *file, struct json_context *context)
+{
+    for (int i = 0; i < file->tensor_count; i++) {
+        const struct safetensors_tensor *tensor = &file->tensors[i];
+        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        if (!tensor->taken) return effnet_json_fail(context, "belongs to no layer of the table");
+    }
+    return EFFNET_OK;
+}

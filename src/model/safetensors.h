@@ -1,0 +1,41 @@
+/* A safetensors file, mapped read-only: eight bytes of header length, little-endian; the header, a JSON
+ * object of tensor name -> {"dtype", "shape", "data_offsets"}; the tensors' data. Only float32 is taken. */
+#ifndef EFFNET_MODEL_SAFETENSORS_H
+#define EFFNET_MODEL_SAFETENSORS_H
+
+#include "model/json.h"
+
+#define SAFETENSORS_MAX_RANK 8
+
+struct safetensors_tensor {
+    const char *name; /* in the header */
+    int rank;
+    int64_t shape[SAFETENSORS_MAX_RANK];
+    uint64_t begin, end; /* bytes from the start of the data */
+    bool taken;
+};
+
+struct safetensors {
+    void *map;
+    size_t size_bytes;
+    cJSON *header;
+    const cJSON *metadata; /* the object __metadata__, or NULL */
+    const uint8_t *data;
+    uint64_t data_bytes;
+    struct safetensors_tensor *tensors; /* by name */
+    int tensor_count;
+};
+
+/* Maps the file and checks its header: the tensors' names, types, shapes and offsets. The mapping is only
+ * as good as the file: whoever truncates it while it is open makes later reads fault. *file may be closed
+ * whether this succeeds or not. */
+int effnet_safetensors_open(struct safetensors *file, const char *path, struct json_context *context);
+void effnet_safetensors_close(struct safetensors *file); /* takes zeroed structs */
+
+/* Finds a tensor of this shape, and checks that its values are finite. *out points into the mapping. */
+int effnet_safetensors_take(struct safetensors *file, struct json_context *context, const char *name,
+                            int rank, const int64_t *shape, const float **out);
+/* Whether every tensor has been taken. */
+int effnet_safetensors_finish(const struct safetensors *file, struct json_context *context);
+
+#endif

@@ -1,0 +1,252 @@
+#include "model/table.h"
+
+#include "common/error.h"
+#include "model/names.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAME, OP, IN, OUT, ACTIVATION, KERNEL, STRIDE, PAD, ADD, BLOCK, FIELDS };
+
+static const struct json_field layer_fields[FIELDS] = {
+    [NAME] = {.key = "name"},
+    [OP] = {.key = "op"},
+    [IN] = {.key = "in"},
+    [OUT] = {.key = "out"},
+    [ACTIVATION] = {.key = "activation", .optional = true},
+    [KERNEL] = {.key = "kernel", .optional = true},
+    [STRIDE] = {.key = "stride", .optional = true},
+    [PAD] = {.key = "pad", .optional = true},
+    [ADD] = {.key = "add", .optional = true},
+    [BLOCK] = {.key = "block", .optional = true},
+};
+
+static bool has_window(enum effnet_op op)
+{
+    return op == EFFNET_OP_CONV || op == EFFNET_OP_DEPTHWISE;
+}
+
+/* Reads the name, which becomes part of tensor names and of messages. */
+static int read_name(struct json_context *context, const cJSON *item, struct effnet_layer *layers, int index)
+{
+    struct effnet_layer *layer = &layers[index];
+    const char *name;
+    int status = effnet_json_string(context, item, "name", &name);
+    if (status) return status;
+    if (!name[0] || strlen(name) >= sizeof layer->name)
+        return effnet_json_fail(context, "name \"%.64s\" does not have 1 to %zu characters", name,
+                                sizeof layer->name - 1);
+    strcpy(layer->name, name);
+    effnet_json_where(context, "network: layer %d '%s'", index, name);
+    for (int i = 0; i < index; i++)
+        if (strcmp(layers[i].name, name) == 0)
+            return effnet_json_fail(context, "layer %d has the same name", i);
+    return EFFNET_OK;
+}
+
+static int read_activation(const struct json_context *context, const cJSON *item, struct effnet_layer *layer)
+{
+    const char *name = "none";
+    int status = item ? effnet_json_string(context, item, "activation", &name) : EFFNET_OK;
+    if (status) return status;
+    int activation = effnet_activation_from_name(name);
+    if (activation < 0) return effnet_json_fail(context, "unknown activation \"%.32s\"", name);
+    if (!item && layer->op != EFFNET_OP_POOL)
+        return effnet_json_fail(context, "key \"activation\" is missing");
+    layer->activation = (enum effnet_activation)activation;
+    if (layer->op == EFFNET_OP_POOL && layer->activation != EFFNET_ACT_NONE)
+        return effnet_json_fail(context, "pool takes no activation");
+    return EFFNET_OK;
+}
+
+/* Reads kernel, stride and padding where the operation has them. */
+static int read_window(const struct json_context *context, const struct json_field *fields,
+                       struct effnet_layer *layer)
+{
+    static const int window_fields[] = {KERNEL, STRIDE, PAD};
+    layer->kernel = layer->stride = 1;
+    for (int i = 0; i < 3; i++) {
+        const struct json_field *field = &fields[window_fields[i]];
+        if (!field->value == has_window(layer->op))
+            return effnet_json_fail(context,
+                                    field->value ? "%s takes no key \"%s\"" : "%s needs the key \"%s\"",
+                                    effnet_op_name(layer->op), field->key);
+    }
+    if (!has_window(layer->op)) return EFFNET_OK;
+    int64_t kernel, stride;
+    int pad[4];
+    int status = effnet_json_integer(context, fields[KERNEL].value, "kernel", 1, TABLE_MAX_KERNEL, &kernel);
+    if (!status)
+        status = effnet_json_integer(context, fields[STRIDE].value, "stride", 1, TABLE_MAX_STRIDE, &stride);
+    /* A window that starts a whole kernel before the image would see nothing but padding. */
+    if (!status) status = effnet_json_integers(context, fields[PAD].value, "pad", 0, kernel - 1, 4, pad);
+    if (status) return status;
+    layer->kernel = (int)kernel;
+    layer->stride = (int)stride;
+    layer->pad_top = pad[0];
+    layer->pad_left = pad[1];
+    layer->pad_bottom = pad[2];
+    layer->pad_right = pad[3];
+    return EFFNET_OK;
+}
+
+/* Finds the earlier layer whose output is added. */
+static int read_residual(const struct json_context *context, const cJSON *item, struct effnet_layer *layers,
+                         int index)
+{
+    struct effnet_layer *layer = &layers[index];
+    layer->residual = -1;
+    if (!item) return EFFNET_OK;
+    const char *name;
+    int status = effnet_json_string(context, item, "add", &name);
+    if (status) return status;
+    if (layer->op == EFFNET_OP_POOL) return effnet_json_fail(context, "pool takes no key \"add\"");
+    for (int i = 0; i < index; i++)
+        if (strcmp(layers[i].name, name) == 0) layer->residual = i;
+    if (layer->residual < 0)
+        return effnet_json_fail(context, "adds \"%.64s\", which is no earlier layer", name);
+    const struct effnet_layer *from = &layers[layer->residual];
+    if (from->out_height != layer->out_height || from->out_width != layer->out_width ||
+        from->out_channels != layer->out_channels)
+        return effnet_json_fail(context, "gives %dx%dx%d and adds '%s', which gives %dx%dx%d",
+                                layer->out_height, layer->out_width, layer->out_channels, from->name,
+                                from->out_height, from->out_width, from->out_channels);
+    return EFFNET_OK;
+}
+
+/* Derives the output's height and width, and what the layer costs. */
+static int derive(const struct json_context *context, struct effnet_layer *layer)
+{
+    layer->out_height = (layer->in_height + layer->pad_top + layer->pad_bottom - layer->kernel);
+    layer->out_width = (layer->in_width + layer->pad_left + layer->pad_right - layer->kernel);
+    if (layer->out_height < 0 || layer->out_width < 0)
+        return effnet_json_fail(context, "kernel %d is larger than its padded input, %dx%d", layer->kernel,
+                                layer->in_height + layer->pad_top + layer->pad_bottom,
+                                layer->in_width + layer->pad_left + layer->pad_right);
+    layer->out_height = layer->out_height / layer->stride + 1;
+    layer->out_width = layer->out_width / layer->stride + 1;
+    if (layer->op == EFFNET_OP_POOL) layer->out_height = layer->out_width = 1;
+
+    int64_t pixels = (int64_t)layer->out_height * layer->out_width;
+    if (pixels * layer->out_channels > TABLE_MAX_ELEMENTS)
+        return effnet_json_fail(context, "output %dx%dx%d has more than %d elements", layer->out_height,
+                                layer->out_width, layer->out_channels, TABLE_MAX_ELEMENTS);
+    int64_t shape[4], weights = 1;
+    int rank = effnet_table_weight_shape(layer, shape);
+    for (int i = 0; i < rank; i++) weights *= shape[i];
+    layer->parameters = rank ? weights + layer->out_channels : 0;
+    layer->multiply_adds = rank ? weights * pixels : 0;
+    return EFFNET_OK;
+}
+
+/* Checks a layer against the one whose output it takes. `previous` is NULL for the first. */
+static int check_chain(const struct json_context *context, const struct effnet_layer *layer,
+                       const struct effnet_layer *previous, int channels)
+{
+    enum effnet_op before = previous ? previous->op : EFFNET_OP_CONV;
+    bool vector = before == EFFNET_OP_POOL || before == EFFNET_OP_LINEAR;
+    const char *op = effnet_op_name(layer->op);
+    if (layer->in_channels != channels)
+        return effnet_json_fail(context, "takes %d channels, but its input has %d", layer->in_channels,
+                                channels);
+    if ((layer->op == EFFNET_OP_DEPTHWISE || layer->op == EFFNET_OP_POOL) &&
+        layer->out_channels != layer->in_channels)
+        return effnet_json_fail(context, "%s from %d to %d channels; both must be the same", op,
+                                layer->in_channels, layer->out_channels);
+    if (layer->op == EFFNET_OP_LINEAR && !vector)
+        return effnet_json_fail(context, "linear takes what pool or linear gives, not a map of %dx%dx%d",
+                                layer->in_height, layer->in_width, channels);
+    if (layer->op != EFFNET_OP_LINEAR && vector)
+        return effnet_json_fail(context, "%s after %s: only linear may follow", op, effnet_op_name(before));
+    return EFFNET_OK;
+}
+
+static int read_layer(struct json_context *context, const cJSON *item, struct layer_table *table, int index)
+{
+    struct effnet_layer *layer = &table->layers[index];
+    const struct effnet_layer *previous = index > 0 ? layer - 1 : NULL;
+    struct json_field fields[FIELDS];
+    memcpy(fields, layer_fields, sizeof fields);
+    effnet_json_where(context, "network: layer %d", index);
+    int status = effnet_json_fields(context, item, fields, FIELDS, true);
+    if (!status) status = read_name(context, fields[NAME].value, table->layers, index);
+    const char *op_name;
+    if (!status) status = effnet_json_string(context, fields[OP].value, "op", &op_name);
+    if (status) return status;
+    int op = effnet_op_from_name(op_name);
+    if (op < 0) return effnet_json_fail(context, "unknown op \"%.32s\"", op_name);
+    layer->op = (enum effnet_op)op;
+
+    int64_t in, out, block = -1;
+    status = effnet_json_integer(context, fields[IN].value, "in", 1, TABLE_MAX_CHANNELS, &in);
+    if (!status) status = effnet_json_integer(context, fields[OUT].value, "out", 1, TABLE_MAX_CHANNELS, &out);
+    if (!status && fields[BLOCK].value)
+        status = effnet_json_integer(context, fields[BLOCK].value, "block", 0, TABLE_MAX_LAYERS, &block);
+    if (status) return status;
+    layer->in_height = previous ? previous->out_height : table->height;
+    layer->in_width = previous ? previous->out_width : table->width;
+    layer->in_channels = (int)in;
+    layer->out_channels = (int)out;
+    layer->block = (int)block;
+
+    status = read_activation(context, fields[ACTIVATION].value, layer);
+    if (!status) status = read_window(context, fields, layer);
+    if (!status)
+        status = check_chain(context, layer, previous, previous ? previous->out_channels : table->channels);
+    if (!status) status = derive(context, layer);
+    if (!status) status = read_residual(context, fields[ADD].value, table->layers, index);
+    return status;
+}
+
+int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4])
+{
+    if (layer->op == EFFNET_OP_POOL) return 0;
+    shape[0] = layer->out_channels;
+    shape[1] = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
+    shape[2] = shape[3] = layer->kernel;
+    return layer->op == EFFNET_OP_LINEAR ? 2 : 4;
+}
+
+/* Reads the layers into table->layers, which the caller frees. */
+static int read_layers(struct json_context *context, const cJSON *layers, struct layer_table *table)
+{
+    int count = cJSON_IsArray(layers) ? cJSON_GetArraySize(layers) : 0;
+    if (count < 1 || count > TABLE_MAX_LAYERS)
+        return effnet_json_fail(context, "\"layers\" is not an array of 1 to %d layers", TABLE_MAX_LAYERS);
+    table->layers = calloc((size_t)count, sizeof table->layers[0]);
+    if (!table->layers)
+        return effnet_fail_nomem(context->error, "layer table", (size_t)count * sizeof table->layers[0]);
+    for (const cJSON *item = layers->child; item; item = item->next) {
+        int status = read_layer(context, item, table, table->layer_count);
+        if (status) return status;
+        table->layer_count++;
+    }
+    const struct effnet_layer *last = &table->layers[count - 1];
+    if (last->op != EFFNET_OP_LINEAR)
+        return effnet_json_fail(context, "the last layer is %s, not linear", effnet_op_name(last->op));
+    return EFFNET_OK;
+}
+
+int effnet_table_read(struct json_context *context, const cJSON *network, struct layer_table *table)
+{
+    struct json_field fields[] = {{.key = "name"}, {.key = "input"}, {.key = "layers"}};
+    *table = (struct layer_table){0};
+    int input[3];
+    effnet_json_where(context, "network");
+    int status = effnet_json_fields(context, network, fields, 3, true);
+    if (!status) status = effnet_json_string(context, fields[0].value, "name", &table->network);
+    if (!status)
+        status = effnet_json_integers(context, fields[1].value, "input", 1, TABLE_MAX_SPATIAL, 3, input);
+    if (status) return status;
+    if (!table->network[0]) return effnet_json_fail(context, "the name is empty");
+    if (input[0] != 3) return effnet_json_fail(context, "input has %d channels, not 3", input[0]);
+    table->channels = input[0];
+    table->height = input[1];
+    table->width = input[2];
+    status = read_layers(context, fields[2].value, table);
+    if (status) {
+        free(table->layers);
+        *table = (struct layer_table){0};
+    }
+    return status;
+}

@@ -1,0 +1,28 @@
+/* The layer table: from the weights file's JSON to rows with shapes and counts. */
+#ifndef EFFNET_MODEL_TABLE_H
+#define EFFNET_MODEL_TABLE_H
+
+#include "model/json.h"
+
+/* Limits that keep every product of sizes inside an int64_t, and an image's tensor inside an int. */
+#define TABLE_MAX_LAYERS   1024
+#define TABLE_MAX_CHANNELS 65536
+#define TABLE_MAX_SPATIAL  4096
+#define TABLE_MAX_ELEMENTS (1 << 28) /* height * width * channels */
+#define TABLE_MAX_KERNEL   15
+#define TABLE_MAX_STRIDE   8
+
+struct layer_table {
+    const char *network; /* in the JSON */
+    int channels, height, width;
+    struct effnet_layer *layers; /* weight and bias are NULL; release with free */
+    int layer_count;
+};
+
+/* Reads and checks the object {"name", "input", "layers"}. On failure nothing is owned. */
+int effnet_table_read(struct json_context *context, const cJSON *network, struct layer_table *table);
+
+/* Shape of a layer's weight tensor; returns its rank (0 for pool). */
+int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4]);
+
+#endif

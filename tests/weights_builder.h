@@ -1,0 +1,68 @@
+/* Makes weights files for tests: a valid tiny network layer by layer, which a test may then spoil through its
+ * JSON trees and its data before it is saved.
+ *
+ *   struct weights *w = weights_new(seed, 19, 19);
+ *   weights_conv(w, "stem", 8, 3, 2, WEIGHTS_SAME, "relu6");
+ *   weights_mbconv(w, 8, 24, 5, 2, WEIGHTS_SAME, "relu6", false);
+ *   weights_head(w, 20, "relu6", 7);
+ *   effnet_model *model = weights_open(w);
+ *
+ * Any failure inside fails the cmocka test that runs. */
+#ifndef EFFNET_TESTS_WEIGHTS_BUILDER_H
+#define EFFNET_TESTS_WEIGHTS_BUILDER_H
+
+#include "effnet.h"
+
+#include <cjson/cJSON.h>
+
+struct weights {
+    /* To be spoilt at will. */
+    cJSON *tensors;  /* name -> {"dtype", "shape", "data_offsets"} */
+    cJSON *metadata; /* "format" and "format_version"; the next four are added as text where not NULL */
+    cJSON *network, *preprocess, *labels, *source;
+    float *data; /* malloc'd */
+    size_t data_bytes;
+    const char *header_tail; /* put before the header's last brace: members that a cJSON tree cannot have */
+    /* The builder's own. */
+    uint64_t random;
+    int height, width, channels; /* of the last layer's output */
+    int blocks;
+    char last[64]; /* name of the last layer */
+};
+
+/* Padding beside explicit ones: TensorFlow's SAME, or (kernel - 1) / 2 on every side. */
+enum weights_padding { WEIGHTS_SAME, WEIGHTS_SYMMETRIC };
+
+/* An empty network for images of height x width; preprocessing with a mean and a std of its own a channel. */
+struct weights *weights_new(uint64_t seed, int height, int width);
+void weights_free(struct weights *w);
+
+/* Appends a layer with seeded random weights, scaled so that activations keep their size. `pad` is top, left,
+ * bottom, right; kernel, stride and pad matter to conv and depthwise only; add: an earlier layer or NULL;
+ * block: or -1. */
+void weights_layer(struct weights *w, const char *name, const char *op, int out, int kernel, int stride,
+                   const int pad[4], const char *activation, const char *add, int block);
+
+void weights_conv(struct weights *w, const char *name, int out, int kernel, int stride,
+                  enum weights_padding padding, const char *activation);
+/* blocks.N.expand (where hidden is not the input's channels), .depthwise, .project; `residual` adds the
+ * block's input to its output. */
+void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stride,
+                    enum weights_padding padding, const char *activation, bool residual);
+/* head (pointwise), pool, classifier (linear), and as many labels. */
+void weights_head(struct weights *w, int hidden, const char *activation, int classes);
+
+/* Three MBConv blocks with awkward sizes: odd maps, channels that no vector width divides, both kernels, a
+ * residual, stride 2 with asymmetric padding. 21 x 21 images, 11 classes. */
+struct weights *weights_tiny(uint64_t seed);
+
+/* Writes the file; the path's text is static until the next call. */
+const char *weights_save(const struct weights *w);
+/* Saves, opens, removes the file and frees w. */
+effnet_model *weights_open(struct weights *w);
+
+/* Path of the one file that this process's tests write; removed when the process ends. */
+const char *weights_path(void);
+void weights_write_bytes(const void *bytes, size_t size_bytes);
+
+#endif
