@@ -1,0 +1,56 @@
+/* What every backend implements. src/backend/session.c owns the session, picks the backend and calls
+ * through this table; nobody else does. What a backend fuses is its own affair: it says so in units. */
+#ifndef EFFNET_BACKEND_BACKEND_H
+#define EFFNET_BACKEND_BACKEND_H
+
+#include "effnet.h"
+
+/* Options after defaults are applied; device is without the backend's name ("cuda:1" -> device_index 1). */
+struct backend_options {
+    const char *precision; /* NULL: the backend's own */
+    const char *plan;      /* never NULL */
+    int max_batch, threads, device_index;
+    bool tune;
+};
+
+struct backend_state; /* each backend's own */
+
+struct backend {
+    const char *name;
+
+    /* Calls visit for each device this backend could use (see effnet_devices). */
+    void (*devices)(void (*visit)(const struct effnet_device *, void *), void *context);
+
+    /* Builds everything for up to max_batch images; allocates all memory that run needs. *out is NULL on
+     * failure. EFFNET_E_UNAVAILABLE means that another backend may try. */
+    int (*open)(const effnet_model *model, const struct backend_options *options, struct backend_state **out,
+                struct effnet_error *error);
+    void (*close)(struct backend_state *state);
+
+    /* Fills device, precision, threads and memory_bytes; strings live as long as the state. */
+    void (*describe)(const struct backend_state *state, struct effnet_session_info *info);
+
+    /* As effnet_session_run; any n >= 1, the backend splits it into passes. */
+    int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+               struct effnet_error *error);
+
+    /* As their namesakes in effnet.h, arguments checked already. */
+    int (*unit_count)(const struct backend_state *state);
+    const struct effnet_unit *(*unit)(const struct backend_state *state, int index);
+    int (*run_unit)(struct backend_state *state, int index, int n, const float *input, const float *residual,
+                    float *output, struct effnet_error *error);
+    int (*time)(struct backend_state *state, int n, bool cold, double *elapsed_us,
+                struct effnet_error *error);
+    int (*profile)(struct backend_state *state, int n, bool cold, double *unit_us,
+                   struct effnet_error *error);
+};
+
+extern const struct backend backend_reference;
+#ifdef EFFNET_HAVE_ONEDNN
+extern const struct backend backend_onednn;
+#endif
+#ifdef EFFNET_HAVE_CUDA
+extern const struct backend backend_cuda;
+#endif
+
+#endif

@@ -1,0 +1,21 @@
+/* The reference's pieces; effnet.h has the public ones. */
+#ifndef EFFNET_BACKEND_REFERENCE_REFERENCE_H
+#define EFFNET_BACKEND_REFERENCE_REFERENCE_H
+
+#include "effnet.h"
+
+/* act(x) in double; NaN gives NaN. */
+double effnet_reference_activation(enum effnet_activation activation, double x);
+
+/* Elements of one image's input and output. */
+size_t effnet_reference_in_size(const struct effnet_layer *layer);
+size_t effnet_reference_out_size(const struct effnet_layer *layer);
+
+/* What effnet_reference_compute needs in `workspace`: the weights and one pixel's sums, in double. */
+size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer);
+
+/* As effnet_reference_layer, arguments checked already, with memory from the caller. */
+void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *input,
+                              const float *residual, bool raw, double *workspace, float *output);
+
+#endif

@@ -1,0 +1,277 @@
+/* Sessions: checks arguments, picks a backend, calls it. */
+#include "backend/backend.h"
+#include "common/cpu.h"
+#include "common/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BATCH   65536
+#define MAX_THREADS 4096
+#define MAX_DEVICES 1024
+
+/* What this build holds. */
+#ifdef EFFNET_HAVE_ONEDNN
+static const struct backend *const cpu_backend = &backend_onednn;
+#else
+static const struct backend *const cpu_backend = &backend_reference;
+#endif
+#ifdef EFFNET_HAVE_CUDA
+static const struct backend *const cuda_backend = &backend_cuda;
+#else
+static const struct backend *const cuda_backend = NULL;
+#endif
+static const char no_cuda[] =
+    "this build has no CUDA backend: install the CUDA toolkit and cuDNN's headers, then build again";
+
+struct effnet_session {
+    const effnet_model *model;
+    const struct backend *backend;
+    struct backend_state *state;
+    struct effnet_session_info info;
+    char notice[sizeof((struct effnet_error *)0)->message];
+};
+
+enum device_kind { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE, DEVICE_CUDA };
+
+/* Reads "auto", "cpu", "reference", "cuda" or "cuda:N". */
+static int parse_device(const char *name, enum device_kind *kind, int *index, struct effnet_error *error)
+{
+    *kind = DEVICE_AUTO;
+    *index = 0;
+    if (!name || strcmp(name, "auto") == 0) return EFFNET_OK;
+    if (strcmp(name, "cpu") == 0) {
+        *kind = DEVICE_CPU;
+    } else if (strcmp(name, "reference") == 0) {
+        *kind = DEVICE_REFERENCE;
+    } else if (strcmp(name, "cuda") == 0) {
+        *kind = DEVICE_CUDA;
+    } else if (strncmp(name, "cuda:", 5) == 0) {
+        const char *digits = name + 5;
+        size_t length = strspn(digits, "0123456789");
+        if (length < 1 || length > 4 || digits[length] || atoi(digits) >= MAX_DEVICES)
+            return effnet_fail(error, EFFNET_E_USAGE, "device \"%.64s\": N in cuda:N is a number below %d",
+                               name, MAX_DEVICES);
+        *kind = DEVICE_CUDA;
+        *index = atoi(digits);
+    } else {
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "unknown device \"%.64s\": auto, cpu, reference, cuda or cuda:N", name);
+    }
+    return EFFNET_OK;
+}
+
+/* Whether `word` is one of a NULL-terminated list. */
+static bool is_one_of(const char *word, const char *const *list)
+{
+    while (*list && strcmp(*list, word) != 0) list++;
+    return *list != NULL;
+}
+
+/* Checks the options that every backend has, and applies the defaults. */
+static int check_options(const struct effnet_session_options *from, struct backend_options *to,
+                         struct effnet_error *error)
+{
+    static const char *const precisions[] = {"fp32", "bf16", "fp16", NULL};
+    static const char *const plans[] = {"auto", "cudnn", NULL};
+    if (from->precision && !is_one_of(from->precision, precisions))
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown precision \"%.64s\": fp32, bf16 or fp16",
+                           from->precision);
+    if (from->plan && !is_one_of(from->plan, plans))
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown plan \"%.64s\": auto or cudnn", from->plan);
+    if (from->max_batch < 0 || from->max_batch > MAX_BATCH)
+        return effnet_fail(error, EFFNET_E_USAGE, "batch size %d is not from 1 to %d", from->max_batch,
+                           MAX_BATCH);
+    if (from->threads < 0 || from->threads > MAX_THREADS)
+        return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
+                           MAX_THREADS);
+    *to = (struct backend_options){
+        .precision = from->precision,
+        .plan = from->plan ? from->plan : "auto",
+        .max_batch = from->max_batch ? from->max_batch : 1,
+        .threads = from->threads ? from->threads : effnet_cpu_threads(),
+        .tune = from->tune,
+    };
+    return EFFNET_OK;
+}
+
+static int open_backend(struct effnet_session *session, const struct backend *backend,
+                        const struct backend_options *options, struct effnet_error *error)
+{
+    int status = backend->open(session->model, options, &session->state, error);
+    if (!status) session->backend = backend;
+    return status;
+}
+
+/* The GPU where there is one that can do this; else the CPU, and the notice says why. */
+static int open_auto(struct effnet_session *session, const struct backend_options *options,
+                     struct effnet_error *error)
+{
+    if (!cuda_backend) return open_backend(session, cpu_backend, options, error);
+    struct effnet_error reason = {0};
+    int status = open_backend(session, cuda_backend, options, &reason);
+    if (status && status != EFFNET_E_UNAVAILABLE) return effnet_fail(error, status, "%s", reason.message);
+    if (!status) return EFFNET_OK;
+    memcpy(session->notice, reason.message, sizeof session->notice);
+
+    struct effnet_error cpu_error = {0};
+    status = open_backend(session, cpu_backend, options, &cpu_error);
+    if (status == EFFNET_E_UNAVAILABLE) /* neither can; say both */
+        return effnet_fail(error, status, "%.250s; and no GPU: %.240s", cpu_error.message, reason.message);
+    return status ? effnet_fail(error, status, "%s", cpu_error.message) : EFFNET_OK;
+}
+
+static int open_session(struct effnet_session *session, const struct effnet_session_options *options,
+                        struct effnet_error *error)
+{
+    struct backend_options checked;
+    enum device_kind kind;
+    int index;
+    int status = check_options(options, &checked, error);
+    if (!status) status = parse_device(options->device, &kind, &index, error);
+    if (status) return status;
+    checked.device_index = index;
+    switch (kind) {
+    case DEVICE_AUTO: status = open_auto(session, &checked, error); break;
+    case DEVICE_CPU: status = open_backend(session, cpu_backend, &checked, error); break;
+    case DEVICE_REFERENCE: status = open_backend(session, &backend_reference, &checked, error); break;
+    case DEVICE_CUDA:
+        status = cuda_backend ? open_backend(session, cuda_backend, &checked, error)
+                              : effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", options->device,
+                                            no_cuda);
+        break;
+    }
+    if (status) return status;
+    session->info = (struct effnet_session_info){
+        .backend = session->backend->name,
+        .notice = session->notice,
+        .max_batch = checked.max_batch,
+    };
+    session->backend->describe(session->state, &session->info);
+    return EFFNET_OK;
+}
+
+int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
+                        effnet_session **out, struct effnet_error *error)
+{
+    static const struct effnet_session_options defaults;
+    if (!out) return effnet_fail(error, EFFNET_E_USAGE, "session: no place to put it");
+    *out = NULL;
+    if (!model) return effnet_fail(error, EFFNET_E_USAGE, "session: no model");
+    struct effnet_session *session = calloc(1, sizeof *session);
+    if (!session) return effnet_fail_nomem(error, "session", sizeof *session);
+    session->model = model;
+    int status = open_session(session, options ? options : &defaults, error);
+    if (status) {
+        free(session);
+        return status;
+    }
+    *out = session;
+    return EFFNET_OK;
+}
+
+void effnet_session_close(effnet_session *session)
+{
+    if (!session) return;
+    session->backend->close(session->state);
+    free(session);
+}
+
+const struct effnet_session_info *effnet_session_get_info(const effnet_session *session)
+{
+    return &session->info;
+}
+
+int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, float *logits,
+                       struct effnet_error *error)
+{
+    if (!session || !pixels || !logits || n < 1)
+        return effnet_fail(error, EFFNET_E_USAGE, "run: a session, pixels, logits and n >= 1 are needed");
+    return session->backend->run(session->state, pixels, n, logits, error);
+}
+
+int effnet_session_unit_count(const effnet_session *session)
+{
+    return session->backend->unit_count(session->state);
+}
+
+const struct effnet_unit *effnet_session_unit(const effnet_session *session, int index)
+{
+    if (index < 0 || index >= effnet_session_unit_count(session)) return NULL;
+    return session->backend->unit(session->state, index);
+}
+
+/* n images must fit in one pass. */
+static int check_batch(const struct effnet_session *session, const char *what, int n,
+                       struct effnet_error *error)
+{
+    if (n < 1 || n > session->info.max_batch)
+        return effnet_fail(error, EFFNET_E_USAGE, "%s: %d images, not from 1 to the session's batch of %d",
+                           what, n, session->info.max_batch);
+    return EFFNET_OK;
+}
+
+int effnet_session_run_unit(effnet_session *session, int index, int n, const float *input,
+                            const float *residual, float *output, struct effnet_error *error)
+{
+    if (!session || !input || !output)
+        return effnet_fail(error, EFFNET_E_USAGE, "run_unit: a session, an input and an output are needed");
+    int status = check_batch(session, "run_unit", n, error);
+    if (status) return status;
+    const struct effnet_unit *unit = effnet_session_unit(session, index);
+    if (!unit)
+        return effnet_fail(error, EFFNET_E_USAGE, "run_unit: there is no unit %d, only 0 to %d", index,
+                           effnet_session_unit_count(session) - 1);
+    for (int i = unit->first; i <= unit->last; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(session->model, i);
+        if (layer->residual >= 0 && layer->residual < unit->first && !residual)
+            return effnet_fail(error, EFFNET_E_USAGE,
+                               "run_unit: layer '%s' adds the output of '%s', which is missing", layer->name,
+                               effnet_model_layer(session->model, layer->residual)->name);
+    }
+    return session->backend->run_unit(session->state, index, n, input, residual, output, error);
+}
+
+int effnet_session_time(effnet_session *session, int n, bool cold, double *elapsed_us,
+                        struct effnet_error *error)
+{
+    if (!session || !elapsed_us)
+        return effnet_fail(error, EFFNET_E_USAGE, "time: a session and a place for the time are needed");
+    int status = check_batch(session, "time", n, error);
+    return status ? status : session->backend->time(session->state, n, cold, elapsed_us, error);
+}
+
+int effnet_session_profile(effnet_session *session, int n, bool cold, double *unit_us,
+                           struct effnet_error *error)
+{
+    if (!session || !unit_us)
+        return effnet_fail(error, EFFNET_E_USAGE, "profile: a session and a place for the times are needed");
+    int status = check_batch(session, "profile", n, error);
+    return status ? status : session->backend->profile(session->state, n, cold, unit_us, error);
+}
+
+void effnet_devices(void (*visit)(const struct effnet_device *, void *), void *context)
+{
+    if (cuda_backend) {
+        cuda_backend->devices(visit, context);
+    } else {
+        struct effnet_device cuda = {.name = "cuda",
+                                     .description = "NVIDIA GPU",
+                                     .backend = "cuda",
+                                     .precisions = "fp16",
+                                     .detail = no_cuda};
+        visit(&cuda, context);
+    }
+    if (cpu_backend != &backend_reference) {
+        cpu_backend->devices(visit, context);
+    } else {
+        struct effnet_device cpu = {.name = "cpu",
+                                    .description = effnet_cpu_name(),
+                                    .backend = "reference",
+                                    .precisions = "fp32",
+                                    .detail = "this build has no oneDNN (libdnnl-dev): slow",
+                                    .available = true};
+        visit(&cpu, context);
+    }
+    backend_reference.devices(visit, context);
+}
