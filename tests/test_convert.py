@@ -1,0 +1,647 @@
+"""tools/convert.py: naming schemes, folding, heads, labels, the weights file and the command line."""
+
+import hashlib
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from convert_formats import Tensor, write_old, write_safetensors, write_zip
+from convert_networks import (
+    CONVERT,
+    EPSILON,
+    ROOT,
+    SCHEMES,
+    assert_one_line_error,
+    convolutions,
+    fine_tuned_head,
+    run_convert,
+    run_network,
+    spawn_convert,
+    state_dict,
+)
+from safetensors import safe_open
+
+
+@pytest.fixture
+def tmp_path():
+    """Removed at once: these tests write gigabytes in all."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def load(path):
+    """(metadata with its JSON parsed, tensors), by the safetensors package."""
+    with safe_open(str(path), "numpy") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    for key in ("network", "preprocess", "labels", "source"):
+        metadata[key] = json.loads(metadata[key])
+    return metadata, tensors
+
+
+def converted(folder, state, *options, write=write_safetensors):
+    """Writes the state dict, converts it, and loads what came out."""
+    source = write(folder / "source.bin", state)
+    result = run_convert(source, folder / "out.safetensors", *options)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return load(folder / "out.safetensors")
+
+
+def refused(folder, state, *words, options=(), status=65):
+    source = write_safetensors(folder / "source.bin", state)
+    out = folder / "out.safetensors"
+    assert_one_line_error(run_convert(source, out, *options), status, *words)
+    assert not out.exists()
+
+
+def labels_file(folder, text):
+    path = folder / "labels.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def seven_blocks():
+    return state_dict("sequential")
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return state_dict("lite_pytorch")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, seven_blocks, lite):
+    """What the first scheme of each network gives: {network: (metadata, tensors)}."""
+    folder = tmp_path_factory.mktemp("reference")
+    return {"b1-plain": converted(folder, seven_blocks), "lite1": converted(folder, lite)}
+
+
+# ---------------------------------------------------------------- naming schemes
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_gives_the_same_file(tmp_path, reference, scheme):
+    arch = SCHEMES[scheme][0]
+    metadata, tensors = converted(tmp_path, state_dict(scheme))
+    expected_metadata, expected = reference[arch]
+    assert metadata["network"] == expected_metadata["network"]
+    assert list(tensors) == list(expected)
+    for name, array in tensors.items():
+        assert np.array_equal(array, expected[name]), name
+
+
+@pytest.mark.parametrize("scheme", ["sequential", "named", "numbered"])
+def test_first_block_with_its_expansion_by_one(tmp_path, scheme):
+    """KernelBench's own form has a 1x1 convolution in the block that expands by 1: it is kept, as a layer."""
+    state = state_dict(scheme, expand_at_ratio_1=True)
+    metadata, tensors = converted(tmp_path, state)
+    names = [layer["name"] for layer in metadata["network"]["layers"]]
+    assert names[:5] == [
+        "stem",
+        "blocks.0.expand",
+        "blocks.0.depthwise",
+        "blocks.0.project",
+        "blocks.1.expand",
+    ]
+    layer = metadata["network"]["layers"][1]
+    assert (layer["op"], layer["in"], layer["out"], layer["activation"]) == ("pointwise", 32, 32, "relu6")
+    assert tensors["blocks.0.expand.weight"].shape == (32, 32, 1, 1)
+
+
+def test_attributes_mean_the_same_as_modules(tmp_path, reference):
+    """fc_weight, conv1_weight, bn1_running_mean: parameters that are no module's."""
+    state = state_dict("named")
+    spelt = {}
+    for name, array in state.items():
+        head, _, part = name.rpartition(".")
+        spelt[f"{head}_{part}" if head in ("fc", "conv1", "bn1", "mbconv2.expand_bn") else name] = array
+    assert "fc_weight" in spelt and "mbconv2.expand_bn_running_var" in spelt
+    _, tensors = converted(tmp_path, spelt)
+    assert all(np.array_equal(tensors[name], array) for name, array in reference["b1-plain"][1].items())
+
+
+def test_attribute_and_module_together_are_refused(tmp_path, seven_blocks):
+    refused(tmp_path, {**seven_blocks, "fc_bias": seven_blocks["fc.bias"]}, "fc_bias", "fc.bias")
+
+
+def test_explicit_architecture(tmp_path, seven_blocks):
+    metadata, _ = converted(tmp_path, seven_blocks, "--arch", "b1-plain")
+    assert metadata["network"]["name"] == "b1-plain"
+    (tmp_path / "out.safetensors").unlink()
+    refused(tmp_path, seven_blocks, "b1-plain, not lite1", options=("--arch", "lite1"))
+
+
+def test_unknown_names(tmp_path):
+    refused(tmp_path, {"layer1.weight": np.zeros((3, 3), np.float32)}, "no known scheme")
+
+
+# ---------------------------------------------------------------- layer tables
+
+
+def test_table_of_lite1(reference):
+    layers = reference["lite1"][0]["network"]["layers"]
+    assert reference["lite1"][0]["network"]["input"] == [3, 240, 240]
+    by_name = {layer["name"]: layer for layer in layers}
+    assert len(by_name) == len(layers) == 66
+    expected = [row[0] for row in convolutions("lite1")] + ["pool", "classifier"]
+    assert [layer["name"] for layer in layers] == expected
+    assert by_name["stem"] == {
+        "name": "stem", "op": "conv", "in": 3, "out": 32, "activation": "relu6",
+        "kernel": 3, "stride": 2, "pad": [0, 0, 1, 1],
+    }  # fmt: skip
+    # TensorFlow's SAME padding, for the sizes 120, 60, 30, 15 that the map has there
+    strided = {1: [0, 0, 1, 1], 4: [1, 1, 2, 2], 7: [0, 0, 1, 1], 15: [2, 2, 2, 2]}
+    for block in range(21):
+        layer = by_name[f"blocks.{block}.depthwise"]
+        if block in strided:
+            assert (layer["stride"], layer["pad"]) == (2, strided[block]), block
+        else:
+            assert (layer["stride"], layer["pad"]) == (1, [(layer["kernel"] - 1) // 2] * 4), block
+    added = {layer["name"]: layer["add"] for layer in layers if "add" in layer}
+    assert added == {
+        f"blocks.{block}.project": f"blocks.{block - 1}.project"
+        for block in range(21)
+        if block not in (0, 1, 4, 7, 11, 15, 20)
+    }
+    assert "blocks.0.expand" not in by_name
+    assert by_name["head"]["activation"] == "relu6" and by_name["blocks.3.project"]["activation"] == "none"
+    assert {layer["activation"] for layer in layers if layer["name"].endswith(("expand", "depthwise"))} == {
+        "relu6"
+    }
+    assert by_name["pool"] == {"name": "pool", "op": "pool", "in": 1280, "out": 1280}
+    assert by_name["classifier"] == {
+        "name": "classifier",
+        "op": "linear",
+        "in": 1280,
+        "out": 1000,
+        "activation": "none",
+    }
+    # the published figures: 5.4 M parameters, 600 M multiply-adds
+    size, parameters, multiply_adds = 240, 0, 0
+    for layer in layers:
+        if layer["op"] == "pool":
+            size = 1
+            continue
+        weights = layer["out"] * layer["in"] * layer.get("kernel", 1) ** 2
+        weights //= layer["in"] if layer["op"] == "depthwise" else 1
+        size = -(-size // layer.get("stride", 1))
+        parameters += weights + layer["out"]
+        multiply_adds += weights * size * size
+    assert 5.35e6 < parameters < 5.45e6 and 590e6 < multiply_adds < 610e6
+
+
+def test_table_of_b1_plain(reference):
+    layers = reference["b1-plain"][0]["network"]["layers"]
+    by_name = {layer["name"]: layer for layer in layers}
+    assert [layer["name"] for layer in layers] == [row[0] for row in convolutions("b1-plain")] + [
+        "pool",
+        "classifier",
+    ]
+    assert by_name["stem"]["activation"] == by_name["head"]["activation"] == "relu"
+    assert all(layer["pad"] == [1, 1, 1, 1] for layer in layers if "pad" in layer)
+    assert not any("add" in layer for layer in layers)
+    assert [by_name[f"blocks.{b}.depthwise"]["stride"] for b in range(7)] == [1, 2, 2, 2, 1, 2, 1]
+
+
+def test_preprocessing_and_overrides(tmp_path, reference, seven_blocks):
+    assert reference["lite1"][0]["preprocess"] == {
+        "short_side": 272, "crop": 240, "interpolation": "bicubic", "mean": [127.0] * 3, "std": [128.0] * 3,
+    }  # fmt: skip
+    plain = reference["b1-plain"][0]["preprocess"]
+    assert np.allclose(plain["mean"], 255 * np.array([0.485, 0.456, 0.406]), rtol=1e-12)
+    assert np.allclose(plain["std"], 255 * np.array([0.229, 0.224, 0.225]), rtol=1e-12)
+    options = ("--padding", "same", "--epsilon", "0.5", "--mean", "1,2,3", "--std", "4")
+    metadata, tensors = converted(tmp_path, seven_blocks, *options)
+    assert metadata["preprocess"]["mean"] == [1, 2, 3] and metadata["preprocess"]["std"] == [4, 4, 4]
+    assert metadata["network"]["layers"][0]["pad"] == [0, 0, 1, 1]
+    scale = seven_blocks["bn1.weight"] / np.sqrt(seven_blocks["bn1.running_var"] + 0.5)
+    expected = seven_blocks["conv1.weight"] * scale[:, None, None, None]
+    assert np.allclose(tensors["stem.weight"], expected, rtol=1e-6)
+
+
+# ---------------------------------------------------------------- folding
+
+
+@pytest.mark.parametrize("scheme", ["lite_pytorch", "sequential"])
+def test_folding_in_float64(reference, lite, seven_blocks, scheme):
+    arch, names, prefix = SCHEMES[scheme]
+    state = lite if arch == "lite1" else seven_blocks
+    tensors = reference[arch][1]
+    for layer, _, *place in convolutions(arch):
+        weight, norm = names(layer, *place)
+        gamma, beta, mean, var = (
+            state[f"{norm}.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(var + EPSILON[arch])
+        expected = state[weight].astype(np.float64) * scale[:, None, None, None]
+        # to the last bit of float32, up to ties in rounding
+        assert np.allclose(tensors[layer + ".weight"], expected, rtol=6.1e-8, atol=0), layer
+        assert np.allclose(tensors[layer + ".bias"], beta - mean * scale, rtol=6.1e-8, atol=1e-15), layer
+    assert np.array_equal(tensors["classifier.weight"], state[prefix + ".weight"])
+    assert np.array_equal(tensors["classifier.bias"], state[prefix + ".bias"])
+
+
+def test_zero_variance_is_allowed(tmp_path, seven_blocks):
+    _, tensors = converted(tmp_path, {**seven_blocks, "bn1.running_var": np.zeros(32, np.float32)})
+    scale = seven_blocks["bn1.weight"].astype(np.float64) / np.sqrt(1e-5)
+    expected = seven_blocks["conv1.weight"] * scale[:, None, None, None]
+    assert np.allclose(tensors["stem.weight"], expected, rtol=6.1e-8)
+
+
+def changed(state, name, value, at=0):
+    array = state[name].copy()
+    array.flat[at] = value
+    return {**state, name: array}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["mbconv3.3.weight", "mbconv3.4.running_mean", "fc.bias"])
+def test_values_that_are_not_finite(tmp_path, seven_blocks, name, value):
+    refused(tmp_path, changed(seven_blocks, name, value, at=-1), name, "not finite")
+
+
+def test_negative_variance(tmp_path, seven_blocks):
+    refused(
+        tmp_path, changed(seven_blocks, "mbconv5.7.running_var", -1e-9), "mbconv5.7.running_var", "negative"
+    )
+
+
+def test_overflow_of_float32_by_folding(tmp_path, seven_blocks):
+    state = changed(seven_blocks, "bn2.running_var", 0.0)
+    state = changed(state, "bn2.weight", 1e38)
+    refused(tmp_path, state, "conv2.weight", "exceeds float32")
+
+
+@pytest.mark.parametrize("name", ["mbconv4.3.weight", "bn2.running_var", "fc.bias", "mbconv1.0.weight"])
+def test_missing_tensor(tmp_path, seven_blocks, name):
+    state = {key: value for key, value in seven_blocks.items() if key != name}
+    # without the scheme's marker the file follows no scheme, and the message lists the markers
+    refused(tmp_path, state, name)
+
+
+def test_unexpected_tensors(tmp_path, seven_blocks):
+    extra = {"mbconv2.se.weight": np.zeros(3, np.float32), "zzz": np.zeros(3, np.float32)}
+    refused(tmp_path, {**seven_blocks, **extra}, "mbconv2.se.weight is unexpected (and 1 more)")
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("conv1.weight", (32, 3, 5, 5)),
+        ("mbconv2.0.weight", (96, 16)),
+        ("mbconv2.4.bias", (97,)),
+        ("fc.weight", (1000, 1281)),
+        ("fc.weight", (1000,)),
+        ("fc.weight", (0, 1280)),
+        ("fc.bias", (999,)),
+        ("bn1.weight", ()),
+    ],
+)
+def test_wrong_shape(tmp_path, seven_blocks, name, shape):
+    refused(tmp_path, {**seven_blocks, name: np.ones(shape, np.float32)}, name, list(shape))
+
+
+def test_more_classes_than_effnet_takes(tmp_path, seven_blocks):
+    wide = Tensor(np.ones(4), shape=(65537, 1280), strides=(0, 0))
+    source = write_zip(tmp_path / "source.pth", {**seven_blocks, "fc.weight": wide})
+    assert_one_line_error(run_convert(source, tmp_path / "out"), 65, "fc.weight has shape [65537, 1280]")
+
+
+def test_integer_where_floating_point_is_expected(tmp_path, seven_blocks):
+    state = {**seven_blocks, "bn1.bias": Tensor(np.ones(32), type="int64")}
+    refused(tmp_path, state, "bn1.bias", "I64")
+
+
+@pytest.mark.parametrize("write", [write_old, write_zip, write_safetensors])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_other_element_types(tmp_path, write, kind):
+    state = state_dict("sequential", classes=1000)
+    typed = {name: Tensor(array, type=kind) for name, array in state.items()}
+    _, tensors = converted(tmp_path, typed, write=write)
+    rounded = {}
+    for name, array in state.items():
+        if kind == "bfloat16":
+            array = (
+                (np.atleast_1d(array).view(np.uint32) & np.uint32(0xFFFF0000))
+                .view(np.float32)
+                .reshape(array.shape)
+            )
+        else:
+            array = array.astype(kind)
+        rounded[name] = array.astype(np.float32)
+    _, expected = converted(tmp_path, rounded)
+    assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
+
+
+# ---------------------------------------------------------------- heads and labels
+
+
+@pytest.mark.parametrize("scheme", ["lite_pytorch", "timm", "sequential"])
+@pytest.mark.parametrize("hidden, bias", [((48,), True), ((48,), False), ((40, 24), True)])
+def test_fine_tuned_head(tmp_path, scheme, hidden, bias):
+    parts = fine_tuned_head(hidden=hidden, bias=bias)
+    labels = labels_file(tmp_path, "".join(f"class {i}\n" for i in range(10)))
+    metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), "--labels", labels)
+    layers = [layer for layer in metadata["network"]["layers"] if layer["op"] == "linear"]
+    widths = [1280, *hidden, 10]
+    assert layers == [
+        {
+            "name": f"classifier.{i}",
+            "op": "linear",
+            "in": widths[i],
+            "out": widths[i + 1],
+            "activation": "none" if i == len(hidden) else "gelu_relu",
+        }
+        for i in range(len(hidden) + 1)
+    ]
+    # Linear, BatchNorm1d (epsilon 1e-5), GELU, ReLU, ..., Linear as written
+    x = np.random.default_rng(5).standard_normal((3, 1280))
+    expected = x
+    for i in range(len(hidden)):
+        at = 4 * i
+        expected = expected @ parts[f"{at}.weight"].astype(np.float64).T + parts.get(f"{at}.bias", 0.0)
+        norm = {
+            part: parts[f"{at + 1}.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        }
+        expected = (expected - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5) * norm[
+            "weight"
+        ] + norm["bias"]
+        gelu = expected * 0.5 * (1 + np.vectorize(math.erf)(expected / math.sqrt(2)))
+        expected = np.maximum(gelu, 0)
+    last = 4 * len(hidden)
+    expected = expected @ parts[f"{last}.weight"].astype(np.float64).T + parts[f"{last}.bias"]
+    y = run_network(layers, tensors, x)[layers[-1]["name"]]
+    assert np.linalg.norm(y - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def linear_head(*places, norms=()):
+    """Linear layers of 8 at these places of a Sequential, batch norms at those."""
+    head, inputs = {}, 1280
+    for place in sorted((*places, *norms)):
+        if place in norms:
+            head.update(
+                {
+                    f"{place}.{part}": np.ones(8, np.float32)
+                    for part in ("weight", "bias", "running_mean", "running_var")
+                }
+            )
+        else:
+            head[f"{place}.weight"] = np.ones((8, inputs), np.float32)
+            head[f"{place}.bias"] = np.ones(8, np.float32)
+            inputs = 8
+    return head
+
+
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        (linear_head(0, 2), "fc.0 does not begin"),
+        (linear_head(0, 3, norms=(1,)), "fc.0 does not begin"),
+        (linear_head(0, 5, norms=(1,)), "fc.0 does not begin"),
+        (linear_head(0, 4, norms=(2,)), "fc.2 is a batch norm that does not follow"),
+        ({}, "fc.weight is missing"),
+        ({"dense.weight": np.ones((10, 1280), np.float32)}, "fc.weight is missing"),
+        (
+            {**linear_head(0, 4, norms=(1,)), "7.0.weight": np.ones(3, np.float32)},
+            "fc.7.0.weight is unexpected",
+        ),
+        (
+            {**linear_head(0, 4, norms=(1,)), "4.weight": np.ones((8, 9), np.float32)},
+            "fc.4.weight has shape [8, 9]",
+        ),
+    ],
+)
+def test_heads_that_are_refused(tmp_path, head, words):
+    refused(tmp_path, state_dict("sequential", head=head), words)
+
+
+def test_activations_of_a_head_from_the_user(tmp_path):
+    state = state_dict("sequential", head=linear_head(0, 2, 5, norms=(3,)))
+    labels = labels_file(tmp_path, "abcdefgh".replace("", "\n").strip())
+    metadata, _ = converted(tmp_path, state, "--labels", labels, "--head-activations", "silu,none")
+    layers = [layer for layer in metadata["network"]["layers"] if layer["op"] == "linear"]
+    assert [layer["activation"] for layer in layers] == ["silu", "none", "none"]
+    result = run_convert(tmp_path / "source.bin", tmp_path / "x", "--head-activations", "silu")
+    assert_one_line_error(result, 64, "--head-activations", "1 given", "3 linear layers")
+    result = run_convert(tmp_path / "source.bin", tmp_path / "x", "--head-activations", "swish,none")
+    assert_one_line_error(result, 64, "--head-activations", "swish")
+
+
+def test_activations_for_a_single_layer_are_refused(tmp_path, seven_blocks):
+    refused(tmp_path, seven_blocks, "one linear layer", options=("--head-activations", "relu"), status=64)
+
+
+def test_imagenet_labels(reference):
+    labels = reference["b1-plain"][0]["labels"]
+    assert len(labels) == 1000
+    assert labels[0] == {"id": "n01440764", "name": "tench"}
+    assert labels[999] == {"id": "n15075141", "name": "toilet tissue"}
+    rows = (ROOT / "weights" / "imagenet_labels.tsv").read_text().splitlines()[1:]
+    assert [f"{i}\t{label['id']}\t{label['name']}" for i, label in enumerate(labels)] == rows
+
+
+THREE = {"weight": np.ones((3, 1280), np.float32), "bias": np.ones(3, np.float32)}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("cat\ndog\nred panda\n", [("", "cat"), ("", "dog"), ("", "red panda")]),
+        ("cat\r\ndog\r\nfish", [("", "cat"), ("", "dog"), ("", "fish")]),
+        ("\ufeffn1\tcat\nn2\tdog\n\tfish\n", [("n1", "cat"), ("n2", "dog"), ("", "fish")]),
+        (
+            "index\twnid\tlabel\n0\tn1\tcat\n1\tn2\tdog\n2\tn3\tcrème brûlée\n",
+            [("n1", "cat"), ("n2", "dog"), ("n3", "crème brûlée")],
+        ),
+        ('a "quoted"\\\n{}\n日本\n', [("", 'a "quoted"\\'), ("", "{}"), ("", "日本")]),
+    ],
+)
+def test_labels(tmp_path, text, expected):
+    options = ("--labels", labels_file(tmp_path, text))
+    metadata, _ = converted(tmp_path, state_dict("sequential", head=THREE), *options)
+    assert [(label["id"], label["name"]) for label in metadata["labels"]] == expected
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("cat\ndog\n", "2 labels"),
+        ("cat\ndog\nfish\nbird\n", "4 labels"),
+        ("", "no labels"),
+        ("index\twnid\tlabel\n", "no labels"),
+        ("cat\n\nfish\n", "line 2 has no name"),
+        ("cat\nn1\tdog\nfish\n", "line 2 has 2 fields, not 1"),
+        ("a\tb\tc\td\n", "line 1 has 4 fields"),
+        ("0\tn\tcat\n2\tn\tdog\n1\tn\tfish\n", "line 2 has index 2, not 1"),
+        ("cat\ndog\x1b[2J\nfish\n", "line 2 holds a control character"),
+        (b"cat\nd\xffg\nfish\n", "not UTF-8"),
+    ],
+)
+def test_labels_that_are_refused(tmp_path, text, words):
+    options = ("--labels", labels_file(tmp_path, text))
+    refused(tmp_path, state_dict("sequential", head=THREE), words, "labels.txt", options=options)
+
+
+def test_labels_are_asked_for(tmp_path):
+    refused(tmp_path, state_dict("sequential", head=THREE), "3 classes", "--labels")
+    refused(
+        tmp_path, state_dict("sequential", head=THREE), "nowhere", options=("--labels", "nowhere"), status=66
+    )
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_metadata_and_layout(tmp_path, seven_blocks):
+    source = write_safetensors(tmp_path / "my weights.bin", seven_blocks)
+    out = tmp_path / "out.safetensors"
+    assert run_convert(source, out).returncode == 0
+    metadata, tensors = load(out)
+    assert metadata["format"] == "effnet" and metadata["format_version"] == "1"
+    assert set(metadata) == {"format", "format_version", "network", "preprocess", "labels", "source"}
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert metadata["source"] == {"file": "my weights.bin", "sha256": digest}
+    assert all(array.dtype == np.float32 for array in tensors.values())
+    data = out.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert (8 + length) % 64 == 0
+    header = json.loads(data[8 : 8 + length])
+    position, order = 0, []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            assert entry["data_offsets"][0] == position
+            position = entry["data_offsets"][1]
+            order.append(name)
+    assert 8 + length + position == len(data)
+    layers = [layer["name"] for layer in metadata["network"]["layers"] if layer["op"] != "pool"]
+    assert order == [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+
+
+def test_same_input_gives_the_same_bytes(tmp_path, seven_blocks):
+    source = write_zip(tmp_path / "source.pth", seven_blocks)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        arguments = (source, tmp_path / folder / "w.safetensors", "--onnx", tmp_path / folder / "w.onnx")
+        environment = {**os.environ, "PYTHONHASHSEED": str(ord(folder))}
+        assert spawn_convert(*arguments, env=environment).returncode == 0
+    for name in ("w.safetensors", "w.onnx"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_output_is_replaced_whole_or_not_at_all(tmp_path, seven_blocks):
+    out = tmp_path / "out.safetensors"
+    out.write_text("before")
+    broken = write_safetensors(tmp_path / "broken.bin", changed(seven_blocks, "fc.bias", math.nan))
+    assert run_convert(broken, out).returncode == 65
+    assert out.read_text() == "before"
+    good = write_safetensors(tmp_path / "good.bin", seven_blocks)
+    result = spawn_convert(good, out, umask=0o027)
+    assert result.returncode == 0
+    assert result.stdout == f"{out}: b1-plain, 24 layers, 2653144 parameters, 1000 classes\n"
+    assert out.stat().st_size > 10_000_000
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.bin", "good.bin", "out.safetensors"]
+
+
+def test_a_link_is_followed(tmp_path, seven_blocks):
+    source = write_safetensors(tmp_path / "source.bin", seven_blocks)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert run_convert(source, tmp_path / "link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").stat().st_size > 10_000_000
+
+
+@pytest.mark.parametrize("out", ["missing/out.safetensors", ".", "/dev/null"])
+def test_output_that_cannot_be_written(tmp_path, seven_blocks, out):
+    source = write_safetensors(tmp_path / "source.bin", seven_blocks)
+    assert_one_line_error(run_convert(source, tmp_path / out), 74, out, "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.bin"]
+
+
+def test_full_disk(tmp_path, seven_blocks):
+    """A limit on the size of files stands for a disk without room."""
+    source = write_safetensors(tmp_path / "source.bin", seven_blocks)
+    limit = f"import resource, signal, sys; sys.path.insert(0, {str(CONVERT.parent)!r}); " + (
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+        "from effnet_convert.command_line import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", limit, str(source), str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert_one_line_error(result, 74, "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.bin"]
+
+
+# ---------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((), "SOURCE"),
+        (("a",), "SOURCE"),
+        (("a", "b", "c"), "SOURCE"),
+        (("--random", "1", "out"), "--arch"),
+        (("--arch", "b1-plain", "--random", "1", "source", "out"), "--random"),
+        (("--arch", "b1-plain", "--random", "-1", "out"), "--random"),
+        (("--arch", "b1-plain", "--random", "1.5", "out"), "--random"),
+        (("--arch", "b1-plain", "--random", str(1 << 64), "out"), "--random"),
+        (("--arch", "b1-plain", "--random", "1", "--head-activations", "relu", "out"), "--head-activations"),
+        (("--arch", "b7", "a", "b"), "b7"),
+        (("--std", "0", "a", "b"), "--std"),
+        (("--std", "1,2", "a", "b"), "--std"),
+        (("--mean", "nan", "a", "b"), "--mean"),
+        (("--epsilon", "-1e-3", "a", "b"), "--epsilon"),
+        (("--epsilon", "0", "a", "b"), "--epsilon"),
+        (("--onnx", "./b", "a", "b"), "--onnx"),
+        (("--colour", "a", "b"), "--colour"),
+    ],
+)
+def test_usage_errors(tmp_path, arguments, words):
+    assert_one_line_error(spawn_convert(*arguments, cwd=tmp_path), 64, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help():
+    result = run_convert("--help")
+    assert result.returncode == 0 and result.stderr == ""
+    for word in ("SOURCE", "--arch", "--labels", "--random", "--onnx", "exit status"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("source", ["missing.pth", ".", "/dev/zero", "fifo"])
+def test_sources_that_cannot_be_read(tmp_path, source):
+    os.mkfifo(tmp_path / "fifo")
+    assert_one_line_error(spawn_convert(source, "out", cwd=tmp_path), 66, source)
+
+
+@pytest.mark.parametrize("text", [b"", b"P", b"PK", b"{}", b"\x80", b"hello, world\n", b"\x00" * 64])
+def test_files_of_another_kind(tmp_path, text):
+    (tmp_path / "file.pth").write_bytes(text)
+    assert_one_line_error(spawn_convert("file.pth", "out", cwd=tmp_path), 65, "file.pth")
+
+
+def test_names_of_files_that_are_not_text(tmp_path, seven_blocks):
+    """File names are bytes; those that are not UTF-8 come out replaced, and print."""
+    source = os.fsencode(
+        write_safetensors(tmp_path / "w", seven_blocks).rename(tmp_path / os.fsdecode(b"w\xff"))
+    )
+    out = os.fsencode(tmp_path / "out") + b"\xfe"
+    result = subprocess.run(
+        [sys.executable, CONVERT, source, out], capture_output=True, timeout=120, check=False
+    )
+    assert result.returncode == 0 and b"out\\xdcfe: b1-plain" in result.stdout, result
+    assert load(os.fsdecode(out))[0]["source"]["file"] == "w\ufffd"
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, seven_blocks):
+    refused(tmp_path, {**seven_blocks, "a\x1b[2J\nb": np.ones(1, np.float32)}, "\\x1b[2J\\x0ab is unexpected")

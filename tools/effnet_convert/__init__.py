@@ -1,0 +1,1 @@
+"""Turns trained PyTorch parameters into effnet's weights file (docs/weights-format.md)."""

