@@ -1,0 +1,269 @@
+#include "cli/args.h"
+
+#include "cli/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPTIONS_MAX = 48,
+    LONG_ONLY = 256,  /* values of getopt_long for options without a letter start here */
+    HELP_COLUMN = 29, /* where the descriptions begin */
+};
+
+static const struct option_spec help_option = {
+    .letter = 'h', .name = "help", .help = "print this and exit", .kind = OPTION_FLAG};
+
+/* All options of a command in one row, in the order of getopt_long's table. */
+struct flat_table {
+    const struct option_spec *specs[OPTIONS_MAX];
+    struct option longs[OPTIONS_MAX + 1];
+    char shorts[3 * OPTIONS_MAX + 2];
+    int count;
+};
+
+static int getopt_argument(const struct option_spec *spec)
+{
+    if (spec->kind == OPTION_FLAG) return no_argument;
+    return spec->kind == OPTION_CHOICE_OPTIONAL ? optional_argument : required_argument;
+}
+
+static void flat_add(struct flat_table *flat, const struct option_spec *spec)
+{
+    int argument = getopt_argument(spec);
+    flat->specs[flat->count] = spec;
+    flat->longs[flat->count] = (struct option){spec->name, argument, NULL,
+                                               spec->letter ? spec->letter : LONG_ONLY + flat->count};
+    flat->count++;
+    if (spec->letter) {
+        size_t end = strlen(flat->shorts);
+        flat->shorts[end] = spec->letter;
+        strcpy(flat->shorts + end + 1, argument == required_argument   ? ":"
+                                       : argument == optional_argument ? "::"
+                                                                       : "");
+    }
+}
+
+static void flat_fill(struct flat_table *flat, const struct option_group *groups, int group_count)
+{
+    memset(flat, 0, sizeof *flat);
+    strcpy(flat->shorts, ":"); /* a missing argument is told from an unknown option */
+    for (int g = 0; g < group_count; g++)
+        for (int i = 0; i < groups[g].count; i++) flat_add(flat, &groups[g].options[i]);
+    flat_add(flat, &help_option);
+}
+
+static const struct option_spec *flat_find(const struct flat_table *flat, int value)
+{
+    for (int i = 0; i < flat->count; i++)
+        if (flat->longs[i].val == value) return flat->specs[i];
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- help */
+
+void args_print_indented(FILE *out, const char *text, int indent)
+{
+    for (const char *end; (end = strchr(text, '\n')); text = end + 1)
+        fprintf(out, "%.*s\n%*s", (int)(end - text), text, indent, "");
+    fprintf(out, "%s\n", text);
+}
+
+static void print_option(FILE *out, const struct option_spec *spec)
+{
+    int column = spec->letter ? fprintf(out, "  -%c, --%s", spec->letter, spec->name)
+                              : fprintf(out, "      --%s", spec->name);
+    if (spec->argument)
+        column += fprintf(out, spec->kind == OPTION_CHOICE_OPTIONAL ? "[=%s]" : " %s", spec->argument);
+    if (column > HELP_COLUMN - 2)
+        fprintf(out, "\n%*s", HELP_COLUMN, "");
+    else
+        fprintf(out, "%*s", HELP_COLUMN - column, "");
+    args_print_indented(out, spec->help, HELP_COLUMN);
+}
+
+static int print_help(const struct command_help *help, const struct option_group *groups, int group_count)
+{
+    printf("Usage: effnet %s %s\n\n%s\n", help->name, help->usage, help->details);
+    for (int g = 0; g < group_count; g++) {
+        printf("\n%s:\n", groups[g].title);
+        for (int i = 0; i < groups[g].count; i++) print_option(stdout, &groups[g].options[i]);
+        if (g == 0) print_option(stdout, &help_option);
+    }
+    printf("\nExit status:\n");
+    cli_print_exit_statuses(stdout);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- values */
+
+/* What the option is called in messages. */
+static const char *option_label(const struct option_spec *spec, char label[64])
+{
+    if (spec->letter)
+        snprintf(label, 64, "-%c/--%s", spec->letter, spec->name);
+    else
+        snprintf(label, 64, "--%s", spec->name);
+    return label;
+}
+
+static int fail_value(const struct command_help *help, const struct option_spec *spec, const char *text,
+                      const char *wanted)
+{
+    char label[64];
+    return cli_fail(EFFNET_E_USAGE, "%s: '%s' is not %s (see 'effnet %s --help')", option_label(spec, label),
+                    text, wanted, help->name);
+}
+
+/* A decimal integer of digits alone, with at most a sign before them. *end is where it stops. */
+static bool read_integer(const char *text, const struct option_spec *spec, int64_t *value, const char **end)
+{
+    if (!isdigit((unsigned char)text[*text == '-'])) return false;
+    char *stop;
+    errno = 0;
+    long long number = strtoll(text, &stop, 10);
+    *end = stop;
+    *value = number;
+    return errno == 0 && (double)number >= spec->minimum && (double)number <= spec->maximum;
+}
+
+static bool read_integer_list(const char *text, const struct option_spec *spec, struct integer_list *list)
+{
+    struct integer_list found = {0};
+    for (;; text++) {
+        if (found.count == INTEGER_LIST_MAX) return false;
+        if (!read_integer(text, spec, &found.values[found.count++], &text)) return false;
+        if (*text == '\0') break;
+        if (*text != ',') return false;
+    }
+    *list = found;
+    return true;
+}
+
+static bool read_real(const char *text, const struct option_spec *spec, double *value)
+{
+    /* strtod also takes blanks, hexadecimal, "inf" and "nan": none of them belongs here */
+    if (text[strspn(text, "0123456789.eE+-")] != '\0' || !(isdigit((unsigned char)text[0]) || text[0] == '.'))
+        return false;
+    char *stop;
+    errno = 0;
+    double number = strtod(text, &stop);
+    if (stop == text || *stop || errno || !(number >= spec->minimum && number <= spec->maximum)) return false;
+    *value = number;
+    return true;
+}
+
+/* Whether `word` is one of "a|b|c". */
+static bool is_choice(const char *choices, const char *word)
+{
+    size_t length = strlen(word);
+    for (const char *at = choices; length; at++) {
+        size_t size = strcspn(at, "|");
+        if (size == length && !memcmp(at, word, length)) return true;
+        at += size;
+        if (!*at) break;
+    }
+    return false;
+}
+
+static int store_number(const struct command_help *help, const struct option_spec *spec, const char *text)
+{
+    char wanted[128];
+    const char *end = "";
+    int64_t integer;
+    switch (spec->kind) {
+    case OPTION_INTEGER:
+        if (read_integer(text, spec, &integer, &end) && !*end) {
+            *(int64_t *)spec->target = integer;
+            return EFFNET_OK;
+        }
+        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", spec->minimum, spec->maximum);
+        break;
+    case OPTION_INTEGER_LIST:
+        if (read_integer_list(text, spec, spec->target)) return EFFNET_OK;
+        snprintf(wanted, sizeof wanted, "a list, with commas, of at most %d whole numbers from %.0f to %.0f",
+                 INTEGER_LIST_MAX, spec->minimum, spec->maximum);
+        break;
+    default:
+        if (read_real(text, spec, spec->target)) return EFFNET_OK;
+        snprintf(wanted, sizeof wanted, "a number from %g to %g", spec->minimum, spec->maximum);
+        break;
+    }
+    return fail_value(help, spec, text, wanted);
+}
+
+static int store(const struct command_help *help, const struct option_spec *spec, const char *text)
+{
+    char wanted[128];
+    if (spec->given) *spec->given = true;
+    switch (spec->kind) {
+    case OPTION_FLAG: *(bool *)spec->target = true; return EFFNET_OK;
+    case OPTION_TEXT:
+        if (!*text) return fail_value(help, spec, text, "a name: it is empty");
+        *(const char **)spec->target = text;
+        return EFFNET_OK;
+    case OPTION_CHOICE_OPTIONAL:
+        if (!text) return EFFNET_OK;
+        /* fall through */
+    case OPTION_CHOICE:
+        if (!is_choice(spec->argument, text)) {
+            snprintf(wanted, sizeof wanted, "one of %s", spec->argument);
+            return fail_value(help, spec, text, wanted);
+        }
+        *(const char **)spec->target = text;
+        return EFFNET_OK;
+    default: return store_number(help, spec, text);
+    }
+}
+
+/* ---------------------------------------------------------------- parsing */
+
+/* What getopt_long answered with '?' or ':'. optopt is 0 for an unknown long option, the option's own value
+ * where its argument is missing or unwanted, and else the unknown letter. */
+static int fail_option(const struct command_help *help, const struct flat_table *flat, int answer,
+                       const char *word)
+{
+    char label[64];
+    const struct option_spec *spec = optopt ? flat_find(flat, optopt) : NULL;
+    if (spec && answer == ':')
+        return cli_fail(EFFNET_E_USAGE, "%s needs an argument, %s (see 'effnet %s --help')",
+                        option_label(spec, label), spec->argument, help->name);
+    if (spec)
+        return cli_fail(EFFNET_E_USAGE, "%s takes no argument (see 'effnet %s --help')",
+                        option_label(spec, label), help->name);
+    if (optopt)
+        return cli_fail(EFFNET_E_USAGE, "unknown option '-%c' (see 'effnet %s --help')", optopt, help->name);
+    int matches = 0;
+    size_t length = strcspn(word + 2, "=");
+    for (int i = 0; i < flat->count; i++)
+        if (!strncmp(flat->longs[i].name, word + 2, length)) matches++;
+    return cli_fail(EFFNET_E_USAGE, "%s option '%s' (see 'effnet %s --help')",
+                    matches ? "ambiguous" : "unknown", word, help->name);
+}
+
+int args_parse(const struct command_help *help, const struct option_group *groups, int group_count, int argc,
+               char **argv, int *first_operand)
+{
+    struct flat_table flat;
+    flat_fill(&flat, groups, group_count);
+    opterr = 0;
+    optind = 0; /* glibc: start anew */
+    for (int answer; (answer = getopt_long(argc, argv, flat.shorts, flat.longs, NULL)) != -1;) {
+        if (answer == '?' || answer == ':') return fail_option(help, &flat, answer, argv[optind - 1]);
+        const struct option_spec *spec = flat_find(&flat, answer);
+        if (spec == &help_option) return print_help(help, groups, group_count);
+        const char *text = optarg;
+        /* getopt takes an optional argument only after '='; the next word is meant where it is a choice */
+        if (spec->kind == OPTION_CHOICE_OPTIONAL && !text && optind < argc &&
+            is_choice(spec->argument, argv[optind]))
+            text = argv[optind++];
+        int status = store(help, spec, text);
+        if (status) return status;
+    }
+    *first_operand = optind;
+    return ARGS_GO_ON;
+}

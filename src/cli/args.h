@@ -1,0 +1,60 @@
+/* The command line: each subcommand declares its options in tables, from which both the parser and --help
+ * work. Parsing is getopt_long's. */
+#ifndef EFFNET_CLI_ARGS_H
+#define EFFNET_CLI_ARGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum option_kind {
+    OPTION_FLAG,            /* bool *: true when given */
+    OPTION_TEXT,            /* const char **: as given, not empty */
+    OPTION_CHOICE,          /* const char **: one of the words in `argument`, "text|json|csv" */
+    OPTION_CHOICE_OPTIONAL, /* the same; the argument may be missing. `given` tells that it was used */
+    OPTION_INTEGER,         /* int64_t *: in [minimum, maximum] */
+    OPTION_REAL,            /* double *: in [minimum, maximum] */
+    OPTION_INTEGER_LIST,    /* struct integer_list *: 1,8,32; each in [minimum, maximum] */
+};
+
+enum { INTEGER_LIST_MAX = 64 };
+struct integer_list {
+    int count;
+    int64_t values[INTEGER_LIST_MAX];
+};
+
+struct option_spec {
+    char letter;          /* 0: none */
+    const char *name;     /* the long option's, without dashes */
+    const char *argument; /* its name in --help, or the choices; NULL for a flag */
+    const char *help;     /* lines separated by \n */
+    enum option_kind kind;
+    void *target; /* keeps its value, the default, where the option is not given */
+    double minimum, maximum;
+    bool *given; /* may be NULL */
+};
+
+struct option_group {
+    const char *title;
+    const struct option_spec *options;
+    int count;
+};
+
+struct command_help {
+    const char *name;
+    const char *usage;   /* what follows the name: "[options] FILE..." */
+    const char *details; /* paragraphs before the options */
+};
+
+enum { ARGS_GO_ON = 1 };
+
+/* Parses argv[1..]. Returns ARGS_GO_ON with the operands at argv[*first_operand..argc), EFFNET_OK when
+ * --help was asked for and printed, or EFFNET_E_USAGE, reported. Strings stay argv's. */
+int args_parse(const struct command_help *help, const struct option_group *groups, int group_count, int argc,
+               char **argv, int *first_operand);
+
+/* Prints `text` with `indent` spaces before each line but the first. */
+void args_print_indented(FILE *out, const char *text, int indent);
+
+#endif

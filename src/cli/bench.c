@@ -1,0 +1,213 @@
+/* effnet bench: verifies, warms up, times. */
+#include "cli/bench.h"
+
+#include "cli/chain.h"
+#include "cli/compare.h"
+#include "cli/pictures.h"
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    BATCH_MAX = 65536,
+    WARMUP_MAX = 1000000,
+    REPETITIONS_MAX = 1000000,
+    REPETITIONS_MIN = 3, /* even where they take longer than the duration */
+    PICTURES = 16,       /* different pictures in a batch */
+};
+
+int bench_repeat(struct bench *bench, bench_pass *pass, void *context)
+{
+    const struct bench_options *o = bench->options;
+    int status = EFFNET_OK;
+    for (int64_t i = 0; !status && i < o->warmup; i++) status = pass(bench, context);
+    double start_us = now_us();
+    for (int64_t i = 0; !status && i < REPETITIONS_MAX; i++) {
+        bool enough = o->repetitions ? i >= o->repetitions
+                                     : i >= REPETITIONS_MIN && now_us() - start_us >= o->duration * 1e6;
+        if (enough) break;
+        status = pass(bench, context);
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- verifying */
+
+/* Fills the batch with pictures; the first and the last are picture 0. */
+static void fill_batch(struct bench *bench)
+{
+    int crop = effnet_model_get_info(bench->model)->preprocess.crop;
+    size_t crop_bytes = (size_t)crop * (size_t)crop * 3;
+    for (int i = 0; i < bench->batch; i++) {
+        uint8_t *to = bench->pixels + (size_t)i * crop_bytes;
+        if (i < PICTURES)
+            picture_draw(1, i, crop, to);
+        else
+            memcpy(to, to - PICTURES * crop_bytes, crop_bytes);
+    }
+    memcpy(bench->pixels + (size_t)(bench->batch - 1) * crop_bytes, bench->pixels, crop_bytes);
+}
+
+/* The reference's logits of picture 0. */
+static int make_reference(struct bench *bench)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(bench->model);
+    int crop = info->preprocess.crop;
+    uint8_t *picture = malloc((size_t)crop * (size_t)crop * 3);
+    bench->reference = malloc((size_t)info->classes * sizeof *bench->reference);
+    int status = EFFNET_OK;
+    if (!picture || !bench->reference) {
+        status = cli_fail_nomem("the reference");
+    } else {
+        picture_draw(1, 0, crop, picture);
+        status = chain_logits(bench->model, picture, 1, bench->reference);
+    }
+    free(picture);
+    return status;
+}
+
+/* Holds the batch's first and last logits against the reference's. */
+static int check_batch(struct bench *bench)
+{
+    size_t classes = (size_t)effnet_model_get_info(bench->model)->classes;
+    const char *precision = effnet_session_get_info(bench->session)->precision;
+    double allowance = logits_allowance(precision);
+    struct effnet_error error;
+    for (size_t i = 0; i < (size_t)bench->batch * classes; i++) bench->logits[i] = NAN;
+    if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
+        return cli_fail_library(&error);
+    struct comparison comparison = {0};
+    const struct shape shape = {1, 1, (int)classes};
+    compare(&comparison, bench->logits, bench->reference, 1, shape, allowance);
+    compare(&comparison, bench->logits + (size_t)(bench->batch - 1) * classes, bench->reference, 1, shape,
+            allowance);
+    if (comparison_ok(&comparison)) return EFFNET_OK;
+    return cli_fail(CLI_MISS,
+                    "bench: batch %d is wrong: relative L2 %.2e, %.0f %% of what is allowed; 'effnet verify' "
+                    "tells more",
+                    bench->batch, comparison.relative_l2, 100 * comparison.share);
+}
+
+/* ---------------------------------------------------------------- */
+
+/* The facts come from the first session. */
+static int begin_report(struct bench *bench)
+{
+    const struct bench_options *o = bench->options;
+    int status = report_open(o->format, stdout, &bench->report);
+    if (status) return status;
+    report_model_facts(bench->report, bench->model);
+    report_session_facts(bench->report, &o->setup, bench->session);
+    report_bool(bench->report, "verified", "verified", !o->no_verify);
+    report_number(bench->report, "warmup", "warm-up passes", "%lld", (long long)o->warmup);
+    if (o->layers)
+        bench_units_table(bench);
+    else
+        bench_network_table(bench);
+    return EFFNET_OK;
+}
+
+static int bench_batch(struct bench *bench, int batch)
+{
+    const struct bench_options *o = bench->options;
+    const struct effnet_model_info *info = effnet_model_get_info(bench->model);
+    size_t crop = (size_t)info->preprocess.crop;
+    bench->batch = batch;
+    int status = setup_open_session(&o->setup, bench->model, batch, &bench->session);
+    if (status) return status;
+    bench->pixels = malloc((size_t)batch * crop * crop * 3);
+    bench->logits = malloc((size_t)batch * (size_t)info->classes * sizeof *bench->logits);
+    if (bench->pixels && bench->logits)
+        fill_batch(bench);
+    else
+        status = cli_fail_nomem("a batch");
+    if (!status && bench->reference) status = check_batch(bench);
+    if (!status && !bench->report) status = begin_report(bench);
+    if (!status) status = o->layers ? bench_units(bench) : bench_network(bench);
+    effnet_session_close(bench->session);
+    free(bench->pixels);
+    free(bench->logits);
+    bench->session = NULL;
+    bench->pixels = NULL;
+    bench->logits = NULL;
+    return status;
+}
+
+static int bench_all(const struct bench_options *options, char *const *paths, int count)
+{
+    struct bench bench = {.options = options, .paths = paths, .count = count};
+    int status = setup_open_model(&options->setup, &bench.model);
+    if (!status && !options->no_verify) status = make_reference(&bench);
+    for (int i = 0; !status && i < options->batches.count; i++)
+        status = bench_batch(&bench, (int)options->batches.values[i]);
+    int printed = report_close(bench.report); /* what was measured before a failure, too */
+    effnet_model_close(bench.model);
+    free(bench.reference);
+    return status ? status : printed;
+}
+
+static int check_usage(const struct bench_options *o, char *const *paths, int count)
+{
+    if (count && !o->end_to_end)
+        return cli_fail(EFFNET_E_USAGE,
+                        "bench: unexpected '%s': files go with --end-to-end (see 'effnet bench "
+                        "--help')",
+                        paths[0]);
+    if (o->end_to_end && !count) return cli_fail(EFFNET_E_USAGE, "bench: --end-to-end needs image files");
+    if (o->end_to_end && o->layers)
+        return cli_fail(EFFNET_E_USAGE, "bench: --layers and --end-to-end do not go together");
+    if (!o->layers && (o->peak_bandwidth > 0 || o->peak_compute > 0))
+        return cli_fail(EFFNET_E_USAGE, "bench: --peak-bandwidth and --peak-compute go with --layers");
+    for (int i = 0; i < count; i++)
+        if (!strcmp(paths[i], "-"))
+            return cli_fail(EFFNET_E_USAGE,
+                            "bench: files are read many times, which standard input cannot be");
+    return EFFNET_OK;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "bench",
+        "[options] [--end-to-end FILE...]",
+        "Measures speed: for each batch size, holds one picture's logits against the reference,\n"
+        "warms up, and times. 'compute' is the device's work alone on its own clock; 'run' is the\n"
+        "host's wall time from pixels in memory to logits; 'end-to-end' is that of all FILEs once,\n"
+        "decoded ahead in threads. Prints median, min, p90, p99 (nearest rank) and images/s of the\n"
+        "median. Exits with 1 where the results are wrong.",
+    };
+    struct bench_options o = {
+        .batches = {.count = 1, .values = {1}}, .warmup = 3, .duration = 1, .format = "text"};
+    const struct option_spec options[] = {
+        {'b', "batch", "N[,N...]", "images a pass, one measure each (default 1)", OPTION_INTEGER_LIST,
+         &o.batches, 1, BATCH_MAX, NULL},
+        {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.warmup, 0,
+         WARMUP_MAX, NULL},
+        {0, "duration", "SECONDS", "time passes for so long, and three at least (default 1)", OPTION_REAL,
+         &o.duration, 0, 3600, NULL},
+        {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER, &o.repetitions,
+         1, REPETITIONS_MAX, NULL},
+        {0, "cold", NULL, "evict the caches before each pass of 'compute' and --layers", OPTION_FLAG, &o.cold,
+         0, 0, NULL},
+        {0, "end-to-end", NULL, "also from FILEs: decode, fit and run", OPTION_FLAG, &o.end_to_end, 0, 0,
+         NULL},
+        {0, "layers", NULL, "a profile unit by unit instead, with bytes and FLOPs", OPTION_FLAG, &o.layers, 0,
+         0, NULL},
+        {0, "peak-bandwidth", "GB/S", "the machine's memory bandwidth: adds percent of roofline", OPTION_REAL,
+         &o.peak_bandwidth, 0.001, 1e9, NULL},
+        {0, "peak-compute", "GFLOP/S", "the machine's arithmetic, likewise", OPTION_REAL, &o.peak_compute,
+         0.001, 1e12, NULL},
+        {0, "no-verify", NULL, "time without checking the results first", OPTION_FLAG, &o.no_verify, 0, 0,
+         NULL},
+        {0, "format", "text|json|csv|markdown", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0,
+         NULL},
+    };
+    int first;
+    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
+                             &first);
+    if (status != ARGS_GO_ON) return status;
+    status = check_usage(&o, argv + first, argc - first);
+    return status ? status : bench_all(&o, argv + first, argc - first);
+}

@@ -1,0 +1,34 @@
+/* The reference's way through the network, layer by layer, on a few images. Outputs live as long as a later
+ * layer reads them. Images are shared out over the processors. */
+#ifndef EFFNET_CLI_CHAIN_H
+#define EFFNET_CLI_CHAIN_H
+
+#include "effnet.h"
+
+struct chain {
+    const effnet_model *model;
+    int n, workers;
+    float *tensor;   /* [n][height][width][channels], normalised pixels */
+    float **outputs; /* of each layer, NULL while not computed or forgotten */
+};
+
+/* Elements of one image in a layer's output and input. */
+int64_t layer_out_size(const struct effnet_layer *layer);
+int64_t layer_in_size(const struct effnet_layer *layer);
+
+/* pixels [n][crop][crop][3]. On failure, reported, the chain is closed already. */
+int chain_open(const effnet_model *model, const uint8_t *pixels, int n, struct chain *chain);
+/* Computes layer `index` from the ones before it. */
+int chain_run(struct chain *chain, int index);
+/* What layer `index` takes: the output before it, or the tensor. */
+const float *chain_input(const struct chain *chain, int index);
+/* Layer `index` again, without bias and activation. The caller frees *output. */
+int chain_run_raw(const struct chain *chain, int index, float **output);
+/* Frees the outputs that no layer from `next` on reads. */
+void chain_forget(struct chain *chain, int next);
+void chain_close(struct chain *chain);
+
+/* The reference's logits [n][classes] for pixels [n][crop][crop][3]. */
+int chain_logits(const effnet_model *model, const uint8_t *pixels, int n, float *logits);
+
+#endif

@@ -1,0 +1,232 @@
+/* effnet classify: files -> worker threads (decode, fit) -> batches -> session -> top k -> printer. */
+#include "cli/cli.h"
+#include "cli/feed.h"
+#include "cli/results.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    BATCH_DEFAULT_MAX = 32, /* past this a bigger batch is hardly faster, and results come later */
+    BATCH_MAX = 4096,
+};
+
+struct classify_options {
+    struct setup setup;
+    int64_t top_k, batch_size, max_pixels;
+    const char *format;
+    bool ignore_exif, timing;
+};
+
+/* Where the time of the process went, in microseconds. */
+struct timing {
+    double before_main; /* processor time by then: loading libraries */
+    double start;       /* when the rest began, by now_us */
+    double load_model, open_session, wait, run, print;
+};
+
+struct job {
+    const struct classify_options *options;
+    char *const *paths;
+    int count, batch, top_k, classes;
+    const struct result_format *format;
+    effnet_model *model;
+    effnet_session *session;
+    struct feed *feed;
+
+    size_t crop_bytes;
+    int pending;    /* images in the batch so far */
+    int *files;     /* [batch], which file each one is */
+    uint8_t *crops; /* [batch][crop][crop][3] */
+    float *logits;  /* [batch][classes] */
+    struct effnet_class *top;
+
+    int first_failure; /* status of the first bad file, or EFFNET_OK */
+    struct timing timing;
+};
+
+/* Adds what a step took since *since_us and restarts it. */
+static void lap(double *since_us, double *step_us)
+{
+    double now = now_us();
+    *step_us += now - *since_us;
+    *since_us = now;
+}
+
+static void print_timing(struct job *job)
+{
+    struct timing *t = &job->timing;
+    struct feed_time feed = feed_get_time(job->feed);
+    double total = now_us() - t->start + t->before_main;
+    double known = t->before_main + t->load_model + t->open_session + t->wait + t->run + t->print;
+    fprintf(stderr,
+            "timing, ms\n"
+            "  start         %10.2f  before main: the libraries\n"
+            "  load model    %10.2f\n"
+            "  open session  %10.2f\n"
+            "  wait          %10.2f  for images\n"
+            "  run           %10.2f\n"
+            "  print         %10.2f\n"
+            "  other         %10.2f\n"
+            "  total         %10.2f\n"
+            "  decode        %10.2f  in %d thread%s beside the above\n"
+            "  fit           %10.2f  likewise\n",
+            t->before_main / 1e3, t->load_model / 1e3, t->open_session / 1e3, t->wait / 1e3, t->run / 1e3,
+            t->print / 1e3, (total - known) / 1e3, total / 1e3, feed.decode_us / 1e3, feed.workers,
+            feed.workers == 1 ? "" : "s", feed.fit_us / 1e3);
+}
+
+/* Runs the pending images and prints their results. */
+static int finish_batch(struct job *job)
+{
+    if (!job->pending) return EFFNET_OK;
+    struct effnet_error error;
+    double since_us = now_us();
+    int status = effnet_session_run(job->session, job->crops, job->pending, job->logits, &error);
+    lap(&since_us, &job->timing.run);
+    if (status) return cli_fail_library(&error);
+    progress_clear();
+    for (int i = 0; !status && i < job->pending; i++) {
+        struct result result = {.filename = job->paths[job->files[i]], .model = job->model, .top = job->top};
+        result.count = effnet_top_k(job->logits + (size_t)i * (size_t)job->classes, job->classes, job->top_k,
+                                    job->top);
+        status = job->format->print(stdout, &result);
+    }
+    job->pending = 0;
+    if (!status) status = cli_flush_output();
+    lap(&since_us, &job->timing.print);
+    return status;
+}
+
+static int run_all(struct job *job)
+{
+    int status = EFFNET_OK;
+    double since_us = now_us();
+    job->format->begin(stdout, job->top_k);
+    for (const struct feed_item *item; !status && (item = feed_next(job->feed)); since_us = now_us()) {
+        lap(&since_us, &job->timing.wait);
+        if (item->status) {
+            cli_fail_library(&item->error);
+            if (!job->first_failure) job->first_failure = item->status;
+        } else {
+            job->files[job->pending] = item->index;
+            memcpy(job->crops + (size_t)job->pending * job->crop_bytes, item->crop, job->crop_bytes);
+            if (++job->pending == job->batch) status = finish_batch(job);
+        }
+        if (!job->options->setup.quiet && job->count > 1)
+            progress_show("classify", item->index + 1, job->count);
+    }
+    if (!status) status = finish_batch(job);
+    progress_clear();
+    return status;
+}
+
+/* The feed comes before the session, so that the first images are decoded while that is built. */
+static int open_all(struct job *job)
+{
+    const struct classify_options *o = job->options;
+    double since_us = now_us();
+    int status = setup_open_model(&o->setup, &job->model);
+    lap(&since_us, &job->timing.load_model);
+    if (status) return status;
+    const struct effnet_model_info *info = effnet_model_get_info(job->model);
+    job->classes = info->classes;
+    job->top_k = o->top_k < info->classes ? (int)o->top_k : info->classes;
+    int64_t batch = o->batch_size ? o->batch_size : BATCH_DEFAULT_MAX;
+    job->batch = batch < job->count ? (int)batch : job->count;
+    job->crop_bytes = (size_t)info->preprocess.crop * (size_t)info->preprocess.crop * 3;
+    job->files = calloc((size_t)job->batch, sizeof *job->files);
+    job->crops = calloc((size_t)job->batch, job->crop_bytes);
+    job->logits = calloc((size_t)job->batch, (size_t)job->classes * sizeof *job->logits);
+    job->top = calloc((size_t)job->top_k, sizeof *job->top);
+    if (!job->files || !job->crops || !job->logits || !job->top) return cli_fail_nomem("a batch");
+
+    int workers = o->setup.threads ? (int)o->setup.threads : usable_processors();
+    const struct feed_options feed = {
+        .preprocess = &info->preprocess,
+        .image = {.max_pixels = o->max_pixels, .ignore_exif = o->ignore_exif},
+        .ahead = job->batch + workers,
+        .workers = workers,
+    };
+    status = feed_open(&feed, job->paths, job->count, &job->feed);
+    if (status) return status;
+    since_us = now_us();
+    status = setup_open_session(&o->setup, job->model, job->batch, &job->session);
+    lap(&since_us, &job->timing.open_session);
+    return status;
+}
+
+static void close_all(struct job *job)
+{
+    feed_close(job->feed);
+    effnet_session_close(job->session);
+    effnet_model_close(job->model);
+    free(job->files);
+    free(job->crops);
+    free(job->logits);
+    free(job->top);
+}
+
+static int classify(const struct classify_options *options, char *const *paths, int count)
+{
+    struct job job = {
+        .options = options,
+        .paths = paths,
+        .count = count,
+        .format = result_format_find(options->format),
+        .timing = {.before_main = processor_time_us(), .start = now_us()},
+    };
+    int status = open_all(&job);
+    if (!status) status = run_all(&job);
+    if (!status && options->timing) print_timing(&job);
+    /* a worker may be waiting for standard input or a pipe, for ever */
+    if (status && job.feed) cli_exit_now(status);
+    close_all(&job);
+    return status ? status : job.first_failure;
+}
+
+static int check_operands(char *const *paths, int count)
+{
+    int standard_inputs = 0;
+    for (int i = 0; i < count; i++) standard_inputs += !strcmp(paths[i], "-");
+    if (!count)
+        return cli_fail(EFFNET_E_USAGE, "classify: name an image file (see 'effnet classify --help')");
+    if (standard_inputs > 1) return cli_fail(EFFNET_E_USAGE, "classify: - can be named only once");
+    return EFFNET_OK;
+}
+
+int cmd_classify(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "classify",
+        "[options] FILE...",
+        "Prints the most probable classes of each image, in the order of the files, with\n"
+        "label, WordNet id and probability. Reads PNG, JPEG, BMP, GIF, TGA and PNM; - is\n"
+        "standard input. A bad file gets a line on standard error, the others their\n"
+        "answers, and the exit status is that of the first bad one.",
+    };
+    struct classify_options o = {.top_k = 5, .max_pixels = EFFNET_MAX_PIXELS_DEFAULT, .format = "text"};
+    const struct option_spec options[] = {
+        {'k', "topk", "N", "classes an image; more than there are means all (default 5)", OPTION_INTEGER,
+         &o.top_k, 1, INT_MAX, NULL},
+        {0, "format", "text|json|csv",
+         "text for people; json, one object a line; csv, with the columns\n"
+         "filename,index_0,label_0,prob_0,... (default text)",
+         OPTION_CHOICE, &o.format, 0, 0, NULL},
+        {'b', "batch-size", "N",
+         "images a pass through the network\n(default: as many as there are, at most 32)", OPTION_INTEGER,
+         &o.batch_size, 1, BATCH_MAX, NULL},
+        {0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", OPTION_INTEGER,
+         &o.max_pixels, 1, INT_MAX, NULL},
+        {0, "ignore-exif", NULL, "leave the orientation that EXIF tells alone", OPTION_FLAG, &o.ignore_exif,
+         0, 0, NULL},
+        {0, "timing", NULL, "say on standard error where the time went", OPTION_FLAG, &o.timing, 0, 0, NULL},
+    };
+    int first;
+    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
+                             &first);
+    if (status != ARGS_GO_ON) return status;
+    status = check_operands(argv + first, argc - first);
+    return status ? status : classify(&o, argv + first, argc - first);
+}

@@ -1,0 +1,81 @@
+/* What the subcommands share. Convention below main: a function that can fail says so on standard error
+ * itself, in one line, and returns a negative enum effnet_status, which main turns into an exit status. */
+#ifndef EFFNET_CLI_CLI_H
+#define EFFNET_CLI_CLI_H
+
+#include "cli/args.h"
+#include "effnet.h"
+
+#include <stdio.h>
+
+/* A subcommand returns EFFNET_OK, a negative enum effnet_status, or CLI_MISS: it ran, and what it checked
+ * is not as it should be. */
+enum { CLI_MISS = 1 };
+
+int cmd_classify(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+/* ---------------------------------------------------------------- status.c */
+
+/* The exit status for what a subcommand returned, in the style of sysexits.h. */
+int cli_exit_status(int status);
+/* The table of exit statuses, as --help shows it. */
+void cli_print_exit_statuses(FILE *out);
+
+/* Prints "effnet: " and the message (printf style) on standard error, and returns status. */
+int cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for an error of the library; returns its status. */
+int cli_fail_library(const struct effnet_error *error);
+/* Out of memory while doing `what`. */
+int cli_fail_nomem(const char *what);
+/* A line on standard error that is no error. */
+void cli_notice(const char *message);
+/* Flushes standard output; a failure since the last call is reported as EFFNET_E_OUTPUT. */
+int cli_flush_output(void);
+/* Ends the process at once with the exit status for `status`, for when a thread may be blocked in a read
+ * that never ends. What standard output still buffers is lost. */
+_Noreturn void cli_exit_now(int status);
+
+/* ---------------------------------------------------------------- terminal.c */
+
+/* Escape sequences for a stream, or empty strings where it is no terminal, TERM is "dumb" or NO_COLOR is
+ * set. */
+struct style {
+    const char *bold, *dim, *good, *bad, *reset;
+};
+struct style style_for(FILE *stream);
+
+/* A line on standard error that overwrites itself, while standard error is a terminal and standard output
+ * is not; else nothing. cli_fail and cli_notice clear it. */
+void progress_show(const char *what, int64_t done, int64_t total);
+void progress_clear(void);
+
+/* Microseconds on a clock that only goes forward. */
+double now_us(void);
+/* Microseconds of processor time that the process has used. */
+double processor_time_us(void);
+
+/* ---------------------------------------------------------------- setup.c */
+
+/* The options of every subcommand that opens a model or a session. */
+struct setup {
+    const char *model, *device, *precision, *plan;
+    int64_t threads;
+    bool tune, quiet;
+};
+/* args_parse with a command's own options and these. Where plan_given is not NULL, --plan needs no argument
+ * and sets it. */
+int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
+                struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand);
+
+/* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed place) and opens it. */
+int setup_open_model(const struct setup *setup, effnet_model **out);
+/* Opens a session for up to max_batch images; passes its notice on unless quiet. */
+int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
+                       effnet_session **out);
+/* How many processors this process may use, at least 1. */
+int usable_processors(void);
+
+#endif

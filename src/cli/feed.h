@@ -1,0 +1,38 @@
+/* Image files on their way to the network: worker threads read and fit them ahead of the compute, into a
+ * ring of slots; they come out in the order of the files. Memory is bounded by the slots and by one decoded
+ * image a worker. */
+#ifndef EFFNET_CLI_FEED_H
+#define EFFNET_CLI_FEED_H
+
+#include "effnet.h"
+
+struct feed_options {
+    const struct effnet_preprocess *preprocess; /* kept, not copied */
+    struct effnet_image_options image;
+    int ahead;   /* files that may be ready and waiting */
+    int workers; /* threads */
+};
+
+struct feed_item {
+    int index;                 /* which file */
+    int status;                /* EFFNET_OK, or error says why not */
+    const uint8_t *crop;       /* [crop][crop][3] */
+    struct effnet_error error; /* set where status is not EFFNET_OK */
+};
+
+struct feed_time {
+    double decode_us, fit_us; /* summed over the workers */
+    int workers;
+};
+
+struct feed;
+
+/* Starts on the files at once. `paths` must outlive the feed. Reports its own failure. */
+int feed_open(const struct feed_options *options, char *const *paths, int count, struct feed **out);
+/* Waits for the next file; NULL after the last. The item lives until the next call. */
+const struct feed_item *feed_next(struct feed *feed);
+struct feed_time feed_get_time(struct feed *feed);
+/* Stops the workers, each after the file it is at, and waits for them. Takes NULL. */
+void feed_close(struct feed *feed);
+
+#endif

@@ -1,0 +1,204 @@
+/* effnet info: the network, its layers, the devices, and what a session would run. */
+#include "cli/cli.h"
+#include "cli/report.h"
+#include "cli/units.h"
+
+#include <inttypes.h>
+
+enum { BATCH_MAX = 65536 };
+
+struct info_options {
+    struct setup setup;
+    int64_t batch;
+    const char *format;
+    bool plan, devices;
+};
+
+/* ---------------------------------------------------------------- network */
+
+static void report_network(struct report *report, const effnet_model *model)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    const struct effnet_preprocess *p = &info->preprocess;
+    char text[128];
+    report_model_facts(report, model);
+    report_text(report, "source_file", "source", info->source_file);
+    report_text(report, "source_sha256", "source SHA-256", info->source_sha256);
+    snprintf(text, sizeof text, "%dx%dx%d", info->height, info->width, info->channels);
+    report_text(report, "input", "input (HxWxC)", text);
+    report_number(report, "short_side", "short side", "%d", p->short_side);
+    report_number(report, "crop", "crop", "%d", p->crop);
+    report_text(report, "interpolation", "interpolation",
+                p->interpolation == EFFNET_BICUBIC ? "bicubic" : "bilinear");
+    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2]);
+    report_text(report, "mean", "mean (of 255)", text);
+    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->std[0], (double)p->std[1], (double)p->std[2]);
+    report_text(report, "std", "std (of 255)", text);
+    report_number(report, "classes", "classes", "%d", info->classes);
+    report_number(report, "layer_count", "layers", "%d", info->layer_count);
+    report_number(report, "parameters", "parameters", "%" PRId64, info->parameters);
+    report_number(report, "multiply_adds", "multiply-adds", "%" PRId64, info->multiply_adds);
+}
+
+static void report_shape(struct report *report, int height, int width, int channels)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%dx%dx%d", height, width, channels);
+    report_cell_text(report, text);
+}
+
+static void report_layers(struct report *report, const effnet_model *model)
+{
+    static const struct column columns[] = {
+        {"index", "#", VALUE_NUMBER},
+        {"name", "layer", VALUE_TEXT},
+        {"op", "op", VALUE_TEXT},
+        {"kernel", "k", VALUE_NUMBER},
+        {"stride", "s", VALUE_NUMBER},
+        {"pad", "pad tlbr", VALUE_TEXT},
+        {"input", "input", VALUE_TEXT},
+        {"output", "output", VALUE_TEXT},
+        {"activation", "act", VALUE_TEXT},
+        {"parameters", "parameters", VALUE_NUMBER},
+        {"multiply_adds", "multiply-adds", VALUE_NUMBER},
+        {"residual", "+ residual", VALUE_TEXT},
+    };
+    report_table(report, "layers", "Layers", columns, sizeof columns / sizeof columns[0]);
+    int count = effnet_model_get_info(model)->layer_count;
+    for (int i = 0; i < count; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(model, i);
+        char pad[64];
+        snprintf(pad, sizeof pad, "%d %d %d %d", layer->pad_top, layer->pad_left, layer->pad_bottom,
+                 layer->pad_right);
+        report_cell_number(report, "%d", i);
+        report_cell_text(report, layer->name);
+        report_cell_text(report, effnet_op_name(layer->op));
+        report_cell_number(report, "%d", layer->kernel);
+        report_cell_number(report, "%d", layer->stride);
+        report_cell_text(report, pad);
+        report_shape(report, layer->in_height, layer->in_width, layer->in_channels);
+        report_shape(report, layer->out_height, layer->out_width, layer->out_channels);
+        report_cell_text(report, effnet_activation_name(layer->activation));
+        report_cell_number(report, "%" PRId64, layer->parameters);
+        report_cell_number(report, "%" PRId64, layer->multiply_adds);
+        report_cell_text(report, layer->residual < 0 ? "" : effnet_model_layer(model, layer->residual)->name);
+    }
+}
+
+/* ---------------------------------------------------------------- devices and units */
+
+static void report_device(const struct effnet_device *device, void *context)
+{
+    struct report *report = context;
+    report_cell_text(report, device->name);
+    report_cell_bool(report, device->available);
+    report_cell_text(report, device->backend ? device->backend : "");
+    report_cell_text(report, device->precisions ? device->precisions : "");
+    report_cell_text(report, device->description ? device->description : "");
+    report_cell_text(report, device->detail ? device->detail : "");
+}
+
+static void report_devices(struct report *report)
+{
+    static const struct column columns[] = {
+        {"name", "--device", VALUE_TEXT},           {"available", "available", VALUE_BOOL},
+        {"backend", "backend", VALUE_TEXT},         {"precisions", "precisions", VALUE_TEXT},
+        {"description", "description", VALUE_TEXT}, {"detail", "detail", VALUE_TEXT},
+    };
+    report_table(report, "devices", "Devices", columns, sizeof columns / sizeof columns[0]);
+    effnet_devices(report_device, report);
+}
+
+static void report_units(struct report *report, const effnet_model *model, const effnet_session *session)
+{
+    static const struct column columns[] = {
+        {"unit", "#", VALUE_NUMBER},
+        {"layers", "layers", VALUE_TEXT},
+        {"raw_input", "raw in", VALUE_BOOL},
+        {"raw_output", "raw out", VALUE_BOOL},
+        {"flops_per_image", "FLOP/image", VALUE_NUMBER},
+        {"bytes_per_image", "bytes/image", VALUE_NUMBER},
+        {"weight_bytes", "weight bytes", VALUE_NUMBER},
+        {"workspace_bytes", "workspace", VALUE_NUMBER},
+        {"kernel", "kernel", VALUE_TEXT},
+    };
+    report_table(report, "units", "Units", columns, sizeof columns / sizeof columns[0]);
+    int count = effnet_session_unit_count(session);
+    for (int i = 0; i < count; i++) {
+        const struct effnet_unit *unit = effnet_session_unit(session, i);
+        char label[UNIT_LABEL_SIZE];
+        report_cell_number(report, "%d", i);
+        report_cell_text(report, unit_label(model, unit, label));
+        report_cell_bool(report, unit->raw_input);
+        report_cell_bool(report, unit->raw_output);
+        report_cell_number(report, "%" PRId64, unit_flops(model, unit));
+        report_cell_number(report, "%" PRId64, unit->bytes_per_image);
+        report_cell_number(report, "%" PRId64, unit->weight_bytes);
+        report_cell_number(report, "%" PRId64, unit->workspace_bytes);
+        report_cell_text(report, unit->kernel);
+    }
+    report_note(report, "raw out: the last layer's bias and activation are left to the next unit (raw in).");
+}
+
+static void report_plan(struct report *report, const struct setup *setup, const effnet_model *model,
+                        const effnet_session *session)
+{
+    const struct effnet_session_info *info = effnet_session_get_info(session);
+    report_model_facts(report, model);
+    report_session_facts(report, setup, session);
+    report_number(report, "max_batch", "max batch", "%d", info->max_batch);
+    report_number(report, "memory_bytes", "memory, bytes", "%" PRId64, info->memory_bytes);
+    report_units(report, model, session);
+}
+
+/* ---------------------------------------------------------------- */
+
+static int info(const struct info_options *options)
+{
+    effnet_model *model = NULL;
+    effnet_session *session = NULL;
+    struct report *report = NULL;
+    int status = options->devices ? EFFNET_OK : setup_open_model(&options->setup, &model);
+    if (!status && options->plan)
+        status = setup_open_session(&options->setup, model, (int)options->batch, &session);
+    if (!status) status = report_open(options->format, stdout, &report);
+    if (!status) {
+        if (session) {
+            report_plan(report, &options->setup, model, session);
+        } else {
+            if (model) report_network(report, model);
+            if (model) report_layers(report, model);
+            report_devices(report);
+        }
+        status = report_close(report);
+    }
+    effnet_session_close(session);
+    effnet_model_close(model);
+    return status;
+}
+
+int cmd_info(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "info",
+        "[options]",
+        "Prints the network's layers with their shapes, parameters and multiply-adds, and the\n"
+        "devices of this machine with what each would run. With --plan: which kernel or engine\n"
+        "runs for which layers, with its workspace and bytes, at --batch images.",
+    };
+    struct info_options o = {.batch = 1, .format = "text"};
+    const struct option_spec options[] = {
+        {0, "devices", NULL, "the devices alone; needs no weights", OPTION_FLAG, &o.devices, 0, 0, NULL},
+        {'b', "batch", "N", "images a pass that --plan is for (default 1)", OPTION_INTEGER, &o.batch, 1,
+         BATCH_MAX, NULL},
+        {0, "format", "text|json", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0, NULL},
+    };
+    int first;
+    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, &o.plan, argc,
+                             argv, &first);
+    if (status != ARGS_GO_ON) return status;
+    if (first < argc)
+        return cli_fail(EFFNET_E_USAGE, "info: unexpected '%s' (see 'effnet info --help')", argv[first]);
+    if (o.plan && o.devices) return cli_fail(EFFNET_E_USAGE, "info: --plan and --devices do not go together");
+    return info(&o);
+}

@@ -1,0 +1,125 @@
+#include "cli/results.h"
+
+#include "cli/cli.h"
+#include "cli/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Nine digits bring every float back unchanged. */
+static const char *probability_text(float probability, char text[32])
+{
+    snprintf(text, 32, "%.9g", (double)probability);
+    return text;
+}
+
+/* ---------------------------------------------------------------- text */
+
+static void text_begin(FILE *out, int count)
+{
+    (void)out, (void)count;
+}
+
+static int text_print(FILE *out, const struct result *result)
+{
+    struct style style = style_for(out);
+    fputs(style.bold, out);
+    text_write_printable(out, result->filename);
+    fprintf(out, "%s\n", style.reset);
+    for (int i = 0; i < result->count; i++) {
+        const struct effnet_class *class = &result->top[i];
+        struct effnet_label label = effnet_model_label(result->model, class->index);
+        fprintf(out, "%s%4d  %6.2f %%  ", i == 0 ? style.good : "", i + 1,
+                100.0 * (double)class->probability);
+        text_write_printable(out, label.name);
+        fputs(i == 0 ? style.reset : "", out);
+        if (*label.id) {
+            fprintf(out, "  %s(", style.dim);
+            text_write_printable(out, label.id);
+            fprintf(out, ")%s", style.reset);
+        }
+        fputc('\n', out);
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- json */
+
+static void json_begin(FILE *out, int count)
+{
+    (void)out, (void)count;
+}
+
+/* A name that JSON cannot hold is there a second time, byte for byte in hexadecimal. */
+static bool json_add_filename(cJSON *object, const char *filename)
+{
+    if (!json_add_text(object, "filename", filename)) return false;
+    if (text_is_utf8(filename)) return true;
+    size_t length = strlen(filename);
+    char *hex = malloc(2 * length + 1);
+    for (size_t i = 0; hex && i < length; i++) sprintf(hex + 2 * i, "%02x", (unsigned char)filename[i]);
+    bool ok = hex && cJSON_AddStringToObject(object, "filename_hex", hex);
+    free(hex);
+    return ok;
+}
+
+static bool json_add_class(cJSON *classes, const effnet_model *model, const struct effnet_class *class)
+{
+    struct effnet_label label = effnet_model_label(model, class->index);
+    char probability[32];
+    cJSON *object = cJSON_CreateObject();
+    if (!object || !cJSON_AddItemToArray(classes, object)) {
+        cJSON_Delete(object);
+        return false;
+    }
+    return cJSON_AddNumberToObject(object, "index", class->index) &&
+           json_add_text(object, "label", label.name) && json_add_text(object, "id", label.id) &&
+           json_add_number(object, "probability", probability_text(class->probability, probability));
+}
+
+static int json_print(FILE *out, const struct result *result)
+{
+    cJSON *object = cJSON_CreateObject();
+    bool ok = object && json_add_filename(object, result->filename);
+    cJSON *classes = ok ? cJSON_AddArrayToObject(object, "classes") : NULL;
+    ok = classes != NULL;
+    for (int i = 0; ok && i < result->count; i++)
+        ok = json_add_class(classes, result->model, &result->top[i]);
+    char *line = ok ? cJSON_PrintUnformatted(object) : NULL;
+    cJSON_Delete(object);
+    if (!line) return cli_fail_nomem("the output");
+    fprintf(out, "%s\n", line);
+    cJSON_free(line);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- csv, as in RFC 4180 */
+
+static void csv_begin(FILE *out, int count)
+{
+    fputs("filename", out);
+    for (int i = 0; i < count; i++) fprintf(out, ",index_%d,label_%d,prob_%d", i, i, i);
+    fputs("\r\n", out);
+}
+
+static int csv_print(FILE *out, const struct result *result)
+{
+    text_write_csv(out, result->filename);
+    for (int i = 0; i < result->count; i++) {
+        char probability[32];
+        fprintf(out, ",%d,", result->top[i].index);
+        text_write_csv(out, effnet_model_label(result->model, result->top[i].index).name);
+        fprintf(out, ",%s", probability_text(result->top[i].probability, probability));
+    }
+    fputs("\r\n", out);
+    return EFFNET_OK;
+}
+
+const struct result_format *result_format_find(const char *name)
+{
+    static const struct result_format formats[] = {
+        {"text", text_begin, text_print}, {"json", json_begin, json_print}, {"csv", csv_begin, csv_print}};
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
+        if (!strcmp(formats[i].name, name)) return &formats[i];
+    return NULL;
+}

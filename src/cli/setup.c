@@ -1,0 +1,145 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_NETWORK "lite1"
+#define WEIGHTS_SUFFIX  ".safetensors"
+
+/* Where `make weights` puts networks and `make install` copies them, from the folder of the executable:
+ * build/effnet, build/san/effnet, PREFIX/bin/effnet. */
+static const char *const places[] = {"../weights", "../../weights", "../share/effnet"};
+enum { PLACE_COUNT = sizeof places / sizeof places[0] };
+
+int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
+                struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand)
+{
+    const struct option_spec common[] = {
+        {'m', "model", "FILE",
+         "weights file, or the name of a network that make weights made\n(default: "
+         "$EFFNET_MODEL, else " DEFAULT_NETWORK ")",
+         OPTION_TEXT, &setup->model, 0, 0, NULL},
+        {0, "device", "NAME",
+         "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
+         "there is one, else the CPU)",
+         OPTION_TEXT, &setup->device, 0, 0, NULL},
+        {0, "precision", "fp32|bf16|fp16",
+         "type that the network computes in\n(default: fp32 on the CPU, fp16 "
+         "on a GPU)",
+         OPTION_CHOICE, &setup->precision, 0, 0, NULL},
+        {0, "threads", "N", "threads on the CPU; 0 is as many as the process may use\n(default 0)",
+         OPTION_INTEGER, &setup->threads, 0, 1024, NULL},
+        {0, "plan", "auto|cudnn",
+         plan_given ? "print what runs for which layers; on a GPU, by this plan\n(default auto)"
+                    : "GPU: which kernels; cudnn keeps the convolutions to cuDNN\n(default auto)",
+         plan_given ? OPTION_CHOICE_OPTIONAL : OPTION_CHOICE, &setup->plan, 0, 0, plan_given},
+        {0, "tune", NULL, "GPU: try every cuDNN engine, also those that take long to build", OPTION_FLAG,
+         &setup->tune, 0, 0, NULL},
+        {'q', "quiet", NULL, "no notices and no progress on standard error; errors stay", OPTION_FLAG,
+         &setup->quiet, 0, 0, NULL},
+    };
+    const struct option_group groups[] = {{"Options", options, count},
+                                          {"Model and device", common, sizeof common / sizeof common[0]}};
+    return args_parse(help, groups, 2, argc, argv, first_operand);
+}
+
+/* The folder that the executable lies in, without a slash at its end. */
+static bool executable_folder(char folder[PATH_MAX])
+{
+    ssize_t length = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+    if (length <= 0) return false;
+    folder[length] = '\0';
+    char *slash = strrchr(folder, '/');
+    if (!slash) return false;
+    *slash = '\0';
+    return true;
+}
+
+/* Looks for a network by name in the known places. */
+static bool find_network(const char *name, char path[PATH_MAX])
+{
+    char folder[PATH_MAX];
+    if (!executable_folder(folder)) return false;
+    for (int i = 0; i < PLACE_COUNT; i++) {
+        int length = snprintf(path, PATH_MAX, "%s/%s/%s" WEIGHTS_SUFFIX, folder, places[i], name);
+        char real[PATH_MAX];
+        if (length < 0 || length >= PATH_MAX || !realpath(path, real)) continue;
+        strcpy(path, real);
+        return true;
+    }
+    return false;
+}
+
+/* A word that could be a network's name: no folder, no suffix. */
+static bool is_network_name(const char *word)
+{
+    size_t length = strlen(word), suffix = strlen(WEIGHTS_SUFFIX);
+    return !strchr(word, '/') && !(length >= suffix && !strcmp(word + length - suffix, WEIGHTS_SUFFIX));
+}
+
+static int find_model(const struct setup *setup, char path[PATH_MAX])
+{
+    const char *environment = getenv("EFFNET_MODEL");
+    const char *asked = setup->model ? setup->model : environment && *environment ? environment : NULL;
+    if (!asked) {
+        if (find_network(DEFAULT_NETWORK, path)) return EFFNET_OK;
+        return cli_fail(EFFNET_E_NOINPUT,
+                        "no weights: there is no " DEFAULT_NETWORK WEIGHTS_SUFFIX
+                        " in ../weights or ../share/effnet beside the program; run 'make weights', or name a "
+                        "file with -m or EFFNET_MODEL");
+    }
+    const char *origin = setup->model ? "" : "EFFNET_MODEL: ";
+    if (strlen(asked) >= PATH_MAX)
+        return cli_fail(EFFNET_E_NOINPUT, "%s%.40s...: %s", origin, asked, strerror(ENAMETOOLONG));
+    if (access(asked, F_OK) == 0 || !is_network_name(asked)) {
+        strcpy(path, asked);
+        if (access(asked, F_OK) == 0) return EFFNET_OK;
+        return cli_fail(EFFNET_E_NOINPUT, "%s%s: %s; 'make weights' makes those of the known networks",
+                        origin, asked, strerror(errno));
+    }
+    if (find_network(asked, path)) return EFFNET_OK;
+    return cli_fail(EFFNET_E_NOINPUT,
+                    "%s%s: no such file, and no network of that name in ../weights or ../share/effnet beside "
+                    "the program; 'make weights' makes them",
+                    origin, asked);
+}
+
+int setup_open_model(const struct setup *setup, effnet_model **out)
+{
+    char path[PATH_MAX];
+    struct effnet_error error;
+    *out = NULL;
+    int status = find_model(setup, path);
+    if (status) return status;
+    status = effnet_model_open(path, out, &error);
+    return status ? cli_fail_library(&error) : EFFNET_OK;
+}
+
+int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
+                       effnet_session **out)
+{
+    const struct effnet_session_options options = {
+        .device = setup->device,
+        .precision = setup->precision,
+        .plan = setup->plan,
+        .max_batch = max_batch,
+        .threads = (int)setup->threads,
+        .tune = setup->tune,
+    };
+    struct effnet_error error;
+    if (effnet_session_open(model, &options, out, &error)) return cli_fail_library(&error);
+    const char *notice = effnet_session_get_info(*out)->notice;
+    if (notice && *notice && !setup->quiet) cli_notice(notice);
+    return EFFNET_OK;
+}
+
+int usable_processors(void)
+{
+    cpu_set_t set;
+    int count = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+    return count > 0 ? count : 1;
+}

@@ -1,0 +1,88 @@
+#include "cli/cli.h"
+#include "cli/text.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+static const struct {
+    int status, exit_status;
+    const char *meaning;
+} statuses[] = {
+    {EFFNET_OK, EX_OK, "all went well"},
+    {CLI_MISS, 1, "verify or bench: a result is outside its allowance"},
+    {EFFNET_E_USAGE, EX_USAGE, "wrong usage"},
+    {EFFNET_E_DATA, EX_DATAERR, "an image or a weights file is broken or not supported"},
+    {EFFNET_E_NOINPUT, EX_NOINPUT, "an image or a weights file is missing or cannot be read"},
+    {EFFNET_E_UNAVAILABLE, EX_UNAVAILABLE, "no such device, or it lacks a library or the precision"},
+    {EFFNET_E_INTERNAL, EX_SOFTWARE, "internal error"},
+    {EFFNET_E_NOMEM, EX_OSERR, "out of memory"},
+    {EFFNET_E_OUTPUT, EX_IOERR, "results could not be written"},
+};
+enum { STATUS_COUNT = sizeof statuses / sizeof statuses[0] };
+
+int cli_exit_status(int status)
+{
+    for (int i = 0; i < STATUS_COUNT; i++)
+        if (statuses[i].status == status) return statuses[i].exit_status;
+    return EX_SOFTWARE;
+}
+
+void cli_print_exit_statuses(FILE *out)
+{
+    for (int i = 0; i < STATUS_COUNT; i++)
+        fprintf(out, "  %2d  %s\n", statuses[i].exit_status, statuses[i].meaning);
+}
+
+static void print_line(const char *message)
+{
+    progress_clear();
+    fputs("effnet: ", stderr);
+    text_write_printable(stderr, message);
+    fputc('\n', stderr);
+}
+
+int cli_fail(int status, const char *format, ...)
+{
+    char message[4096 + 512]; /* a path and words about it */
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    print_line(message);
+    return status;
+}
+
+int cli_fail_library(const struct effnet_error *error)
+{
+    /* A long path may have pushed the reason out of the message. */
+    if (strlen(error->message) + 1 < sizeof error->message)
+        return cli_fail(error->status, "%s", error->message);
+    return cli_fail(error->status, "%s... (%s)", error->message, effnet_status_text(error->status));
+}
+
+int cli_fail_nomem(const char *what)
+{
+    return cli_fail(EFFNET_E_NOMEM, "out of memory for %s", what);
+}
+
+void cli_notice(const char *message)
+{
+    print_line(message);
+}
+
+int cli_flush_output(void)
+{
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout)) return EFFNET_OK;
+    return cli_fail(EFFNET_E_OUTPUT, "standard output: %s", errno ? strerror(errno) : "cannot be written");
+}
+
+_Noreturn void cli_exit_now(int status)
+{
+    progress_clear();
+    _exit(cli_exit_status(status));
+}

@@ -1,0 +1,107 @@
+#include "cli/text.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes of the UTF-8 sequence at s and its code point, or 0 for none: a stray or missing continuation, an
+ * overlong form, a surrogate, past U+10FFFF (RFC 3629). */
+static int utf8_sequence(const unsigned char *s, unsigned *code)
+{
+    static const unsigned lowest[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (s[0] < 0x80) {
+        *code = s[0];
+        return 1;
+    }
+    int length = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    unsigned c = s[0] & (0x7fu >> length);
+    for (int i = 1; i < length; i++) { /* the terminating zero is no continuation, so this ends in time */
+        if ((s[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (s[i] & 0x3f);
+    }
+    *code = c;
+    return c < lowest[length] || (c >= 0xd800 && c < 0xe000) || c > 0x10ffff ? 0 : length;
+}
+
+/* Controls of ASCII and Latin-1, line and paragraph separators, and what turns the writing direction. */
+static bool is_control(unsigned code)
+{
+    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x2028 || code == 0x2029 ||
+           (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+}
+
+int text_write_printable(FILE *out, const char *text)
+{
+    int columns = 0;
+    for (const unsigned char *s = (const unsigned char *)text; *s;) {
+        unsigned code;
+        int length = utf8_sequence(s, &code);
+        if (length && !is_control(code)) {
+            if (out) fwrite(s, 1, (size_t)length, out);
+            columns++;
+        } else if (*s == '\n' || *s == '\t' || *s == '\r') {
+            if (out) fputs(*s == '\n' ? "\\n" : *s == '\t' ? "\\t" : "\\r", out);
+            columns += 2;
+            length = 1;
+        } else {
+            length = length ? length : 1;
+            for (int i = 0; out && i < length; i++) fprintf(out, "\\x%02x", s[i]);
+            columns += 4 * length;
+        }
+        s += length;
+    }
+    return columns;
+}
+
+void text_write_csv(FILE *out, const char *text)
+{
+    if (!text[strcspn(text, ",\"\r\n")]) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', out);
+        fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+bool text_is_utf8(const char *text)
+{
+    unsigned code;
+    int length;
+    for (const unsigned char *s = (const unsigned char *)text; *s; s += length)
+        if (!(length = utf8_sequence(s, &code))) return false;
+    return true;
+}
+
+/* A copy in which each byte that is not UTF-8 is U+FFFD, the caller's to free; NULL when memory is short. */
+static char *utf8_repaired(const char *text)
+{
+    char *copy = malloc(3 * strlen(text) + 1), *to = copy;
+    if (!copy) return NULL;
+    for (const unsigned char *s = (const unsigned char *)text; *s;) {
+        unsigned code;
+        int length = utf8_sequence(s, &code);
+        memcpy(to, length ? (const char *)s : "\xef\xbf\xbd", length ? (size_t)length : 3);
+        to += length ? length : 3;
+        s += length ? length : 1;
+    }
+    *to = '\0';
+    return copy;
+}
+
+bool json_add_text(cJSON *object, const char *key, const char *text)
+{
+    char *repaired = utf8_repaired(text);
+    bool ok = repaired && cJSON_AddStringToObject(object, key, repaired);
+    free(repaired);
+    return ok;
+}
+
+bool json_add_number(cJSON *object, const char *key, const char *number)
+{
+    return cJSON_AddRawToObject(object, key, isfinite(strtod(number, NULL)) ? number : "null");
+}

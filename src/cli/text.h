@@ -1,0 +1,24 @@
+/* Text from outside (file names, labels) on its way into the output's formats. */
+#ifndef EFFNET_CLI_TEXT_H
+#define EFFNET_CLI_TEXT_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+/* Writes text so that it stays on its line and cannot steer a terminal: control characters and bytes that
+ * are not UTF-8 come out as \n, \t, \xNN. Returns how many characters were written; `out` NULL counts
+ * only. */
+int text_write_printable(FILE *out, const char *text);
+
+/* Writes one field of a CSV record as in RFC 4180: quoted where it holds a comma, a quote or a line end. */
+void text_write_csv(FILE *out, const char *text);
+
+bool text_is_utf8(const char *text);
+
+/* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD. False when memory is short. */
+bool json_add_text(cJSON *object, const char *key, const char *text);
+/* Adds a number that is printed already; what is no JSON number ("nan", "inf") becomes null. */
+bool json_add_number(cJSON *object, const char *key, const char *number);
+
+#endif

@@ -1,0 +1,338 @@
+/* effnet verify: every unit of a session alone, fed with the reference's input, against the reference; then
+ * the logits of the whole network. */
+#include "cli/chain.h"
+#include "cli/cli.h"
+#include "cli/compare.h"
+#include "cli/pictures.h"
+#include "cli/report.h"
+#include "cli/units.h"
+
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+enum { BATCH_DEFAULT = 2, BATCH_MAX = 1024, ALLOWANCE_MAX = 1000000 };
+
+struct verify_options {
+    struct setup setup;
+    int64_t batch, seed;
+    double unit_allowance, logits_allowance; /* 0: the precision's */
+    const char *format, *only;
+};
+
+struct verify {
+    const struct verify_options *options;
+    char *const *paths; /* pictures to read, or NULL for drawn ones */
+    int images, batch;
+    effnet_model *model;
+    effnet_session *session;
+    int unit_count, last_unit; /* units up to last_unit are run */
+    bool *selected;            /* [unit_count] */
+    struct comparison *units;  /* [unit_count] */
+    struct comparison logits;
+    int same_top; /* images whose most probable class is the reference's */
+    double unit_allowance, logits_allowance;
+    uint8_t *pixels; /* [batch][crop][crop][3] */
+};
+
+/* ---------------------------------------------------------------- units */
+
+/* The units must be the network's layers in order, and agree on who applies bias and activation. */
+static int check_units(const struct verify *v)
+{
+    int next = 0, layers = effnet_model_get_info(v->model)->layer_count;
+    bool raw = false;
+    for (int i = 0; i < v->unit_count; i++) {
+        const struct effnet_unit *unit = effnet_session_unit(v->session, i);
+        if (unit->first != next || unit->last < unit->first || unit->last >= layers || unit->raw_input != raw)
+            return cli_fail(EFFNET_E_INTERNAL, "verify: unit %d (%s) does not follow on the one before", i,
+                            unit->kernel);
+        next = unit->last + 1;
+        raw = unit->raw_output;
+    }
+    if (next != layers || raw)
+        return cli_fail(EFFNET_E_INTERNAL, "verify: the last unit does not end with the last layer");
+    return EFFNET_OK;
+}
+
+static int select_units(struct verify *v)
+{
+    bool any = false;
+    for (int i = 0; i < v->unit_count; i++) {
+        const struct effnet_unit *unit = effnet_session_unit(v->session, i);
+        for (int l = unit->first; l <= unit->last && !v->selected[i]; l++)
+            v->selected[i] = !v->options->only ||
+                             !fnmatch(v->options->only, effnet_model_layer(v->model, l)->name, 0);
+        if (!v->selected[i]) continue;
+        v->last_unit = i;
+        any = true;
+    }
+    if (!any)
+        return cli_fail(EFFNET_E_USAGE, "verify: --only %s: no layer has such a name", v->options->only);
+    return EFFNET_OK;
+}
+
+/* Memory that shows where nothing was written. */
+static float *poisoned(size_t count)
+{
+    float *values = malloc(count * sizeof *values);
+    for (size_t i = 0; values && i < count; i++) values[i] = NAN;
+    return values;
+}
+
+/* Runs unit `index` alone and compares it with `want`. */
+static int run_unit(struct verify *v, const struct chain *chain, int index, const float *input,
+                    const float *want)
+{
+    const struct effnet_unit *unit = effnet_session_unit(v->session, index);
+    const struct effnet_layer *last = effnet_model_layer(v->model, unit->last);
+    const struct shape shape = {last->out_height, last->out_width, last->out_channels};
+    const float *residual = NULL;
+    for (int l = unit->first; l <= unit->last; l++) {
+        int from = effnet_model_layer(v->model, l)->residual;
+        if (from >= 0 && from < unit->first) residual = chain->outputs[from];
+    }
+    float *got = poisoned((size_t)chain->n * (size_t)layer_out_size(last));
+    if (!got) return cli_fail_nomem("a unit's output");
+    struct effnet_error error;
+    int status = effnet_session_run_unit(v->session, index, chain->n, input, residual, got, &error);
+    if (status)
+        cli_fail_library(&error);
+    else
+        compare(&v->units[index], got, want, chain->n, shape, v->unit_allowance);
+    free(got);
+    return status;
+}
+
+/* The reference through one unit, then the unit. *raw is the reference's output of the unit before without
+ * bias and activation where this one takes that; it is replaced by this one's own. */
+static int verify_unit(struct verify *v, struct chain *chain, int index, float **raw)
+{
+    const struct effnet_unit *unit = effnet_session_unit(v->session, index);
+    float *raw_output = NULL;
+    int status = EFFNET_OK;
+    for (int l = unit->first; !status && l <= unit->last; l++) status = chain_run(chain, l);
+    if (!status && unit->raw_output) status = chain_run_raw(chain, unit->last, &raw_output);
+    if (!status && v->selected[index])
+        status = run_unit(v, chain, index, unit->raw_input ? *raw : chain_input(chain, unit->first),
+                          unit->raw_output ? raw_output : chain->outputs[unit->last]);
+    free(*raw);
+    *raw = raw_output;
+    chain_forget(chain, unit->last + 1);
+    return status;
+}
+
+/* ---------------------------------------------------------------- logits */
+
+static int verify_logits(struct verify *v, int n, const float *want)
+{
+    int classes = effnet_model_get_info(v->model)->classes;
+    float *got = poisoned((size_t)n * (size_t)classes);
+    if (!got) return cli_fail_nomem("the logits");
+    struct effnet_error error;
+    int status = effnet_session_run(v->session, v->pixels, n, got, &error);
+    if (status) {
+        cli_fail_library(&error);
+    } else {
+        compare(&v->logits, got, want, n, (struct shape){1, 1, classes}, v->logits_allowance);
+        for (int i = 0; i < n; i++) {
+            struct effnet_class mine, reference;
+            effnet_top_k(got + (size_t)i * (size_t)classes, classes, 1, &mine);
+            effnet_top_k(want + (size_t)i * (size_t)classes, classes, 1, &reference);
+            v->same_top += mine.index == reference.index;
+        }
+    }
+    free(got);
+    return status;
+}
+
+/* Images first..first+n-1. */
+static int verify_images(struct verify *v, int first, int n)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(v->model);
+    const struct effnet_preprocess *p = &info->preprocess;
+    size_t crop_bytes = (size_t)p->crop * (size_t)p->crop * 3;
+    struct chain chain;
+    int status = EFFNET_OK;
+    if (v->paths)
+        status = pictures_read(v->paths + first, n, p, v->pixels);
+    else
+        for (int i = 0; i < n; i++)
+            picture_draw((uint64_t)v->options->seed, first + i, p->crop, v->pixels + (size_t)i * crop_bytes);
+    if (!status) status = chain_open(v->model, v->pixels, n, &chain);
+    if (status) return status;
+    float *raw = NULL;
+    for (int i = 0; !status && i <= v->last_unit; i++) {
+        if (!v->options->setup.quiet) progress_show("verify: unit", i + 1, v->last_unit + 1);
+        status = verify_unit(v, &chain, i, &raw);
+    }
+    progress_clear();
+    free(raw);
+    if (!status && !v->options->only) status = verify_logits(v, n, chain.outputs[info->layer_count - 1]);
+    chain_close(&chain);
+    return status;
+}
+
+/* ---------------------------------------------------------------- report */
+
+static void report_comparison(struct report *report, const struct comparison *c, double allowance)
+{
+    char place[64];
+    snprintf(place, sizeof place, "(%d,%d,%d,%d)", c->n, c->h, c->w, c->c);
+    report_cell_number(report, "%.3e", c->absolute);
+    report_cell_number(report, "%.3e", c->relative_l2);
+    report_cell_number(report, "%g", allowance);
+    report_cell_number(report, "%.1f", 100 * c->share);
+    report_cell_text(report, place);
+    report_cell_number(report, "%.6g", (double)c->worst_got);
+    report_cell_number(report, "%.6g", (double)c->worst_want);
+    report_cell_number(report, "%" PRId64, c->mismatches);
+    report_cell_text(report, comparison_ok(c) ? "ok" : "MISS");
+}
+
+#define COMPARISON_COLUMNS                                                                                   \
+    {"absolute_error", "abs error", VALUE_NUMBER}, {"relative_l2_error", "rel L2", VALUE_NUMBER},            \
+        {"allowance", "allowance", VALUE_NUMBER}, {"share_percent", "share %", VALUE_NUMBER},                \
+        {"worst", "worst (n,h,w,c)", VALUE_TEXT}, {"worst_value", "there", VALUE_NUMBER},                    \
+        {"worst_reference", "reference", VALUE_NUMBER}, {"nonfinite", "non-finite", VALUE_NUMBER},           \
+    {                                                                                                        \
+        "verdict", "verdict", VALUE_TEXT                                                                     \
+    }
+
+static void report_units(struct report *report, const struct verify *v)
+{
+    static const struct column columns[] = {{"unit", "#", VALUE_NUMBER},
+                                            {"layers", "layers", VALUE_TEXT},
+                                            {"kernel", "kernel", VALUE_TEXT},
+                                            COMPARISON_COLUMNS};
+    report_table(report, "units", "Units, each fed with the reference's input", columns,
+                 sizeof columns / sizeof columns[0]);
+    for (int i = 0; i < v->unit_count; i++) {
+        if (!v->selected[i]) continue;
+        const struct effnet_unit *unit = effnet_session_unit(v->session, i);
+        char label[UNIT_LABEL_SIZE];
+        report_cell_number(report, "%d", i);
+        report_cell_text(report, unit_label(v->model, unit, label));
+        report_cell_text(report, unit->kernel);
+        report_comparison(report, &v->units[i], v->unit_allowance);
+    }
+}
+
+static void report_logits(struct report *report, const struct verify *v)
+{
+    static const struct column columns[] = {
+        {"images", "images", VALUE_NUMBER}, {"same_top_1", "same top-1", VALUE_NUMBER}, COMPARISON_COLUMNS};
+    report_table(report, "logits", "Logits of the whole network", columns,
+                 sizeof columns / sizeof columns[0]);
+    report_cell_number(report, "%d", v->images);
+    report_cell_number(report, "%d", v->same_top);
+    report_comparison(report, &v->logits, v->logits_allowance);
+}
+
+static int count_misses(const struct verify *v)
+{
+    int misses = 0;
+    for (int i = 0; i < v->unit_count; i++) misses += v->selected[i] && !comparison_ok(&v->units[i]);
+    return misses + (!v->options->only && !comparison_ok(&v->logits));
+}
+
+static int print_verify(const struct verify *v)
+{
+    struct report *report;
+    int status = report_open(v->options->format, stdout, &report);
+    if (status) return status;
+    int misses = count_misses(v);
+    report_model_facts(report, v->model);
+    report_session_facts(report, &v->options->setup, v->session);
+    report_number(report, "images", "images", "%d", v->images);
+    report_number(report, "batch", "batch", "%d", v->batch);
+    if (!v->paths) report_number(report, "seed", "seed", "%" PRId64, v->options->seed);
+    report_number(report, "misses", "misses", "%d", misses);
+    report_bool(report, "ok", "ok", !misses);
+    report_units(report, v);
+    if (!v->options->only) report_logits(report, v);
+    report_note(report,
+                "share: the larger of relative L2 and the worst element's error, in percent of what is "
+                "allowed.");
+    status = report_close(report);
+    if (!status) status = cli_flush_output();
+    if (!status && misses) {
+        cli_fail(CLI_MISS, "verify: %d result%s outside the allowance", misses, misses == 1 ? "" : "s");
+        status = CLI_MISS;
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- */
+
+static int open_verify(struct verify *v)
+{
+    int status = setup_open_model(&v->options->setup, &v->model);
+    if (!status) status = setup_open_session(&v->options->setup, v->model, v->batch, &v->session);
+    if (status) return status;
+    const char *precision = effnet_session_get_info(v->session)->precision;
+    const struct verify_options *o = v->options;
+    v->unit_allowance = o->unit_allowance > 0 ? o->unit_allowance : unit_allowance(precision);
+    v->logits_allowance = o->logits_allowance > 0 ? o->logits_allowance : logits_allowance(precision);
+    v->unit_count = effnet_session_unit_count(v->session);
+    v->selected = calloc((size_t)v->unit_count, sizeof *v->selected);
+    v->units = calloc((size_t)v->unit_count, sizeof *v->units);
+    size_t crop = (size_t)effnet_model_get_info(v->model)->preprocess.crop;
+    v->pixels = malloc((size_t)v->batch * crop * crop * 3);
+    if (!v->selected || !v->units || !v->pixels) return cli_fail_nomem("verify");
+    status = check_units(v);
+    return status ? status : select_units(v);
+}
+
+static int verify(const struct verify_options *options, char *const *paths, int count)
+{
+    struct verify v = {.options = options, .paths = count ? paths : NULL};
+    int batch = options->batch ? (int)options->batch : BATCH_DEFAULT;
+    v.images = count ? count : batch;
+    v.batch = batch < v.images ? batch : v.images;
+    int status = open_verify(&v);
+    for (int first = 0; !status && first < v.images; first += v.batch)
+        status = verify_images(&v, first, v.images - first < v.batch ? v.images - first : v.batch);
+    if (!status) status = print_verify(&v);
+    effnet_session_close(v.session);
+    effnet_model_close(v.model);
+    free(v.selected);
+    free(v.units);
+    free(v.pixels);
+    return status;
+}
+
+int cmd_verify(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "verify",
+        "[options] [FILE...]",
+        "Runs every unit of a device alone on the plain reference's input and compares, then the\n"
+        "whole network; on drawn pictures, or on FILEs. Prints the largest absolute error, the\n"
+        "relative L2 error of the worst image, and where one element is furthest off. The\n"
+        "allowance, as relative L2, is 1e-5 for fp32, 1e-3 for fp16 and 1e-2 for bf16, for\n"
+        "logits 1e-5, 5e-3 and 5e-2; every element must also be within the allowance times its\n"
+        "size plus 16 times the image's root mean square. NaN passes only where the reference\n"
+        "has it. Exits with 1 where a result is outside its allowance.",
+    };
+    struct verify_options o = {.seed = 1, .format = "text"};
+    const struct option_spec options[] = {
+        {'b', "batch", "N", "images a pass; without FILEs so many are drawn (default 2)", OPTION_INTEGER,
+         &o.batch, 1, BATCH_MAX, NULL},
+        {0, "seed", "N", "of the drawn pictures (default 1)", OPTION_INTEGER, &o.seed, 0, 9007199254740991.0,
+         NULL},
+        {0, "only", "PATTERN", "only units with a layer of such a name, as in 'blocks.3.*';\nno logits",
+         OPTION_TEXT, &o.only, 0, 0, NULL},
+        {0, "allowance", "X", "relative L2 that a unit may be off (default: the precision's)", OPTION_REAL,
+         &o.unit_allowance, 1e-15, ALLOWANCE_MAX, NULL},
+        {0, "logits-allowance", "X", "the same for the logits", OPTION_REAL, &o.logits_allowance, 1e-15,
+         ALLOWANCE_MAX, NULL},
+        {0, "format", "text|json", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0, NULL},
+    };
+    int first;
+    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
+                             &first);
+    if (status != ARGS_GO_ON) return status;
+    return verify(&o, argv + first, argc - first);
+}

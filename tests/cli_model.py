@@ -1,0 +1,53 @@
+"""A very small network and pictures for it, so that the command line's tests cost next to nothing."""
+
+import json
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+CROP = 16
+LABELS = [
+    ("n00000001", "plain"),
+    ("n00000002", "comma, inside"),
+    ("n00000003", 'a "quoted" one'),
+    ("n00000004", "Übergröße"),
+    ("n00000005", " spaced "),
+    ("n00000006", "last"),
+]
+
+
+def write_tiny_model(path, seed=1):
+    """Writes a network of three layers: a 3x3 convolution, the pool, a classifier of six classes."""
+    random = np.random.default_rng(seed)
+    layers = [
+        {"name": "stem", "op": "conv", "in": 3, "out": 8, "activation": "relu6", "kernel": 3, "stride": 2,
+         "pad": [0, 0, 1, 1]},
+        {"name": "pool", "op": "pool", "in": 8, "out": 8},
+        {"name": "classifier", "op": "linear", "in": 8, "out": len(LABELS), "activation": "none"},
+    ]
+    tensors = {
+        "stem.weight": random.normal(0, 0.5, (8, 3, 3, 3)),
+        "stem.bias": random.normal(0.5, 0.5, 8),
+        "classifier.weight": random.normal(0, 1, (len(LABELS), 8)),
+        "classifier.bias": random.normal(0, 1, len(LABELS)),
+    }
+    metadata = {
+        "format": "effnet",
+        "format_version": "1",
+        "network": json.dumps({"name": "tiny", "input": [3, CROP, CROP], "layers": layers}),
+        "preprocess": json.dumps({"short_side": 18, "crop": CROP, "interpolation": "bicubic",
+                                  "mean": [127, 127, 127], "std": [128, 128, 128]}),
+        "labels": json.dumps([{"id": i, "name": n} for i, n in LABELS]),
+        "source": json.dumps({"file": "seeded", "sha256": "0" * 64}),
+    }
+    save_file({k: v.astype(np.float32) for k, v in tensors.items()}, path, metadata)
+    return path
+
+
+def write_picture(path, seed, size=(24, 20)):
+    """Writes a seeded PNG of random blocks, each seed another."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    with open(path, "wb") as file:
+        Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(file, "PNG")
+    return path
