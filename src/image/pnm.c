@@ -1,0 +1,187 @@
+/* PBM, PGM and PPM, plain (P1 to P3) and raw (P4 to P6), by hand: stb_image ignores the maximum value,
+ * takes the low byte of 16-bit samples and does not know P1 to P4, and Netpbm's own library exits on
+ * errors. Samples are scaled to 0..255 and rounded as Pillow does:
+ *
+ *   round_half_even(sample / maximum * 255), at most 255
+ *
+ * A file with several images gives its first. */
+#include "image/image.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+
+struct pnm {
+    const struct image_source *source;
+    size_t at;
+    int kind; /* 1 to 6, the digit of the signature */
+    int channels, maximum;
+    uint8_t *scale; /* [maximum + 1], sample to 0..255 */
+};
+
+static bool is_space(uint8_t c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Steps over white space and over comments, which go from # to the end of the line. */
+static void skip_space(struct pnm *pnm)
+{
+    const struct image_source *source = pnm->source;
+    bool comment = false;
+    for (; pnm->at < source->size_bytes; pnm->at++) {
+        uint8_t c = source->data[pnm->at];
+        if (comment)
+            comment = c != '\n' && c != '\r';
+        else if (c == '#')
+            comment = true;
+        else if (!is_space(c))
+            return;
+    }
+}
+
+/* The next number, at most `limit`. */
+static int read_number(struct pnm *pnm, int limit, int *value, struct effnet_error *error)
+{
+    const struct image_source *source = pnm->source;
+    skip_space(pnm);
+    size_t first = pnm->at;
+    int64_t number = 0;
+    while (pnm->at < source->size_bytes && source->data[pnm->at] >= '0' && source->data[pnm->at] <= '9') {
+        number = number * 10 + (source->data[pnm->at++] - '0');
+        if (number > limit)
+            return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: a number above %d", source->name, limit);
+    }
+    if (pnm->at > first) {
+        *value = (int)number;
+        return EFFNET_OK;
+    }
+    if (pnm->at == source->size_bytes) return image_fail_truncated(source, error);
+    return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: a number is expected at byte %zu", source->name,
+                       first);
+}
+
+static int make_scale(struct pnm *pnm, struct effnet_error *error)
+{
+    size_t size = (size_t)pnm->maximum + 1;
+    pnm->scale = malloc(size);
+    if (!pnm->scale) return effnet_fail_nomem(error, pnm->source->name, size);
+    for (int i = 0; i <= pnm->maximum; i++)
+        pnm->scale[i] = (uint8_t)nearbyint((double)i / pnm->maximum * 255);
+    return EFFNET_OK;
+}
+
+static int read_plain(struct pnm *pnm, const struct effnet_image *image, struct effnet_error *error)
+{
+    size_t pixels = (size_t)image->width * (size_t)image->height;
+    uint8_t *out = image->rgb;
+    for (size_t i = 0; i < pixels; i++, out += 3) {
+        for (int c = 0; c < pnm->channels; c++) {
+            int sample;
+            int status = read_number(pnm, pnm->maximum, &sample, error);
+            if (status) return status;
+            out[c] = pnm->scale[sample];
+        }
+        if (pnm->channels == 1) out[1] = out[2] = out[0];
+    }
+    return EFFNET_OK;
+}
+
+/* P1's samples are single digits, with or without space between them, and 1 is black. */
+static int read_plain_bits(struct pnm *pnm, const struct effnet_image *image, struct effnet_error *error)
+{
+    const struct image_source *source = pnm->source;
+    size_t pixels = (size_t)image->width * (size_t)image->height;
+    for (size_t i = 0; i < pixels; i++) {
+        skip_space(pnm);
+        if (pnm->at == source->size_bytes) return image_fail_truncated(source, error);
+        uint8_t c = source->data[pnm->at++];
+        if (c != '0' && c != '1')
+            return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: neither 0 nor 1 at byte %zu", source->name,
+                               pnm->at - 1);
+        memset(image->rgb + i * 3, c == '0' ? 255 : 0, 3);
+    }
+    return EFFNET_OK;
+}
+
+/* P4: eight pixels a byte, the first in the high bit, 1 is black; each row begins a byte. */
+static void read_raw_bits(const uint8_t *in, const struct effnet_image *image)
+{
+    size_t row_bytes = ((size_t)image->width + 7) / 8;
+    uint8_t *out = image->rgb;
+    for (int y = 0; y < image->height; y++, in += row_bytes)
+        for (int x = 0; x < image->width; x++, out += 3)
+            memset(out, in[x / 8] >> (7 - x % 8) & 1 ? 0 : 255, 3);
+}
+
+/* P5 and P6: one byte a sample, or two, high byte first, if the maximum is above 255. */
+static void read_raw(const struct pnm *pnm, const uint8_t *in, const struct effnet_image *image)
+{
+    size_t pixels = (size_t)image->width * (size_t)image->height;
+    uint8_t *out = image->rgb;
+    for (size_t i = 0; i < pixels; i++, out += 3) {
+        for (int c = 0; c < pnm->channels; c++) {
+            int sample = *in++;
+            if (pnm->maximum > 255) sample = sample << 8 | *in++;
+            out[c] = sample <= pnm->maximum ? pnm->scale[sample] : 255;
+        }
+        if (pnm->channels == 1) out[1] = out[2] = out[0];
+    }
+}
+
+/* Fewest bytes that `height` rows of `width` pixels take. */
+static size_t size_needed(const struct pnm *pnm, size_t width, size_t height)
+{
+    size_t samples = width * height * (size_t)pnm->channels;
+    if (pnm->kind == 1) return samples;
+    if (pnm->kind < 4) return samples * 2 - 1; /* a digit each, and space between them */
+    if (pnm->kind == 4) return (width + 7) / 8 * height;
+    return pnm->maximum > 255 ? samples * 2 : samples;
+}
+
+static int read_pixels(struct pnm *pnm, int width, int height, struct effnet_image *out,
+                       struct effnet_error *error)
+{
+    const struct image_source *source = pnm->source;
+    if (pnm->maximum < 1)
+        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: the maximum is 0", source->name);
+    /* Checked first, so that a short file cannot ask for much memory. */
+    int status = image_check_size(source, width, height, error);
+    if (status) return status;
+    if (source->size_bytes - pnm->at < size_needed(pnm, (size_t)width, (size_t)height))
+        return image_fail_truncated(source, error);
+    status = make_scale(pnm, error);
+    if (status) return status;
+    status = image_alloc(source, width, height, out, error);
+    if (status) return status;
+    switch (pnm->kind) {
+    case 1: return read_plain_bits(pnm, out, error);
+    case 2:
+    case 3: return read_plain(pnm, out, error);
+    case 4: read_raw_bits(source->data + pnm->at, out); break;
+    default: read_raw(pnm, source->data + pnm->at, out); break;
+    }
+    return EFFNET_OK;
+}
+
+int image_decode_pnm(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+{
+    struct pnm pnm = {.source = source, .at = 2, .kind = source->data[1] - '0', .maximum = 1};
+    pnm.channels = pnm.kind % 3 == 0 ? 3 : 1;
+    int width, height;
+    int status = read_number(&pnm, INT32_MAX, &width, error);
+    if (!status) status = read_number(&pnm, INT32_MAX, &height, error);
+    if (!status && pnm.kind % 3 != 1) status = read_number(&pnm, 65535, &pnm.maximum, error);
+    if (status) return status;
+
+    /* One byte of white space ends a raw image's header: what follows may look like space, too. */
+    if (pnm.at < source->size_bytes && !is_space(source->data[pnm.at]) && pnm.kind >= 4)
+        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: no space behind the header", source->name);
+    if (pnm.kind >= 4 && pnm.at < source->size_bytes) pnm.at++;
+    status = read_pixels(&pnm, width, height, out, error);
+    free(pnm.scale);
+    if (status) effnet_image_free(out);
+    return status;
+}

@@ -1,0 +1,68 @@
+/* For tests in Python: the pixels that the library makes of an image, as raw bytes on standard output.
+ *
+ *   run_fit_image [--ignore-exif] [--max-pixels N] decode FILE
+ *       "WIDTH HEIGHT\n", then [height][width][3]
+ *   run_fit_image [--ignore-exif] [--max-pixels N] fit SHORT_SIDE CROP bicubic|bilinear FILE
+ *       [crop][crop][3]
+ *
+ * The exit status is 0, or minus the effnet_status, with the message on standard error. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "effnet.h"
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: run_fit_image [--ignore-exif] [--max-pixels N] decode FILE\n"
+                    "       run_fit_image [--ignore-exif] [--max-pixels N] fit SHORT_SIDE CROP "
+                    "bicubic|bilinear FILE\n");
+    return -EFFNET_E_USAGE;
+}
+
+static int write_bytes(const uint8_t *bytes, size_t count)
+{
+    return fwrite(bytes, 1, count, stdout) == count && fflush(stdout) == 0 ? EFFNET_OK : EFFNET_E_OUTPUT;
+}
+
+static int fit(const struct effnet_image *image, char **arguments, struct effnet_error *error)
+{
+    struct effnet_preprocess p = {.short_side = atoi(arguments[0]), .crop = atoi(arguments[1])};
+    p.interpolation = strcmp(arguments[2], "bilinear") == 0 ? EFFNET_BILINEAR : EFFNET_BICUBIC;
+    size_t size = (size_t)abs(p.crop) * (size_t)abs(p.crop) * 3;
+    uint8_t *crop = malloc(size ? size : 1);
+    if (!crop) return EFFNET_E_NOMEM;
+    int status = effnet_image_fit(image, &p, crop, error);
+    if (!status) status = write_bytes(crop, size);
+    free(crop);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct effnet_image_options options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
+    int i = 1;
+    for (; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
+        if (strcmp(argv[i], "--ignore-exif") == 0)
+            options.ignore_exif = true;
+        else if (strcmp(argv[i], "--max-pixels") == 0 && i + 1 < argc)
+            options.max_pixels = atoll(argv[++i]);
+        else
+            return usage();
+    }
+    bool decode = argc - i == 2 && strcmp(argv[i], "decode") == 0;
+    if (!decode && (argc - i != 5 || strcmp(argv[i], "fit") != 0)) return usage();
+
+    struct effnet_image image;
+    struct effnet_error error = {0};
+    int status = effnet_image_read(argv[argc - 1], &options, &image, &error);
+    if (!status && decode) {
+        printf("%d %d\n", image.width, image.height);
+        status = write_bytes(image.rgb, (size_t)image.width * (size_t)image.height * 3);
+    } else if (!status) {
+        status = fit(&image, argv + i + 1, &error);
+    }
+    effnet_image_free(&image);
+    if (status) fprintf(stderr, "%s\n", error.message);
+    return -status;
+}

@@ -1,0 +1,679 @@
+"""Decoding, EXIF orientation, resizing and cropping against Pillow.
+
+tests/run_fit_image.c prints the pixels that the library makes. PNG, GIF, BMP, TGA and PNM must give Pillow's
+bytes; JPEG decoders differ by a few units. The one deliberate difference from Pillow's convert("RGB") is
+16-bit grey, where Pillow clips at 255 and the library keeps the high byte.
+"""
+
+import io
+import resource
+import struct
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, about dropped alpha
+
+SEED = 20240607
+E_USAGE, E_DATA, E_NOINPUT = 1, 2, 3  # minus the statuses of include/effnet.h
+
+
+@pytest.fixture(scope="session")
+def runner(build):
+    program = build / "tests" / "run_fit_image"
+    assert program.exists(), f"{program} is not built: run `make tests`"
+
+    def run(*arguments, **options):
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, timeout=300, check=False,
+                              **options)
+    return run
+
+
+@pytest.fixture(scope="session")
+def decode(runner):
+    """Path -> array [height][width][3]."""
+    def decode_path(path, *options):
+        done = runner(*options, "decode", path)
+        assert done.returncode == 0, done.stderr.decode()
+        header, pixels = done.stdout.split(b"\n", 1)
+        width, height = map(int, header.split())
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    return decode_path
+
+
+@pytest.fixture(scope="session")
+def fit(runner):
+    """Path -> crop [crop][crop][3]."""
+    def fit_path(path, short_side=272, crop=240, interpolation="bicubic"):
+        done = runner("fit", short_side, crop, interpolation, path)
+        assert done.returncode == 0, done.stderr.decode()
+        return np.frombuffer(done.stdout, np.uint8).reshape(crop, crop, 3)
+    return fit_path
+
+
+def pillow_rgb(path):
+    """What the library should decode `path` to, by Pillow."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+            return Image.fromarray(grey).convert("RGB")
+        return image.convert("RGB")
+
+
+def pillow_fit(image, short_side=272, crop=240, interpolation="bicubic"):
+    """torchvision's Resize and CenterCrop on a Pillow image."""
+    width, height = image.size
+    if width <= height:
+        size = short_side, int(short_side * height / width)
+    else:
+        size = int(short_side * width / height), short_side
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    image = image.resize(size, filters[interpolation])
+    left, top = (round((side - crop) / 2.0) for side in size)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def assert_same(ours, theirs, tolerance=0):
+    theirs = np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    worst = np.unravel_index(np.argmax(difference), difference.shape)
+    assert difference.max() <= tolerance, \
+        f"{np.count_nonzero(difference > tolerance)} of {difference.size} bytes differ, the worst at " \
+        f"{tuple(map(int, worst))}: {ours[worst]} for {theirs[worst]}"
+
+
+# ---------------------------------------------------------------- PNG
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def paeth(left, up, corner):
+    estimate = left + up - corner
+    return min((left, up, corner), key=lambda value: abs(estimate - value))
+
+
+def filtered(rows, pixel_bytes):
+    """The rows with filter types 0 to 4 in turn."""
+    out, above = b"", bytes(len(rows[0]))
+    for number, row in enumerate(rows):
+        kind = number % 5
+        line = bytearray()
+        for i, value in enumerate(row):
+            left, up, corner = (row[i - pixel_bytes] if i >= pixel_bytes else 0, above[i],
+                                above[i - pixel_bytes] if i >= pixel_bytes else 0)
+            line.append(value - (0, left, up, (left + up) // 2, paeth(left, up, corner))[kind] & 255)
+        out += bytes([kind]) + bytes(line)
+        above = row
+    return out
+
+
+def packed_rows(samples, depth):
+    """[height][width][channels] -> rows of bytes, samples high bit first."""
+    flat = samples.reshape(samples.shape[0], -1).astype(np.uint16)
+    if depth == 16:
+        return [row.astype(">u2").tobytes() for row in flat]
+    if depth == 8:
+        return [row.astype(np.uint8).tobytes() for row in flat]
+    bits = flat[:, :, None] >> np.arange(depth - 1, -1, -1) & 1
+    return [row.tobytes() for row in np.packbits(bits.reshape(flat.shape[0], -1).astype(np.uint8), axis=1)]
+
+
+def png_bytes(samples, depth, color_type, interlaced=False, palette=None, trns=None, before=(), after=()):
+    """A PNG of `samples` [height][width][channels]; `before` and `after`: chunks around the pixels."""
+    height, width, channels = samples.shape
+    pixel_bytes = max(1, channels * depth // 8)
+    if interlaced:
+        parts = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+        data = b"".join(filtered(packed_rows(part, depth), pixel_bytes) for part in parts if part.size)
+    else:
+        data = filtered(packed_rows(samples, depth), pixel_bytes)
+    png = b"\x89PNG\r\n\x1a\n"
+    png += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, int(interlaced)))
+    png += b"".join(chunk(*item) for item in before)
+    if palette is not None:
+        png += chunk(b"PLTE", palette)
+    if trns is not None:
+        png += chunk(b"tRNS", trns)
+    compressed = zlib.compress(data, 6)
+    half = len(compressed) // 2
+    png += chunk(b"IDAT", compressed[:half]) + chunk(b"IDAT", compressed[half:])
+    return png + b"".join(chunk(*item) for item in after) + chunk(b"IEND", b"")
+
+
+def random_png(rng, width, height, depth, color_type, interlaced, transparent):
+    samples = rng.integers(0, 1 << depth, (height, width, CHANNELS[color_type]))
+    palette = trns = None
+    if color_type == 3:
+        palette = rng.integers(0, 256, 3 << depth, dtype=np.uint8).tobytes()
+        trns = rng.integers(0, 256, (1 << depth) - 1, dtype=np.uint8).tobytes()
+    elif color_type in (0, 2):
+        trns = samples[0, 0].astype(">u2").tobytes()
+    return png_bytes(samples, depth, color_type, interlaced, palette, trns if transparent else None)
+
+
+PNG_KINDS = [(color_type, depth, transparent)
+             for color_type, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)),
+                                        (6, (8, 16)))
+             for depth in depths
+             for transparent in ((False, True) if color_type in (0, 2, 3) else (False,))]
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+@pytest.mark.parametrize("color_type,depth,transparent", PNG_KINDS)
+def test_png_kinds(decode, fit, tmp_path, color_type, depth, transparent, interlaced):
+    rng = np.random.default_rng([SEED, color_type, depth, transparent, interlaced])
+    for number, (width, height) in enumerate([(37, 29), (1, 1), (3, 11), (130, 67)]):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(random_png(rng, width, height, depth, color_type, interlaced, transparent))
+        assert_same(decode(path), pillow_rgb(path))
+        assert_same(fit(path), pillow_fit(pillow_rgb(path)))
+
+
+def test_png_index_behind_the_palette_is_black(decode, tmp_path):
+    path = tmp_path / "short.png"
+    path.write_bytes(png_bytes(np.arange(16).reshape(1, 16, 1), 8, 3, palette=bytes(range(10, 40))))
+    assert_same(decode(path), pillow_rgb(path))
+
+
+def test_png_metadata_changes_no_pixel(decode, tmp_path):
+    rng = np.random.default_rng(SEED)
+    samples = rng.integers(0, 256, (9, 9, 3))
+    path = tmp_path / "metadata.png"
+    path.write_bytes(png_bytes(samples, 8, 2, before=[
+        (b"gAMA", struct.pack(">I", 100000)), (b"sBIT", b"\x05\x06\x05"), (b"cHRM", bytes(32)),
+        (b"iCCP", b"broken\0\0not zlib"), (b"tEXt", b"Title\0x"),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 20))),
+        (b"pHYs", struct.pack(">IIB", 1, 2, 0)), (b"bKGD", bytes(6)), (b"prVt", b"unknown")]))
+    assert_same(decode(path), samples)
+
+
+@pytest.mark.parametrize("cut,whole", [(0, True), (4, True), (12, True), (16, False), (40, False), (500, False)])
+def test_png_cut_short(runner, tmp_path, cut, whole):
+    """Nothing behind the pixel data is missed, here as in Pillow."""
+    data = png_bytes(np.random.default_rng(SEED).integers(0, 256, (30, 30, 3)), 8, 2)
+    path = tmp_path / "cut.png"
+    path.write_bytes(data[:len(data) - cut])
+    done = runner("decode", path)
+    assert done.returncode == (0 if whole else E_DATA)
+    if not whole:
+        assert done.stderr.decode() == f"{path}: truncated, the file ends before the image does\n"
+
+
+# ---------------------------------------------------------------- sizes
+
+def save_random(path, width, height, rng, extreme=False):
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if extreme:  # only black and white, so that bicubic overshoots everywhere
+        pixels = np.where(pixels < 128, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=1)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("width,height", [
+    (3, 3), (272, 272), (273, 275), (275, 273), (272, 300), (300, 272), (240, 240), (271, 272), (272, 271),
+    (239, 1000), (1000, 239), (544, 544), (500, 375), (375, 500), (1, 40), (40, 1), (2, 5), (404, 845),
+    (845, 404), (300, 1200), (263, 582), (2500, 2000), (700, 3000), (3000, 700)])
+def test_sizes(fit, tmp_path, width, height, interpolation):
+    rng = np.random.default_rng([SEED, width, height])
+    path = tmp_path / "image.png"
+    for extreme in (False, True):
+        save_random(path, width, height, rng, extreme)
+        expected = pillow_fit(Image.open(path).convert("RGB"), interpolation=interpolation)
+        assert_same(fit(path, interpolation=interpolation), expected)
+
+
+@pytest.mark.parametrize("length", [5000, 4999, 40001])
+@pytest.mark.parametrize("upright", [True, False], ids=["tall", "wide"])
+def test_needles(runner, sanitized, tmp_path, upright, length):
+    """One pixel wide, 5000 long: whole it would be resized to 272 x 1360000. Along the short side all pixels
+    are the same, before and after, so Pillow resizes the long side only and the result is repeated. The
+    library gets by with little memory."""
+    rng = np.random.default_rng([SEED, length])
+    line = rng.integers(0, 256, (length, 3), dtype=np.uint8)
+    path = tmp_path / "needle.png"
+    Image.fromarray(line[:, None] if upright else line[None]).save(path)
+    resized = Image.fromarray(line[:, None]).resize((1, 272 * length), Image.Resampling.BICUBIC)
+    top = round((272 * length - 240) / 2.0)
+    expected = np.repeat(np.asarray(resized.crop((0, top, 1, top + 240))), 240, axis=1)
+
+    def limit_memory():
+        if not sanitized:
+            resource.setrlimit(resource.RLIMIT_AS, (100 << 20, 100 << 20))
+
+    done = runner("fit", 272, 240, "bicubic", path, preexec_fn=limit_memory)
+    assert done.returncode == 0, done.stderr.decode()
+    crop = np.frombuffer(done.stdout, np.uint8).reshape(240, 240, 3)
+    assert_same(crop, expected if upright else expected.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("short_side,crop", [(272, 240), (240, 240), (256, 224), (33, 32), (1, 1), (7, 4),
+                                             (300, 299)])
+def test_seeded_random_sizes(fit, tmp_path, short_side, crop):
+    rng = np.random.default_rng([SEED, short_side, crop])
+    path = tmp_path / "image.png"
+    for _ in range(12):
+        width, height = (int(2 ** rng.uniform(0, 10.3)) for _ in range(2))
+        if max(width, height) * short_side // min(width, height) > 40000:
+            width = height
+        interpolation = ("bicubic", "bilinear")[int(rng.integers(2))]
+        print(f"{width} x {height}, {interpolation}, seed {SEED}")
+        save_random(path, width, height, rng, extreme=bool(rng.integers(2)))
+        expected = pillow_fit(Image.open(path).convert("RGB"), short_side, crop, interpolation)
+        assert_same(fit(path, short_side, crop, interpolation), expected)
+
+
+@pytest.mark.parametrize("short_side,crop", [(240, 241), (0, 0), (10, 0), (-3, -5), (1 << 20, 16)])
+def test_impossible_crops(runner, tmp_path, short_side, crop):
+    path = tmp_path / "image.png"
+    save_random(path, 5, 5, np.random.default_rng(SEED))
+    assert runner("fit", short_side, crop, "bicubic", path).returncode == E_USAGE
+
+
+# ---------------------------------------------------------------- EXIF
+
+def exif_block(orientation, order="<", kind="H"):
+    """A TIFF header and a directory with three entries, the second of which is the orientation."""
+    value = struct.pack(order + kind, orientation).ljust(4, b"\0")
+    types = {"H": 3, "I": 4}
+    return ((b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", 3) +
+            struct.pack(order + "HHII", 0x0100, 4, 1, 9) +
+            struct.pack(order + "HHI", 0x0112, types[kind], 1) + value +
+            struct.pack(order + "HHII", 0x0213, 3, 1, 1) + bytes(4))
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("orientation", range(0, 10))
+def test_exif_in_png(decode, tmp_path, orientation, order):
+    samples = np.random.default_rng([SEED, orientation]).integers(0, 256, (45, 70, 3)).astype(np.uint8)
+    path = tmp_path / "turned.png"
+    block = (b"eXIf", exif_block(orientation, order))
+    for where in ({"before": [block]}, {"after": [block]}):
+        path.write_bytes(png_bytes(samples, 8, 2, **where))
+        assert_same(decode(path), pillow_rgb(path))
+        assert_same(decode(path, "--ignore-exif"), samples)
+    upright = decode(path)
+    assert upright.shape == ((70, 45, 3) if 5 <= orientation <= 8 else (45, 70, 3))
+
+
+@pytest.mark.parametrize("kind", ["H", "I"], ids=["short", "long"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_in_jpeg(decode, fit, tmp_path, orientation, kind):
+    path = tmp_path / "turned.jpg"
+    smooth_image(90, 60).save(path, quality=95, exif=b"Exif\0\0" + exif_block(orientation, ">", kind))
+    assert_same(decode(path), pillow_rgb(path), tolerance=3)
+    assert_same(fit(path), pillow_fit(pillow_rgb(path)), tolerance=4)
+    with Image.open(path) as image:
+        assert_same(decode(path, "--ignore-exif"), image.convert("RGB"), tolerance=3)
+
+
+# ---------------------------------------------------------------- JPEG
+
+def smooth_image(width, height, seed=SEED):
+    """Something like a photo: soft shapes, edges, and a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 10 + 2, width // 10 + 2, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    image[height // 3:height // 2, width // 4:] //= 2
+    return Image.fromarray(np.clip(image + rng.integers(-5, 6, image.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("quality", [50, 90, 100])
+def test_jpeg(decode, fit, tmp_path, quality, subsampling, progressive, mode):
+    path = tmp_path / "photo.jpg"
+    for width, height in [(333, 251), (16, 16), (1, 1), (9, 8)]:
+        smooth_image(width, height).convert(mode).save(path, quality=quality, subsampling=subsampling,
+                                                       progressive=progressive)
+        ours, theirs = decode(path), np.asarray(pillow_rgb(path))
+        if subsampling == "4:2:2" and width > 2:
+            # stb_image swaps the weights where the last chroma sample begins
+            wrong = ((width + 1) // 2 - 1) * 2
+            ours, theirs = np.delete(ours, wrong, axis=1), np.delete(theirs, wrong, axis=1)
+        assert_same(ours, theirs, tolerance=3)
+        if subsampling != "4:2:2":  # bicubic may stretch a difference by 5/4 in each direction
+            assert_same(fit(path), pillow_fit(pillow_rgb(path)), tolerance=4)
+
+
+@pytest.mark.parametrize("subsampling,near", [("4:4:4", 0.99), ("4:2:2", 0.93), ("4:2:0", 0.97)])
+def test_jpeg_is_mostly_exact(decode, tmp_path, subsampling, near):
+    path = tmp_path / "photo.jpg"
+    smooth_image(640, 480).save(path, quality=90, subsampling=subsampling)
+    difference = np.abs(decode(path).astype(int) - np.asarray(pillow_rgb(path)).astype(int))
+    assert np.mean(difference <= 1) > near and np.mean(difference > 2) < 0.001 and difference.mean() < 0.3
+
+
+def test_jpeg_restart_markers(decode, tmp_path):
+    path = tmp_path / "photo.jpg"
+    smooth_image(333, 251).save(path, quality=80, restart_marker_rows=1)
+    assert_same(decode(path), pillow_rgb(path), tolerance=3)
+
+
+def test_jpeg_cmyk(decode, tmp_path):
+    """Adobe's inverted CMYK: ink times black, as in Pillow, give or take rounding."""
+    path = tmp_path / "print.jpg"
+    smooth_image(120, 90).convert("CMYK").save(path, quality=95)
+    assert_same(decode(path), pillow_rgb(path), tolerance=4)
+
+
+# ---------------------------------------------------------------- BMP, GIF, TGA, PNM
+
+@pytest.mark.parametrize("extension,mode", [
+    (extension, mode) for extension in ("bmp", "tga", "ppm") for mode in ("RGB", "L", "P", "1", "RGBA")
+    if (extension, mode) not in (("ppm", "P"), ("tga", "1"))])  # no such kind
+@pytest.mark.parametrize("width,height", [(64, 48), (61, 37), (1, 1), (3, 50)])
+def test_saved_by_pillow(decode, fit, tmp_path, extension, mode, width, height):
+    path = tmp_path / f"image.{extension}"
+    image = smooth_image(width, height).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(np.full((height, width), 77, np.uint8)))
+    image.save(path)
+    assert_same(decode(path), pillow_rgb(path))
+    assert_same(fit(path), pillow_fit(pillow_rgb(path)))
+
+
+def bmp_bytes(rows, width, height, bits, palette=b"", top_down=False, compression=0, masks=b""):
+    """rows: packed bytes from the top, without padding."""
+    padded = [row + bytes(-len(row) % 4) for row in (rows if top_down else rows[::-1])]
+    pixels = b"".join(padded)
+    offset = 14 + 40 + len(masks) + len(palette)
+    return (struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) +
+            struct.pack("<IiiHHIIiiII", 40, width, -height if top_down else height, 1, bits, compression,
+                        len(pixels), 0, 0, len(palette) // 4, 0) + masks + palette + pixels)
+
+
+@pytest.mark.parametrize("top_down", [False, True], ids=["bottom_up", "top_down"])
+@pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
+def test_bmp(decode, tmp_path, bits, top_down):
+    rng = np.random.default_rng([SEED, bits])
+    path = tmp_path / "image.bmp"
+    for width, height in [(33, 20), (32, 5), (1, 3)]:
+        rows = [rng.integers(0, 256, (width * bits + 7) // 8, dtype=np.uint8).tobytes() for _ in range(height)]
+        palette = rng.integers(0, 256, 4 << bits, dtype=np.uint8).tobytes() if bits <= 8 else b""
+        path.write_bytes(bmp_bytes(rows, width, height, bits, palette, top_down))
+        # five bits become eight by repetition here and by * 255 / 31 in Pillow
+        assert_same(decode(path), pillow_rgb(path), tolerance=1 if bits == 16 else 0)
+
+
+def test_bmp_565(decode, tmp_path):
+    rng = np.random.default_rng(SEED)
+    rows = [rng.integers(0, 256, 2 * 17, dtype=np.uint8).tobytes() for _ in range(9)]
+    path = tmp_path / "image.bmp"
+    path.write_bytes(bmp_bytes(rows, 17, 9, 16, compression=3, masks=struct.pack("<III", 0xf800, 0x7e0, 0x1f)))
+    assert_same(decode(path), pillow_rgb(path), tolerance=1)
+
+
+def test_bmp_run_lengths_are_refused(runner, tmp_path):
+    path = tmp_path / "image.bmp"
+    path.write_bytes(bmp_bytes([bytes(4)], 4, 1, 8, bytes(1024), compression=1))
+    done = runner("decode", path)
+    assert (done.returncode, done.stderr.decode()) == (E_DATA, f"{path}: not a kind of BMP that is supported\n")
+
+
+@pytest.mark.parametrize("rle", [False, True], ids=["raw", "rle"])
+@pytest.mark.parametrize("descriptor", [0x00, 0x10, 0x20, 0x30])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_tga_orders(decode, tmp_path, mode, descriptor, rle):
+    path = tmp_path / "image.tga"
+    smooth_image(40, 23).convert(mode).save(path, compression="tga_rle" if rle else None)
+    data = bytearray(path.read_bytes())
+    data[17] = data[17] & 0x0f | descriptor  # rows from the top or bottom, pixels from the left or right
+    path.write_bytes(data)
+    assert_same(decode(path), pillow_rgb(path))
+
+
+def test_tga_sixteen_bits(decode, tmp_path):
+    rng = np.random.default_rng(SEED)
+    pixels = rng.integers(0, 256, 2 * 20 * 10, dtype=np.uint8)
+    path = tmp_path / "image.tga"
+    path.write_bytes(struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 20, 10, 16, 0x20) + pixels.tobytes())
+    assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+@pytest.mark.parametrize("mode", ["P", "L", "1"])
+def test_gif(decode, fit, tmp_path, mode, interlaced):
+    path = tmp_path / "image.gif"
+    for width, height in [(200, 150), (1, 1), (7, 3), (63, 41)]:
+        smooth_image(width, height).convert(mode).save(path, interlace=interlaced)
+        assert_same(decode(path), pillow_rgb(path))
+        assert_same(fit(path), pillow_fit(pillow_rgb(path)))
+
+
+def test_gif_transparent_and_animated(decode, tmp_path):
+    """Transparency is dropped, and of an animation the first frame counts."""
+    path = tmp_path / "image.gif"
+    first, second = (smooth_image(50, 40, seed).quantize(16) for seed in (1, 2))
+    first.save(path, save_all=True, append_images=[second], transparency=3, duration=50, loop=0)
+    assert_same(decode(path), pillow_rgb(path))
+
+
+def lzw_blocks(indices, bits, clears=True):
+    """GIF's codes for the indices; without `clears` the table fills up and stays as it is."""
+    clear, end = 1 << bits, (1 << bits) + 1
+    table, size, out, hold, held = {}, bits + 1, bytearray(), 0, 0
+
+    def emit(code):
+        nonlocal hold, held
+        hold |= code << held
+        held += size
+        while held >= 8:
+            out.append(hold & 255)
+            hold >>= 8
+            held -= 8
+
+    emit(clear)
+    following, prefix = end + 1, None
+    for index in map(int, indices):
+        if prefix is None:
+            prefix = index
+        elif (prefix, index) in table:
+            prefix = table[prefix, index]
+        else:
+            emit(prefix)
+            if following < 4096:
+                table[prefix, index] = following
+                if following == 1 << size and size < 12:
+                    size += 1
+                following += 1
+            elif clears:
+                emit(clear)
+                table, size, following = {}, bits + 1, end + 1
+            prefix = index
+    emit(prefix)
+    emit(end)
+    out.append(hold & 255)
+    return b"".join(bytes([len(out[i:i + 255])]) + bytes(out[i:i + 255]) for i in range(0, len(out), 255)) + b"\0"
+
+
+def gif_bytes(indices, screen, corner=(0, 0), bits=8, palette=None, local=None, transparent=None, clears=True,
+              interlaced=False):
+    height, width = indices.shape
+    gif = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80 | bits - 1 if palette else 0, 5, 0) + (palette or b"")
+    gif += b"!\xfe\x07comment\0"
+    if transparent is not None:
+        gif += b"!\xf9\x04" + struct.pack("<BHB", 1, 0, transparent) + b"\0"
+    flags = (0x80 | bits - 1 if local else 0) | (0x40 if interlaced else 0)
+    gif += b"," + struct.pack("<HHHHB", *corner, width, height, flags) + (local or b"")
+    order = [*range(0, height, 8), *range(4, height, 8), *range(2, height, 4), *range(1, height, 2)]
+    rows = indices[order] if interlaced else indices
+    return gif + bytes([max(bits, 2)]) + lzw_blocks(rows.reshape(-1), max(bits, 2), clears) + b";"
+
+
+@pytest.mark.parametrize("clears", [True, False], ids=["cleared", "full_table"])
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_gif_codes(decode, tmp_path, bits, clears):
+    """Noise long enough to fill the code table several times over."""
+    rng = np.random.default_rng([SEED, bits])
+    indices = rng.integers(0, 1 << bits, (220, 230))
+    palette = rng.integers(0, 256, 3 << bits, dtype=np.uint8)
+    path = tmp_path / "image.gif"
+    path.write_bytes(gif_bytes(indices, (230, 220), bits=bits, palette=palette.tobytes(), clears=clears))
+    assert_same(decode(path), palette.reshape(-1, 3)[indices])
+    assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("transparent", [None, 0, 7])
+@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+@pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
+@pytest.mark.parametrize("screen,corner", [((40, 30), (0, 0)), ((60, 50), (7, 9)), ((20, 20), (3, 4))])
+def test_gif_frames(decode, tmp_path, screen, corner, local, interlaced, transparent):
+    """Frames smaller than the screen and sticking out of it, and both kinds of palette."""
+    rng = np.random.default_rng(SEED)
+    tables = [rng.integers(0, 256, 3 << 4, dtype=np.uint8).tobytes() for _ in range(2)]
+    indices = rng.integers(0, 16, (30, 40))
+    path = tmp_path / "image.gif"
+    path.write_bytes(gif_bytes(indices, screen, corner, 4, tables[0], tables[1] if local else None, transparent,
+                               interlaced=interlaced))
+    assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("maximum", [1, 3, 100, 255, 256, 1023, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_pnm_maxima(decode, tmp_path, kind, maximum):
+    """All but 16-bit grey, which Pillow clips when it makes RGB of it, is as in Pillow too."""
+    rng = np.random.default_rng([SEED, kind, maximum])
+    channels = 3 if kind % 3 == 0 else 1
+    samples = rng.integers(0, maximum + 1, (11, 13, channels))
+    header = f"P{kind}\n# a comment\n13 # another\n11\n{maximum}\n".encode()
+    if kind < 4:
+        body = " ".join(map(str, samples.reshape(-1))).encode() + b"\n"
+    else:
+        body = samples.astype(">u2" if maximum > 255 else np.uint8).tobytes()
+    path = tmp_path / "image.pnm"
+    path.write_bytes(header + body)
+    scaled = np.round(samples / maximum * 255).astype(np.uint8)
+    assert_same(decode(path), np.repeat(scaled, 3 // channels, axis=2))
+    if channels == 3 or maximum <= 255:
+        assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_pbm(decode, tmp_path, kind):
+    bits = np.random.default_rng([SEED, kind]).integers(0, 2, (9, 19))
+    if kind == 1:
+        body = b"\n".join(b"".join(b"%d" % bit for bit in row) for row in bits) + b"# end\n"
+    else:
+        body = np.packbits(bits.astype(np.uint8), axis=1).tobytes()
+    path = tmp_path / "image.pbm"
+    path.write_bytes(b"P%d 19 9\n" % kind + body)
+    assert_same(decode(path), pillow_rgb(path))
+
+
+# ---------------------------------------------------------------- files and errors
+
+def test_standard_input(runner, tmp_path):
+    path = tmp_path / "image.png"
+    save_random(path, 400, 300, np.random.default_rng(SEED))  # more than is read at once
+    assert path.stat().st_size > 1 << 17
+    piped = runner("decode", "-", input=path.read_bytes())
+    assert piped.returncode == 0 and piped.stdout == runner("decode", path).stdout
+    done = runner("decode", "-", input=b"")
+    assert (done.returncode, done.stderr) == (E_DATA, b"standard input: empty file\n")
+
+
+def test_format_is_told_by_content(decode, tmp_path):
+    path = tmp_path / "image.jpg"
+    smooth_image(20, 20).save(path, format="PNG")
+    assert_same(decode(path), smooth_image(20, 20))
+
+
+@pytest.mark.parametrize("name,content,status,reason", [
+    ("missing.png", None, E_NOINPUT, "No such file or directory"),
+    ("empty.png", b"", E_DATA, "empty file"),
+    ("text.png", b"hello, world\n" * 99, E_DATA, "not a PNG, JPEG, BMP, GIF, TGA or PNM image"),
+    ("zeros.png", bytes(1 << 20), E_DATA, "not a PNG, JPEG, BMP, GIF, TGA or PNM image"),
+    ("signature.png", b"\x89PNG\r\n\x1a\n", E_DATA, "truncated, the file ends before the image does"),
+    ("signature.jpg", b"\xff\xd8\xff", E_DATA, "truncated, the file ends before the image does"),
+    ("signature.gif", b"GIF89a", E_DATA, "truncated, the file ends before the image does"),
+    ("signature.bmp", b"BM", E_DATA, "truncated, the file ends before the image does"),
+    ("signature.ppm", b"P6\n", E_DATA, "truncated, the file ends before the image does"),
+    ("short.ppm", b"P6 1000 1000 255\n" + bytes(1000), E_DATA, "truncated, the file ends before the image does"),
+    ("zero.ppm", b"P6 0 10 255\n", E_DATA, "bad size, 0 x 10"),
+    ("maximum.ppm", b"P6 1 1 0\nabc", E_DATA, "bad PNM: the maximum is 0"),
+    ("number.ppm", b"P6 1 x 255\nabc", E_DATA, "bad PNM: a number is expected at byte 5"),
+    ("sample.ppm", b"P2 1 1 15\n16\n", E_DATA, "bad PNM: a number above 15"),
+    ("large.gif", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2", E_DATA,
+     "too large, 65535 x 65535 is more than the limit of 178956970 pixels"),
+])
+def test_bad_files(runner, tmp_path, name, content, status, reason):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    done = runner("decode", path)
+    assert (done.returncode, done.stderr.decode()) == (status, f"{path}: {reason}\n")
+
+
+def test_directory_and_long_name(runner, tmp_path):
+    done = runner("decode", tmp_path)
+    assert (done.returncode, done.stderr.decode()) == (E_NOINPUT, f"{tmp_path}: Is a directory\n")
+    folder = tmp_path
+    while len(str(folder)) < 1000:
+        folder = folder / ("x" * 200)
+    folder.mkdir(parents=True)
+    (folder / "image").write_bytes(b"nothing")
+    done = runner("decode", folder / "image")
+    assert done.returncode == E_DATA and b"not a PNG" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "bmp", "gif", "tga", "ppm"])
+def test_pixel_limit(runner, tmp_path, extension):
+    path = tmp_path / f"image.{extension}"
+    smooth_image(50, 40).save(path)
+    assert runner("--max-pixels", 2000, "decode", path).returncode == 0
+    done = runner("--max-pixels", 1999, "decode", path)
+    assert done.returncode == E_DATA
+    assert "too large, 50 x 40 is more than the limit of 1999 pixels" in done.stderr.decode()
+    assert runner("--max-pixels", 0, "decode", path).returncode == E_USAGE
+
+
+def test_size_is_checked_before_memory(runner, tmp_path):
+    """Headers that promise a lot: refused by the limit, or cheap until the pixels do not come."""
+    path = tmp_path / "huge.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 30, 1 << 30, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    assert runner("decode", path).returncode == E_DATA
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 24, 10, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    assert runner("decode", path).returncode == E_DATA
+
+
+def test_too_many_jpeg_scans(runner, tmp_path):
+    path = tmp_path / "scans.jpg"
+    smooth_image(64, 64).save(path, progressive=True)
+    data = path.read_bytes()
+    start = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:start] + data[start:-2] * 200 + data[-2:])
+    done = runner("decode", path)
+    assert done.returncode == E_DATA and "scans" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("extension,options", [
+    ("jpg", {}), ("jpg", {"progressive": True}), ("bmp", {}), ("gif", {}), ("tga", {}),
+    ("tga", {"compression": "tga_rle"}), ("ppm", {}), ("png", {})])
+def test_truncated(runner, tmp_path, extension, options):
+    """Cut anywhere before the pixels' end, a file is bad data, never a picture."""
+    whole = io.BytesIO()
+    smooth_image(40, 30).save(whole, format={"jpg": "JPEG", "tga": "TGA", "ppm": "PPM"}.get(extension, extension),
+                              **options)
+    data = whole.getvalue()
+    if extension == "tga":
+        data = data[:-26]  # the footer
+    tail = {"png": 16, "gif": 5}.get(extension, 1)
+    path = tmp_path / f"cut.{extension}"
+    for length in [*range(1, 40), *range(40, len(data) - tail, max(1, len(data) // 60)), len(data) - tail]:
+        path.write_bytes(data[:length])
+        done = runner("decode", path)
+        assert done.returncode == E_DATA, (length, len(data))
+        assert done.stderr.decode().startswith(f"{path}: ") and done.stderr.count(b"\n") == 1
