@@ -1,0 +1,303 @@
+/* The CPU backend: oneDNN primitives over NHWC tensors. docs/cpu.md has the design and the measurements. */
+#include "backend/backend.h"
+
+#include "backend/onednn/onednn.h"
+#include "common/cpu.h"
+#include "common/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#if DNNL_CPU_THREADING_RUNTIME != DNNL_RUNTIME_OMP && DNNL_CPU_THREADING_RUNTIME != DNNL_RUNTIME_SEQ
+#error "oneDNN must be built for OpenMP or without threads: this backend limits its calls to one thread"
+#endif
+
+/* Strips of one layer at most. Small ones pay for starting and for reading all weights: 15 pixels cost 15 %
+ * over whole layers, 30 or more 0 to 3 % (docs/cpu.md). Where batches will keep every thread busy with images
+ * of its own only the larger are worth making. */
+#define MAX_STRIPS            64
+#define MIN_PIXELS_THROUGHPUT 32
+#define MIN_PIXELS_LATENCY    8
+
+#define PAGE 4096
+
+/* bf16 needs the instructions: where there are none oneDNN emulates them, slowly, or refuses. */
+static bool has_bf16(void)
+{
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
+
+/* What oneDNN compiles its kernels for here. */
+static const char *instruction_set(void)
+{
+    static const struct {
+        dnnl_cpu_isa_t isa;
+        const char *words;
+    } sets[] = {
+        {dnnl_cpu_isa_avx512_core_amx, "oneDNN with AMX"},
+        {dnnl_cpu_isa_avx512_core_bf16, "oneDNN with AVX-512 and bf16"},
+        {dnnl_cpu_isa_avx512_core, "oneDNN with AVX-512"},
+        {dnnl_cpu_isa_avx2, "oneDNN with AVX2"},
+    };
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
+        if ((isa & sets[i].isa) == sets[i].isa) return sets[i].words;
+    return "oneDNN without AVX2: slow";
+}
+
+static void visit_devices(void (*visit)(const struct effnet_device *, void *), void *context)
+{
+    struct effnet_device device = {.name = "cpu",
+                                   .description = effnet_cpu_name(),
+                                   .backend = "onednn",
+                                   .precisions = has_bf16() ? "fp32 bf16" : "fp32",
+                                   .detail = instruction_set(),
+                                   .available = true};
+    visit(&device, context);
+}
+
+static int choose_type(const char *precision, dnnl_data_type_t *type, struct effnet_error *error)
+{
+    *type = dnnl_f32;
+    if (!precision || strcmp(precision, "fp32") == 0) return EFFNET_OK;
+    if (strcmp(precision, "bf16") != 0)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "the CPU runs fp32 and bf16, not %s", precision);
+    if (!has_bf16())
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "this CPU has no bf16 instructions (AVX512_BF16); use fp32");
+    *type = dnnl_bf16;
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- closing */
+
+static void free_worker(const struct backend_state *state, struct onednn_worker *worker)
+{
+    const struct onednn_layer *last = &state->layers[state->info->layer_count - 1];
+    int views = worker->views ? last->first_view + last->variant_count : 0;
+    for (int i = 0; i < views; i++) {
+        struct onednn_view *view = &worker->views[i];
+        if (view->source) dnnl_memory_destroy(view->source);
+        if (view->destination) dnnl_memory_destroy(view->destination);
+        if (view->scratch) dnnl_memory_destroy(view->scratch);
+    }
+    if (worker->stream) dnnl_stream_destroy(worker->stream);
+    free(worker->views);
+    free(worker->arena);
+    free(worker->scratch);
+    free(worker->layer_us);
+}
+
+static void close_state(struct backend_state *state)
+{
+    if (!state) return;
+    for (int i = 0; state->workers && i < effnet_pool_threads(state->pool); i++)
+        free_worker(state, &state->workers[i]);
+    for (int i = 0; state->layers && i < state->info->layer_count; i++)
+        effnet_onednn_free_layer(&state->layers[i]);
+    effnet_pool_close(state->pool);
+    if (state->engine) dnnl_engine_destroy(state->engine);
+    free(state->workers);
+    free(state->layers);
+    free(state->units);
+    free(state->pixel_table);
+    free(state->timing_pixels);
+    free(state->timing_logits);
+    free(state);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+struct build_job {
+    struct backend_state *state;
+    struct effnet_error *errors; /* one a layer */
+    int max_strips, min_pixels;
+};
+
+static int build_task(void *context, int worker, int index)
+{
+    (void)worker;
+    const struct build_job *job = context;
+    return effnet_onednn_build_layer(job->state, &job->state->layers[index], job->max_strips, job->min_pixels,
+                                     &job->errors[index]);
+}
+
+/* Makes all primitives, on all threads: compiling them and packing weights is most of what opening takes. */
+static int build_layers(struct backend_state *state, struct effnet_error *error)
+{
+    int layers = state->info->layer_count, threads = effnet_pool_threads(state->pool);
+    struct build_job job = {.state = state,
+                            .max_strips = threads < MAX_STRIPS ? threads : MAX_STRIPS,
+                            .min_pixels = state->images_at_once == threads ? MIN_PIXELS_THROUGHPUT
+                                                                           : MIN_PIXELS_LATENCY};
+    job.errors = calloc((size_t)layers, sizeof *job.errors);
+    if (!job.errors) return effnet_fail_nomem(error, "layers", (size_t)layers * sizeof *job.errors);
+    effnet_pool_run(state->pool, threads, layers, build_task, &job);
+    int status = EFFNET_OK, views = 0;
+    for (int i = 0; i < layers; i++) {
+        struct onednn_layer *layer = &state->layers[i];
+        if (job.errors[i].status && !status)
+            status = effnet_fail(error, job.errors[i].status, "%s", job.errors[i].message);
+        layer->first_view = views;
+        views += layer->variant_count;
+        state->memory_bytes += (int64_t)layer->weight_bytes;
+        if (layer->scratch_bytes > state->scratch_bytes) state->scratch_bytes = layer->scratch_bytes;
+    }
+    free(job.errors);
+    return status;
+}
+
+static dnnl_status_t create_view(const struct backend_state *state, const struct onednn_variant *variant,
+                                 char *scratch, struct onednn_view *view)
+{
+    dnnl_status_t status = dnnl_memory_create(&view->source, &variant->source, state->engine,
+                                              DNNL_MEMORY_NONE);
+    if (!status)
+        status = dnnl_memory_create(&view->destination, &variant->destination, state->engine,
+                                    DNNL_MEMORY_NONE);
+    if (!status && dnnl_memory_desc_get_size(&variant->scratch) > 0)
+        status = dnnl_memory_create(&view->scratch, &variant->scratch, state->engine, scratch);
+    return status;
+}
+
+/* A worker's handles and memory. */
+static int build_worker(struct backend_state *state, struct onednn_worker *worker, bool has_arena,
+                        struct effnet_error *error)
+{
+    size_t layers = (size_t)state->info->layer_count;
+    const struct onednn_layer *last = &state->layers[layers - 1];
+    size_t views = (size_t)(last->first_view + last->variant_count);
+    size_t arena = (state->arena_bytes + PAGE - 1) / PAGE * PAGE;
+    size_t scratch = (state->scratch_bytes + PAGE - 1) / PAGE * PAGE;
+    worker->views = calloc(views, sizeof *worker->views);
+    worker->layer_us = calloc(layers, sizeof *worker->layer_us);
+    if (has_arena) worker->arena = aligned_alloc(PAGE, arena);
+    if (scratch) worker->scratch = aligned_alloc(PAGE, scratch);
+    if (!worker->views || !worker->layer_us || (has_arena && !worker->arena) || (scratch && !worker->scratch))
+        return effnet_fail_nomem(error, "activations", arena + scratch);
+    state->memory_bytes += (int64_t)((has_arena ? arena : 0) + scratch);
+
+    dnnl_status_t status = dnnl_stream_create(&worker->stream, state->engine, dnnl_stream_default_flags);
+    if (status) return effnet_onednn_fail(error, status, "stream");
+    for (size_t i = 0; i < layers; i++) {
+        const struct onednn_layer *layer = &state->layers[i];
+        for (int v = 0; v < layer->variant_count; v++) {
+            status = create_view(state, &layer->variants[v], worker->scratch,
+                                 &worker->views[layer->first_view + v]);
+            if (status) return effnet_onednn_fail(error, status, layer->layer->name);
+        }
+    }
+    return EFFNET_OK;
+}
+
+static int build_workers(struct backend_state *state, struct effnet_error *error)
+{
+    int threads = effnet_pool_threads(state->pool), status = EFFNET_OK;
+    state->workers = calloc((size_t)threads, sizeof *state->workers);
+    if (!state->workers) return effnet_fail_nomem(error, "threads", (size_t)threads * sizeof *state->workers);
+    for (int i = 0; !status && i < threads; i++)
+        status = build_worker(state, &state->workers[i], i < state->images_at_once, error);
+    return status;
+}
+
+/* One unit a layer. */
+static void describe_units(struct backend_state *state)
+{
+    for (int i = 0; i < state->info->layer_count; i++) {
+        const struct onednn_layer *layer = &state->layers[i];
+        const struct effnet_layer *from = layer->layer;
+        size_t in = (size_t)from->in_height * (size_t)from->in_width * (size_t)from->in_channels;
+        size_t out = (size_t)from->out_height * (size_t)from->out_width * (size_t)from->out_channels;
+        size_t passes = from->residual < 0 ? 1 : layer->copies_residual ? 4 : 2; /* over the output */
+        state->units[i] = (struct effnet_unit){
+            .first = i,
+            .last = i,
+            .kernel = layer->kernel,
+            .workspace_bytes = (int64_t)layer->scratch_bytes,
+            .bytes_per_image = (int64_t)(in * dnnl_data_type_size(layer->source_type) +
+                                         passes * out * dnnl_data_type_size(layer->destination_type)),
+            .weight_bytes = (int64_t)layer->weight_bytes,
+        };
+    }
+}
+
+static int build(struct backend_state *state, int threads, struct effnet_error *error)
+{
+    size_t layers = (size_t)state->info->layer_count;
+    size_t table_bytes = (size_t)3 * 256 * dnnl_data_type_size(state->type);
+    dnnl_status_t created = dnnl_engine_create(&state->engine, dnnl_cpu, 0);
+    if (created) return effnet_onednn_fail(error, created, "CPU engine");
+    state->layers = calloc(layers, sizeof *state->layers);
+    state->units = calloc(layers, sizeof *state->units);
+    state->pixel_table = malloc(table_bytes);
+    if (!state->layers || !state->units || !state->pixel_table)
+        return effnet_fail_nomem(error, "layers", layers * sizeof *state->layers);
+    for (size_t i = 0; i < layers; i++) state->layers[i].layer = effnet_model_layer(state->model, (int)i);
+    effnet_onednn_fill_pixel_table(state);
+
+    int status = effnet_pool_open(threads, &state->pool, error);
+    if (status) return status;
+    threads = effnet_pool_threads(state->pool);
+    state->images_at_once = state->max_batch < threads ? state->max_batch : threads;
+    status = effnet_onednn_plan(state, error);
+    if (!status) status = build_layers(state, error);
+    if (!status) status = build_workers(state, error);
+    if (!status) describe_units(state);
+    return status;
+}
+
+static int open_state(const effnet_model *model, const struct backend_options *options,
+                      struct backend_state **out, struct effnet_error *error)
+{
+    *out = NULL;
+    dnnl_data_type_t type;
+    int status = choose_type(options->precision, &type, error);
+    if (status) return status;
+    struct backend_state *state = calloc(1, sizeof *state);
+    if (!state) return effnet_fail_nomem(error, "session", sizeof *state);
+    state->model = model;
+    state->info = effnet_model_get_info(model);
+    state->type = type;
+    state->max_batch = options->max_batch;
+    status = build(state, options->threads, error);
+    if (status) {
+        close_state(state);
+        return status;
+    }
+    *out = state;
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- the rest of the table */
+
+static void describe(const struct backend_state *state, struct effnet_session_info *info)
+{
+    info->device = effnet_cpu_name();
+    info->precision = state->type == dnnl_f32 ? "fp32" : "bf16";
+    info->threads = effnet_pool_threads(state->pool);
+    info->memory_bytes = state->memory_bytes;
+}
+
+static int unit_count(const struct backend_state *state)
+{
+    return state->info->layer_count;
+}
+
+static const struct effnet_unit *unit(const struct backend_state *state, int index)
+{
+    return &state->units[index];
+}
+
+const struct backend backend_onednn = {
+    .name = "onednn",
+    .devices = visit_devices,
+    .open = open_state,
+    .close = close_state,
+    .describe = describe,
+    .run = effnet_onednn_run,
+    .unit_count = unit_count,
+    .unit = unit,
+    .run_unit = effnet_onednn_run_unit,
+    .time = effnet_onednn_time,
+    .profile = effnet_onednn_profile,
+};

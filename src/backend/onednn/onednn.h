@@ -1,0 +1,111 @@
+/* The CPU backend's own structures. One image goes through the layers one after the other, each layer cut
+ * into strips; a strip is one call of a oneDNN primitive that uses one thread. Which thread runs which strip
+ * does not matter to the result, so one image over all threads and an image a thread give the same bits. */
+#ifndef EFFNET_BACKEND_ONEDNN_ONEDNN_H
+#define EFFNET_BACKEND_ONEDNN_ONEDNN_H
+
+#include "backend/backend.h"
+#include "backend/onednn/pool.h"
+
+#include <dnnl.h>
+
+/* What the strips of one layer may differ in. */
+struct onednn_shape {
+    int in_height, in_width, out_height, out_width, pad_top, pad_bottom, out_channels;
+};
+
+/* A primitive for strips of one shape. */
+struct onednn_variant {
+    struct onednn_shape shape;
+    dnnl_primitive_t primitive;
+    dnnl_memory_desc_t source, destination, weights, bias;
+    dnnl_memory_desc_t scratch; /* of no bytes where the primitive needs none */
+};
+
+/* Part of a layer: rows of its output, or pixels (pointwise), or channels (linear). */
+struct onednn_strip {
+    struct onednn_shape shape;
+    int first_channel;                                           /* of the output */
+    size_t source_offset, destination_offset, destination_bytes; /* in the two tensors */
+    int variant, packed;                                         /* indices in the layer */
+};
+
+/* Weights as a primitive wants them. Strips with the same desired format and output channels share them. */
+struct onednn_packed {
+    int first_channel;
+    dnnl_memory_t weights, bias;
+};
+
+struct onednn_layer {
+    const struct effnet_layer *layer;
+    dnnl_data_type_t source_type, destination_type;
+    int strip_count, variant_count, packed_count; /* of the next three, each with room for strip_count */
+    struct onednn_strip *strips;
+    struct onednn_variant *variants;
+    struct onednn_packed *packed;
+    int first_view; /* the layer's variants are a worker's views first_view .. + variant_count */
+    /* Bytes into an arena. */
+    size_t source_offset, destination_offset, residual_offset;
+    bool copies_residual; /* else the residual lies where the output goes, and is added in place */
+    char kernel[64];
+    size_t weight_bytes, scratch_bytes;
+};
+
+/* Handles that one worker points at the strip in hand; scratch is NULL where none is needed. */
+struct onednn_view {
+    dnnl_memory_t source, destination, scratch;
+};
+
+struct onednn_worker {
+    dnnl_stream_t stream;
+    struct onednn_view *views;
+    char *arena; /* activations of the image that this worker runs alone; worker 0's is also that of an
+                    image which all share; NULL for workers that never have one of their own */
+    char *scratch;
+    double *layer_us; /* time spent in each layer, for profiles */
+};
+
+struct backend_state {
+    const effnet_model *model;
+    const struct effnet_model_info *info;
+    dnnl_data_type_t type; /* of weights and activations: dnnl_f32 or dnnl_bf16 */
+    int max_batch;
+    int images_at_once; /* workers with an arena */
+    dnnl_engine_t engine;
+    struct pool *pool;
+    struct onednn_layer *layers; /* [layer_count] */
+    struct effnet_unit *units;
+    struct onednn_worker *workers; /* one a thread of the pool */
+    size_t arena_bytes, scratch_bytes;
+    void *pixel_table;      /* the normalised value of every byte in every channel, [3][256] of `type` */
+    uint8_t *timing_pixels; /* [max_batch] images and their logits, made for the first timing */
+    float *timing_logits;
+    int64_t memory_bytes;
+};
+
+/* Reports a oneDNN failure on `what` (a layer's name); returns the status. */
+int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const char *what);
+
+/* plan.c: where each tensor lies in an arena, and of which type it is. Needs only layers[].layer and the
+ * state's model and type; sets the offsets, types and copies_residual, and arena_bytes. */
+int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error);
+
+/* strips.c: cuts a layer into at most max_strips strips of at least min_pixels pixels, creates what runs them
+ * and packs the weights. To be called inside a task of the pool. */
+int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *layer, int max_strips,
+                              int min_pixels, struct effnet_error *error);
+void effnet_onednn_free_layer(struct onednn_layer *layer);
+
+/* run.c */
+int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+                      struct effnet_error *error);
+int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *input,
+                           const float *residual, float *output, struct effnet_error *error);
+int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *elapsed_us,
+                       struct effnet_error *error);
+int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double *unit_us,
+                          struct effnet_error *error);
+/* The value of each byte after normalisation, in the state's type: fills pixel_table. */
+void effnet_onednn_fill_pixel_table(struct backend_state *state);
+
+#endif

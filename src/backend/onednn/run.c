@@ -1,0 +1,331 @@
+/* Runs images. Few images share all threads: layer by layer, a thread a strip. Many images take a thread
+ * each: then nobody waits for anybody, and an image's activations stay in its core's caches. */
+#include "backend/onednn/onednn.h"
+#include "common/cpu.h"
+#include "common/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What pool tasks return for a failure of a oneDNN call in a layer. */
+static int task_failure(int layer, dnnl_status_t status)
+{
+    return status ? layer * 16 + (int)status : 0;
+}
+
+static int report(const struct backend_state *state, int failure, struct effnet_error *error)
+{
+    if (!failure) return EFFNET_OK;
+    return effnet_onednn_fail(error, (dnnl_status_t)(failure % 16), state->layers[failure / 16].layer->name);
+}
+
+/* ---------------------------------------------------------------- values */
+
+static uint16_t to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays one */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);                /* nearest, ties to even */
+}
+
+static float from_bf16(uint16_t value)
+{
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+static void convert_in(const float *from, size_t count, dnnl_data_type_t type, void *to)
+{
+    if (type == dnnl_f32)
+        memcpy(to, from, count * sizeof *from);
+    else
+        for (size_t i = 0; i < count; i++) ((uint16_t *)to)[i] = to_bf16(from[i]);
+}
+
+static void convert_out(const void *from, size_t count, dnnl_data_type_t type, float *to)
+{
+    if (type == dnnl_f32)
+        memcpy(to, from, count * sizeof *to);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = from_bf16(((const uint16_t *)from)[i]);
+}
+
+void effnet_onednn_fill_pixel_table(struct backend_state *state)
+{
+    const struct effnet_preprocess *p = &state->info->preprocess;
+    for (int c = 0; c < 3; c++) {
+        for (int byte = 0; byte < 256; byte++) {
+            float value = (float)(((double)byte - (double)p->mean[c]) / (double)p->std[c]);
+            size_t at = (size_t)c * 256 + (size_t)byte;
+            if (state->type == dnnl_f32)
+                ((float *)state->pixel_table)[at] = value;
+            else
+                ((uint16_t *)state->pixel_table)[at] = to_bf16(value);
+        }
+    }
+}
+
+/* Looks up pixels first..end-1 of an image; the tensor is the whole image's. */
+static void normalise(const struct backend_state *state, const uint8_t *pixels, size_t first, size_t end,
+                      void *tensor)
+{
+    if (state->type == dnnl_f32) {
+        const float *table = state->pixel_table;
+        float *to = tensor;
+        for (size_t i = 3 * first; i < 3 * end; i += 3)
+            for (size_t c = 0; c < 3; c++) to[i + c] = table[256 * c + pixels[i + c]];
+    } else {
+        const uint16_t *table = state->pixel_table;
+        uint16_t *to = tensor;
+        for (size_t i = 3 * first; i < 3 * end; i += 3)
+            for (size_t c = 0; c < 3; c++) to[i + c] = table[256 * c + pixels[i + c]];
+    }
+}
+
+static size_t image_pixels(const struct backend_state *state)
+{
+    return (size_t)state->info->height * (size_t)state->info->width;
+}
+
+/* ---------------------------------------------------------------- one strip */
+
+/* Runs one strip of a layer in an arena, with a worker's own handles. */
+static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, struct onednn_worker *worker,
+                               char *arena)
+{
+    const struct onednn_strip *strip = &layer->strips[index];
+    const struct onednn_view *view = &worker->views[layer->first_view + strip->variant];
+    char *source = arena + layer->source_offset + strip->source_offset;
+    char *destination = arena + layer->destination_offset + strip->destination_offset;
+    if (layer->copies_residual)
+        memcpy(destination, arena + layer->residual_offset + strip->destination_offset,
+               strip->destination_bytes);
+    dnnl_status_t status = dnnl_memory_set_data_handle_v2(view->source, source, worker->stream);
+    if (!status) status = dnnl_memory_set_data_handle_v2(view->destination, destination, worker->stream);
+    if (status) return status;
+    dnnl_exec_arg_t arguments[5] = {{DNNL_ARG_SRC, view->source}, {DNNL_ARG_DST, view->destination}};
+    int count = 2;
+    if (layer->layer->weight) {
+        const struct onednn_packed *packed = &layer->packed[strip->packed];
+        arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_WEIGHTS, packed->weights};
+        arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, packed->bias};
+    }
+    if (view->scratch) arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, view->scratch};
+    return dnnl_primitive_execute(layer->variants[strip->variant].primitive, worker->stream, count,
+                                  arguments);
+}
+
+/* ---------------------------------------------------------------- images over all threads */
+
+/* One image in worker 0's arena. */
+struct shared_image {
+    struct backend_state *state;
+    const uint8_t *pixels;
+    int layer, normalise_strips;
+};
+
+static int normalise_task(void *context, int worker, int index)
+{
+    (void)worker;
+    const struct shared_image *job = context;
+    size_t pixels = image_pixels(job->state), strips = (size_t)job->normalise_strips;
+    normalise(job->state, job->pixels, pixels * (size_t)index / strips, pixels * ((size_t)index + 1) / strips,
+              job->state->workers[0].arena + job->state->layers[0].source_offset);
+    return 0;
+}
+
+static int strip_task(void *context, int worker, int index)
+{
+    const struct shared_image *job = context;
+    struct backend_state *state = job->state;
+    return task_failure(job->layer, run_strip(&state->layers[job->layer], index, &state->workers[worker],
+                                              state->workers[0].arena));
+}
+
+static int run_shared_layer(struct shared_image *job, int layer)
+{
+    struct pool *pool = job->state->pool;
+    job->layer = layer;
+    return effnet_pool_run(pool, effnet_pool_threads(pool), job->state->layers[layer].strip_count, strip_task,
+                           job);
+}
+
+/* The whole network. layer_us, where not NULL, has each layer's time added, the first with normalisation;
+ * cold evicts the caches before each, which is not counted. */
+static int run_shared(struct backend_state *state, const uint8_t *pixels, float *logits, double *layer_us,
+                      bool cold, struct effnet_error *error)
+{
+    int last = state->info->layer_count - 1, failure = 0;
+    struct shared_image job = {.state = state, .pixels = pixels};
+    job.normalise_strips = effnet_pool_threads(state->pool);
+    for (int i = 0; i <= last; i++) {
+        int status = cold ? effnet_evict_caches(error) : EFFNET_OK;
+        if (status) return status;
+        double start = layer_us ? effnet_clock_us() : 0;
+        if (i == 0)
+            effnet_pool_run(state->pool, job.normalise_strips, job.normalise_strips, normalise_task, &job);
+        failure = run_shared_layer(&job, i);
+        if (failure) return report(state, failure, error);
+        if (layer_us) layer_us[i] += effnet_clock_us() - start;
+    }
+    const struct onednn_layer *layer = &state->layers[last];
+    convert_out(state->workers[0].arena + layer->destination_offset, (size_t)state->info->classes,
+                layer->destination_type, logits);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- an image a thread */
+
+struct own_images {
+    struct backend_state *state;
+    const uint8_t *pixels;
+    float *logits;
+    bool profile; /* add up the workers' layer_us */
+};
+
+static int image_task(void *context, int worker_number, int index)
+{
+    const struct own_images *job = context;
+    struct backend_state *state = job->state;
+    struct onednn_worker *worker = &state->workers[worker_number];
+    const struct onednn_layer *layer = state->layers;
+    double start = job->profile ? effnet_clock_us() : 0;
+    normalise(state, job->pixels + (size_t)index * image_pixels(state) * 3, 0, image_pixels(state),
+              worker->arena + layer->source_offset);
+    for (int i = 0; i < state->info->layer_count; i++) {
+        layer = &state->layers[i];
+        for (int s = 0; s < layer->strip_count; s++) {
+            dnnl_status_t status = run_strip(layer, s, worker, worker->arena);
+            if (status) return task_failure(i, status);
+        }
+        if (!job->profile) continue;
+        double end = effnet_clock_us();
+        worker->layer_us[i] += end - start;
+        start = end;
+    }
+    convert_out(worker->arena + layer->destination_offset, (size_t)state->info->classes,
+                layer->destination_type, job->logits + (size_t)index * (size_t)state->info->classes);
+    return 0;
+}
+
+/* How many of n images, those of one pass, take a thread each; the others share all threads one after the
+ * other. A round that would leave more than a quarter of the threads without an image is not worth it. */
+static int count_own(const struct backend_state *state, int n)
+{
+    int threads = effnet_pool_threads(state->pool), at_once = state->images_at_once;
+    int rest = n % at_once;
+    if (4 * rest > 3 * threads) rest = 0;
+    return n - rest > 0 && 4 * at_once > 3 * threads ? n - rest : 0;
+}
+
+static int run_own(struct backend_state *state, const uint8_t *pixels, int n, float *logits, bool profile,
+                   struct effnet_error *error)
+{
+    struct own_images job = {.state = state, .pixels = pixels, .logits = logits, .profile = profile};
+    return report(state, effnet_pool_run(state->pool, state->images_at_once, n, image_task, &job), error);
+}
+
+/* One pass of n <= max_batch images. */
+static int run_pass(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+                    struct effnet_error *error)
+{
+    int own = count_own(state, n), status = EFFNET_OK;
+    if (own > 0) status = run_own(state, pixels, own, logits, false, error);
+    for (int i = own; !status && i < n; i++)
+        status = run_shared(state, pixels + (size_t)i * image_pixels(state) * 3,
+                            logits + (size_t)i * (size_t)state->info->classes, NULL, false, error);
+    return status;
+}
+
+int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+                      struct effnet_error *error)
+{
+    int status = EFFNET_OK;
+    for (int done = 0; !status && done < n; done += state->max_batch) {
+        int pass = n - done < state->max_batch ? n - done : state->max_batch;
+        status = run_pass(state, pixels + (size_t)done * image_pixels(state) * 3, pass,
+                          logits + (size_t)done * (size_t)state->info->classes, error);
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- units, one a layer */
+
+int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *input,
+                           const float *residual, float *output, struct effnet_error *error)
+{
+    const struct onednn_layer *layer = &state->layers[index];
+    const struct effnet_layer *from = layer->layer;
+    size_t in_size = (size_t)from->in_height * (size_t)from->in_width * (size_t)from->in_channels;
+    size_t out_size = (size_t)from->out_height * (size_t)from->out_width * (size_t)from->out_channels;
+    char *arena = state->workers[0].arena;
+    struct shared_image job = {.state = state};
+    for (size_t i = 0; i < (size_t)n; i++) {
+        convert_in(input + i * in_size, in_size, layer->source_type, arena + layer->source_offset);
+        if (from->residual >= 0)
+            convert_in(residual + i * out_size, out_size, layer->destination_type,
+                       arena + layer->residual_offset);
+        int failure = run_shared_layer(&job, index);
+        if (failure) return report(state, failure, error);
+        convert_out(arena + layer->destination_offset, out_size, layer->destination_type,
+                    output + i * out_size);
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- timing */
+
+/* Pictures to time with, and a place for their logits. */
+static int prepare_timing(struct backend_state *state, struct effnet_error *error)
+{
+    if (state->timing_pixels && state->timing_logits) return EFFNET_OK;
+    size_t images = (size_t)state->max_batch, bytes = images * image_pixels(state) * 3;
+    size_t logit_bytes = images * (size_t)state->info->classes * sizeof *state->timing_logits;
+    if (!state->timing_pixels) state->timing_pixels = malloc(bytes);
+    if (!state->timing_logits) state->timing_logits = malloc(logit_bytes);
+    if (!state->timing_pixels || !state->timing_logits)
+        return effnet_fail_nomem(error, "images to time", bytes + logit_bytes);
+    uint32_t random = 1;
+    for (size_t i = 0; i < bytes; i++) {
+        random = random * 1664525 + 1013904223; /* Numerical Recipes' generator */
+        state->timing_pixels[i] = (uint8_t)(random >> 24);
+    }
+    return EFFNET_OK;
+}
+
+int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *elapsed_us,
+                       struct effnet_error *error)
+{
+    int status = prepare_timing(state, error);
+    if (!status && cold) status = effnet_evict_caches(error);
+    if (status) return status;
+    double start = effnet_clock_us();
+    status = run_pass(state, state->timing_pixels, n, state->timing_logits, error);
+    *elapsed_us = effnet_clock_us() - start;
+    return status;
+}
+
+/* Images with a thread each run their layers at the same time, so a layer's share of the wall time is the
+ * workers' sum over their number; the caches are then evicted once, before them all. */
+int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double *unit_us,
+                          struct effnet_error *error)
+{
+    int layers = state->info->layer_count, own = count_own(state, n);
+    int status = prepare_timing(state, error);
+    for (int i = 0; i < layers; i++) unit_us[i] = 0;
+    if (own > 0) {
+        if (!status && cold) status = effnet_evict_caches(error);
+        for (int w = 0; w < state->images_at_once; w++)
+            memset(state->workers[w].layer_us, 0, (size_t)layers * sizeof(double));
+        if (!status) status = run_own(state, state->timing_pixels, own, state->timing_logits, true, error);
+        for (int i = 0; i < layers; i++)
+            for (int w = 0; w < state->images_at_once; w++)
+                unit_us[i] += state->workers[w].layer_us[i] / state->images_at_once;
+    }
+    for (int i = own; !status && i < n; i++)
+        status = run_shared(state, state->timing_pixels, state->timing_logits, unit_us, cold, error);
+    return status;
+}

@@ -1,0 +1,326 @@
+/* Cuts a layer into strips and makes the primitives that run them.
+ *
+ * Strips of a convolution are whole rows, and their windows take in the rows around them: only the first and
+ * the last strip see padding. A pointwise layer knows no rows, so its strips are runs of pixels; a linear one
+ * is a pointwise layer over a single pixel, whose strips are runs of output channels. */
+#include "backend/onednn/onednn.h"
+#include "common/error.h"
+
+#include <dnnl_debug.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Fewer output channels than this in a linear layer's strip, or another multiple, would waste vectors. */
+#define CHANNEL_STEP 64
+
+int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const char *what)
+{
+    return effnet_fail(error, status == dnnl_out_of_memory ? EFFNET_E_NOMEM : EFFNET_E_INTERNAL,
+                       "oneDNN: %s: %s", what, dnnl_status2str(status));
+}
+
+/* Rows, pixels or steps of channels that can be shared out. */
+static int divisible(const struct effnet_layer *layer)
+{
+    switch (layer->op) {
+    case EFFNET_OP_CONV:
+    case EFFNET_OP_DEPTHWISE: return layer->out_height;
+    case EFFNET_OP_POINTWISE: return layer->out_height * layer->out_width;
+    case EFFNET_OP_LINEAR: return (layer->out_channels + CHANNEL_STEP - 1) / CHANNEL_STEP;
+    case EFFNET_OP_POOL: break;
+    }
+    return 1;
+}
+
+static int count_strips(const struct effnet_layer *layer, int max_strips, int min_pixels)
+{
+    int pieces = divisible(layer), strips = max_strips < pieces ? max_strips : pieces;
+    int pixels = layer->out_height * layer->out_width;
+    if (layer->op == EFFNET_OP_LINEAR) return strips;
+    if (strips > pixels / min_pixels) strips = pixels / min_pixels;
+    return strips > 1 ? strips : 1;
+}
+
+/* Rows from..to of a convolution's output. */
+static void cut_rows(const struct effnet_layer *layer, int from, int to, struct onednn_strip *strip,
+                     size_t *first_row)
+{
+    int top = from * layer->stride - layer->pad_top;
+    int bottom = (to - 1) * layer->stride - layer->pad_top + layer->kernel; /* exclusive */
+    int first = top > 0 ? top : 0, end = bottom < layer->in_height ? bottom : layer->in_height;
+    strip->shape.in_height = end - first;
+    strip->shape.out_height = to - from;
+    strip->shape.pad_top = first - top;
+    strip->shape.pad_bottom = bottom - end;
+    *first_row = (size_t)first;
+}
+
+static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, int index)
+{
+    const struct effnet_layer *from = layer->layer;
+    int64_t pieces = divisible(from);
+    int begin = (int)(pieces * index / layer->strip_count);
+    int end = (int)(pieces * (index + 1) / layer->strip_count);
+    size_t first_pixel = 0, out_pixel = 0; /* of the source, and of the destination */
+    strip->shape = (struct onednn_shape){.in_height = from->in_height,
+                                         .in_width = from->in_width,
+                                         .out_height = from->out_height,
+                                         .out_width = from->out_width,
+                                         .out_channels = from->out_channels};
+    switch (from->op) {
+    case EFFNET_OP_CONV:
+    case EFFNET_OP_DEPTHWISE:
+        cut_rows(from, begin, end, strip, &first_pixel);
+        first_pixel *= (size_t)from->in_width;
+        out_pixel = (size_t)begin * (size_t)from->out_width;
+        break;
+    case EFFNET_OP_POINTWISE:
+        strip->shape.in_height = strip->shape.out_height = 1;
+        strip->shape.in_width = strip->shape.out_width = end - begin;
+        first_pixel = out_pixel = (size_t)begin;
+        break;
+    case EFFNET_OP_LINEAR:
+        strip->first_channel = begin * CHANNEL_STEP;
+        strip->shape.out_channels = (end * CHANNEL_STEP < from->out_channels ? end * CHANNEL_STEP
+                                                                             : from->out_channels) -
+                                    strip->first_channel;
+        break;
+    case EFFNET_OP_POOL: break;
+    }
+    size_t element = dnnl_data_type_size(layer->destination_type);
+    strip->source_offset = first_pixel * (size_t)from->in_channels * dnnl_data_type_size(layer->source_type);
+    strip->destination_offset = (out_pixel * (size_t)from->out_channels + (size_t)strip->first_channel) *
+                                element;
+    strip->destination_bytes = (size_t)strip->shape.out_height * (size_t)strip->shape.out_width *
+                               (size_t)strip->shape.out_channels * element;
+}
+
+/* What follows the product and the bias: the residual, then the activation. */
+static dnnl_status_t append_epilogue(const struct effnet_layer *layer, dnnl_post_ops_t post_ops)
+{
+    dnnl_status_t status = dnnl_success;
+    if (layer->residual >= 0) status = dnnl_post_ops_append_sum(post_ops, 1);
+    if (status) return status;
+    switch (layer->activation) {
+    case EFFNET_ACT_NONE: break;
+    case EFFNET_ACT_RELU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_relu, 0, 0);
+    case EFFNET_ACT_RELU6: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_clip, 0, 6);
+    case EFFNET_ACT_SILU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_swish, 1, 0);
+    case EFFNET_ACT_GELU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
+    case EFFNET_ACT_GELU_RELU:
+        status = dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
+        return status ? status : dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_relu, 0, 0);
+    }
+    return status;
+}
+
+static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_primitive_attr_t *attributes)
+{
+    dnnl_post_ops_t post_ops = NULL;
+    dnnl_status_t status = dnnl_primitive_attr_create(attributes);
+    if (!status) status = dnnl_primitive_attr_set_scratchpad_mode(*attributes, dnnl_scratchpad_mode_user);
+    if (!status) status = dnnl_post_ops_create(&post_ops);
+    if (!status) status = append_epilogue(layer, post_ops);
+    if (!status) status = dnnl_primitive_attr_set_post_ops(*attributes, post_ops);
+    if (post_ops) dnnl_post_ops_destroy(post_ops);
+    return status;
+}
+
+/* Dimensions of a strip's weights as oneDNN counts them: depthwise ones with groups first. Returns how many.
+ */
+static int weight_dims(const struct effnet_layer *layer, int out_channels, dnnl_dims_t dims)
+{
+    bool depthwise = layer->op == EFFNET_OP_DEPTHWISE;
+    int count = 0;
+    dims[count++] = out_channels;
+    dims[count++] = depthwise ? 1 : layer->in_channels;
+    if (depthwise) dims[count++] = 1;
+    dims[count++] = layer->kernel;
+    dims[count++] = layer->kernel;
+    return count;
+}
+
+static dnnl_status_t describe_convolution(const struct onednn_layer *layer, struct onednn_variant *variant,
+                                          dnnl_convolution_desc_t *operation)
+{
+    const struct effnet_layer *from = layer->layer;
+    const struct onednn_shape *shape = &variant->shape;
+    dnnl_dims_t weights, bias = {shape->out_channels}, strides = {from->stride, from->stride};
+    int right = (shape->out_width - 1) * from->stride + from->kernel - from->pad_left - shape->in_width;
+    dnnl_dims_t before = {shape->pad_top, from->pad_left}, after = {shape->pad_bottom, right > 0 ? right : 0};
+    int count = weight_dims(from, shape->out_channels, weights);
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&variant->weights, count, weights, layer->source_type,
+                                                        dnnl_format_tag_any);
+    if (!status) status = dnnl_memory_desc_init_by_tag(&variant->bias, 1, bias, dnnl_f32, dnnl_x);
+    return status ? status
+                  : dnnl_convolution_forward_desc_init(
+                        operation, dnnl_forward_inference, dnnl_convolution_direct, &variant->source,
+                        &variant->weights, &variant->bias, &variant->destination, strides, before, after);
+}
+
+static dnnl_status_t describe_pooling(const struct onednn_variant *variant, dnnl_pooling_desc_t *operation)
+{
+    dnnl_dims_t kernel = {variant->shape.in_height, variant->shape.in_width}, strides = {1, 1}, none = {0, 0};
+    return dnnl_pooling_forward_desc_init(operation, dnnl_forward_inference, dnnl_pooling_avg_exclude_padding,
+                                          &variant->source, &variant->destination, strides, kernel, none,
+                                          none);
+}
+
+/* Describes the operation of variant->shape and has oneDNN pick an implementation. */
+static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct onednn_layer *layer,
+                                           struct onednn_variant *variant, dnnl_primitive_desc_t *chosen)
+{
+    const struct onednn_shape *shape = &variant->shape;
+    dnnl_dims_t source = {1, layer->layer->in_channels, shape->in_height, shape->in_width};
+    dnnl_dims_t destination = {1, shape->out_channels, shape->out_height, shape->out_width};
+    dnnl_primitive_attr_t attributes = NULL;
+    union {
+        dnnl_convolution_desc_t convolution;
+        dnnl_pooling_desc_t pooling;
+    } operation;
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&variant->source, 4, source, layer->source_type,
+                                                        dnnl_nhwc);
+    if (!status)
+        status = dnnl_memory_desc_init_by_tag(&variant->destination, 4, destination, layer->destination_type,
+                                              dnnl_nhwc);
+    if (!status) status = create_attributes(layer->layer, &attributes);
+    if (!status)
+        status = layer->layer->op == EFFNET_OP_POOL
+                     ? describe_pooling(variant, &operation.pooling)
+                     : describe_convolution(layer, variant, &operation.convolution);
+    if (!status) status = dnnl_primitive_desc_create(chosen, &operation, attributes, engine, NULL);
+    if (attributes) dnnl_primitive_attr_destroy(attributes);
+    return status;
+}
+
+static dnnl_status_t create_variant(dnnl_engine_t engine, struct onednn_layer *layer,
+                                    struct onednn_variant *variant)
+{
+    dnnl_primitive_desc_t chosen = NULL;
+    dnnl_status_t status = choose_implementation(engine, layer, variant, &chosen);
+    if (!status) status = dnnl_primitive_create(&variant->primitive, chosen);
+    if (!status) {
+        variant->weights = *dnnl_primitive_desc_query_md(chosen, dnnl_query_weights_md, 0);
+        variant->scratch = *dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0);
+        size_t scratch = dnnl_memory_desc_get_size(&variant->scratch);
+        if (scratch > layer->scratch_bytes) layer->scratch_bytes = scratch;
+        const char *name = "";
+        dnnl_primitive_desc_query(chosen, dnnl_query_impl_info_str, 0, &name);
+        if (variant == layer->variants)
+            snprintf(layer->kernel, sizeof layer->kernel, "%.40s, %d strip%s", name, layer->strip_count,
+                     layer->strip_count > 1 ? "s" : "");
+    }
+    if (chosen) dnnl_primitive_desc_destroy(chosen);
+    return status;
+}
+
+/* The layer's variant of this shape, made where there is none yet. */
+static dnnl_status_t find_variant(dnnl_engine_t engine, struct onednn_layer *layer,
+                                  struct onednn_strip *strip)
+{
+    for (int i = 0; i < layer->variant_count; i++) {
+        strip->variant = i;
+        if (memcmp(&layer->variants[i].shape, &strip->shape, sizeof strip->shape) == 0) return dnnl_success;
+    }
+    struct onednn_variant *variant = &layer->variants[layer->variant_count];
+    variant->shape = strip->shape;
+    strip->variant = layer->variant_count++;
+    return create_variant(engine, layer, variant);
+}
+
+/* Copies weights from the mapped file into the variant's format and type. */
+static dnnl_status_t reorder(dnnl_engine_t engine, const dnnl_memory_desc_t *plain, const float *from,
+                             dnnl_memory_t to)
+{
+    const dnnl_memory_desc_t *packed;
+    dnnl_memory_t file = NULL;
+    dnnl_primitive_desc_t description = NULL;
+    dnnl_primitive_t primitive = NULL;
+    dnnl_stream_t stream = NULL;
+    dnnl_status_t status = dnnl_memory_get_memory_desc(to, &packed);
+    if (!status) status = dnnl_memory_create(&file, plain, engine, (void *)from); /* it is only read */
+    if (!status)
+        status = dnnl_reorder_primitive_desc_create(&description, plain, engine, packed, engine, NULL);
+    if (!status) status = dnnl_primitive_create(&primitive, description);
+    if (!status) status = dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, file}, {DNNL_ARG_TO, to}};
+    if (!status) status = dnnl_primitive_execute(primitive, stream, 2, arguments);
+    if (stream) dnnl_stream_destroy(stream);
+    if (primitive) dnnl_primitive_destroy(primitive);
+    if (description) dnnl_primitive_desc_destroy(description);
+    if (file) dnnl_memory_destroy(file);
+    return status;
+}
+
+/* Whether a strip whose variant wants `format` can use what is packed already. */
+static bool is_packed(const struct onednn_packed *packed, const struct onednn_strip *strip,
+                      const dnnl_memory_desc_t *format)
+{
+    const dnnl_memory_desc_t *have = NULL;
+    if (packed->first_channel != strip->first_channel) return false;
+    return !dnnl_memory_get_memory_desc(packed->weights, &have) && dnnl_memory_desc_equal(have, format);
+}
+
+static dnnl_status_t pack(dnnl_engine_t engine, struct onednn_layer *layer, struct onednn_strip *strip)
+{
+    const struct effnet_layer *from = layer->layer;
+    const struct onednn_variant *variant = &layer->variants[strip->variant];
+    for (int i = 0; i < layer->packed_count; i++) {
+        strip->packed = i;
+        if (is_packed(&layer->packed[i], strip, &variant->weights)) return dnnl_success;
+    }
+    struct onednn_packed *packed = &layer->packed[layer->packed_count];
+    packed->first_channel = strip->first_channel;
+    strip->packed = layer->packed_count++;
+    dnnl_memory_desc_t plain;
+    dnnl_dims_t dims;
+    int count = weight_dims(from, strip->shape.out_channels, dims);
+    size_t channel_size = (size_t)from->in_channels; /* only linear layers are cut by channel */
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&plain, count, dims, dnnl_f32,
+                                                        count == 5 ? dnnl_goihw : dnnl_oihw);
+    if (!status)
+        status = dnnl_memory_create(&packed->weights, &variant->weights, engine, DNNL_MEMORY_ALLOCATE);
+    if (!status)
+        status = dnnl_memory_create(&packed->bias, &variant->bias, engine,
+                                    (void *)(from->bias + strip->first_channel));
+    if (!status)
+        status = reorder(engine, &plain, from->weight + (size_t)strip->first_channel * channel_size,
+                         packed->weights);
+    layer->weight_bytes += dnnl_memory_desc_get_size(&variant->weights) +
+                           dnnl_memory_desc_get_size(&variant->bias);
+    return status;
+}
+
+int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *layer, int max_strips,
+                              int min_pixels, struct effnet_error *error)
+{
+    layer->strip_count = count_strips(layer->layer, max_strips, min_pixels);
+    size_t count = (size_t)layer->strip_count;
+    layer->strips = calloc(count, sizeof *layer->strips);
+    layer->variants = calloc(count, sizeof *layer->variants);
+    layer->packed = calloc(count, sizeof *layer->packed);
+    if (!layer->strips || !layer->variants || !layer->packed)
+        return effnet_fail_nomem(error, layer->layer->name, count * sizeof *layer->variants);
+    for (int i = 0; i < layer->strip_count; i++) {
+        struct onednn_strip *strip = &layer->strips[i];
+        cut(layer, strip, i);
+        dnnl_status_t status = find_variant(state->engine, layer, strip);
+        if (!status && layer->layer->weight) status = pack(state->engine, layer, strip);
+        if (status) return effnet_onednn_fail(error, status, layer->layer->name);
+    }
+    return EFFNET_OK;
+}
+
+void effnet_onednn_free_layer(struct onednn_layer *layer)
+{
+    for (int i = 0; i < layer->variant_count; i++)
+        if (layer->variants[i].primitive) dnnl_primitive_destroy(layer->variants[i].primitive);
+    for (int i = 0; i < layer->packed_count; i++) {
+        if (layer->packed[i].weights) dnnl_memory_destroy(layer->packed[i].weights);
+        if (layer->packed[i].bias) dnnl_memory_destroy(layer->packed[i].bias);
+    }
+    free(layer->strips);
+    free(layer->variants);
+    free(layer->packed);
+}
