@@ -1,0 +1,42 @@
+/* Depthwise convolution + bias + activation on NHWC fp16, with fp32 weights and accumulation:
+ *
+ *   y[n][oy][ox][c] = act(sum_{ky,kx} x[n][oy*s - pad_top + ky][ox*s - pad_left + kx][c] * w[ky][kx][c] +
+ * bias[c])
+ *
+ * where x is 0 outside its height and width. Several configurations compute the same bits; which is fastest
+ * depends on shape and chip. */
+#ifndef EFFNET_KERNELS_DEPTHWISE_H
+#define EFFNET_KERNELS_DEPTHWISE_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct depthwise_args {
+    const void *x;                /* half [n][height][width][channels], 16-byte aligned */
+    const float *w;               /* [kernel][kernel][channels], 16-byte aligned */
+    const float *bias;            /* [channels], 16-byte aligned */
+    void *y;                      /* half [n][out_height][out_width][channels], 16-byte aligned */
+    float output_min, output_max; /* activation as a clamp: none -inf..inf, ReLU 0..inf, ReLU6 0..6 */
+    int n, channels;              /* channels a multiple of 8 */
+    int height, width, out_height, out_width;
+    int kernel, stride; /* 3 or 5, 1 or 2 */
+    int pad_top, pad_left;
+};
+
+/* Configurations are numbered from 0; names are for people ("2x4 pixels, 4 channels"). */
+int depthwise_config_count(void);
+const char *depthwise_config_name(int config);
+/* Whether the configuration computes these shapes (pointers are not looked at). */
+bool depthwise_config_fits(int config, const struct depthwise_args *args);
+/* Enqueues the kernel. cudaErrorInvalidValue where the configuration does not fit, else what the launch
+ * returned. */
+cudaError_t depthwise_launch(int config, const struct depthwise_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,51 @@
+/* 1x1 convolution + bias [+ residual] + activation, on NHWC fp16 with fp32 accumulation:
+ *
+ *   y[m][n] = act(sum_k p(x[m][k]) * w[n][k] + bias[n] + residual[m][n])
+ *
+ * where p is the identity, or clamp(x + input_bias[k], 0, input_max) when input_bias is given: the bias
+ * and ReLU or ReLU6 that a depthwise convolution left to the layer that reads it. input_bias comes as two
+ * fp16 numbers, high + low, that are added one after the other: where x and the bias nearly cancel, the
+ * first sum is exact, so the result is as good as one from a fp32 bias.
+ *
+ * Several configurations compute the same function; which is fastest depends on shape and chip, so the
+ * caller times those that fit. A row's result depends on the configuration and on nothing outside the
+ * row, so one configuration gives the same bits for an image alone and in any batch. */
+#ifndef EFFNET_KERNELS_POINTWISE_H
+#define EFFNET_KERNELS_POINTWISE_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pointwise_args {
+    const void *x;                /* half [m][k] */
+    const void *w;                /* half [n][k] */
+    const float *bias;            /* [n] */
+    const void *residual;         /* half [m][n], or NULL */
+    const void *input_bias;       /* half [2][k], high and low, or NULL: no prologue */
+    float input_max;              /* upper bound of the prologue's clamp: 6, or infinity for ReLU */
+    float output_min, output_max; /* activation as a clamp: none -inf..inf, ReLU 0..inf, ReLU6 0..6 */
+    void *y;                      /* half [m][n], or [m / pool_rows][n] */
+    int m, n, k;                  /* n and k multiples of 8 */
+    int pool_rows;                /* 0, or average each pool_rows rows (an image's H * W) into one */
+};
+
+/* Configurations are numbered from 0. Names are for people ("tiled 128x96x32", "direct 16x32 k8"). */
+int pointwise_config_count(void);
+const char *pointwise_config_name(int config);
+/* Whether this configuration can compute these shapes (pointers are not looked at). */
+bool pointwise_config_fits(int config, const struct pointwise_args *args);
+/* Dynamic shared memory of a block, in bytes. */
+int pointwise_config_shared_bytes(int config, const struct pointwise_args *args);
+
+/* Enqueues the kernel. x, w, residual, input_bias and y 16-byte aligned. cudaErrorInvalidValue where the
+ * configuration does not fit, else what the launch returned. */
+cudaError_t pointwise_launch(int config, const struct pointwise_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

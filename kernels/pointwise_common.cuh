@@ -1,0 +1,146 @@
+/* What the pointwise kernels share: prologue, epilogue, and the table entry of a configuration. */
+#ifndef EFFNET_KERNELS_POINTWISE_COMMON_CUH
+#define EFFNET_KERNELS_POINTWISE_COMMON_CUH
+
+#include "pointwise.h"
+#include "ptx.cuh"
+
+namespace pointwise
+{
+
+struct config {
+    const char *name;
+    bool (*fits)(const pointwise_args &);
+    int (*shared_bytes)(const pointwise_args &);
+    cudaError_t (*launch)(const pointwise_args &, cudaStream_t);
+};
+
+/* The families, each in its own file. */
+extern const config tiled_configs[];
+extern const int tiled_config_count;
+extern const config direct_configs[];
+extern const int direct_config_count;
+extern const config wgmma_configs[];
+extern const int wgmma_config_count;
+extern const config resident_configs[];
+extern const int resident_config_count;
+
+__device__ __forceinline__ uint32_t as_bits(__half2 value)
+{
+    return *reinterpret_cast<uint32_t *>(&value);
+}
+
+__device__ __forceinline__ __half2 as_half2(uint32_t bits)
+{
+    return *reinterpret_cast<__half2 *>(&bits);
+}
+
+/* input_bias for a kernel's shared memory: high, then low parts, each padded with zeros to `padded` channels.
+ */
+__device__ __forceinline__ void load_input_bias(uint32_t *shared, const pointwise_args &args, int padded,
+                                                int threads)
+{
+    for (int i = threadIdx.x; i < padded; i += threads) { /* two channels a word, two parts */
+        const int part = i >= padded / 2, pair = i - part * padded / 2;
+        shared[i] = 2 * pair < args.k
+                        ? static_cast<const uint32_t *>(args.input_bias)[part * args.k / 2 + pair]
+                        : 0;
+    }
+}
+
+/* Clamps that let a NaN through, unlike fminf and fmaxf. */
+__device__ __forceinline__ float clamp(float value, float low, float high)
+{
+    return ptx::min_nan(ptx::max_nan(value, low), high);
+}
+
+/* The prologue on two neighbouring channels. */
+__device__ __forceinline__ uint32_t bias_and_clamp(uint32_t x, uint32_t bias, uint32_t bias_low,
+                                                   __half2 maximum)
+{
+    const __half2 sum = __hadd2(__hadd2(as_half2(x), as_half2(bias)), as_half2(bias_low));
+    return as_bits(__hmin2_nan(__hmax2_nan(sum, __float2half2_rn(0.0f)), maximum));
+}
+
+/* Transposes a 4x4 matrix of words over the four lanes of a quad: afterwards word j of lane i is what word
+ * i of lane j was. */
+__device__ __forceinline__ void transpose_quad(uint32_t (&u)[4])
+{
+    const unsigned all = 0xffffffffu;
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+    uint32_t a = __shfl_xor_sync(all, odd ? u[0] : u[1], 1);
+    uint32_t b = __shfl_xor_sync(all, odd ? u[2] : u[3], 1);
+    if (odd)
+        u[0] = a, u[2] = b;
+    else
+        u[1] = a, u[3] = b;
+    a = __shfl_xor_sync(all, upper ? u[0] : u[2], 2);
+    b = __shfl_xor_sync(all, upper ? u[1] : u[3], 2);
+    if (upper)
+        u[0] = a, u[1] = b;
+    else
+        u[2] = a, u[3] = b;
+}
+
+/* Sums start from the bias, so that the epilogue need not add it. */
+template <int MT, int NT>
+__device__ __forceinline__ void start_from_bias(float (&acc)[MT][NT][4], const pointwise_args &args, int n0)
+{
+    const int t = threadIdx.x & 3;
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+        const int column = n0 + 8 * j + 2 * t;
+        float2 bias = make_float2(0.0f, 0.0f);
+        if (column < args.n) bias = __ldg(reinterpret_cast<const float2 *>(args.bias + column));
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+            acc[i][j][0] = acc[i][j][2] = bias.x, acc[i][j][1] = acc[i][j][3] = bias.y;
+    }
+}
+
+/* The epilogue of a warp that holds MT x NT fragments (16 x 8 each) of rows m0.. and columns n0..: residual,
+ * activation, and 16-byte stores. A fragment gives a lane two neighbouring columns, so four fragments are
+ * transposed over the quad, which gives it eight. Rows at or past row_end are not stored. The clamp comes
+ * after rounding, two values at once: its bounds are exact in fp16, so the result is the same. */
+template <bool RESIDUAL, int MT, int NT>
+__device__ __forceinline__ void store_fragments(const float (&acc)[MT][NT][4], const pointwise_args &args,
+                                                int m0, int n0, int row_end)
+{
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const __half *residual = static_cast<const __half *>(args.residual);
+    __half *y = static_cast<__half *>(args.y);
+    const __half2 low = __float2half2_rn(args.output_min), high = __float2half2_rn(args.output_max);
+#pragma unroll
+    for (int q = 0; q < NT; q += 4) {
+        const int column = n0 + 8 * (q + t); /* that this lane stores */
+        const bool column_ok = q + t < NT && column < args.n;
+#pragma unroll
+        for (int i = 0; i < 2 * MT; i++) {
+            const int row = m0 + 8 * i + g;
+            const bool ok = row < row_end && column_ok;
+            const size_t offset = static_cast<size_t>(row) * args.n + column;
+            uint32_t r[4] = {0, 0, 0, 0}, out[4];
+            if constexpr (RESIDUAL) {
+                if (ok)
+                    *reinterpret_cast<uint4 *>(r) = __ldg(reinterpret_cast<const uint4 *>(residual + offset));
+                transpose_quad(r);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int f = q + j < NT ? q + j : 0; /* a dummy where NT is no multiple of 4 */
+                float2 v = make_float2(acc[i / 2][f][2 * (i % 2)], acc[i / 2][f][2 * (i % 2) + 1]);
+                if constexpr (RESIDUAL) {
+                    const float2 added = __half22float2(as_half2(r[j]));
+                    v.x += added.x, v.y += added.y;
+                }
+                out[j] = as_bits(__hmin2_nan(__hmax2_nan(__float22half2_rn(v), low), high));
+            }
+            transpose_quad(out);
+            if (ok) *reinterpret_cast<uint4 *>(y + offset) = *reinterpret_cast<uint4 *>(out);
+        }
+    }
+}
+
+} // namespace pointwise
+
+#endif

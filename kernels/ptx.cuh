@@ -1,0 +1,526 @@
+/* The one place for inline PTX. Names follow the instruction; every wrapper says what it needs. */
+#ifndef EFFNET_KERNELS_PTX_CUH
+#define EFFNET_KERNELS_PTX_CUH
+
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+namespace ptx
+{
+
+/* The 32-bit shared-window address that ldmatrix, cp.async and mbarrier instructions take. */
+__device__ __forceinline__ uint32_t shared_address(const void *pointer)
+{
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/* Gives a value a register of its own, here and now. Accumulators of wgmma need that: copies of equal values
+ * that the compiler makes just before each instruction would have to wait for the instruction before. */
+__device__ __forceinline__ void own_register(float &value)
+{
+    asm volatile("" : "+f"(value));
+}
+
+/* A word of shared memory at a shared_address. */
+__device__ __forceinline__ uint32_t load_shared(uint32_t shared)
+{
+    uint32_t d;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(d) : "r"(shared) : "memory");
+    return d;
+}
+
+__device__ __forceinline__ void store_shared(uint32_t shared, uint32_t value)
+{
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
+}
+
+/* Minimum and maximum that return NaN when either operand is one. */
+__device__ __forceinline__ float max_nan(float a, float b)
+{
+    float d;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+    return d;
+}
+
+__device__ __forceinline__ float min_nan(float a, float b)
+{
+    float d;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+    return d;
+}
+
+/* 2^x in one instruction: relative error 2^-22.5 at most, subnormal results become 0. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float d;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+    return d;
+}
+
+/* ---------------------------------------------------------------- sm_80: asynchronous copies */
+
+/* 16 bytes, global to shared, bypassing L1; both addresses 16-byte aligned. When !valid nothing is read
+ * and the 16 bytes in shared memory become zero. */
+__device__ __forceinline__ void cp_async_16(uint32_t shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void cp_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits until at most Pending of this thread's newest groups are still under way. */
+template <int Pending> __device__ __forceinline__ void cp_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/* ---------------------------------------------------------------- sm_80: matrix fragments */
+
+/* Four 8x8 matrices of 16-bit elements; lane i gives the address of row i%8 of matrix i/8. */
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t shared)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared)
+                 : "memory");
+}
+
+/* Stores four 8x8 matrices as ldmatrix_x4 loads them; sm_90. */
+__device__ __forceinline__ void stmatrix_x4(uint32_t shared, const uint32_t (&r)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared), "r"(r[0]),
+                 "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
+/* d += a * b: a 16x16 (row-major fragment), b 16x8 (column-major fragment), fp16 in, fp32 accumulate. */
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---------------------------------------------------------------- sm_90: clusters and barriers */
+
+__device__ __forceinline__ uint32_t cluster_rank()
+{
+    uint32_t d;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(d));
+    return d;
+}
+
+/* All threads of all blocks of the cluster; what they wrote before is visible after. */
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* cluster_sync in two halves, for each thread alone, without the first half's fence of memory: what counts is
+ * that every block has started, and mbarrier_init_fence. */
+__device__ __forceinline__ void cluster_arrive_relaxed()
+{
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* Where `shared` of this block lies in the block of that rank in the cluster. */
+__device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t rank)
+{
+    uint32_t d;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(shared), "r"(rank));
+    return d;
+}
+
+/* A float of another block's shared memory, at a cluster_address. */
+__device__ __forceinline__ float cluster_load(uint32_t address)
+{
+    float d;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(d) : "r"(address) : "memory");
+    return d;
+}
+
+/* Four floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
+ * addresses, the first a multiple of 16. */
+__device__ __forceinline__ void cluster_store_async(uint32_t address, const float (&v)[4], uint32_t barrier)
+{
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+                 "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/* Makes mbarrier_init visible to the copy engine and to the cluster (a barrier must follow). */
+__device__ __forceinline__ void mbarrier_init_fence()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* This thread's arrival, announcing that many bytes by the copy engine. */
+__device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Arrives at a barrier of any block of the cluster, given by cluster_address. The order that it gives is
+ * among the threads of the block only, which is enough where what it hands over was read, and will be
+ * written, by the copy engine and wgmma: release at cluster scope costs a fence of all memory. */
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Waits for the end of the phase of that parity. */
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "again:\n\t"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+                 "@done bra finished;\n\t"
+                 "bra again;\n\t"
+                 "finished:\n\t"
+                 "}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps: wait, or arrive only. */
+__device__ __forceinline__ void named_barrier_sync(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* In a launch that may overlap the one before it in its stream: waits until that one is done and its memory
+ * is visible; lets the next such launch start its blocks. Nothing in any other launch. */
+__device__ __forceinline__ void grid_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void grid_launch_next()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* ---------------------------------------------------------------- sm_90: the bulk tensor copy engine */
+
+__device__ __forceinline__ uint64_t l2_evict_first()
+{
+    uint64_t d;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(d));
+    return d;
+}
+
+__device__ __forceinline__ uint64_t l2_evict_normal()
+{
+    uint64_t d;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(d));
+    return d;
+}
+
+__device__ __forceinline__ uint64_t l2_evict_last()
+{
+    uint64_t d;
+    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(d));
+    return d;
+}
+
+__device__ __forceinline__ void tma_prefetch_map(const void *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* The box at column x and row y of the tensor, to shared memory; its bytes count on `barrier`. */
+__device__ __forceinline__ void tma_load_2d(uint32_t shared, const void *map, int x, int y, uint32_t barrier,
+                                            uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+/* The same to every block of the cluster whose bit is set, at the same offsets there (barrier too). */
+__device__ __forceinline__ void tma_load_2d_multicast(uint32_t shared, const void *map, int x, int y,
+                                                      uint32_t barrier, uint16_t blocks, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(shared),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks), "l"(policy)
+                 : "memory");
+}
+
+/* A box of shared memory to column x and row y of the tensor; what lies outside is left out. */
+__device__ __forceinline__ void tma_store_2d(const void *map, uint32_t shared, int x, int y, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint "
+                 "[%0, {%1, %2}], [%3], %4;" ::"l"(map),
+                 "r"(x), "r"(y), "r"(shared), "l"(policy)
+                 : "memory");
+}
+
+/* Contiguous bytes, a multiple of 16 at 16-byte aligned addresses: to shared memory, counting on `barrier`.
+ */
+__device__ __forceinline__ void bulk_load(uint32_t shared, const void *global, uint32_t bytes,
+                                          uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            shared),
+        "l"(global), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+/* The same from shared memory; committed and waited for as tensor stores are. */
+__device__ __forceinline__ void bulk_store(void *global, uint32_t shared, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared),
+                 "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void tma_store_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Waits until at most Pending of this thread's newest groups of stores still read shared memory. */
+template <int Pending> __device__ __forceinline__ void tma_store_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+
+/* Makes this thread's ordinary stores to shared memory visible to the copy engine. */
+__device__ __forceinline__ void fence_proxy_async()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* ---------------------------------------------------------------- sm_90a: warpgroup matrix products */
+
+template <int Registers> __device__ __forceinline__ void registers_increase()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
+template <int Registers> __device__ __forceinline__ void registers_decrease()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
+/* Before the first wgmma after ordinary code touched the accumulators. */
+__device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int Pending> __device__ __forceinline__ void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+/* Keeps the compiler from moving uses of an accumulator to the other side of a wgmma_wait. */
+__device__ __forceinline__ void wgmma_touch(float &accumulator)
+{
+    asm volatile("" : "+f"(accumulator)::"memory");
+}
+
+/* Matrix descriptor of a K-major fp16 tile whose rows are 128 bytes in 128-byte swizzle (a row's 16-byte
+ * pieces XORed by row % 8): eight rows, 1024 bytes, apart; layout type 1 in bits 62 and 63. Advancing by 16
+ * elements of k adds 2 (units of 16 bytes). */
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
+{
+    return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
+           ((shared & 0x3ffff) >> 4);
+}
+
+/* The same for rows of 32 or 64 bytes in the swizzle of that width (layout types 3 and 2). */
+template <int RowBytes> __device__ __forceinline__ uint64_t wgmma_descriptor_of(uint32_t shared)
+{
+    static_assert(RowBytes == 32 || RowBytes == 64 || RowBytes == 128, "a swizzle's width");
+    constexpr uint64_t type = RowBytes == 128 ? 1 : RowBytes == 64 ? 2 : 3;
+    return (type << 62) | (uint64_t{8 * RowBytes >> 4} << 32) | (uint64_t{1} << 16) |
+           ((shared & 0x3ffff) >> 4);
+}
+
+#define PTX_F4(d, i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define PTX_F16(d, i) PTX_F4(d, i), PTX_F4(d, i + 4), PTX_F4(d, i + 8), PTX_F4(d, i + 12)
+#define PTX_F64(d, i) PTX_F16(d, i), PTX_F16(d, i + 16), PTX_F16(d, i + 32), PTX_F16(d, i + 48)
+
+/* d = a * b + (accumulate ? d : 0): a 64 x 16 and b N x 16, K-major fp16 in shared memory, d fp32. Lane l of
+ * warp w of the warpgroup holds, in d[4 * j + 2 * h + i], row 16 * w + l / 4 + 8 * h and column
+ * 8 * j + 2 * (l % 4) + i. */
+__device__ __forceinline__ void wgmma_f16(float (&d)[16], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %18, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+                 "}, %16, %17, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F16(d, 0)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, %32, %33, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F64(d, 0)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[128], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %130, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
+                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
+                 "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, "
+                 "%103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "
+                 "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+                 "}, %128, %129, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F64(d, 0), PTX_F64(d, 64)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+/* d += a * b with a in registers, as mma_m16n8k16_f16 has it, warp w of the warpgroup holding rows 16w..;
+ * b N x 16, K-major in shared memory. a and d must not be touched before wgmma_wait. */
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[8], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7"
+                 "}, {%8, %9, %10, %11}, %12, p, 1, 1, 0;\n\t}"
+                 : PTX_F4(d, 0), PTX_F4(d, 4)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[12], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n24k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
+                 "}, {%12, %13, %14, %15}, %16, p, 1, 1, 0;\n\t}"
+                 : PTX_F4(d, 0), PTX_F4(d, 4), PTX_F4(d, 8)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[20], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19"
+                 "}, {%20, %21, %22, %23}, %24, p, 1, 1, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F4(d, 16)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[24], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23"
+                 "}, {%24, %25, %26, %27}, %28, p, 1, 1, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F4(d, 16), PTX_F4(d, 20)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[40], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39"
+                 "}, {%40, %41, %42, %43}, %44, p, 1, 1, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[48], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+                 "}, {%48, %49, %50, %51}, %52, p, 1, 1, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_f16_add(float (&d)[56], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n112k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+                 "%47, %48, %49, %50, %51, %52, %53, %54, %55"
+                 "}, {%56, %57, %58, %59}, %60, p, 1, 1, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48), PTX_F4(d, 52)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+#undef PTX_F4
+#undef PTX_F16
+#undef PTX_F64
+
+} // namespace ptx
+
+#endif

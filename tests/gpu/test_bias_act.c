@@ -1,0 +1,154 @@
+/* kernels/bias_act against the definition: the sum in fp32, clamped, rounded to fp16; in place and not.
+ * `--small`: few and small shapes, for compute-sanitizer. `--bench [BATCH...]`: times instead. */
+#include "bias_act.h"
+#include "small.h"
+
+static const uint64_t SEED = 20260104;
+
+struct problem {
+    struct bias_act_args args; /* device pointers; y at `out` */
+    half *x, *y;               /* y: what came out */
+    float *bias;
+    size_t count;
+    struct guarded out;
+};
+
+static struct problem problem_new(int64_t rows, int channels, float low, float high, uint64_t *state)
+{
+    struct problem p = {.count = (size_t)rows * (size_t)channels};
+    p.x = checked_malloc(p.count * sizeof(half));
+    p.y = checked_malloc(p.count * sizeof(half));
+    p.bias = checked_malloc((size_t)channels * sizeof(float));
+    for (size_t i = 0; i < p.count; i++) p.x[i] = (half)(6 * noise(state));
+    for (int c = 0; c < channels; c++) p.bias[c] = 4 * noise(state);
+    p.out = guarded_alloc(p.count * sizeof(half));
+    p.args = (struct bias_act_args){.x = device_copy(p.x, p.count * sizeof(half)),
+                                    .y = p.out.data,
+                                    .bias = device_copy(p.bias, (size_t)channels * sizeof(float)),
+                                    .rows = rows,
+                                    .channels = channels,
+                                    .output_min = low,
+                                    .output_max = high};
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    CUDA_OK(cudaFree((void *)p->args.x));
+    CUDA_OK(cudaFree((void *)p->args.bias));
+    guarded_free(&p->out);
+    free(p->x), free(p->y), free(p->bias);
+}
+
+static void run(struct problem *p, const struct bias_act_args *args)
+{
+    CUDA_OK(bias_act_launch(args, 0));
+    CUDA_OK(cudaDeviceSynchronize());
+    CUDA_OK(cudaMemcpy(p->y, p->out.data, p->count * sizeof(half), cudaMemcpyDeviceToHost));
+}
+
+static void check_problem(struct problem *p)
+{
+    const struct bias_act_args *a = &p->args;
+    half *want = checked_malloc(p->count * sizeof *want);
+    for (size_t i = 0; i < p->count; i++) {
+        float v = (float)p->x[i] + p->bias[i % (size_t)a->channels];
+        want[i] = (half)(v < a->output_min ? a->output_min : v > a->output_max ? a->output_max : v);
+    }
+    for (int in_place = 0; in_place <= 1; in_place++) {
+        struct bias_act_args args = *a;
+        guarded_poison(&p->out);
+        if (in_place) {
+            CUDA_OK(cudaMemcpy(args.y, a->x, p->count * sizeof(half), cudaMemcpyDeviceToDevice));
+            args.x = args.y;
+        }
+        run(p, &args);
+        const size_t at = first_difference(p->y, want, p->count);
+        expect(at == p->count, "%lld x %d, %g to %g%s: value %zu is %g, not %g", (long long)a->rows,
+               a->channels, (double)a->output_min, (double)a->output_max, in_place ? ", in place" : "", at,
+               (double)p->y[at % p->count], (double)want[at % p->count]);
+        expect(guarded_intact(&p->out), "%lld x %d: written beyond the output", (long long)a->rows,
+               a->channels);
+    }
+    free(want);
+}
+
+static void check(int64_t rows, int channels, uint64_t *state)
+{
+    static const float ranges[][2] = {{0, 6}, {0, INFINITY}, {-INFINITY, INFINITY}};
+    const float *range = ranges[noise_range(state, 0, 2)];
+    struct problem p = problem_new(rows, channels, range[0], range[1], state);
+    check_problem(&p);
+    problem_free(&p);
+}
+
+static void check_special_values(uint64_t *state)
+{
+    struct problem p = problem_new(33, 24, 0, 6, state);
+    p.x[0] = p.x[25] = p.x[33 * 24 - 1] = (half)NAN;
+    p.x[50] = (half)INFINITY, p.x[51] = (half)-INFINITY, p.x[52] = (half)65504, p.x[53] = (half)-0.0;
+    CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.count * sizeof(half), cudaMemcpyHostToDevice));
+    check_problem(&p);
+    p.args.output_min = -INFINITY, p.args.output_max = INFINITY;
+    check_problem(&p);
+    problem_free(&p);
+}
+
+static void check_refusals(void)
+{
+    static const struct bias_act_args wrong[] = {
+        {.rows = 0, .channels = 8},
+        {.rows = -1, .channels = 8},
+        {.rows = 1, .channels = 0},
+        {.rows = 1, .channels = 12},
+        {.rows = 1, .channels = (1 << 20) + 8},
+        {.rows = INT64_MAX, .channels = 8},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        expect(bias_act_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %zu", i);
+}
+
+static cudaError_t bench_launch(void *context, cudaStream_t stream)
+{
+    return bias_act_launch(context, stream);
+}
+
+/* The stem's output; b1-plain's has the same shape. */
+static void bench(int batch, uint64_t *state)
+{
+    char name[64];
+    struct problem p = problem_new((int64_t)batch * 120 * 120, 32, 0, 6, state);
+    p.args.x = p.args.y;
+    snprintf(name, sizeof name, "bias_act %d x 120 x 120 x 32, in place", batch);
+    bench_line(name, bench_launch, &p.args, 4.0 * (double)p.count);
+    problem_free(&p);
+}
+
+int main(int argc, char **argv)
+{
+    static const int channels[] = {8, 16, 24, 40, 56, 96, 144, 1152, 1280, 2048, 2056, 4088};
+    const bool small = argc > 1 && !strcmp(argv[1], "--small");
+    uint64_t state = SEED;
+    gpu_require();
+    printf("seed %llu\n", (unsigned long long)SEED);
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
+        return 0;
+    }
+    check_refusals();
+    check_special_values(&state);
+    for (size_t i = 0; i < sizeof channels / sizeof *channels; i++) {
+        check(1, channels[i], &state);
+        check(small ? 9 : 1000, channels[i], &state);
+    }
+    for (int i = 0; i < (small ? 5 : 60); i++)
+        check(noise_range(&state, 1, small ? 50 : 3000), 8 * noise_range(&state, 1, small ? 40 : 200),
+              &state);
+    if (!small) {
+        check(120 * 120, 32, &state);
+        check(3 * 120 * 120, 32, &state);
+        check(300001, 120, &state); /* more vectors than the threads take in one turn of their loop */
+        check(2, 1 << 20, &state);
+    }
+    return finish();
+}

@@ -1,0 +1,269 @@
+/* kernels/depthwise against plain loops in double: every configuration on every depthwise layer of both
+ * networks, then on seeded awkward shapes. `--small`: few and small shapes, for compute-sanitizer. `--bench`:
+ * times. */
+#include "depthwise.h"
+#include "gpu.h"
+
+static const uint64_t SEED = 20260301;
+
+struct shape {
+    const char *name;
+    int side, channels, kernel, stride, pad_before, pad_after;
+};
+
+static const struct shape LAYERS[] = {
+    {"lite1 0", 120, 32, 3, 1, 1, 1},    {"lite1 1", 120, 96, 3, 2, 0, 1},
+    {"lite1 2", 60, 144, 3, 1, 1, 1},    {"lite1 4", 60, 144, 5, 2, 1, 2},
+    {"lite1 5", 30, 240, 5, 1, 2, 2},    {"lite1 7", 30, 240, 3, 2, 0, 1},
+    {"lite1 8", 15, 480, 3, 1, 1, 1},    {"lite1 11", 15, 480, 5, 1, 2, 2},
+    {"lite1 12", 15, 672, 5, 1, 2, 2},   {"lite1 15", 15, 672, 5, 2, 2, 2},
+    {"lite1 16", 8, 1152, 5, 1, 2, 2},   {"lite1 20", 8, 1152, 3, 1, 1, 1},
+    {"b1-plain 1", 120, 96, 3, 2, 1, 1}, {"b1-plain 2", 60, 144, 3, 2, 1, 1},
+    {"b1-plain 3", 30, 240, 3, 2, 1, 1}, {"b1-plain 5", 15, 672, 3, 2, 1, 1},
+};
+enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
+
+struct problem {
+    struct depthwise_args args; /* device pointers */
+    half *x;
+    float *w, *bias;
+    struct guarded y;
+    size_t x_count, y_count;
+};
+
+static float *noise_float(size_t count, float scale, uint64_t *state)
+{
+    float *p = checked_malloc(count * sizeof *p);
+    for (size_t i = 0; i < count; i++) p[i] = scale * noise(state);
+    return p;
+}
+
+static struct problem problem_new(int n, int height, int width, const struct shape *s, float output_max,
+                                  uint64_t *state)
+{
+    struct problem p = {0};
+    const int padded = s->pad_before + s->pad_after - s->kernel;
+    const int out_height = (height + padded) / s->stride + 1, out_width = (width + padded) / s->stride + 1;
+    const size_t taps = (size_t)s->kernel * (size_t)s->kernel, channels = (size_t)s->channels;
+    p.x_count = (size_t)n * (size_t)height * (size_t)width * channels;
+    p.y_count = (size_t)n * (size_t)out_height * (size_t)out_width * channels;
+    p.x = checked_malloc(p.x_count * sizeof *p.x);
+    for (size_t i = 0; i < p.x_count; i++) p.x[i] = (half)(3.0f + 3.0f * noise(state));
+    p.w = noise_float(taps * channels, 1.0f, state);
+    p.bias = noise_float(channels, 2.0f, state);
+    p.y = guarded_alloc(p.y_count * sizeof(half));
+    p.args = (struct depthwise_args){
+        .x = device_copy(p.x, p.x_count * sizeof(half)),
+        .w = device_copy(p.w, taps * channels * sizeof(float)),
+        .bias = device_copy(p.bias, channels * sizeof(float)),
+        .y = p.y.data,
+        .output_min = output_max > 0 ? 0.0f : -INFINITY,
+        .output_max = output_max > 0 ? output_max : INFINITY,
+        .n = n,
+        .channels = s->channels,
+        .height = height,
+        .width = width,
+        .out_height = out_height,
+        .out_width = out_width,
+        .kernel = s->kernel,
+        .stride = s->stride,
+        .pad_top = s->pad_before,
+        .pad_left = s->pad_before,
+    };
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    CUDA_OK(cudaFree((void *)p->args.x));
+    CUDA_OK(cudaFree((void *)p->args.w));
+    CUDA_OK(cudaFree((void *)p->args.bias));
+    guarded_free(&p->y);
+    free(p->x), free(p->w), free(p->bias);
+}
+
+static double reference_at(const struct problem *p, int n, int oy, int ox, int c)
+{
+    const struct depthwise_args *a = &p->args;
+    double sum = p->bias[c];
+    for (int ky = 0; ky < a->kernel; ky++)
+        for (int kx = 0; kx < a->kernel; kx++) {
+            const int iy = oy * a->stride - a->pad_top + ky, ix = ox * a->stride - a->pad_left + kx;
+            if (iy < 0 || iy >= a->height || ix < 0 || ix >= a->width) continue;
+            const size_t pixel = ((size_t)n * (size_t)a->height + (size_t)iy) * (size_t)a->width + (size_t)ix;
+            sum += (double)p->x[pixel * (size_t)a->channels + (size_t)c] *
+                   (double)p->w[(ky * a->kernel + kx) * a->channels + c];
+        }
+    return sum < a->output_min ? a->output_min : sum > a->output_max ? a->output_max : sum; /* a NaN passes */
+}
+
+static double *reference(const struct problem *p)
+{
+    const struct depthwise_args *a = &p->args;
+    double *y = checked_malloc(p->y_count * sizeof *y), *out = y;
+    for (int n = 0; n < a->n; n++)
+        for (int oy = 0; oy < a->out_height; oy++)
+            for (int ox = 0; ox < a->out_width; ox++)
+                for (int c = 0; c < a->channels; c++) *out++ = reference_at(p, n, oy, ox, c);
+    return y;
+}
+
+/* Runs every configuration that fits; returns how many failed. */
+static int check(const char *name, const struct problem *p, int *runs)
+{
+    double *want = reference(p), worst = 0;
+    half *got = checked_malloc(p->y_count * sizeof *got), *first = NULL;
+    struct guarded y = p->y;
+    int failures = 0;
+    for (int config = 0; config < depthwise_config_count(); config++) {
+        if (!depthwise_config_fits(config, &p->args)) continue;
+        guarded_poison(&y);
+        CUDA_OK(depthwise_launch(config, &p->args, 0));
+        CUDA_OK(cudaDeviceSynchronize());
+        CUDA_OK(cudaMemcpy(got, y.data, p->y_count * sizeof *got, cudaMemcpyDeviceToHost));
+        const struct comparison c = compare_half(got, want, p->y_count);
+        const bool intact = guarded_intact(&y);
+        bool same = true; /* all configurations promise the same bits */
+        if (first)
+            same = !memcmp(first, got, p->y_count * sizeof *got);
+        else {
+            first = checked_malloc(p->y_count * sizeof *first);
+            memcpy(first, got, p->y_count * sizeof *first);
+        }
+        (*runs)++;
+        if (c.relative_l2 > worst) worst = c.relative_l2;
+        if (c.mismatched || !intact || !same || !(c.relative_l2 <= 4e-4) || !(c.worst <= 1e-3)) {
+            failures++;
+            printf("FAIL %s, %s: relative L2 %.2e, worst %.2e at %zu: %g, not %g; %zu NaN or infinite out of "
+                   "place; "
+                   "guards %s; bits %s\n",
+                   name, depthwise_config_name(config), c.relative_l2, c.worst, c.worst_index,
+                   (double)got[c.worst_index], want[c.worst_index], c.mismatched,
+                   intact ? "intact" : "overwritten",
+                   same ? "the same" : "differ from the first configuration's");
+        }
+    }
+    printf("%-16s n %d %dx%dx%d k%d s%d worst relative L2 %.1e\n", name, p->args.n, p->args.height,
+           p->args.width, p->args.channels, p->args.kernel, p->args.stride, worst);
+    free(want), free(got), free(first);
+    return failures;
+}
+
+/* A NaN must reach exactly the outputs whose windows hold it, also through a clamp. */
+static int check_special_values(uint64_t *state, int *runs)
+{
+    const struct shape s = {"NaN, infinity", 9, 16, 3, 1, 1, 1};
+    struct problem p = problem_new(2, 9, 9, &s, 6, state);
+    p.x[(4 * 9 + 4) * 16 + 3] = (half)NAN;
+    p.x[(81 + 2 * 9 + 7) * 16 + 9] = (half)INFINITY;
+    CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.x_count * sizeof(half), cudaMemcpyHostToDevice));
+    const int failures = check(s.name, &p, runs);
+    problem_free(&p);
+    return failures;
+}
+
+static int check_awkward(int count, uint64_t *state, int *runs)
+{
+    static const float maxima[] = {0, 6, INFINITY};
+    int failures = 0;
+    for (int i = 0; i < count; i++) {
+        struct shape s = {"awkward",
+                          0,
+                          8 * noise_range(state, 1, 20),
+                          noise_range(state, 0, 1) ? 5 : 3,
+                          noise_range(state, 1, 2),
+                          0,
+                          0};
+        s.pad_before = noise_range(state, 0, s.kernel - 1), s.pad_after = noise_range(state, 0, s.kernel - 1);
+        const int least = s.kernel > s.pad_before + s.pad_after ? s.kernel - s.pad_before - s.pad_after : 1;
+        const int height = noise_range(state, least, least + 17),
+                  width = noise_range(state, least, least + 17);
+        struct problem p = problem_new(noise_range(state, 1, 3), height, width, &s,
+                                       maxima[noise_range(state, 0, 2)], state);
+        failures += check(s.name, &p, runs);
+        problem_free(&p);
+    }
+    return failures;
+}
+
+static int check_refusals(void)
+{
+    const struct depthwise_args good = {.n = 1,
+                                        .channels = 8,
+                                        .height = 4,
+                                        .width = 4,
+                                        .out_height = 4,
+                                        .out_width = 4,
+                                        .kernel = 3,
+                                        .stride = 1,
+                                        .pad_top = 1,
+                                        .pad_left = 1};
+    struct depthwise_args bad[4] = {good, good, good, good};
+    int failures = !depthwise_config_fits(0, &good);
+    bad[0].kernel = 4, bad[1].stride = 3, bad[2].channels = 12, bad[3].n = 0;
+    for (int i = 0; i < 4; i++) failures += depthwise_launch(0, &bad[i], 0) != cudaErrorInvalidValue;
+    failures += depthwise_launch(depthwise_config_count(), &good, 0) != cudaErrorInvalidValue;
+    if (failures) printf("FAIL refusals: %d wrong answers\n", failures);
+    return failures;
+}
+
+struct bench_context {
+    const struct depthwise_args *args;
+    int config;
+};
+
+static cudaError_t bench_launch(void *context, cudaStream_t stream)
+{
+    const struct bench_context *b = context;
+    return depthwise_launch(b->config, b->args, stream);
+}
+
+/* Each layer's configurations, and the best one's share of a 4.27 TB/s copy. */
+static void bench(int batch, uint64_t *state)
+{
+    double total = 0;
+    for (int l = 0; l < LAYER_COUNT; l++) {
+        const struct shape *s = &LAYERS[l];
+        struct problem p = problem_new(batch, s->side, s->side, s, 6, state);
+        const double floor_us = 2.0 * (double)(p.x_count + p.y_count) / 4.27e6;
+        double best = INFINITY;
+        printf("%4d %-11s %4d %4d k%d s%d floor %7.2f |", batch, s->name, s->side, s->channels, s->kernel,
+               s->stride, floor_us);
+        for (int config = 0; config < depthwise_config_count(); config++) {
+            struct bench_context context = {&p.args, config};
+            const double us = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5);
+            printf(" %.2f", us);
+            if (us < best) best = us;
+        }
+        printf(" | %3.0f%%\n", 100 * floor_us / best);
+        total += best;
+        problem_free(&p);
+    }
+    printf("%4d sum %.1f us\n", batch, total);
+}
+
+int main(int argc, char **argv)
+{
+    const bool small = argc > 1 && !strcmp(argv[1], "--small"),
+               timing = argc > 1 && !strcmp(argv[1], "--bench");
+    uint64_t state = SEED;
+    int failures = check_refusals(), runs = 1;
+    if (failures) return 1;
+    gpu_require();
+    printf("seed %llu\n", (unsigned long long)SEED);
+    if (timing) {
+        for (int i = 0; i < depthwise_config_count(); i++) printf("%d: %s; ", i, depthwise_config_name(i));
+        printf("\n");
+        for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
+        return 0;
+    }
+    for (int l = 0; l < LAYER_COUNT && !small; l++) {
+        struct problem p = problem_new(2, LAYERS[l].side, LAYERS[l].side, &LAYERS[l], 6, &state);
+        failures += check(LAYERS[l].name, &p, &runs);
+        problem_free(&p);
+    }
+    failures += check_special_values(&state, &runs);
+    failures += check_awkward(small ? 6 : 60, &state, &runs);
+    printf("%d passed, %d failed\n", runs - failures, failures);
+    return failures != 0;
+}

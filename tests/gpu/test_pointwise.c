@@ -1,0 +1,316 @@
+/* kernels/pointwise against plain loops in double: every configuration on every 1x1 layer of both networks,
+ * then on seeded awkward shapes. `--small`: few and small shapes, for compute-sanitizer. `--bench`: times. */
+#include "gpu.h"
+#include "pointwise.h"
+
+static const uint64_t SEED = 20260101;
+
+struct shape {
+    const char *name;
+    int side, k, n;
+    bool prologue, residual;
+    float output_max; /* of a clamp from 0; 0 for no activation */
+    bool pool;
+};
+
+/* Expand, project and head of EfficientNet-Lite1; those of b1-plain that differ. */
+static const struct shape LAYERS[] = {
+    {"lite1 0 project", 120, 32, 16, true, false, 0, false},
+    {"lite1 1 expand", 120, 16, 96, false, false, 6, false},
+    {"lite1 1 project", 60, 96, 24, true, false, 0, false},
+    {"lite1 2 expand", 60, 24, 144, false, false, 6, false},
+    {"lite1 2 project", 60, 144, 24, true, true, 0, false},
+    {"lite1 4 project", 30, 144, 40, true, false, 0, false},
+    {"lite1 5 expand", 30, 40, 240, false, false, 6, false},
+    {"lite1 5 project", 30, 240, 40, true, true, 0, false},
+    {"lite1 7 project", 15, 240, 80, true, false, 0, false},
+    {"lite1 8 expand", 15, 80, 480, false, false, 6, false},
+    {"lite1 8 project", 15, 480, 80, true, true, 0, false},
+    {"lite1 11 project", 15, 480, 112, true, false, 0, false},
+    {"lite1 12 expand", 15, 112, 672, false, false, 6, false},
+    {"lite1 12 project", 15, 672, 112, true, true, 0, false},
+    {"lite1 15 project", 8, 672, 192, true, false, 0, false},
+    {"lite1 16 expand", 8, 192, 1152, false, false, 6, false},
+    {"lite1 16 project", 8, 1152, 192, true, true, 0, false},
+    {"lite1 20 project", 8, 1152, 320, true, false, 0, false},
+    {"lite1 head", 8, 320, 1280, false, false, 6, false},
+    {"lite1 head + pool", 8, 320, 1280, false, false, 6, true},
+    {"b1-plain 3 project", 15, 240, 80, true, false, 0, false},
+    {"b1-plain 6 project", 8, 1152, 320, true, false, 0, false},
+    {"b1-plain head + pool", 8, 320, 1280, false, false, INFINITY, true},
+};
+enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
+
+struct problem {
+    struct pointwise_args args; /* device pointers */
+    half *x, *w, *residual, *input_bias;
+    float *bias;
+    struct guarded y;
+    size_t y_count;
+};
+
+static half *noise_half(size_t count, float scale, uint64_t *state)
+{
+    half *p = checked_malloc(count * sizeof *p);
+    for (size_t i = 0; i < count; i++) p[i] = (half)(scale * noise(state));
+    return p;
+}
+
+/* Values such that sums stay near 1 and both ends of a clamp are hit. */
+static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
+{
+    struct problem p = {0};
+    const size_t x_count = (size_t)m * (size_t)s->k, w_count = (size_t)s->n * (size_t)s->k;
+    const size_t full = (size_t)m * (size_t)s->n;
+    p.x = noise_half(x_count, 4.0f, state);
+    p.w = noise_half(w_count, 2.0f / sqrtf((float)s->k), state);
+    p.bias = checked_malloc((size_t)s->n * sizeof *p.bias);
+    for (int i = 0; i < s->n; i++) p.bias[i] = 2.0f * noise(state);
+    if (s->residual) p.residual = noise_half(full, 3.0f, state);
+    if (s->prologue) { /* high parts, then low ones that are their rounding errors */
+        p.input_bias = noise_half(2 * (size_t)s->k, 3.0f, state);
+        for (int i = 0; i < s->k; i++) p.input_bias[s->k + i] *= (half)0x1p-11f;
+    }
+    const int pool_rows = s->pool ? s->side * s->side : 0;
+    p.y_count = pool_rows ? full / (size_t)pool_rows : full;
+    p.y = guarded_alloc(p.y_count * sizeof(half));
+    p.args = (struct pointwise_args){
+        .x = device_copy(p.x, x_count * sizeof(half)),
+        .w = device_copy(p.w, w_count * sizeof(half)),
+        .bias = device_copy(p.bias, (size_t)s->n * sizeof(float)),
+        .residual = s->residual ? device_copy(p.residual, full * sizeof(half)) : NULL,
+        .input_bias = s->prologue ? device_copy(p.input_bias, 2 * (size_t)s->k * sizeof(half)) : NULL,
+        .input_max = 6.0f,
+        .output_min = s->output_max > 0 ? 0.0f : -INFINITY,
+        .output_max = s->output_max > 0 ? s->output_max : INFINITY,
+        .y = p.y.data,
+        .m = m,
+        .n = s->n,
+        .k = s->k,
+        .pool_rows = pool_rows,
+    };
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    const void *device[] = {p->args.x, p->args.w, p->args.bias, p->args.residual, p->args.input_bias};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) CUDA_OK(cudaFree((void *)device[i]));
+    guarded_free(&p->y);
+    free(p->x), free(p->w), free(p->residual), free(p->input_bias), free(p->bias);
+}
+
+static double clamp_double(double v, double low, double high)
+{
+    return v < low ? low : v > high ? high : v; /* a NaN passes */
+}
+
+/* Row by row. */
+static double *reference(const struct problem *p)
+{
+    const struct pointwise_args *a = &p->args;
+    double *y = checked_malloc(p->y_count * sizeof *y), *row = checked_malloc((size_t)a->k * sizeof *row);
+    if (a->pool_rows) memset(y, 0, p->y_count * sizeof *y);
+    for (int m = 0; m < a->m; m++) {
+        for (int k = 0; k < a->k; k++) {
+            double v = (double)p->x[(size_t)m * a->k + k];
+            if (p->input_bias) { /* two sums in half, as the interface says */
+                v = (double)(half)(v + (double)p->input_bias[k]);
+                v = clamp_double((double)(half)(v + (double)p->input_bias[a->k + k]), 0, a->input_max);
+            }
+            row[k] = v;
+        }
+        for (int n = 0; n < a->n; n++) {
+            const half *w = p->w + (size_t)n * a->k;
+            double sum = 0;
+            for (int k = 0; k < a->k; k++) sum += row[k] * (double)w[k];
+            sum += p->bias[n];
+            if (p->residual) sum += (double)p->residual[(size_t)m * a->n + n];
+            sum = clamp_double(sum, a->output_min, a->output_max);
+            if (a->pool_rows)
+                y[(size_t)(m / a->pool_rows) * a->n + n] += sum / a->pool_rows;
+            else
+                y[(size_t)m * a->n + n] = sum;
+        }
+    }
+    free(row);
+    return y;
+}
+
+/* Runs every configuration that fits; returns how many failed. */
+static int check(const char *name, const struct problem *p, int *runs)
+{
+    double *want = reference(p);
+    half *got = checked_malloc(p->y_count * sizeof *got);
+    struct guarded y = p->y;
+    int failures = 0;
+    double worst = 0;
+    for (int config = 0; config < pointwise_config_count(); config++) {
+        if (!pointwise_config_fits(config, &p->args)) continue;
+        guarded_poison(&y);
+        const cudaError_t status = pointwise_launch(config, &p->args, 0);
+        if (status != cudaSuccess) {
+            printf("FAIL %s, %s: launch: %s\n", name, pointwise_config_name(config),
+                   cudaGetErrorString(status));
+            failures++;
+            continue;
+        }
+        CUDA_OK(cudaDeviceSynchronize());
+        CUDA_OK(cudaMemcpy(got, y.data, p->y_count * sizeof *got, cudaMemcpyDeviceToHost));
+        const struct comparison c = compare_half(got, want, p->y_count);
+        const bool intact = guarded_intact(&y);
+        (*runs)++;
+        if (c.relative_l2 > worst) worst = c.relative_l2;
+        if (c.mismatched || !intact || !(c.relative_l2 <= 5e-4) || !(c.worst <= 2e-3)) {
+            failures++;
+            printf("FAIL %s, %s: m %d n %d k %d: relative L2 %.2e, worst %.2e at (%zu, %zu): %g, not %g; "
+                   "%zu NaN or infinite out of place; guards %s\n",
+                   name, pointwise_config_name(config), p->args.m, p->args.n, p->args.k, c.relative_l2,
+                   c.worst, c.worst_index / (size_t)p->args.n, c.worst_index % (size_t)p->args.n,
+                   (double)got[c.worst_index], want[c.worst_index], c.mismatched,
+                   intact ? "intact" : "overwritten");
+        }
+    }
+    printf("%-24s m %-7d n %-5d k %-5d worst relative L2 %.1e\n", name, p->args.m, p->args.n, p->args.k,
+           worst);
+    free(want), free(got);
+    return failures;
+}
+
+static int check_layer(const struct shape *s, int batch, uint64_t *state, int *runs)
+{
+    struct problem p = problem_new(batch * s->side * s->side, s, state);
+    const int failures = check(s->name, &p, runs);
+    problem_free(&p);
+    return failures;
+}
+
+/* A NaN and an infinity in one row must stay in that row. */
+static int check_special_values(uint64_t *state, int *runs)
+{
+    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, 6, false};
+    struct problem p = problem_new(77, &s, state);
+    p.x[5 * 72 + 3] = (half)NAN;
+    p.x[40 * 72 + 71] = (half)INFINITY;
+    CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, 77 * 72 * sizeof(half), cudaMemcpyHostToDevice));
+    const int failures = check(s.name, &p, runs);
+    problem_free(&p);
+    return failures;
+}
+
+static int check_awkward(int count, int largest, uint64_t *state, int *runs)
+{
+    static const int edges[] = {1,  7,  8,   9,   15,  16,  17,  31,   33,   63,
+                                64, 65, 127, 128, 129, 225, 257, 1024, 1087, 2049};
+    int failures = 0;
+    for (int i = 0; i < count; i++) {
+        struct shape s = {"awkward",
+                          1,
+                          8 * noise_range(state, 1, largest / 8),
+                          8 * noise_range(state, 1, largest / 8),
+                          noise_range(state, 0, 1),
+                          noise_range(state, 0, 1),
+                          0,
+                          false};
+        static const float maxima[] = {0, 6, INFINITY};
+        s.output_max = maxima[noise_range(state, 0, 2)];
+        int m = edges[noise_range(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
+        if (noise_range(state, 0, 3) == 0) {
+            s.pool = true, s.residual = false;
+            s.side = noise_range(state, 1, 8);
+            m = s.side * s.side * noise_range(state, 1, 40);
+        }
+        struct problem p = problem_new(m, &s, state);
+        failures += check(s.name, &p, runs);
+        problem_free(&p);
+    }
+    return failures;
+}
+
+static int check_refusals(void)
+{
+    struct pointwise_args a = {.m = 64, .n = 64, .k = 64, .output_max = 6};
+    int failures = 0, accepted = 0;
+    for (int c = 0; c < pointwise_config_count(); c++) {
+        struct pointwise_args odd = a;
+        accepted += pointwise_config_fits(c, &a);
+        odd.n = 63, failures += pointwise_config_fits(c, &odd);
+        odd = a, odd.k = 4, failures += pointwise_config_fits(c, &odd);
+        odd = a, odd.m = 0, failures += pointwise_launch(c, &odd, 0) != cudaErrorInvalidValue;
+        odd = a, odd.pool_rows = 63, failures += pointwise_config_fits(c, &odd);
+    }
+    failures += accepted == 0;
+    failures += pointwise_launch(pointwise_config_count(), &a, 0) != cudaErrorInvalidValue;
+    if (failures) printf("FAIL refusals: %d wrong answers\n", failures);
+    return failures;
+}
+
+struct bench_context {
+    const struct pointwise_args *args;
+    int config;
+};
+
+static cudaError_t bench_launch(void *context, cudaStream_t stream)
+{
+    const struct bench_context *b = context;
+    return pointwise_launch(b->config, b->args, stream);
+}
+
+/* The best three configurations of each layer, and the share of the roofline: 4.27 TB/s of copies and
+ * 790 TFLOP/s, as measured on an H200. */
+static void bench(int batch, uint64_t *state)
+{
+    double total = 0, total_floor = 0;
+    for (int l = 0; l < LAYER_COUNT; l++) {
+        const struct shape *s = &LAYERS[l];
+        struct problem p = problem_new(batch * s->side * s->side, s, state);
+        const double m = p.args.m, n = s->n, k = s->k;
+        const double bytes = 2 * (m * k + n * k + (double)p.y_count + (s->residual ? m * n : 0));
+        const double memory_us = bytes / 4.27e6, compute_us = 2 * m * n * k / 790e6;
+        const double floor_us = memory_us > compute_us ? memory_us : compute_us;
+        double best[4] = {1e30, 1e30, 1e30, 1e30};
+        int which[4] = {-1, -1, -1, -1};
+        for (int config = 0; config < pointwise_config_count(); config++) {
+            if (!pointwise_config_fits(config, &p.args)) continue;
+            struct bench_context context = {&p.args, config};
+            best[3] = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5), which[3] = config;
+            for (int i = 3; i > 0 && best[i] < best[i - 1]; i--) {
+                const double t = best[i];
+                const int w = which[i];
+                best[i] = best[i - 1], which[i] = which[i - 1], best[i - 1] = t, which[i - 1] = w;
+            }
+        }
+        total += best[0], total_floor += floor_us;
+        printf("%4d %-20s %6.0f %4.0f %4.0f floor %7.2f %3.0f%% |", batch, s->name, m, n, k, floor_us,
+               100 * floor_us / best[0]);
+        for (int i = 0; i < 3 && which[i] >= 0; i++)
+            printf(" %s %.2f", pointwise_config_name(which[i]), best[i]);
+        printf("\n");
+        problem_free(&p);
+    }
+    printf("%4d sum %.1f us, %.0f%% of the roofline, time-weighted\n", batch, total,
+           100 * total_floor / total);
+}
+
+int main(int argc, char **argv)
+{
+    const bool small = argc > 1 && !strcmp(argv[1], "--small"),
+               timing = argc > 1 && !strcmp(argv[1], "--bench");
+    uint64_t state = SEED;
+    int failures = check_refusals(), runs = 1;
+    if (failures) return 1;
+    gpu_require();
+    printf("seed %llu\n", (unsigned long long)SEED);
+    if (timing) {
+        for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
+        return 0;
+    }
+    if (!small)
+        for (int l = 0; l < LAYER_COUNT; l++)
+            for (int batch = 1; batch <= 3; batch += 2)
+                failures += check_layer(&LAYERS[l], batch, &state, &runs);
+    failures += check_special_values(&state, &runs);
+    failures += check_awkward(small ? 8 : 60, small ? 96 : 320, &state, &runs);
+    printf("%d passed, %d failed\n", runs - failures, failures);
+    return failures != 0;
+}
