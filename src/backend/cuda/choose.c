@@ -1,0 +1,281 @@
+/* Which engine or configuration each layer runs: measured on this device, since the fastest depends on the
+ * shape, the batch and the chip, and then kept on disk, so that the next start, and the next run's bits, are
+ * the same. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "depthwise.h"
+#include "linear.h"
+#include "pointwise.h"
+
+/* ---------------------------------------------------------------- cuDNN */
+
+static int make_plan(struct backend_state *state, const struct effnet_layer *l, struct cudnn_plan **plan,
+                     struct effnet_error *error)
+{
+    const struct cudnn_conv_shape shape = {
+        .n = state->max_batch,
+        .h = l->in_height,
+        .w = l->in_width,
+        .c_in = l->in_channels,
+        .out_h = l->out_height,
+        .out_w = l->out_width,
+        .c_out = l->out_channels,
+        .groups = l->op == EFFNET_OP_DEPTHWISE ? l->in_channels : 1,
+        .kernel = l->kernel,
+        .stride = l->stride,
+        .pad_top = l->pad_top,
+        .pad_left = l->pad_left,
+        .pad_bottom = l->pad_bottom,
+        .pad_right = l->pad_right,
+    };
+    const struct cudnn_plan_options options = {.layer = l->name, .tune = state->tune};
+    return cudnn_plan_create(state->cudnn, &shape, &options, plan, error);
+}
+
+int cuda_choose_convolutions(struct backend_state *state, struct effnet_error *error)
+{
+    for (int i = 0; i < state->unit_count; i++) {
+        struct cuda_unit *u = &state->units[i];
+        if (u->kind != CUDA_UNIT_CONV) continue;
+        EFFNET_TRY(make_plan(state, u->layer, &u->plan, error));
+        const struct cudnn_plan_info *info = cudnn_plan_describe(u->plan);
+        u->unit.workspace_bytes = info->workspace_bytes;
+        snprintf(u->kernel, sizeof u->kernel, "cuDNN %s%s", info->engine,
+                 u->unit.raw_output ? "" : " + bias_act");
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- our own kernels */
+
+/* The configurations of one kernel. args: its struct of arguments. */
+struct family {
+    const char *name;
+    int count;
+    const char *(*config_name)(int config);
+    bool (*fits)(int config, const void *args);
+    cudaError_t (*launch)(int config, const void *args, cudaStream_t stream);
+};
+
+static bool pointwise_fits(int config, const void *args)
+{
+    return pointwise_config_fits(config, args);
+}
+
+static cudaError_t pointwise_run(int config, const void *args, cudaStream_t stream)
+{
+    return pointwise_launch(config, args, stream);
+}
+
+static bool depthwise_fits(int config, const void *args)
+{
+    return depthwise_config_fits(config, args);
+}
+
+static cudaError_t depthwise_run(int config, const void *args, cudaStream_t stream)
+{
+    return depthwise_launch(config, args, stream);
+}
+
+static struct family pointwise_family(void)
+{
+    return (struct family){"pointwise", pointwise_config_count(), pointwise_config_name, pointwise_fits,
+                           pointwise_run};
+}
+
+static struct family depthwise_family(void)
+{
+    return (struct family){"depthwise", depthwise_config_count(), depthwise_config_name, depthwise_fits,
+                           depthwise_run};
+}
+
+/* Of all configurations' names: a choice that was kept by a program with another list does not count. FNV-1a.
+ */
+static uint32_t fingerprint(const struct family *family)
+{
+    uint32_t hash = 2166136261u;
+    for (int i = 0; i < family->count; i++)
+        for (const char *c = family->config_name(i); *c; c++) hash = (hash ^ (unsigned char)*c) * 16777619u;
+    return hash;
+}
+
+/* Microseconds of one launch, from `repeat` launches in a graph that has run once before. */
+static int time_config(struct backend_state *state, const struct family *family, int config, const void *args,
+                       int repeat, double *elapsed_us, struct effnet_error *error)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    cudaError_t launched = cudaSuccess;
+    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), family->name);
+    for (int i = 0; i < repeat && launched == cudaSuccess; i++)
+        launched = family->launch(config, args, state->stream);
+    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
+    CUDA_TRY(launched, family->name);
+    CUDA_TRY(ended, family->name);
+    const cudaError_t instantiated = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    CUDA_TRY(instantiated, family->name);
+    const int status = cuda_time_graph(state, exec, false, elapsed_us, error);
+    cudaGraphExecDestroy(exec);
+    *elapsed_us /= repeat;
+    return status;
+}
+
+/* Times each configuration that fits, a short look first and a longer one for those near the best. *best is
+ * -1 where none fits. */
+static int time_family(struct backend_state *state, const struct family *family, const void *args, int *best,
+                       double *best_us, struct effnet_error *error)
+{
+    enum { SHORT = 2, LONG_US = 150, MOST_REPEATS = 30 };
+    *best = -1;
+    *best_us = INFINITY;
+    for (int config = 0; config < family->count; config++) {
+        double us;
+        if (!family->fits(config, args)) continue;
+        EFFNET_TRY(time_config(state, family, config, args, SHORT, &us, error));
+        if (us > 1.5 * *best_us + 1) continue;
+        const int repeat = (int)fmin(MOST_REPEATS, 1 + LONG_US / us);
+        EFFNET_TRY(time_config(state, family, config, args, repeat, &us, error));
+        if (us < *best_us) *best_us = us, *best = config;
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- depthwise: ours or cuDNN's */
+
+static void depthwise_key(const struct backend_state *state, const struct effnet_layer *l, char *key,
+                          size_t size)
+{
+    const struct family family = depthwise_family();
+    snprintf(key, size, "depthwise %08" PRIx32 ", %dx%dx%dx%d, kernel %d, stride %d, pad %d %d %d %d%s",
+             fingerprint(&family), state->max_batch, l->in_height, l->in_width, l->in_channels, l->kernel,
+             l->stride, l->pad_top, l->pad_left, l->pad_bottom, l->pad_right, state->tune ? ", tune" : "");
+}
+
+/* Device memory for timing one layer before there is an arena: x, y, w and bias. */
+static int depthwise_scratch(struct backend_state *state, const struct effnet_layer *l,
+                             struct depthwise_args *args, void **memory, struct effnet_error *error)
+{
+    enum { ALIGNMENT = 256 };
+    const size_t x = (size_t)state->max_batch * (size_t)l->in_height * (size_t)l->in_width *
+                     (size_t)l->in_channels * 2;
+    const size_t y = (size_t)state->max_batch * (size_t)l->out_height * (size_t)l->out_width *
+                     (size_t)l->out_channels * 2;
+    const size_t w = (size_t)l->parameters * sizeof(float); /* with the bias */
+    const size_t y_offset = (x + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const size_t w_offset = y_offset + (y + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const cudaError_t status = cudaMalloc(memory, w_offset + w);
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* dealt with here */
+        return effnet_fail(error, EFFNET_E_NOMEM,
+                           "layer %s: a batch of %d does not fit into the GPU's memory", l->name,
+                           state->max_batch);
+    }
+    CUDA_TRY(status, l->name);
+    /* Values of an ordinary size: zeros would draw less power than a real pass. */
+    CUDA_TRY(cudaMemsetAsync(*memory, 0x3a, w_offset + w, state->stream), l->name);
+    cuda_depthwise_shape(state, l, args);
+    args->x = *memory;
+    args->y = (unsigned char *)*memory + y_offset;
+    args->w = (float *)((unsigned char *)*memory + w_offset);
+    args->bias = args->w + (l->parameters - l->out_channels);
+    return EFFNET_OK;
+}
+
+/* Times our kernel against cuDNN's plan. *choice: 0 for cuDNN, else 1 + configuration. */
+static int contest(struct backend_state *state, const struct effnet_layer *l, int *choice, double *elapsed_us,
+                   struct effnet_error *error)
+{
+    const struct family family = depthwise_family();
+    struct depthwise_args args;
+    struct cudnn_plan *plan = NULL;
+    void *memory = NULL;
+    int best = -1, status = make_plan(state, l, &plan, error);
+    if (status == EFFNET_OK) *elapsed_us = cudnn_plan_describe(plan)->elapsed_us;
+    cudnn_plan_destroy(plan);
+    EFFNET_TRY(status);
+    double best_us = INFINITY;
+    status = depthwise_scratch(state, l, &args, &memory, error);
+    if (status == EFFNET_OK) status = time_family(state, &family, &args, &best, &best_us, error);
+    cudaFree(memory);
+    EFFNET_TRY(status);
+    *choice = best_us < *elapsed_us ? 1 + best : 0;
+    *elapsed_us = fmin(best_us, *elapsed_us);
+    return EFFNET_OK;
+}
+
+int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *error)
+{
+    for (int i = 0; i < state->info->layer_count; i++) {
+        const struct effnet_layer *l = effnet_model_layer(state->model, i);
+        char key[160];
+        int choice = 0;
+        double elapsed_us = 0;
+        if (l->op != EFFNET_OP_DEPTHWISE || (l->kernel != 3 && l->kernel != 5) || l->stride > 2) continue;
+        depthwise_key(state, l, key, sizeof key);
+        if (!cudnn_context_recall(state->cudnn, key, &choice)) {
+            EFFNET_TRY(contest(state, l, &choice, &elapsed_us, error));
+            cudnn_context_remember(state->cudnn, key, choice, elapsed_us);
+        }
+        if (choice > 0 && choice <= depthwise_config_count()) state->depthwise_config[i] = choice - 1;
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- pointwise */
+
+static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
+{
+    const struct family family = pointwise_family();
+    struct pointwise_args args;
+    char key[160];
+    double elapsed_us;
+    cuda_pointwise_arguments(state, u, &args);
+    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s", fingerprint(&family),
+             args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
+             args.input_bias ? ", input bias" : "");
+    if (cudnn_context_recall(state->cudnn, key, &u->config) && pointwise_config_fits(u->config, &args))
+        return EFFNET_OK;
+    EFFNET_TRY(time_family(state, &family, &args, &u->config, &elapsed_us, error));
+    if (u->config < 0)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: no kernel fits a batch of %d",
+                           u->layer->name, state->max_batch);
+    cudnn_context_remember(state->cudnn, key, u->config, elapsed_us);
+    return EFFNET_OK;
+}
+
+int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
+{
+    /* As in depthwise_scratch. */
+    for (int t = 0; t < state->tensor_count; t++)
+        CUDA_TRY(cudaMemsetAsync(cuda_tensor_data(state, t), 0x3a, state->tensors[t].bytes, state->stream),
+                 "timing");
+    for (int i = 0; i < state->unit_count; i++) {
+        struct cuda_unit *u = &state->units[i];
+        struct linear_args args;
+        switch (u->kind) {
+        case CUDA_UNIT_CONV: break; /* its cuDNN plan is made already */
+        case CUDA_UNIT_DEPTHWISE:
+            u->config = state->depthwise_config[u->unit.first];
+            snprintf(u->kernel, sizeof u->kernel, "depthwise %s", depthwise_config_name(u->config));
+            break;
+        case CUDA_UNIT_POINTWISE:
+            EFFNET_TRY(choose_pointwise(state, u, error));
+            snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s%s%s", pointwise_config_name(u->config),
+                     u->unit.raw_input ? ", input bias" : "", u->residual >= 0 ? ", residual" : "",
+                     u->unit.last > u->unit.first ? ", pool" : "");
+            break;
+        case CUDA_UNIT_POOL: snprintf(u->kernel, sizeof u->kernel, "pool"); break;
+        case CUDA_UNIT_LINEAR:
+            cuda_linear_arguments(state, u, state->slots[0].logits, &args);
+            u->config = linear_choose(&args);
+            snprintf(u->kernel, sizeof u->kernel, "linear %s", linear_config_get(u->config)->name);
+        }
+    }
+    cudnn_context_settle(state->cudnn);
+    return EFFNET_OK;
+}

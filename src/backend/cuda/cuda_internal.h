@@ -1,0 +1,162 @@
+/* The CUDA backend's own types: a network as a list of units on device tensors.
+ *
+ *   device.c   finding a device, CUDA errors in words
+ *   network.c  layer table -> units and tensors
+ *   memory.c   one arena: lifetimes -> offsets, weights upload
+ *   choose.c   which cuDNN engine or configuration of ours a unit runs
+ *   run.c      enqueueing, CUDA graphs, staging, timing
+ *   backend.c  the table of functions */
+#ifndef EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
+#define EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
+
+#include <cuda_runtime_api.h>
+
+#include "backend/backend.h"
+#include "backend/cuda/cudnn_conv.h"
+#include "common/error.h"
+
+/* ---------------------------------------------------------------- device.c */
+
+enum { CUDA_LOWEST_CAPABILITY = 80 }; /* 10 * major + minor: mma.sync with fp16, cp.async */
+
+/* Makes device `index` current and describes it. EFFNET_E_UNAVAILABLE where there is no driver, no such
+ * device, or it is older than CUDA_LOWEST_CAPABILITY. */
+int cuda_device_open(int index, struct cudaDeviceProp *properties, struct effnet_error *error);
+
+/* Fails with CUDA's own words for `status`; `what` is the layer or the step. */
+int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what);
+
+/* Returns from the calling function on failure. */
+#define CUDA_TRY(call, what)                                                                                 \
+    do {                                                                                                     \
+        cudaError_t status_ = (call);                                                                        \
+        if (status_ != cudaSuccess) return cuda_fail(error, status_, what);                                  \
+    } while (0)
+
+#define EFFNET_TRY(call)                                                                                     \
+    do {                                                                                                     \
+        int status_ = (call);                                                                                \
+        if (status_ != EFFNET_OK) return status_;                                                            \
+    } while (0)
+
+void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *context);
+
+/* ---------------------------------------------------------------- units and tensors */
+
+/* fp16 NHWC activations of max_batch images, live from the unit that writes them to the last that reads
+ * them. Tensor 0 is the network's normalised input. */
+struct cuda_tensor {
+    size_t bytes, offset; /* offset in the activations part of the arena */
+    int first_unit, last_unit;
+};
+
+enum cuda_unit_kind {
+    CUDA_UNIT_CONV,
+    CUDA_UNIT_DEPTHWISE,
+    CUDA_UNIT_POINTWISE,
+    CUDA_UNIT_POOL,
+    CUDA_UNIT_LINEAR
+};
+
+struct cuda_unit {
+    struct effnet_unit unit; /* unit.kernel points at `kernel` */
+    char kernel[224];
+    enum cuda_unit_kind kind;
+    const struct effnet_layer *layer; /* unit.first */
+    int input, output, residual;      /* tensors; residual -1: none, output -1: the logits */
+
+    void *weight;            /* device; half, and fp32 for CUDA_UNIT_DEPTHWISE */
+    float *bias;             /* device */
+    void *input_bias;        /* device, half [2][k]: the previous layer's bias where unit.raw_input */
+    float input_max;         /* and its activation */
+    struct cudnn_plan *plan; /* CUDA_UNIT_CONV */
+    int config;              /* of our own kernel, of the other kinds */
+};
+
+enum { CUDA_SLOTS = 2 }; /* passes under way at once: one computes while the next one's pixels travel */
+
+struct cuda_slot {
+    uint8_t *host_pixels, *pixels; /* pinned and device, [max_batch][crop][crop][3] */
+    float *host_logits, *logits;   /* [max_batch][classes] */
+    cudaGraphExec_t graph;         /* the whole network from `pixels` to `logits` */
+    cudaEvent_t uploaded, done;
+    int images; /* of the pass under way; 0: none */
+    float *destination;
+};
+
+struct backend_state {
+    const effnet_model *model;
+    const struct effnet_model_info *info;
+    struct cudaDeviceProp device;
+    int device_index, max_batch;
+    bool tune;
+    int *depthwise_config; /* of our kernel for each layer; -1: cuDNN runs it, or it is no depthwise layer */
+    char description[320];
+
+    struct cuda_unit *units;
+    int unit_count;
+    struct cuda_tensor *tensors;
+    int tensor_count;
+
+    unsigned char *arena; /* weights, activations, workspace, pixels and logits, in this order */
+    size_t arena_bytes, activation_offset, workspace_offset;
+    struct cudnn_context *cudnn;
+    cudaStream_t stream, copy_stream;
+    cudaEvent_t start, stop;
+    struct cuda_slot slots[CUDA_SLOTS];
+    void *flush; /* larger than L2, for cold timings; NULL until asked for */
+    size_t flush_bytes;
+};
+
+/* network.c */
+/* EFFNET_E_UNAVAILABLE where a layer is none that our kernels compute. */
+int cuda_network_check(const effnet_model *model, struct effnet_error *error);
+/* Fills units and tensors. */
+int cuda_network_plan(struct backend_state *state, struct effnet_error *error);
+
+/* memory.c */
+/* Offsets for all tensors such that tensors alive together do not overlap; returns the bytes needed. */
+size_t cuda_place_tensors(struct cuda_tensor *tensors, int count);
+/* Allocates the arena, uploads the weights. workspace_bytes: the largest that a unit asks for. */
+int cuda_memory_open(struct backend_state *state, struct effnet_error *error);
+void *cuda_tensor_data(const struct backend_state *state, int tensor);
+
+/* choose.c: cuDNN plans and our kernels' configurations for every unit, from the cache or by timing. */
+/* Before cuda_network_plan: decides between cuDNN and our kernel for each depthwise layer. */
+int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *error);
+/* Before cuda_memory_open: makes the cuDNN plans. */
+int cuda_choose_convolutions(struct backend_state *state, struct effnet_error *error);
+/* After it: chooses configurations, names what every unit runs, and saves what was measured. */
+int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error);
+
+/* run.c */
+/* The largest value of a clamping activation; false where it is not one. */
+bool cuda_activation_range(enum effnet_activation activation, float *low, float *high);
+int cuda_unit_enqueue(const struct backend_state *state, const struct cuda_unit *unit, float *logits,
+                      cudaStream_t stream, struct effnet_error *error);
+struct pointwise_args;
+void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *unit,
+                              struct pointwise_args *args);
+struct depthwise_args;
+/* All but the pointers. */
+void cuda_depthwise_shape(const struct backend_state *state, const struct effnet_layer *layer,
+                          struct depthwise_args *args);
+struct linear_args;
+void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *unit, float *logits,
+                           struct linear_args *args);
+/* A graph of `repeat` runs of one unit; the caller destroys it. */
+int cuda_capture_unit(const struct backend_state *state, const struct cuda_unit *unit, int repeat,
+                      cudaGraphExec_t *exec, struct effnet_error *error);
+/* Device time of one launch of a graph, with warm caches or with cold ones. */
+int cuda_time_graph(struct backend_state *state, cudaGraphExec_t graph, bool cold, double *elapsed_us,
+                    struct effnet_error *error);
+int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
+void cuda_slot_close(struct cuda_slot *slot);
+int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+             struct effnet_error *error);
+int cuda_run_unit(struct backend_state *state, int index, int n, const float *input, const float *residual,
+                  float *output, struct effnet_error *error);
+int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error);
+int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error);
+
+#endif

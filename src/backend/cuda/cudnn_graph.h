@@ -1,0 +1,101 @@
+/* The graph API's descriptors behind cudnn_conv.h: one convolution as an operation graph, the engines that
+ * may run it, and an execution plan from an engine and its knobs. For cudnn_*.c and their tests only. */
+#ifndef EFFNET_BACKEND_CUDA_CUDNN_GRAPH_H
+#define EFFNET_BACKEND_CUDA_CUDNN_GRAPH_H
+
+#include "backend/cuda/cudnn_conv.h"
+#include "backend/cuda/cudnn_library.h"
+
+/* What plans are made for: a handle on a device that is there, or the properties of one that is not (then
+ * everything works but running a plan). */
+struct cudnn_target {
+    const struct cudnn_library *library;
+    cudnnHandle_t handle;                /* NULL: described only */
+    cudnnBackendDescriptor_t properties; /* NULL: handle counts */
+};
+
+/* A handle on the current device. */
+int cudnn_target_open(const struct cudnn_library *library, struct cudnn_target *target,
+                      struct effnet_error *error);
+/* A device that is not there, from its properties in cuDNN's own JSON (cuDNN 9.8 or newer). */
+int cudnn_target_describe(const struct cudnn_library *library, const char *properties_json,
+                          struct cudnn_target *target, struct effnet_error *error);
+/* Takes a zeroed or half-open target. */
+void cudnn_target_close(struct cudnn_target *target);
+
+enum { CUDNN_MAX_KNOBS = 16 };
+
+/* An engine of the convolution, by cuDNN's global index, and what its knobs are set to. */
+struct cudnn_config {
+    int64_t engine;
+    int knob_count; /* knobs that are not named keep the engine's default */
+    struct cudnn_knob {
+        int type; /* cudnnBackendKnobType_t */
+        int64_t value;
+    } knobs[CUDNN_MAX_KNOBS];
+};
+
+/* "ConvFwd_eng57_k2=3_k17=528" */
+void cudnn_config_name(const struct cudnn_config *config, char *name, size_t name_size);
+
+struct cudnn_config_list {
+    struct cudnn_config *items; /* owned; release with cudnn_config_list_free */
+    int count, capacity;
+};
+
+void cudnn_config_list_free(struct cudnn_config_list *list);
+
+/* The operation graph of one convolution. */
+struct cudnn_graph {
+    const struct cudnn_target *target;
+    const char *layer; /* not owned */
+    cudnnBackendDescriptor_t graph;
+};
+
+/* Checks the shape and builds its graph. */
+int cudnn_graph_build(const struct cudnn_target *target, const struct cudnn_conv_shape *shape,
+                      const char *layer, struct cudnn_graph *out, struct effnet_error *error);
+void cudnn_graph_free(struct cudnn_graph *graph);
+
+/* One engine of the graph, by global index; EFFNET_E_UNAVAILABLE where it does not serve graph or device. */
+int cudnn_engine_build(const struct cudnn_graph *graph, int64_t index, cudnnBackendDescriptor_t *out,
+                       struct effnet_error *error);
+
+/* What an engine says of itself. */
+struct cudnn_engine_notes {
+    bool nondeterministic;
+    bool imprecise; /* sums in less than fp32, or transforms its operands (Winograd, FFT), or unknown */
+    bool reordered; /* wants its weights in another order */
+    bool runtime_compiled, cublaslt;
+};
+
+bool cudnn_engine_notes_read(const struct cudnn_target *target, cudnnBackendDescriptor_t engine,
+                             struct cudnn_engine_notes *notes);
+
+/* Appends, without duplicates, what cuDNN's quick heuristic recommends, best first, and every engine: with
+ * its default knobs, and with a grid of knob values where that stays small. `all` also asks the slow
+ * heuristics. Nothing is built yet: many of them will turn out not to work, or not to be allowed. */
+int cudnn_graph_candidates(const struct cudnn_graph *graph, bool all, struct cudnn_config_list *list,
+                           struct effnet_error *error);
+
+/* A finalised execution plan. */
+struct cudnn_executable {
+    const struct cudnn_target *target;
+    cudnnBackendDescriptor_t config, plan;
+    int64_t workspace_bytes;
+    bool runtime_compiled;
+};
+
+/* Builds the plan of one configuration. EFFNET_E_UNAVAILABLE where the engine cannot run this graph on this
+ * device or may not (see cudnn_conv.h; `allow_slow_build` admits runtime compilation and cuBLASLt). */
+int cudnn_executable_build(const struct cudnn_graph *graph, const struct cudnn_config *config,
+                           bool allow_slow_build, struct cudnn_executable *out, struct effnet_error *error);
+/* Takes a zeroed one. */
+void cudnn_executable_free(struct cudnn_executable *executable);
+
+/* The pointers of a run, as cuDNN wants them. */
+int cudnn_pack_build(const struct cudnn_target *target, const char *layer, const void *x, const void *w,
+                     void *y, void *workspace, cudnnBackendDescriptor_t *out, struct effnet_error *error);
+void cudnn_descriptor_free(const struct cudnn_target *target, cudnnBackendDescriptor_t *descriptor);
+
+#endif

@@ -1,0 +1,209 @@
+/* effnet_linear_bench on a GPU. One timing is of a CUDA graph with several calls, so that neither the host's
+ * part of a launch nor the events' own time counts. Warm, every call uses the same arrays. Cold, each uses
+ * arrays of its own, and L2 is overwritten before the graph runs. */
+#include "backend/cuda/cuda_internal.h"
+#include "linear_host.h"
+
+#include <stdlib.h>
+
+enum { CALLS_MAX = 200 };
+static const double PASS_US = 1000;               /* about what one timing is to last */
+static const size_t COLD_BYTES = (size_t)2 << 30; /* of arrays at most, where one set is not more */
+
+struct cuda_linear_bench {
+    struct effnet_linear_args args; /* of the first call: device pointers */
+    struct cudaDeviceProp device;
+    unsigned char *memory;            /* x, w and y of every set, scale, shift, and what flushes L2 */
+    size_t x_bytes, w_bytes, y_bytes; /* of a set, rounded up to ALIGNMENT */
+    int sets, calls;
+    void *flush; /* NULL where it is warm */
+    size_t flush_bytes;
+    cudaStream_t stream;
+    cudaEvent_t start, stop;
+    cudaGraphExec_t graph;
+};
+
+static size_t round_up(size_t bytes)
+{
+    enum { ALIGNMENT = 256 };
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+/* The arguments of a set. */
+static struct effnet_linear_args set_args(const struct cuda_linear_bench *b, int set)
+{
+    struct effnet_linear_args a = b->args;
+    const size_t step = (size_t)set * (b->x_bytes + b->w_bytes + b->y_bytes);
+    a.x = (const unsigned char *)a.x + step;
+    a.w = (const unsigned char *)a.w + step;
+    a.y = (unsigned char *)a.y + step;
+    return a;
+}
+
+/* Allocates for `sets` sets and fills all of them. `host` has the arrays to copy. */
+static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int sets,
+                 struct effnet_error *error)
+{
+    const size_t set = b->x_bytes + b->w_bytes + b->y_bytes,
+                 column = round_up((size_t)host->n * sizeof(float));
+    const size_t bytes = (size_t)sets * set + 2 * column + b->flush_bytes;
+    cudaFree(b->memory);
+    b->memory = NULL;
+    const cudaError_t status = cudaMalloc((void **)&b->memory, bytes);
+    if (status == cudaErrorMemoryAllocation)
+        return effnet_fail_nomem(error, "a linear layer's arrays on the GPU", bytes);
+    CUDA_TRY(status, "linear");
+    unsigned char *columns = b->memory + (size_t)sets * set;
+    b->sets = sets;
+    b->args = *host;
+    b->args.x = b->memory;
+    b->args.w = b->memory + b->x_bytes;
+    b->args.y = b->memory + b->x_bytes + b->w_bytes;
+    b->args.ldy = host->n;
+    b->args.scale = host->scale ? (const float *)columns : NULL;
+    b->args.shift = host->shift ? (const float *)(columns + column) : NULL;
+    b->flush = b->flush_bytes ? columns + 2 * column : NULL;
+    CUDA_TRY(cudaMemcpy(b->memory, host->x, (size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type),
+                        cudaMemcpyHostToDevice),
+             "linear");
+    CUDA_TRY(cudaMemcpy(b->memory + b->x_bytes, host->w, (size_t)(host->n * host->ldw) * sizeof(uint16_t),
+                        cudaMemcpyHostToDevice),
+             "linear");
+    for (int i = 1; i < sets; i++)
+        CUDA_TRY(cudaMemcpy(b->memory + (size_t)i * set, b->memory, b->x_bytes + b->w_bytes,
+                            cudaMemcpyDeviceToDevice),
+                 "linear");
+    const size_t n = (size_t)host->n * sizeof(float);
+    if (host->scale) CUDA_TRY(cudaMemcpy(columns, host->scale, n, cudaMemcpyHostToDevice), "linear");
+    if (host->shift) CUDA_TRY(cudaMemcpy(columns + column, host->shift, n, cudaMemcpyHostToDevice), "linear");
+    return EFFNET_OK;
+}
+
+/* A graph of `calls` calls, each with the next set's arrays. */
+static int capture(struct cuda_linear_bench *b, int calls, struct effnet_error *error)
+{
+    cudaGraph_t graph = NULL;
+    int status = EFFNET_OK;
+    if (b->graph) cudaGraphExecDestroy(b->graph);
+    b->graph = NULL;
+    CUDA_TRY(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
+    for (int i = 0; i < calls && status == EFFNET_OK; i++) {
+        const struct effnet_linear_args args = set_args(b, i % b->sets);
+        status = effnet_linear(&args, EFFNET_MEMORY_CUDA, b->stream, error);
+    }
+    const cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
+    if (status == EFFNET_OK && ended == cudaSuccess) {
+        const cudaError_t made = cudaGraphInstantiate(&b->graph, graph, 0);
+        if (made != cudaSuccess) status = cuda_fail(error, made, "graph instantiation");
+    }
+    if (graph) cudaGraphDestroy(graph);
+    if (status != EFFNET_OK) return status;
+    CUDA_TRY(ended, "graph capture");
+    b->calls = calls;
+    return EFFNET_OK;
+}
+
+int cuda_linear_bench_time(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
+{
+    float ms = 0;
+    /* The flush, or the graph itself, runs ahead of the first event while the host enqueues the rest. */
+    if (b->flush)
+        CUDA_TRY(cudaMemsetAsync(b->flush, 0, b->flush_bytes, b->stream), "cache flush");
+    else
+        CUDA_TRY(cudaGraphLaunch(b->graph, b->stream), "timing");
+    CUDA_TRY(cudaEventRecord(b->start, b->stream), "timing");
+    CUDA_TRY(cudaGraphLaunch(b->graph, b->stream), "timing");
+    CUDA_TRY(cudaEventRecord(b->stop, b->stream), "timing");
+    CUDA_TRY(cudaEventSynchronize(b->stop), "timing");
+    CUDA_TRY(cudaEventElapsedTime(&ms, b->start, b->stop), "timing");
+    *elapsed_us = 1e3 * (double)ms / b->calls;
+    return EFFNET_OK;
+}
+
+/* How many calls fill a timing. */
+static int choose_calls(struct cuda_linear_bench *b, int *calls, struct effnet_error *error)
+{
+    enum { TRIAL = 5 };
+    double elapsed_us = 0;
+    EFFNET_TRY(capture(b, TRIAL, error));
+    EFFNET_TRY(cuda_linear_bench_time(b, &elapsed_us, error));
+    EFFNET_TRY(cuda_linear_bench_time(b, &elapsed_us, error));
+    const double wanted = PASS_US / (elapsed_us > 1 ? elapsed_us : 1);
+    *calls = wanted < 1 ? 1 : wanted > CALLS_MAX ? CALLS_MAX : (int)wanted;
+    return EFFNET_OK;
+}
+
+static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int device_index,
+                   bool cold, struct effnet_error *error)
+{
+    int calls = 0;
+    if (host->w_type != EFFNET_FP16)
+        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
+    EFFNET_TRY(cuda_device_open(device_index, &b->device, error));
+    b->x_bytes = round_up((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
+    b->w_bytes = round_up((size_t)(host->n * host->ldw) * sizeof(uint16_t));
+    b->y_bytes = round_up((size_t)(host->m * host->n) * effnet_type_bytes(host->y_type));
+    b->flush_bytes = cold ? 3 * (size_t)b->device.l2CacheSize : 0;
+    CUDA_TRY(cudaStreamCreate(&b->stream), "stream");
+    CUDA_TRY(cudaEventCreate(&b->start), "event");
+    CUDA_TRY(cudaEventCreate(&b->stop), "event");
+    EFFNET_TRY(place(b, host, 1, error));
+    EFFNET_TRY(choose_calls(b, &calls, error));
+    if (cold) {
+        const size_t most = COLD_BYTES / (b->x_bytes + b->w_bytes + b->y_bytes);
+        if ((size_t)calls > most) calls = most ? (int)most : 1;
+        EFFNET_TRY(place(b, host, calls, error));
+    }
+    return capture(b, calls, error);
+}
+
+int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold,
+                           struct cuda_linear_bench **out, struct effnet_linear_bench_info *info,
+                           struct effnet_error *error)
+{
+    struct cuda_linear_bench *b = calloc(1, sizeof *b);
+    if (!b) return effnet_fail_nomem(error, "a linear layer", sizeof *b);
+    const int status = prepare(b, args, device_index, cold, error);
+    if (status) {
+        cuda_linear_bench_close(b);
+        return status;
+    }
+    *info = (struct effnet_linear_bench_info){.backend = "cuda",
+                                              .device = b->device.name,
+                                              .kernel = effnet_linear_cuda_kernel(&b->args),
+                                              .calls = b->calls};
+    *out = b;
+    return EFFNET_OK;
+}
+
+void cuda_linear_bench_close(struct cuda_linear_bench *b)
+{
+    if (!b) return;
+    if (b->graph) cudaGraphExecDestroy(b->graph);
+    if (b->start) cudaEventDestroy(b->start);
+    if (b->stop) cudaEventDestroy(b->stop);
+    if (b->stream) cudaStreamDestroy(b->stream);
+    cudaFree(b->memory);
+    free(b);
+}
+
+int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
+                           struct effnet_error *error)
+{
+    const size_t element = effnet_type_bytes(b->args.y_type), n = (size_t)b->args.n;
+    void *row = malloc(n * element);
+    if (!row) return effnet_fail_nomem(error, "a row of a linear layer", n * element);
+    /* all ones is a NaN in every float format */
+    cudaError_t status = cudaMemsetAsync(b->args.y, 0xff, b->y_bytes, b->stream);
+    const int ran = effnet_linear(&b->args, EFFNET_MEMORY_CUDA, b->stream, error);
+    if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
+    for (int i = 0; i < count && status == cudaSuccess && ran == EFFNET_OK; i++) {
+        status = cudaMemcpy(row, (unsigned char *)b->args.y + (size_t)rows[i] * n * element, n * element,
+                            cudaMemcpyDeviceToHost);
+        effnet_linear_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
+    }
+    free(row);
+    if (ran != EFFNET_OK) return ran;
+    CUDA_TRY(status, "linear");
+    return EFFNET_OK;
+}

@@ -1,0 +1,153 @@
+/* The layer table as units on device tensors.
+ *
+ * What each layer becomes:
+ *   conv, depthwise   one cuDNN convolution, without bias and activation. Where a pointwise layer follows, it
+ *                     applies them to its input as it is loaded (raw_output, raw_input); elsewhere a small
+ *                     kernel does, in place. In plan auto, a depthwise layer for which our own kernel was
+ * faster runs that instead, bias and activation included. pointwise         one fused kernel; with the
+ * pooling layer behind it, if its maps are small pool, linear      one kernel each */
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "pointwise.h"
+
+bool cuda_activation_range(enum effnet_activation activation, float *low, float *high)
+{
+    *low = activation == EFFNET_ACT_NONE ? -INFINITY : 0.0f;
+    *high = activation == EFFNET_ACT_RELU6 ? 6.0f : INFINITY;
+    return activation == EFFNET_ACT_NONE || activation == EFFNET_ACT_RELU || activation == EFFNET_ACT_RELU6;
+}
+
+/* Whether a layer can leave bias and activation to the layer behind it: that must be a pointwise one, nobody
+ * else may read its output, and the prologue clamps from 0. */
+static bool leaves_activation(const effnet_model *model, int index, int layer_count)
+{
+    const struct effnet_layer *layer = effnet_model_layer(model, index);
+    if (index + 1 >= layer_count || effnet_model_layer(model, index + 1)->op != EFFNET_OP_POINTWISE)
+        return false;
+    for (int i = index + 1; i < layer_count; i++)
+        if (effnet_model_layer(model, i)->residual == index) return false;
+    return layer->residual < 0 &&
+           (layer->activation == EFFNET_ACT_RELU || layer->activation == EFFNET_ACT_RELU6);
+}
+
+/* Whether the pointwise layer can average its own pixels: some configuration must hold an image's. */
+static bool pools_itself(const effnet_model *model, int index, int layer_count)
+{
+    const struct effnet_layer *layer = effnet_model_layer(model, index);
+    if (index + 1 >= layer_count || effnet_model_layer(model, index + 1)->op != EFFNET_OP_POOL) return false;
+    for (int i = index + 1; i < layer_count; i++)
+        if (effnet_model_layer(model, i)->residual == index) return false;
+    const int rows = layer->out_height * layer->out_width;
+    const struct pointwise_args args = {
+        .m = rows, .n = layer->out_channels, .k = layer->in_channels, .pool_rows = rows};
+    for (int c = 0; layer->residual < 0 && c < pointwise_config_count(); c++)
+        if (pointwise_config_fits(c, &args)) return true;
+    return false;
+}
+
+static int check_layer(const struct effnet_layer *layer, bool first, struct effnet_error *error)
+{
+    float low, high;
+    if (layer->op != EFFNET_OP_LINEAR && !cuda_activation_range(layer->activation, &low, &high))
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
+                           layer->name, effnet_activation_name(layer->activation));
+    if (layer->op != EFFNET_OP_LINEAR && ((!first && layer->in_channels % 8) || layer->out_channels % 8))
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: %d to %d channels: only multiples of 8 are supported on a GPU",
+                           layer->name, layer->in_channels, layer->out_channels);
+    if (layer->residual >= 0 && layer->op != EFFNET_OP_POINTWISE)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: a residual on a %s layer is not supported on a GPU", layer->name,
+                           effnet_op_name(layer->op));
+    return EFFNET_OK;
+}
+
+int cuda_network_check(const effnet_model *model, struct effnet_error *error)
+{
+    for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++)
+        EFFNET_TRY(check_layer(effnet_model_layer(model, i), i == 0, error));
+    return EFFNET_OK;
+}
+
+static size_t output_bytes(const struct effnet_layer *layer, int images)
+{
+    return (size_t)images * (size_t)layer->out_height * (size_t)layer->out_width *
+           (size_t)layer->out_channels * 2;
+}
+
+static int add_tensor(struct backend_state *state, size_t bytes, int unit)
+{
+    struct cuda_tensor *t = &state->tensors[state->tensor_count];
+    *t = (struct cuda_tensor){.bytes = (bytes + 255) / 256 * 256, .first_unit = unit, .last_unit = unit};
+    return state->tensor_count++;
+}
+
+static enum cuda_unit_kind kind_of(const struct backend_state *state, int index)
+{
+    switch (effnet_model_layer(state->model, index)->op) {
+    case EFFNET_OP_CONV: return CUDA_UNIT_CONV;
+    case EFFNET_OP_DEPTHWISE:
+        return state->depthwise_config[index] < 0 ? CUDA_UNIT_CONV : CUDA_UNIT_DEPTHWISE;
+    case EFFNET_OP_POINTWISE: return CUDA_UNIT_POINTWISE;
+    case EFFNET_OP_POOL: return CUDA_UNIT_POOL;
+    case EFFNET_OP_LINEAR: break;
+    }
+    return CUDA_UNIT_LINEAR;
+}
+
+/* Activations and weights that a unit moves, for the profile. */
+static void count_bytes(struct cuda_unit *u, const struct effnet_layer *last)
+{
+    const struct effnet_layer *l = u->layer;
+    int64_t values = (int64_t)l->in_height * l->in_width * l->in_channels;
+    const int64_t out = (int64_t)last->out_height * last->out_width * last->out_channels;
+    values += u->residual >= 0 ? 2 * out : out;
+    if (u->kind == CUDA_UNIT_CONV && !u->unit.raw_output)
+        values += 2 * out; /* the pass for bias and activation */
+    u->unit.bytes_per_image = 2 * values + (u->kind == CUDA_UNIT_LINEAR && u->output < 0 ? 2 * out : 0);
+    u->unit.weight_bytes = (u->kind == CUDA_UNIT_DEPTHWISE ? 4 : 2) * l->parameters;
+}
+
+int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
+{
+    const int layers = state->info->layer_count;
+    state->units = calloc((size_t)layers, sizeof *state->units);
+    state->tensors = calloc((size_t)layers + 1, sizeof *state->tensors);
+    int *tensor_of = calloc((size_t)layers, sizeof *tensor_of); /* of each layer's output */
+    if (!state->units || !state->tensors || !tensor_of) {
+        free(tensor_of);
+        return effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
+    }
+    const size_t input_values = (size_t)state->info->height * (size_t)state->info->width * 3;
+    int previous = add_tensor(state, (size_t)state->max_batch * input_values * 2, 0);
+    for (int i = 0; i < layers;) {
+        const struct effnet_layer *layer = effnet_model_layer(state->model, i), *last = layer;
+        const int index = state->unit_count;
+        struct cuda_unit *u = &state->units[index];
+        u->layer = layer;
+        u->kind = kind_of(state, i);
+        u->unit.first = u->unit.last = i;
+        u->unit.kernel = u->kernel;
+        u->unit.raw_input = index > 0 && u[-1].unit.raw_output;
+        u->unit.raw_output = u->kind == CUDA_UNIT_CONV && leaves_activation(state->model, i, layers);
+        if (u->kind == CUDA_UNIT_POINTWISE && pools_itself(state->model, i, layers)) {
+            last = effnet_model_layer(state->model, i + 1);
+            u->unit.last = i + 1;
+        }
+        u->input = previous;
+        state->tensors[previous].last_unit = index;
+        u->residual = layer->residual < 0 ? -1 : tensor_of[layer->residual];
+        if (u->residual >= 0) state->tensors[u->residual].last_unit = index;
+        const bool logits = u->unit.last == layers - 1;
+        u->output = logits ? -1 : add_tensor(state, output_bytes(last, state->max_batch), index);
+        tensor_of[u->unit.last] = previous = u->output;
+        count_bytes(u, last);
+        state->unit_count++;
+        i = u->unit.last + 1;
+    }
+    free(tensor_of);
+    return EFFNET_OK;
+}

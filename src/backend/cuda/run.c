@@ -1,0 +1,380 @@
+/* Running a network: units onto a stream, the whole as a CUDA graph, batches through two slots. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "bias_act.h"
+#include "depthwise.h"
+#include "linear.h"
+#include "pointwise.h"
+#include "pool.h"
+#include "preprocess.h"
+
+/* ---------------------------------------------------------------- units */
+
+static int enqueue_conv(const struct backend_state *state, const struct cuda_unit *u, cudaStream_t stream,
+                        struct effnet_error *error)
+{
+    void *y = cuda_tensor_data(state, u->output);
+    void *workspace = u->unit.workspace_bytes ? state->arena + state->workspace_offset : NULL;
+    EFFNET_TRY(
+        cudnn_plan_run(u->plan, cuda_tensor_data(state, u->input), u->weight, y, workspace, stream, error));
+    if (u->unit.raw_output) return EFFNET_OK;
+    const struct effnet_layer *l = u->layer;
+    struct bias_act_args args = {.x = y,
+                                 .y = y,
+                                 .bias = u->bias,
+                                 .rows = (int64_t)state->max_batch * l->out_height * l->out_width,
+                                 .channels = l->out_channels};
+    cuda_activation_range(l->activation, &args.output_min, &args.output_max);
+    CUDA_TRY(bias_act_launch(&args, stream), l->name);
+    return EFFNET_OK;
+}
+
+void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *u,
+                              struct pointwise_args *args)
+{
+    const struct effnet_layer *l = u->layer;
+    *args = (struct pointwise_args){
+        .x = cuda_tensor_data(state, u->input),
+        .w = u->weight,
+        .bias = u->bias,
+        .residual = u->residual < 0 ? NULL : cuda_tensor_data(state, u->residual),
+        .input_bias = u->input_bias,
+        .input_max = u->input_max,
+        .y = cuda_tensor_data(state, u->output),
+        .m = state->max_batch * l->out_height * l->out_width,
+        .n = l->out_channels,
+        .k = l->in_channels,
+        .pool_rows = u->unit.last > u->unit.first ? l->out_height * l->out_width : 0,
+    };
+    cuda_activation_range(l->activation, &args->output_min, &args->output_max);
+}
+
+void cuda_depthwise_shape(const struct backend_state *state, const struct effnet_layer *l,
+                          struct depthwise_args *args)
+{
+    *args = (struct depthwise_args){
+        .n = state->max_batch,
+        .channels = l->out_channels,
+        .height = l->in_height,
+        .width = l->in_width,
+        .out_height = l->out_height,
+        .out_width = l->out_width,
+        .kernel = l->kernel,
+        .stride = l->stride,
+        .pad_top = l->pad_top,
+        .pad_left = l->pad_left,
+    };
+    cuda_activation_range(l->activation, &args->output_min, &args->output_max);
+}
+
+void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *u, float *logits,
+                           struct linear_args *args)
+{
+    static const enum linear_activation activations[] = {
+        [EFFNET_ACT_NONE] = LINEAR_NONE,   [EFFNET_ACT_RELU] = LINEAR_RELU,
+        [EFFNET_ACT_RELU6] = LINEAR_RELU6, [EFFNET_ACT_SILU] = LINEAR_SILU,
+        [EFFNET_ACT_GELU] = LINEAR_GELU,   [EFFNET_ACT_GELU_RELU] = LINEAR_GELU_RELU,
+    };
+    const struct effnet_layer *l = u->layer;
+    *args = (struct linear_args){
+        .x = cuda_tensor_data(state, u->input),
+        .w = u->weight,
+        .shift = u->bias,
+        .y = u->output < 0 ? logits : cuda_tensor_data(state, u->output),
+        .m = state->max_batch,
+        .n = l->out_channels,
+        .k = l->in_channels,
+        .ldx = l->in_channels,
+        .ldw = l->in_channels,
+        .ldy = l->out_channels,
+        .x_type = LINEAR_FP16,
+        .y_type = u->output < 0 ? LINEAR_FP32 : LINEAR_FP16,
+        .activation = activations[l->activation],
+    };
+}
+
+int cuda_unit_enqueue(const struct backend_state *state, const struct cuda_unit *u, float *logits,
+                      cudaStream_t stream, struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    switch (u->kind) {
+    case CUDA_UNIT_CONV: return enqueue_conv(state, u, stream, error);
+    case CUDA_UNIT_DEPTHWISE: {
+        struct depthwise_args args;
+        cuda_depthwise_shape(state, l, &args);
+        args.x = cuda_tensor_data(state, u->input);
+        args.w = u->weight;
+        args.bias = u->bias;
+        args.y = cuda_tensor_data(state, u->output);
+        CUDA_TRY(depthwise_launch(u->config, &args, stream), l->name);
+        return EFFNET_OK;
+    }
+    case CUDA_UNIT_POINTWISE: {
+        struct pointwise_args args;
+        cuda_pointwise_arguments(state, u, &args);
+        CUDA_TRY(pointwise_launch(u->config, &args, stream), l->name);
+        return EFFNET_OK;
+    }
+    case CUDA_UNIT_POOL: {
+        const struct pool_args args = {.x = cuda_tensor_data(state, u->input),
+                                       .y = cuda_tensor_data(state, u->output),
+                                       .n = state->max_batch,
+                                       .pixels = l->in_height * l->in_width,
+                                       .channels = l->in_channels};
+        CUDA_TRY(pool_launch(&args, stream), l->name);
+        return EFFNET_OK;
+    }
+    case CUDA_UNIT_LINEAR: {
+        struct linear_args args;
+        cuda_linear_arguments(state, u, logits, &args);
+        CUDA_TRY(linear_launch(u->config, &args, stream), l->name);
+        return EFFNET_OK;
+    }
+    }
+    return effnet_fail(error, EFFNET_E_INTERNAL, "layer %s: unknown unit", l->name);
+}
+
+static int enqueue_normalise(const struct backend_state *state, const uint8_t *pixels, cudaStream_t stream,
+                             struct effnet_error *error)
+{
+    const struct effnet_preprocess *p = &state->info->preprocess;
+    struct normalise_args args = {.pixels = pixels,
+                                  .y = cuda_tensor_data(state, 0),
+                                  .pixel_count = (int64_t)state->max_batch * p->crop * p->crop};
+    memcpy(args.mean, p->mean, sizeof args.mean);
+    memcpy(args.std, p->std, sizeof args.std);
+    CUDA_TRY(normalise_launch(&args, stream), "preprocessing");
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- slots */
+
+static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot,
+                           cudaStream_t stream, struct effnet_error *error)
+{
+    EFFNET_TRY(enqueue_normalise(state, slot->pixels, stream, error));
+    for (int i = 0; i < state->unit_count; i++)
+        EFFNET_TRY(cuda_unit_enqueue(state, &state->units[i], slot->logits, stream, error));
+    return EFFNET_OK;
+}
+
+/* Captures the network between `slot`'s buffers. */
+static int capture(const struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+{
+    cudaGraph_t graph = NULL;
+    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
+    const int status = enqueue_network(state, slot, state->stream, error);
+    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
+    if (status != EFFNET_OK) return status;
+    CUDA_TRY(ended, "graph capture");
+    const cudaError_t instantiated = cudaGraphInstantiate(&slot->graph, graph, 0);
+    cudaGraphDestroy(graph);
+    CUDA_TRY(instantiated, "graph instantiation");
+    return EFFNET_OK;
+}
+
+int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+{
+    const size_t batch = (size_t)state->max_batch;
+    const size_t pixel_bytes = batch * (size_t)state->info->height * (size_t)state->info->width * 3;
+    const size_t logit_bytes = batch * (size_t)state->info->classes * sizeof(float);
+    CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, pixel_bytes), "pinned memory");
+    CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, logit_bytes), "pinned memory");
+    CUDA_TRY(cudaEventCreateWithFlags(&slot->uploaded, cudaEventDisableTiming), "event");
+    CUDA_TRY(cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming), "event");
+    /* Once outside a capture: the first run of a kernel loads its code. */
+    EFFNET_TRY(enqueue_network(state, slot, state->stream, error));
+    CUDA_TRY(cudaStreamSynchronize(state->stream), "first pass");
+    return capture(state, slot, error);
+}
+
+void cuda_slot_close(struct cuda_slot *slot)
+{
+    if (slot->graph) cudaGraphExecDestroy(slot->graph);
+    if (slot->uploaded) cudaEventDestroy(slot->uploaded);
+    if (slot->done) cudaEventDestroy(slot->done);
+    cudaFreeHost(slot->host_pixels);
+    cudaFreeHost(slot->host_logits);
+}
+
+/* Waits for the pass in `slot`, if there is one, and hands out its logits. */
+static int finish_pass(const struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+{
+    if (!slot->images) return EFFNET_OK;
+    const size_t bytes = (size_t)slot->images * (size_t)state->info->classes * sizeof(float);
+    slot->images = 0;
+    CUDA_TRY(cudaEventSynchronize(slot->done), "pass");
+    memcpy(slot->destination, slot->host_logits, bytes);
+    return EFFNET_OK;
+}
+
+/* Starts a pass over n <= max_batch images. Every pass runs the graph of the whole batch, so that an image's
+ * logits are the same bits whatever comes with it; what the unused places hold does not matter. */
+static int start_pass(struct backend_state *state, struct cuda_slot *slot, const uint8_t *pixels, int n,
+                      float *logits, struct effnet_error *error)
+{
+    const size_t image_bytes = (size_t)state->info->height * (size_t)state->info->width * 3;
+    const size_t logit_bytes = (size_t)n * (size_t)state->info->classes * sizeof(float);
+    memcpy(slot->host_pixels, pixels, (size_t)n * image_bytes);
+    CUDA_TRY(cudaMemcpyAsync(slot->pixels, slot->host_pixels, (size_t)n * image_bytes, cudaMemcpyHostToDevice,
+                             state->copy_stream),
+             "pixels");
+    CUDA_TRY(cudaEventRecord(slot->uploaded, state->copy_stream), "pixels");
+    CUDA_TRY(cudaStreamWaitEvent(state->stream, slot->uploaded, 0), "pixels");
+    CUDA_TRY(cudaGraphLaunch(slot->graph, state->stream), "pass");
+    CUDA_TRY(
+        cudaMemcpyAsync(slot->host_logits, slot->logits, logit_bytes, cudaMemcpyDeviceToHost, state->stream),
+        "logits");
+    CUDA_TRY(cudaEventRecord(slot->done, state->stream), "pass");
+    slot->images = n;
+    slot->destination = logits;
+    return EFFNET_OK;
+}
+
+int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+             struct effnet_error *error)
+{
+    const size_t image_bytes = (size_t)state->info->height * (size_t)state->info->width * 3;
+    int status = EFFNET_OK;
+    for (int first = 0, pass = 0; first < n && status == EFFNET_OK; first += state->max_batch, pass++) {
+        struct cuda_slot *slot = &state->slots[pass % CUDA_SLOTS];
+        const int images = n - first < state->max_batch ? n - first : state->max_batch;
+        if (!slot->graph) status = cuda_slot_open(state, slot, error);
+        if (status == EFFNET_OK) status = finish_pass(state, slot, error);
+        if (status == EFFNET_OK)
+            status = start_pass(state, slot, pixels + (size_t)first * image_bytes, images,
+                                logits + (size_t)first * (size_t)state->info->classes, error);
+    }
+    for (int i = 0; i < CUDA_SLOTS; i++) {
+        const int finished = finish_pass(state, &state->slots[i], status == EFFNET_OK ? error : NULL);
+        if (status == EFFNET_OK) status = finished;
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- one unit, for verification */
+
+static int upload_floats(const struct backend_state *state, const float *host, size_t count, int tensor,
+                         struct effnet_error *error)
+{
+    _Float16 *half = malloc(count * sizeof *half);
+    if (!half) return effnet_fail_nomem(error, "unit input", count * sizeof *half);
+    for (size_t i = 0; i < count; i++) half[i] = (_Float16)host[i];
+    const cudaError_t status = cudaMemcpy(cuda_tensor_data(state, tensor), half, count * sizeof *half,
+                                          cudaMemcpyHostToDevice);
+    free(half);
+    CUDA_TRY(status, "unit input");
+    return EFFNET_OK;
+}
+
+static int download_floats(const struct backend_state *state, int tensor, size_t count, float *host,
+                           struct effnet_error *error)
+{
+    _Float16 *half = malloc(count * sizeof *half);
+    if (!half) return effnet_fail_nomem(error, "unit output", count * sizeof *half);
+    const cudaError_t status = cudaMemcpy(half, cuda_tensor_data(state, tensor), count * sizeof *half,
+                                          cudaMemcpyDeviceToHost);
+    for (size_t i = 0; i < count && status == cudaSuccess; i++) host[i] = (float)half[i];
+    free(half);
+    CUDA_TRY(status, "unit output");
+    return EFFNET_OK;
+}
+
+int cuda_run_unit(struct backend_state *state, int index, int n, const float *input, const float *residual,
+                  float *output, struct effnet_error *error)
+{
+    const struct cuda_unit *u = &state->units[index];
+    const struct effnet_layer *l = u->layer, *last = effnet_model_layer(state->model, u->unit.last);
+    const size_t in = (size_t)n * (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
+    const size_t out = (size_t)n * (size_t)last->out_height * (size_t)last->out_width *
+                       (size_t)last->out_channels;
+    EFFNET_TRY(upload_floats(state, input, in, u->input, error));
+    if (u->residual >= 0) EFFNET_TRY(upload_floats(state, residual, out, u->residual, error));
+    EFFNET_TRY(cuda_unit_enqueue(state, u, state->slots[0].logits, state->stream, error));
+    CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
+    if (u->output >= 0) return download_floats(state, u->output, out, output, error);
+    CUDA_TRY(cudaMemcpy(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost),
+             l->name);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- timing */
+
+/* Overwrites L2 with other data: three times its size, so that no replacement policy keeps much. */
+static int flush_cache(struct backend_state *state, struct effnet_error *error)
+{
+    if (!state->flush) {
+        state->flush_bytes = 3 * (size_t)state->device.l2CacheSize;
+        CUDA_TRY(cudaMalloc(&state->flush, state->flush_bytes), "cache flush");
+    }
+    CUDA_TRY(cudaMemsetAsync(state->flush, 0, state->flush_bytes, state->stream), "cache flush");
+    return EFFNET_OK;
+}
+
+/* Microseconds between the two events, once the second has come. */
+static int elapsed(const struct backend_state *state, double *elapsed_us, struct effnet_error *error)
+{
+    float ms = 0;
+    CUDA_TRY(cudaEventSynchronize(state->stop), "timing");
+    CUDA_TRY(cudaEventElapsedTime(&ms, state->start, state->stop), "timing");
+    *elapsed_us = 1e3 * (double)ms;
+    return EFFNET_OK;
+}
+
+int cuda_time_graph(struct backend_state *state, cudaGraphExec_t graph, bool cold, double *elapsed_us,
+                    struct effnet_error *error)
+{
+    /* The flush, or the graph itself, runs ahead of the first event while the host enqueues the rest, so that
+     * the host's own time does not lie between the events. */
+    if (cold)
+        EFFNET_TRY(flush_cache(state, error));
+    else
+        CUDA_TRY(cudaGraphLaunch(graph, state->stream), "timing");
+    CUDA_TRY(cudaEventRecord(state->start, state->stream), "timing");
+    CUDA_TRY(cudaGraphLaunch(graph, state->stream), "timing");
+    CUDA_TRY(cudaEventRecord(state->stop, state->stream), "timing");
+    return elapsed(state, elapsed_us, error);
+}
+
+int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error)
+{
+    (void)n; /* a pass always takes the whole batch */
+    return cuda_time_graph(state, state->slots[0].graph, cold, elapsed_us, error);
+}
+
+int cuda_capture_unit(const struct backend_state *state, const struct cuda_unit *u, int repeat,
+                      cudaGraphExec_t *exec, struct effnet_error *error)
+{
+    cudaGraph_t graph = NULL;
+    int status = EFFNET_OK;
+    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
+    for (int i = 0; i < repeat && status == EFFNET_OK; i++)
+        status = cuda_unit_enqueue(state, u, state->slots[0].logits, state->stream, error);
+    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
+    if (status != EFFNET_OK) return status;
+    CUDA_TRY(ended, "graph capture");
+    const cudaError_t instantiated = cudaGraphInstantiate(exec, graph, 0);
+    cudaGraphDestroy(graph);
+    CUDA_TRY(instantiated, "graph instantiation");
+    return EFFNET_OK;
+}
+
+int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error)
+{
+    enum { WARM_REPEAT = 10 };
+    const int repeat = cold ? 1 : WARM_REPEAT;
+    (void)n;
+    for (int i = 0; i < state->unit_count; i++) {
+        cudaGraphExec_t exec = NULL;
+        EFFNET_TRY(cuda_capture_unit(state, &state->units[i], repeat, &exec, error));
+        const int status = cuda_time_graph(state, exec, cold, &unit_us[i], error);
+        cudaGraphExecDestroy(exec);
+        EFFNET_TRY(status);
+        unit_us[i] /= repeat;
+    }
+    return EFFNET_OK;
+}

@@ -1,0 +1,71 @@
+/* For test_kernel_resources.py: every configuration of the kernels that have several, a line each:
+ *
+ *   kernel TAB configuration TAB 1 where it is built for sm_90a alone, else 0 TAB bytes of shared memory
+ *
+ * with the most dynamic shared memory over all channel counts that the networks may have, or - where it fits
+ * none on this machine. Needs no device; without one of compute capability 9.0, pointwise's sm_90a
+ * configurations fit nothing. Exits with 77 where the build has no CUDA. */
+#include <stdio.h>
+
+#ifdef EFFNET_HAVE_CUDA
+#include <string.h>
+
+#include "linear.h"
+#include "pointwise.h"
+
+enum { CHANNELS_MAX = 2560, ROWS = 64 * 64, POOL_ROWS = 8 * 8 };
+
+/* With and without what takes memory of its own. Pointers are not looked at, only whether they are NULL. */
+static int pointwise_most_shared_bytes(int config)
+{
+    static const char there;
+    int most = -1;
+    for (int n = 8; n <= CHANNELS_MAX; n += 8)
+        for (int k = 8; k <= CHANNELS_MAX; k += 8)
+            for (int extras = 0; extras < 8; extras++) {
+                const struct pointwise_args args = {.m = ROWS,
+                                                    .n = n,
+                                                    .k = k,
+                                                    .residual = extras & 1 ? &there : NULL,
+                                                    .input_bias = extras & 2 ? &there : NULL,
+                                                    .pool_rows = extras & 4 ? POOL_ROWS : 0};
+                if (!pointwise_config_fits(config, &args)) continue;
+                const int bytes = pointwise_config_shared_bytes(config, &args);
+                if (bytes > most) most = bytes;
+            }
+    return most;
+}
+
+/* The families that use what sm_90a alone has are named after it. */
+static int for_sm90a(const char *name)
+{
+    return !strncmp(name, "wgmma ", 6) || !strncmp(name, "resident ", 9);
+}
+
+int main(void)
+{
+    for (int i = 0; i < linear_config_count(); i++) {
+        const struct linear_config *config = linear_config_get(i);
+        printf("linear\t%s\t%d\t%d\n", config->name, config->sm90a, config->shared_bytes);
+    }
+    for (int i = 0; i < pointwise_config_count(); i++) {
+        const char *name = pointwise_config_name(i);
+        const int bytes = pointwise_most_shared_bytes(i);
+        printf("pointwise\t%s\t%d\t", name, for_sm90a(name));
+        if (bytes < 0)
+            printf("-\n");
+        else
+            printf("%d\n", bytes);
+    }
+    return 0;
+}
+
+#else
+
+int main(void)
+{
+    puts("skipped: built without CUDA");
+    return 77;
+}
+
+#endif
