@@ -190,8 +190,9 @@ def test_bad_model(effnet, tiny, tmp_path, picture):
 
 def output_commands(tiny, picture):
     return [["--help"], ["--version"], ["bench", "--help"], ["info", "-m", tiny], ["info", "-m", tiny, "--format=json"],
-            ["classify", "-m", tiny, picture], ["classify", "-m", tiny, "--format", "csv", picture],
-            ["verify", "-m", tiny], ["bench", "-m", tiny, "--duration", "0"]]
+            ["classify", "-m", tiny, "--device=cpu", picture],
+            ["classify", "-m", tiny, "--device=cpu", "--format", "csv", picture],
+            ["verify", "-m", tiny, "--device=cpu"], ["bench", "-m", tiny, "--device=cpu", "--duration", "0"]]
 
 
 def run_with_stdout(build, arguments, stdout, **options):
@@ -226,7 +227,7 @@ def test_closed_standard_streams(build, tiny, picture):
     """Closed descriptors are not taken by the files that the program opens."""
     for arguments in output_commands(tiny, picture):
         assert_output_error(run_with_stdout(build, arguments, None, preexec_fn=lambda: os.close(1)))
-    done = subprocess.run([build / "effnet", "classify", "-m", tiny, picture, "-"], stdout=subprocess.PIPE,
+    done = subprocess.run([build / "effnet", "classify", "-m", tiny, "--device=cpu", picture, "-"], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, timeout=120, check=False,
                           preexec_fn=lambda: os.close(0))
     assert done.returncode == NO_INPUT and done.stdout.startswith(str(picture))
@@ -238,8 +239,9 @@ def test_closed_pipe_stops_early(build, tiny, tmp_path):
     read, write = os.pipe()
     os.close(read)
     endless, keep_open = os.pipe()
-    done = subprocess.run([build / "effnet", "classify", "-m", tiny, "-b", "1", *pictures, "-"], stdin=endless,
-                          stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    arguments = ["classify", "-m", tiny, "--device=cpu", "-b", "1", *pictures, "-"]
+    done = subprocess.run([build / "effnet", *arguments], stdin=endless, stdout=write, stderr=subprocess.PIPE,
+                          text=True, timeout=60, check=False)
     for descriptor in (write, endless, keep_open):
         os.close(descriptor)
     assert_output_error(done, "Broken pipe")

@@ -32,7 +32,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classify(effnet, tiny):
     """classify(files..., option=...) -> CompletedProcess"""
-    return lambda *arguments, **options: effnet("classify", "-m", tiny, *arguments, **options)
+    return lambda *arguments, **options: effnet("classify", "-m", tiny, "--device", "cpu", *arguments, **options)
 
 
 def parse_json(text):
@@ -223,7 +223,7 @@ def odd_files(tmp_path_factory):
 
 
 def run_bytes(build, tiny, *arguments):
-    return subprocess.run([build / "effnet", "classify", "-m", tiny, *arguments], stdin=subprocess.DEVNULL,
+    return subprocess.run([build / "effnet", "classify", "-m", tiny, "--device", "cpu", *arguments], stdin=subprocess.DEVNULL,
                           capture_output=True, timeout=120, check=False)
 
 

@@ -121,7 +121,7 @@ def test_verify_lite1(effnet, lite1):
 
 
 def test_verify_text(effnet, tiny):
-    done = effnet("verify", "-m", tiny)
+    done = effnet("verify", "-m", tiny, "--device", "cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^seed +1$", done.stdout, re.M)
     assert re.search(r"^ *0  stem.* ok$", done.stdout, re.M)

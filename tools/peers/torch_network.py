@@ -1,0 +1,71 @@
+"""A network of a weights file, in PyTorch: batch norm folded, channels-last."""
+
+import json
+import struct
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_relu": lambda x: torch.relu(F.gelu(x)),
+}
+
+
+def read_weights(path):
+    """(layer table, {tensor name: float32 array}) of a weights file."""
+    data = np.fromfile(path, np.uint8)
+    (size,) = struct.unpack("<Q", data[:8].tobytes())
+    header = json.loads(data[8 : 8 + size].tobytes())
+    layers = json.loads(header.pop("__metadata__")["network"])["layers"]
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        tensors[name] = data[begin:end].view(np.float32).reshape(entry["shape"])
+    return layers, tensors
+
+
+class Network(torch.nn.Module):
+    """NCHW float tensor, in channels-last memory -> logits."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.layers, tensors = read_weights(path)
+        self.wanted = {layer["add"] for layer in self.layers if layer.get("add")}
+        self.parameters_of = torch.nn.ParameterDict()
+        for layer in self.layers:
+            if layer["op"] != "pool":
+                for part in ("weight", "bias"):
+                    value = torch.from_numpy(tensors[f"{layer['name']}.{part}"].copy())
+                    key = f"{layer['name']}.{part}".replace(".", "_")
+                    self.parameters_of[key] = torch.nn.Parameter(value, requires_grad=False)
+
+    def forward(self, x):
+        kept = {}
+        for layer in self.layers:
+            x = self.run_layer(layer, x)
+            if layer.get("add"):
+                x = x + kept[layer["add"]]
+            x = ACTIVATIONS[layer.get("activation", "none")](x)
+            if layer["name"] in self.wanted:
+                kept[layer["name"]] = x
+        return x
+
+    def run_layer(self, layer, x):
+        if layer["op"] == "pool":
+            return x.mean(dim=(2, 3))
+        key = layer["name"].replace(".", "_")
+        weight, bias = self.parameters_of[key + "_weight"], self.parameters_of[key + "_bias"]
+        if layer["op"] == "linear":
+            return F.linear(x, weight, bias)
+        top, left, bottom, right = layer.get("pad", (0, 0, 0, 0))
+        padding = (top, left)
+        if (top, left) != (bottom, right):
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        groups = layer["in"] if layer["op"] == "depthwise" else 1
+        return F.conv2d(x, weight, bias, layer.get("stride", 1), padding, 1, groups)

@@ -1,0 +1,94 @@
+#!/bin/sh
+# Installs what is missing and nothing else: Debian packages by name, and the Python environment .venv
+# from the pinned and hash-checked tools/requirements.txt. What is there already is left alone, so a
+# second run needs neither root nor network.
+#
+#   tools/setup.sh            what building and the demo need
+#   tools/setup.sh --test     and what the tests need
+#   tools/setup.sh --python   .venv alone
+set -eu
+cd "$(dirname "$0")/.."
+
+PYTHON_PACKAGES="ca-certificates python3 python3-venv"
+BUILD_PACKAGES="gcc libc6-dev make libpng-dev libcjson-dev libdnnl-dev libstb-dev"
+TEST_PACKAGES="libcmocka-dev mate-backgrounds"
+
+say() { echo "effnet: $*" >&2; }
+
+case "${1:-}" in
+"") packages="$PYTHON_PACKAGES $BUILD_PACKAGES" ;;
+--test) packages="$PYTHON_PACKAGES $BUILD_PACKAGES $TEST_PACKAGES" ;;
+--python) packages="$PYTHON_PACKAGES" ;;
+*)
+    say "usage: tools/setup.sh [--test|--python]"
+    exit 64
+    ;;
+esac
+
+# ---------------------------------------------------------------- Debian packages
+
+missing_packages() {
+    for package in $packages; do
+        status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+        case "$status" in *" ok installed") ;; *) printf '%s ' "$package" ;; esac
+    done
+}
+
+# root, or sudo that can answer: with a terminal it may ask for the password, without one it must not.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+install_packages() {
+    if [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }; then
+        say "installing $missing"
+        as_root apt-get update -q >/dev/null &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing \
+                >/dev/null && return 0
+        say "apt-get failed; the line was:"
+    else
+        say "some packages are missing, and neither root nor sudo is at hand; as root, run"
+    fi
+    echo "apt-get update && apt-get install -y --no-install-recommends $missing"
+    exit 69
+}
+
+if command -v dpkg-query >/dev/null; then
+    missing=$(missing_packages)
+    missing=${missing% }
+    [ -z "$missing" ] || install_packages
+else
+    say "no Debian here: going on with what there is; on Debian these would be installed: $packages"
+fi
+
+# ---------------------------------------------------------------- Python environment
+
+# Debian's own Python first: whatever else is first on PATH may lack venv or be too old.
+find_python() {
+    for python in /usr/bin/python3 python3; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$python"
+            return 0
+        fi
+    done
+    say "no Python 3.11 or newer with venv and ensurepip"
+    exit 69
+}
+
+requirements=tools/requirements.txt
+stamp=.venv/requirements.sha256
+wanted=$(sha256sum <"$requirements")
+if [ ! -x .venv/bin/python ] || [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+    python=$(find_python)
+    say "making .venv with $python from $requirements"
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
+        --require-hashes -r "$requirements"
+    echo "$wanted" >"$stamp"
+fi
