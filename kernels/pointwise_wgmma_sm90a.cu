@@ -11,8 +11,8 @@
  *
  * Shared memory: the ring; BUFFERS staging buffers for each warpgroup; biases; barriers. Rows of the ring
  * have 2 BK bytes in the swizzle of that width. Staging buffers are plain rows, because plain bulk copies
- * move them: one where the tile has all columns of y, else one a row. (Tensor copies of unswizzled boxes took
- * about 2 cycles for each 16 bytes, and made the expand layers 1.5 times slower.)
+ * move them: one where the tile has all columns of y, else one a row. (Tensor copies
+ * of unswizzled boxes took about 2 cycles for each 16 bytes.)
  *
  * Fewest bytes: 2 * (m*k + n*k + m*n [+ m*n residual]); FLOPs 2*m*n*k. Measurements: docs/pointwise.md. */
 #include "pointwise_sm90a.cuh"
