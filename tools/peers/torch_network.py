@@ -1,4 +1,4 @@
-"""A network of a weights file, in PyTorch: batch norm folded, channels-last."""
+"""A network of a weights file, in PyTorch, channels-last: batch norm folded, or a layer of its own."""
 
 import json
 import struct
@@ -31,10 +31,15 @@ def read_weights(path):
 
 
 class Network(torch.nn.Module):
-    """NCHW float tensor, in channels-last memory -> logits."""
+    """NCHW float tensor, in channels-last memory -> logits.
 
-    def __init__(self, path):
+    With batch_norm each convolution is followed by a batch norm, as in the network's published code. The weights file
+    holds it folded, so its scale is 1 and its shift the bias: other numbers, the same operations.
+    """
+
+    def __init__(self, path, batch_norm=False):
         super().__init__()
+        self.batch_norm = batch_norm
         self.layers, tensors = read_weights(path)
         self.wanted = {layer["add"] for layer in self.layers if layer.get("add")}
         self.parameters_of = torch.nn.ParameterDict()
@@ -44,6 +49,11 @@ class Network(torch.nn.Module):
                     value = torch.from_numpy(tensors[f"{layer['name']}.{part}"].copy())
                     key = f"{layer['name']}.{part}".replace(".", "_")
                     self.parameters_of[key] = torch.nn.Parameter(value, requires_grad=False)
+                    if part == "bias":
+                        for name, constant in (("zero", torch.zeros_like(value)), ("one", torch.ones_like(value))):
+                            self.parameters_of[key.removesuffix("bias") + name] = torch.nn.Parameter(
+                                constant, requires_grad=False
+                            )
 
     def forward(self, x):
         kept = {}
@@ -68,4 +78,8 @@ class Network(torch.nn.Module):
         if (top, left) != (bottom, right):
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         groups = layer["in"] if layer["op"] == "depthwise" else 1
-        return F.conv2d(x, weight, bias, layer.get("stride", 1), padding, 1, groups)
+        if not self.batch_norm:
+            return F.conv2d(x, weight, bias, layer.get("stride", 1), padding, 1, groups)
+        x = F.conv2d(x, weight, None, layer.get("stride", 1), padding, 1, groups)
+        zero, one = self.parameters_of[key + "_zero"], self.parameters_of[key + "_one"]
+        return F.batch_norm(x, zero, one, one, bias, eps=0.0)
