@@ -280,6 +280,32 @@ void effnet_fold_batch_norm(int64_t n, const float *bias, const float *gamma, co
                             const float *mean, const float *variance, double epsilon, float *scale,
                             float *shift);
 
+/* One linear layer where it runs, with its own copies of the arrays, to be verified and timed. */
+typedef struct effnet_linear_bench effnet_linear_bench;
+
+struct effnet_linear_bench_info {
+    const char *backend; /* "onednn", "reference", "cuda" */
+    const char *device;  /* processor's name */
+    const char *kernel;  /* what effnet_linear runs there for these arguments */
+    int calls;           /* that one timing is the mean of */
+};
+
+/* args: x, w, scale and shift in host memory, which must stay until the bench is closed; y and ldy are not
+ * used. device: "cpu", "cuda" or "cuda:N", which becomes the current device. cold: every call finds its
+ * inputs outside the caches, else in them as far as they fit. Fails as effnet_linear does, and with
+ * EFFNET_E_UNAVAILABLE where there is no such device. */
+int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold,
+                             effnet_linear_bench **out, struct effnet_error *error);
+void effnet_linear_bench_close(effnet_linear_bench *bench);
+const struct effnet_linear_bench_info *effnet_linear_bench_get_info(const effnet_linear_bench *bench);
+
+/* Computes the layer once, over NaNs, and gives the rows rows[count] of y as floats: y[count][n]. */
+int effnet_linear_bench_rows(effnet_linear_bench *bench, const int64_t *rows, int count, float *y,
+                             struct effnet_error *error);
+/* Microseconds of one call of effnet_linear: the mean of info->calls one after the other, on a GPU by its own
+ * clock and without the host's part (a CUDA graph), on the CPU by the wall clock. */
+int effnet_linear_bench_time(effnet_linear_bench *bench, double *elapsed_us, struct effnet_error *error);
+
 /* ---------------------------------------------------------------- results */
 
 struct effnet_class {

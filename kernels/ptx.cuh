@@ -152,14 +152,15 @@ __device__ __forceinline__ float cluster_load(uint32_t address)
     return d;
 }
 
-/* Four floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
- * addresses, the first a multiple of 16. */
-__device__ __forceinline__ void cluster_store_async(uint32_t address, const float (&v)[4], uint32_t barrier)
+/* Two floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
+ * addresses, the first a multiple of 8. */
+__device__ __forceinline__ void cluster_store_async(uint32_t address, float a, float b, uint32_t barrier)
 {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
-                 "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+            address),
+        "f"(a), "f"(b), "r"(barrier)
+        : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)

@@ -45,6 +45,13 @@ struct backend {
                    struct effnet_error *error);
 };
 
+enum backend_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE, DEVICE_CUDA };
+
+/* Reads "auto", "cpu", "reference", "cuda" or "cuda:N"; NULL is auto. */
+int effnet_parse_device(const char *name, enum backend_device *kind, int *index, struct effnet_error *error);
+/* What to say where CUDA is asked for and the build has none. */
+extern const char effnet_no_cuda[];
+
 extern const struct backend backend_reference;
 #ifdef EFFNET_HAVE_ONEDNN
 extern const struct backend backend_onednn;

@@ -21,7 +21,7 @@ static const struct backend *const cuda_backend = &backend_cuda;
 #else
 static const struct backend *const cuda_backend = NULL;
 #endif
-static const char no_cuda[] =
+const char effnet_no_cuda[] =
     "this build has no CUDA backend: install the CUDA toolkit and cuDNN's headers, then build again";
 
 struct effnet_session {
@@ -32,10 +32,7 @@ struct effnet_session {
     char notice[sizeof((struct effnet_error *)0)->message];
 };
 
-enum device_kind { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE, DEVICE_CUDA };
-
-/* Reads "auto", "cpu", "reference", "cuda" or "cuda:N". */
-static int parse_device(const char *name, enum device_kind *kind, int *index, struct effnet_error *error)
+int effnet_parse_device(const char *name, enum backend_device *kind, int *index, struct effnet_error *error)
 {
     *kind = DEVICE_AUTO;
     *index = 0;
@@ -125,10 +122,10 @@ static int open_session(struct effnet_session *session, const struct effnet_sess
                         struct effnet_error *error)
 {
     struct backend_options checked;
-    enum device_kind kind;
+    enum backend_device kind;
     int index;
     int status = check_options(options, &checked, error);
-    if (!status) status = parse_device(options->device, &kind, &index, error);
+    if (!status) status = effnet_parse_device(options->device, &kind, &index, error);
     if (status) return status;
     checked.device_index = index;
     switch (kind) {
@@ -138,7 +135,7 @@ static int open_session(struct effnet_session *session, const struct effnet_sess
     case DEVICE_CUDA:
         status = cuda_backend ? open_backend(session, cuda_backend, &checked, error)
                               : effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", options->device,
-                                            no_cuda);
+                                            effnet_no_cuda);
         break;
     }
     if (status) return status;
@@ -259,7 +256,7 @@ void effnet_devices(void (*visit)(const struct effnet_device *, void *), void *c
                                      .description = "NVIDIA GPU",
                                      .backend = "cuda",
                                      .precisions = "fp16",
-                                     .detail = no_cuda};
+                                     .detail = effnet_no_cuda};
         visit(&cuda, context);
     }
     if (cpu_backend != &backend_reference) {

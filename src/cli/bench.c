@@ -169,6 +169,7 @@ static int check_usage(const struct bench_options *o, char *const *paths, int co
 
 int cmd_bench(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "linear")) return cmd_bench_linear(argc - 1, argv + 1);
     static const struct command_help help = {
         "bench",
         "[options] [--end-to-end FILE...]",
@@ -176,7 +177,8 @@ int cmd_bench(int argc, char **argv)
         "warms up, and times. 'compute' is the device's work alone on its own clock; 'run' is the\n"
         "host's wall time from pixels in memory to logits; 'end-to-end' is that of all FILEs once,\n"
         "decoded ahead in threads. Prints median, min, p90, p99 (nearest rank) and images/s of the\n"
-        "median. Exits with 1 where the results are wrong.",
+        "median. Exits with 1 where the results are wrong. 'effnet bench linear' measures one linear layer\n"
+        "instead: see its --help.",
     };
     struct bench_options o = {
         .batches = {.count = 1, .values = {1}}, .warmup = 3, .duration = 1, .format = "text"};

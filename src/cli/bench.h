@@ -38,6 +38,9 @@ typedef int bench_pass(struct bench *bench, void *context);
 /* Warms up, then calls pass until the options say that it is enough. */
 int bench_repeat(struct bench *bench, bench_pass *pass, void *context);
 
+/* `effnet bench linear`, argv[0] being "linear". */
+int cmd_bench_linear(int argc, char **argv);
+
 /* Adds rows for the batch at hand: the whole network's, or each unit's. */
 int bench_network(struct bench *bench);
 int bench_units(struct bench *bench);

@@ -1,0 +1,80 @@
+/* Fully connected layer with its epilogue, fp16 in with fp32 accumulation:
+ *
+ *   y[i][j] = act(scale[j] * sum_l x[i][l] * w[j][l] + shift[j])      i < m, j < n, l < k
+ *
+ * A bias is shift with scale NULL; batch norm after a bias folds into scale and shift. A fp32 x is rounded to
+ * fp16 as it is loaded.
+ *
+ * Several configurations compute the same function. A row of y depends on the configuration, on n, k and
+ * where the arrays lie, and on nothing outside that row of x: one configuration gives the same bits on every
+ * run, and for a row alone or among any others. linear_choose may choose differently for another m. */
+#ifndef EFFNET_KERNELS_LINEAR_H
+#define EFFNET_KERNELS_LINEAR_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum linear_type { LINEAR_FP16, LINEAR_FP32 };
+
+enum linear_activation {
+    LINEAR_NONE,
+    LINEAR_RELU,
+    LINEAR_RELU6,
+    LINEAR_SILU,
+    LINEAR_GELU,      /* v * Phi(v), by erf */
+    LINEAR_GELU_RELU, /* max(GELU(v), 0): v * Phi(v) for v > 0, else 0 */
+    LINEAR_ACTIVATION_COUNT
+};
+
+struct linear_args {
+    const void *x;         /* [m] rows of k, `ldx` elements apart; fp16 or fp32 */
+    const void *w;         /* fp16, [n] rows of k, `ldw` elements apart */
+    const float *scale;    /* [n], or NULL for 1 */
+    const float *shift;    /* [n], or NULL for 0 */
+    void *y;               /* [m] rows of n, `ldy` elements apart; fp16 or fp32; overlaps no input */
+    int64_t m, n, k;       /* each >= 1 */
+    int64_t ldx, ldw, ldy; /* >= k, k, n */
+    int x_type, y_type;    /* enum linear_type */
+    enum linear_activation activation;
+};
+
+/* Any m, n, k from 1 and any leading dimension are computed, the faster where k, ldx and ldw are multiples of
+ * 8 (ldy: of 16 bytes) and the pointers 16-byte aligned. cudaErrorInvalidValue: an impossible size or leading
+ * dimension, a NULL, an unknown type or activation; cudaErrorMisalignedAddress: a pointer that is not a
+ * multiple of its element's size; cudaErrorInvalidConfiguration: m, n or k above LINEAR_SIZE_MAX, a leading
+ * dimension of 2^32 or more, or more tiles than a grid holds. cudaSuccess: fine. */
+cudaError_t linear_check(const struct linear_args *args);
+
+enum { LINEAR_SIZE_MAX = 1 << 30 };
+
+/* What a configuration is; names are for people ("wgmma 128x256 c2", "mma 64x32x128 k4"). */
+struct linear_config {
+    const char *name;
+    bool sm90a;                  /* runs on compute capability 9.0 and on nothing else */
+    int tile_m, tile_n, threads; /* of a block */
+    int shared_bytes;            /* dynamic shared memory of a block */
+};
+
+/* Configurations are numbered from 0. */
+int linear_config_count(void);
+const struct linear_config *linear_config_get(int config);
+/* Whether that configuration computes these arguments on the current device. */
+bool linear_config_fits(int config, const struct linear_args *args);
+/* The configuration expected to be fastest on the current device, or -1 where the arguments need more tiles
+ * than a grid holds. */
+int linear_choose(const struct linear_args *args);
+
+/* Enqueues the kernel on `stream` of the current device: no allocation, no synchronisation, may be captured.
+ * What linear_check says; cudaErrorNotSupported where the configuration does not fit; else what the launch
+ * returned. */
+cudaError_t linear_launch(int config, const struct linear_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

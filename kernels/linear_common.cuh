@@ -1,0 +1,216 @@
+/* What the linear kernels share: the epilogue, the storing of a warp's results, the table of families. */
+#ifndef EFFNET_KERNELS_LINEAR_COMMON_CUH
+#define EFFNET_KERNELS_LINEAR_COMMON_CUH
+
+#include "linear.h"
+#include "linear_math.h"
+#include "ptx.cuh"
+
+namespace linear
+{
+
+/* A configuration and what it can do, for arguments that linear_check has passed. `cost` estimates
+ * microseconds from the chip's number of multiprocessors, for linear_choose only. */
+struct entry {
+    linear_config config;
+    bool (*fits)(const linear_args &);
+    cudaError_t (*launch)(const linear_args &, cudaStream_t);
+    double (*cost)(const linear_args &, int multiprocessors);
+};
+
+/* How x and w are read: COPY, both fp16, in 16-byte pieces; CONVERT, the same with x fp32; GENERAL, by
+ * element, any alignment and k. */
+enum mode { COPY, CONVERT, GENERAL };
+
+/* The families, each in its own file. */
+extern const entry mma_entries[];
+extern const int mma_entry_count;
+extern const entry small_entries[];
+extern const int small_entry_count;
+extern const entry split_entries[];
+extern const int split_entry_count;
+extern const entry wgmma_entries[];
+extern const int wgmma_entry_count;
+
+/* Whether 16-byte accesses reach every row. */
+inline bool rows_aligned(const void *base, int64_t ld, int element_bytes)
+{
+    return reinterpret_cast<uintptr_t>(base) % 16 == 0 && ld * element_bytes % 16 == 0;
+}
+
+/* Whether x and w can be read in 16-byte pieces that lie inside their rows. */
+inline bool inputs_aligned(const linear_args &a)
+{
+    return a.k % 8 == 0 && rows_aligned(a.x, a.ldx, a.x_type == LINEAR_FP16 ? 2 : 4) &&
+           rows_aligned(a.w, a.ldw, 2);
+}
+
+inline mode mode_of(const linear_args &a)
+{
+    return !inputs_aligned(a) ? GENERAL : a.x_type == LINEAR_FP32 ? CONVERT : COPY;
+}
+
+/* Of the current device: 90 for 9.0; 0 where there is none. */
+inline int compute_capability()
+{
+    int device = 0, major = 0, minor = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+        return 0;
+    return 10 * major + minor;
+}
+
+__host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* act(v); a NaN stays one. */
+template <int ACTIVATION> __device__ __forceinline__ float activate(float v)
+{
+    if constexpr (ACTIVATION == LINEAR_RELU) v = ptx::max_nan(v, 0.0f);
+    if constexpr (ACTIVATION == LINEAR_RELU6) v = ptx::min_nan(ptx::max_nan(v, 0.0f), 6.0f);
+    if constexpr (ACTIVATION == LINEAR_SILU) v = linear_silu(v);
+    if constexpr (ACTIVATION == LINEAR_GELU) {
+        const float half = 0.5f * v;
+        v = fmaf(half, linear_erf(0.70710678f * v), half);
+    }
+    if constexpr (ACTIVATION == LINEAR_GELU_RELU) {
+        v = ptx::max_nan(v, 0.0f);
+        v *= linear_phi_positive(v);
+    }
+    return v;
+}
+
+__device__ __forceinline__ float activate_any(linear_activation activation, float v)
+{
+    switch (activation) {
+    case LINEAR_NONE: return v;
+    case LINEAR_RELU: return activate<LINEAR_RELU>(v);
+    case LINEAR_RELU6: return activate<LINEAR_RELU6>(v);
+    case LINEAR_SILU: return activate<LINEAR_SILU>(v);
+    case LINEAR_GELU: return activate<LINEAR_GELU>(v);
+    default: return activate<LINEAR_GELU_RELU>(v);
+    }
+}
+
+/* Scale and shift of column j, of nothing past n. */
+__device__ __forceinline__ float2 column_parameters(const linear_args &args, int j)
+{
+    float2 p = make_float2(1.0f, 0.0f);
+    if (j < static_cast<int>(args.n)) {
+        if (args.scale) p.x = __ldg(args.scale + j);
+        if (args.shift) p.y = __ldg(args.shift + j);
+    }
+    return p;
+}
+
+/* The first `count` of eight elements from `offset` on as fp16, zeros after them. Any alignment. */
+__device__ __forceinline__ uint4 load_piece(const void *base, int type, int64_t offset, int64_t count)
+{
+    union {
+        uint4 word;
+        __half h[8];
+    } v;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        v.h[i] = __ushort_as_half(0);
+        if (i < count)
+            v.h[i] = type == LINEAR_FP16 ? static_cast<const __half *>(base)[offset + i]
+                                         : __float2half_rn(static_cast<const float *>(base)[offset + i]);
+    }
+    return v.word;
+}
+
+/* Eight floats as fp16. */
+__device__ __forceinline__ uint4 round_piece(float4 low, float4 high)
+{
+    union {
+        uint4 word;
+        __half2 pair[4];
+    } v;
+    v.pair[0] = __floats2half2_rn(low.x, low.y);
+    v.pair[1] = __floats2half2_rn(low.z, low.w);
+    v.pair[2] = __floats2half2_rn(high.x, high.y);
+    v.pair[3] = __floats2half2_rn(high.z, high.w);
+    return v.word;
+}
+
+/* One element out, rounded to nearest. */
+__device__ __forceinline__ void store_one(const linear_args &args, int64_t row, int64_t column, float value)
+{
+    if (args.y_type == LINEAR_FP32)
+        static_cast<float *>(args.y)[row * args.ldy + column] = value;
+    else
+        static_cast<__half *>(args.y)[row * args.ldy + column] = __float2half_rn(value);
+}
+
+/* Scale and shift of the four columns that a lane finishes (finish_rows). */
+struct lane_parameters {
+    float2 p[4];
+    __device__ __forceinline__ lane_parameters(const linear_args &args, int column0)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[i] = column_parameters(args, column0 + threadIdx.x % 8 * 4 + i);
+    }
+};
+
+/* finish_rows for one activation. A lane takes four columns of every fourth row, so it loads their
+ * parameters once, and the warp stores whole 128-byte (fp16: 64-byte) pieces of rows. */
+template <int ACTIVATION, class Sums>
+__device__ __forceinline__ void finish_rows_as(const linear_args &args, const lane_parameters &columns,
+                                               const Sums &sums, int rows, int64_t row0, int64_t column0,
+                                               bool aligned)
+{
+    const int lane = threadIdx.x & 31, c = lane % 8 * 4;
+    const int64_t column = column0 + c;
+    const float2 *p = columns.p;
+#pragma unroll 2
+    for (int r = lane / 8; r < rows; r += 4) {
+        if (row0 + r >= args.m) break;
+        const float4 v = sums(r, c);
+        const float out[4] = {
+            activate<ACTIVATION>(fmaf(v.x, p[0].x, p[0].y)), activate<ACTIVATION>(fmaf(v.y, p[1].x, p[1].y)),
+            activate<ACTIVATION>(fmaf(v.z, p[2].x, p[2].y)), activate<ACTIVATION>(fmaf(v.w, p[3].x, p[3].y))};
+        if (aligned && column + 4 <= args.n) {
+            const int64_t offset = (row0 + r) * args.ldy + column;
+            if (args.y_type == LINEAR_FP32) {
+                *reinterpret_cast<float4 *>(static_cast<float *>(args.y) +
+                                            offset) = make_float4(out[0], out[1], out[2], out[3]);
+            } else {
+                __half2 pair[2] = {__floats2half2_rn(out[0], out[1]), __floats2half2_rn(out[2], out[3])};
+                *reinterpret_cast<uint2 *>(static_cast<__half *>(args.y) +
+                                           offset) = *reinterpret_cast<uint2 *>(pair);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (column + i < args.n) store_one(args, row0 + r, column + i, out[i]);
+        }
+    }
+}
+
+/* Epilogue and store, by a warp, of `rows` x 32 sums, row0 and column0 on. sums(r, c) gives those at row r
+ * and columns c to c + 3. aligned: rows_aligned holds for y. */
+template <class Sums>
+__device__ __forceinline__ void finish_rows(const linear_args &args, const lane_parameters &columns,
+                                            const Sums &sums, int rows, int64_t row0, int64_t column0,
+                                            bool aligned)
+{
+#define LINEAR_CASE(ACTIVATION)                                                                              \
+    case ACTIVATION: return finish_rows_as<ACTIVATION>(args, columns, sums, rows, row0, column0, aligned)
+    switch (args.activation) {
+        LINEAR_CASE(LINEAR_NONE);
+        LINEAR_CASE(LINEAR_RELU);
+        LINEAR_CASE(LINEAR_RELU6);
+        LINEAR_CASE(LINEAR_SILU);
+        LINEAR_CASE(LINEAR_GELU);
+    default: return finish_rows_as<LINEAR_GELU_RELU>(args, columns, sums, rows, row0, column0, aligned);
+    }
+#undef LINEAR_CASE
+}
+
+} // namespace linear
+
+#endif

@@ -1,0 +1,67 @@
+/* The activations' mathematics, as functions that compile for the GPU and, unchanged, as C for the host,
+ * where tests/test_erf.c sweeps them against double precision. fp32 throughout.
+ *
+ * The polynomials are minimax fits made for this project (weighted by what an error in the exponent does to
+ * the result), rounded to fp32 and checked over every binade: see docs/linear.md. */
+#ifndef EFFNET_KERNELS_LINEAR_MATH_H
+#define EFFNET_KERNELS_LINEAR_MATH_H
+
+#ifdef __CUDACC__
+#define LINEAR_MATH static __device__ __forceinline__
+/* One instruction, relative error 2^-22.5 at most; subnormal results become 0. */
+#define LINEAR_EXP2(x)      ptx::exp2_approx(x)
+#define LINEAR_DIVIDE(a, b) __fdividef(a, b)
+#include "ptx.cuh"
+#else
+#include <math.h>
+#define LINEAR_MATH         static inline
+#define LINEAR_EXP2(x)      exp2f(x)
+#define LINEAR_DIVIDE(a, b) ((a) / (b))
+#endif
+
+/* Standard normal distribution function for x >= 0, NaN for NaN: 1 - 2^(-1 - x g(x)), where g is smooth and
+ * grows, so that no bound on x is needed. Within 2 ulp. For a negative x: undefined. */
+LINEAR_MATH float linear_phi_positive(float x)
+{
+    float g = 2.8349123e-6f;
+    g = fmaf(g, x, -3.9377686e-5f);
+    g = fmaf(g, x, 1.8618022e-4f);
+    g = fmaf(g, x, 1.3693640e-4f);
+    g = fmaf(g, x, -7.0634200e-3f);
+    g = fmaf(g, x, 5.2496180e-2f);
+    g = fmaf(g, x, 4.5920819e-1f);
+    g = fmaf(g, x, 1.1511052f);
+    return 1.0f - LINEAR_EXP2(fmaf(-g, x, -1.0f));
+}
+
+/* erf(x), within 2 ulp for every x: x + x p(x^2) near 0, and 1 - 2^(-|x| g(|x|)) further out. */
+LINEAR_MATH float linear_erf(float x)
+{
+    const float a = fabsf(x), s = x * x;
+    float p = 8.1850885e-5f;
+    p = fmaf(p, s, -8.0977025e-4f);
+    p = fmaf(p, s, 5.1969518e-3f);
+    p = fmaf(p, s, -2.6857706e-2f);
+    p = fmaf(p, s, 1.1283664e-1f);
+    p = fmaf(p, s, -3.7612632e-1f);
+    p = fmaf(p, s, 1.2837917e-1f);
+    const float near_zero = fmaf(p, x, x);
+    const float t = fminf(a, 4.0f); /* 1 - erf(4) is a quarter of an ulp */
+    float g = -3.0714498e-4f;
+    g = fmaf(g, t, 4.6251714e-3f);
+    g = fmaf(g, t, -3.2981142e-2f);
+    g = fmaf(g, t, 1.5179452e-1f);
+    g = fmaf(g, t, 9.1719842e-1f);
+    g = fmaf(g, t, 1.6280869f);
+    const float far = copysignf(1.0f - LINEAR_EXP2(-g * t), x);
+    return a > 0.95f ? far : near_zero; /* NaN takes the branch that keeps it */
+}
+
+/* x / (1 + e^-x). A large negative x gives -0: the divisor overflows, and the GPU's fast division gives 0
+ * for a divisor above 2^126. */
+LINEAR_MATH float linear_silu(float x)
+{
+    return LINEAR_DIVIDE(x, 1.0f + LINEAR_EXP2(-1.44269504f * x));
+}
+
+#endif

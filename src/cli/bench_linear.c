@@ -1,0 +1,493 @@
+/* effnet bench linear: one linear layer on random data, verified, then timed. */
+#include "cli/bench.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SIZE_MAX_OPTION = 1 << 20,
+    SWEEP_LAST = 65536,
+    ROWS_MIN = 4, /* verified, where there are so many */
+    ROWS_MAX = 64,
+};
+static const double REFERENCE_PRODUCTS = 1e8; /* multiply-adds in double that verifying may cost */
+
+static const struct epilogue {
+    const char *name;
+    bool bias, batch_norm;
+    enum effnet_activation activation;
+} epilogues[] = {
+    {"none", false, false, EFFNET_ACT_NONE},
+    {"bias", true, false, EFFNET_ACT_NONE},
+    {"relu", true, false, EFFNET_ACT_RELU},
+    {"relu6", true, false, EFFNET_ACT_RELU6},
+    {"silu", true, false, EFFNET_ACT_SILU},
+    {"gelu", true, false, EFFNET_ACT_GELU},
+    {"bn-gelu-relu", true, true, EFFNET_ACT_GELU_RELU},
+};
+
+struct linear_options {
+    struct bench_options bench; /* warmup, repetitions, duration, peak_compute, cold, no_verify, format */
+    int64_t m, n, k, seed;
+    const char *epilogue, *x_type, *y_type, *device;
+    bool m_given, sweep, quiet;
+};
+
+struct linear {
+    const struct linear_options *options;
+    struct bench bench; /* for bench_repeat */
+    const char *device; /* as the library takes it */
+    struct effnet_linear_args args;
+    void *x, *w;
+    float *scale, *shift;
+    double peak; /* TFLOP/s */
+    char peak_of[96];
+    effnet_linear_bench *layer; /* of the shape at hand */
+    double relative_l2;         /* of its sampled rows; NaN where nothing is verified */
+    struct samples samples;
+};
+
+static size_t type_bytes(enum effnet_type type)
+{
+    return type == EFFNET_FP16 ? 2 : 4;
+}
+
+static const char *type_name(enum effnet_type type)
+{
+    return type == EFFNET_FP16 ? "fp16" : "fp32";
+}
+
+/* ---------------------------------------------------------------- the device */
+
+struct search {
+    const char *device; /* found */
+    char notice[256];   /* why not the GPU */
+};
+
+static void visit_device(const struct effnet_device *device, void *context)
+{
+    struct search *search = context;
+    if (strncmp(device->name, "cuda", 4) != 0) return;
+    if (device->available)
+        search->device = "cuda";
+    else
+        snprintf(search->notice, sizeof search->notice, "%s", device->detail);
+}
+
+/* "auto" is the GPU where there is one. */
+static const char *find_device(const struct linear_options *o)
+{
+    struct search search = {.device = NULL};
+    if (strcmp(o->device, "auto") != 0) return o->device;
+    effnet_devices(visit_device, &search);
+    if (search.device) return search.device;
+    if (*search.notice && !o->quiet) cli_notice(search.notice);
+    return "cpu";
+}
+
+static bool on_gpu(const struct linear *linear)
+{
+    return strncmp(linear->device, "cuda", 4) == 0;
+}
+
+/* ---------------------------------------------------------------- random data */
+
+/* SplitMix64 (Steele, Lea and Flood, 2014). */
+static uint64_t next_bits(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+/* Nearly normal, mean 0, variance 1: the sum of four uniform numbers. */
+static double next_normal(uint64_t *state)
+{
+    const uint64_t bits = next_bits(state);
+    int sum = 0;
+    for (int i = 0; i < 64; i += 16) sum += (int16_t)(bits >> i);
+    return (sum + 2) * (0.8660254037844386 / 32768); /* the mean of int16_t is -1/2; sqrt(3)/2 */
+}
+
+static void *make_noise(int64_t count, enum effnet_type type, double size, double offset, uint64_t seed)
+{
+    void *data = malloc((size_t)count * type_bytes(type));
+    for (int64_t i = 0; data && i < count; i++) {
+        const double v = offset + size * next_normal(&seed);
+        if (type == EFFNET_FP16)
+            ((_Float16 *)data)[i] = (_Float16)v;
+        else
+            ((float *)data)[i] = (float)v;
+    }
+    return data;
+}
+
+/* scale and shift of a bias and, where the epilogue has it, of batch norm. */
+static int make_columns(struct linear *linear, const struct epilogue *epilogue, uint64_t seed)
+{
+    enum { BIAS, GAMMA, BETA, MEAN, VARIANCE, PARTS };
+    const int64_t n = linear->args.n;
+    float *part[PARTS] = {NULL};
+    bool made = true;
+    for (int i = 0; i < PARTS; i++) {
+        part[i] = make_noise(n, EFFNET_FP32, i == VARIANCE ? 0.1 : 0.5, i == VARIANCE || i == GAMMA,
+                             seed + (uint64_t)i);
+        made = made && part[i];
+    }
+    for (int64_t j = 0; made && j < n; j++) part[VARIANCE][j] = fabsf(part[VARIANCE][j]);
+    if (epilogue->batch_norm) linear->scale = malloc((size_t)n * sizeof(float));
+    if (epilogue->bias) linear->shift = malloc((size_t)n * sizeof(float));
+    made = made && (linear->scale || !epilogue->batch_norm) && (linear->shift || !epilogue->bias);
+    if (made && epilogue->batch_norm)
+        effnet_fold_batch_norm(n, part[BIAS], part[GAMMA], part[BETA], part[MEAN], part[VARIANCE], 1e-5,
+                               linear->scale, linear->shift);
+    else if (made && epilogue->bias)
+        memcpy(linear->shift, part[BIAS], (size_t)n * sizeof(float));
+    for (int i = 0; i < PARTS; i++) free(part[i]);
+    return made ? EFFNET_OK : cli_fail_nomem("the columns' parameters");
+}
+
+/* Refuses what cannot fit into this machine's memory, before any of it is touched. */
+static int check_memory(const struct linear *linear)
+{
+    const struct effnet_linear_args *a = &linear->args;
+    const double x = (double)a->m * (double)a->k, w = (double)a->n * (double)a->k,
+                 y = (double)a->m * (double)a->n;
+    double bytes = x * (double)type_bytes(a->x_type) + w * (double)type_bytes(a->w_type);
+    /* on the CPU y too, and fp32 copies of what is fp16 */
+    if (!on_gpu(linear))
+        bytes += y * (double)type_bytes(a->y_type) + (a->x_type == EFFNET_FP16 ? 4 * x : 0) +
+                 (a->w_type == EFFNET_FP16 ? 4 * w : 0) + (a->y_type == EFFNET_FP16 ? 4 * y : 0);
+    const double most = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (bytes <= most) return EFFNET_OK;
+    return cli_fail(EFFNET_E_NOMEM, "bench linear: the arrays are %.1f GB, this machine's memory %.1f GB",
+                    bytes * 1e-9, most * 1e-9);
+}
+
+static void free_arrays(struct linear *linear)
+{
+    free(linear->x);
+    free(linear->w);
+    free(linear->scale);
+    free(linear->shift);
+    linear->x = linear->w = NULL;
+    linear->scale = linear->shift = NULL;
+}
+
+static const struct epilogue *find_epilogue(const char *name)
+{
+    size_t i = 0;
+    while (strcmp(epilogues[i].name, name) != 0) i++;
+    return &epilogues[i];
+}
+
+/* Sums come out near 1 in size: on both sides of the activations' bends. */
+static int make_arrays(struct linear *linear, const struct epilogue *epilogue, int64_t m, int64_t n,
+                       int64_t k, enum effnet_type x_type, enum effnet_type y_type)
+{
+    const uint64_t seed = (uint64_t)linear->options->seed * 16;
+    struct effnet_linear_args *a = &linear->args;
+    *a = (struct effnet_linear_args){.m = m,
+                                     .n = n,
+                                     .k = k,
+                                     .ldx = k,
+                                     .ldw = k,
+                                     .ldy = n,
+                                     .x_type = x_type,
+                                     .w_type = on_gpu(linear) ? EFFNET_FP16 : x_type,
+                                     .y_type = y_type,
+                                     .activation = epilogue->activation};
+    int status = check_memory(linear);
+    if (status) return status;
+    linear->x = make_noise(m * k, a->x_type, 1, 0, seed);
+    linear->w = make_noise(n * k, a->w_type, 1 / sqrt((double)k), 0, seed + 1);
+    if (!linear->x || !linear->w) return cli_fail_nomem("the arrays");
+    status = make_columns(linear, epilogue, seed + 2);
+    a->x = linear->x;
+    a->w = linear->w;
+    a->scale = linear->scale;
+    a->shift = linear->shift;
+    return status;
+}
+
+/* ---------------------------------------------------------------- verifying */
+
+/* What the rounding of operands and results leaves: on a GPU x and w are fp16, and sums fp32. */
+static double allowance(const struct linear *linear)
+{
+    const struct effnet_linear_args *a = &linear->args;
+    if (on_gpu(linear) && a->x_type == EFFNET_FP32) return 2e-3;
+    return a->y_type == EFFNET_FP16 ? 5e-4 : 5e-5;
+}
+
+/* Both ends and, between them, rows off the tiles' grid. */
+static int sample_rows(const struct effnet_linear_args *a, int64_t rows[ROWS_MAX])
+{
+    const double affordable = REFERENCE_PRODUCTS / ((double)a->n * (double)a->k);
+    int64_t count = affordable > ROWS_MAX ? ROWS_MAX : affordable < ROWS_MIN ? ROWS_MIN : (int64_t)affordable;
+    if (count > a->m) count = a->m;
+    for (int64_t i = 0; i < count; i++)
+        rows[i] = i + 1 == count ? a->m - 1 : i * (a->m / count) + i * 37 % (a->m / count);
+    return (int)count;
+}
+
+static int verify(struct linear *linear)
+{
+    const struct effnet_linear_args *a = &linear->args;
+    const size_t n = (size_t)a->n;
+    int64_t rows[ROWS_MAX];
+    const int count = sample_rows(a, rows);
+    struct effnet_error error;
+    float *got = malloc((size_t)count * n * sizeof *got);
+    double *want = malloc(n * sizeof *want), difference = 0, size = 0;
+    int status = got && want ? EFFNET_OK : cli_fail_nomem("the reference");
+    if (!status && effnet_linear_bench_rows(linear->layer, rows, count, got, &error))
+        status = cli_fail_library(&error);
+    for (int i = 0; !status && i < count; i++) {
+        effnet_linear_reference(a, rows[i], want);
+        for (size_t j = 0; j < n; j++) {
+            const double d = (double)got[(size_t)i * n + j] - want[j];
+            difference += d * d;
+            size += want[j] * want[j];
+        }
+    }
+    free(got);
+    free(want);
+    if (status) return status;
+    linear->relative_l2 = difference > 0 ? sqrt(difference / size) : difference; /* NaN stays one */
+    if (linear->relative_l2 <= allowance(linear)) return EFFNET_OK;
+    return cli_fail(CLI_MISS,
+                    "bench linear: m %" PRId64 " is wrong: relative L2 %.2e of %d rows, allowed %.0e", a->m,
+                    linear->relative_l2, count, allowance(linear));
+}
+
+/* ---------------------------------------------------------------- timing */
+
+static int pass_linear(struct bench *bench, void *context)
+{
+    struct linear *linear = context;
+    struct effnet_error error;
+    double elapsed_us;
+    (void)bench;
+    if (effnet_linear_bench_time(linear->layer, &elapsed_us, &error)) return cli_fail_library(&error);
+    return samples_add(&linear->samples, elapsed_us) ? EFFNET_OK : cli_fail_nomem("the timings");
+}
+
+static int open_layer(struct linear *linear, bool cold)
+{
+    struct effnet_error error;
+    return effnet_linear_bench_open(&linear->args, linear->device, cold, &linear->layer, &error)
+               ? cli_fail_library(&error)
+               : EFFNET_OK;
+}
+
+static void close_layer(struct linear *linear)
+{
+    effnet_linear_bench_close(linear->layer);
+    linear->layer = NULL;
+    samples_free(&linear->samples);
+}
+
+static double flops(const struct effnet_linear_args *a)
+{
+    return 2.0 * (double)a->m * (double)a->n * (double)a->k;
+}
+
+/* What the machine can do: the fastest pass of a large plain product of ours, or what the user says. */
+static int find_peak(struct linear *linear)
+{
+    enum { PASSES = 20 };
+    const double given = linear->options->bench.peak_compute, start_us = now_us();
+    if (given > 0) {
+        linear->peak = given * 1e-3;
+        snprintf(linear->peak_of, sizeof linear->peak_of, "as given");
+        return EFFNET_OK;
+    }
+    const bool gpu = on_gpu(linear);
+    const enum effnet_type type = gpu ? EFFNET_FP16 : EFFNET_FP32;
+    int status = make_arrays(linear, find_epilogue("none"), gpu ? 16384 : 1024, gpu ? 4096 : 1024,
+                             gpu ? 4096 : 1024, type, type);
+    if (!status) status = open_layer(linear, false);
+    for (int i = 0; !status && i < PASSES && (!i || now_us() - start_us < 5e6); i++)
+        status = pass_linear(NULL, linear);
+    if (!status) {
+        const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
+        linear->peak = flops(&linear->args) / s.minimum * 1e-6;
+        snprintf(linear->peak_of, sizeof linear->peak_of,
+                 "fastest of %zu plain products, %" PRId64 " x %" PRId64 " x %" PRId64 " %s",
+                 linear->samples.count, linear->args.m, linear->args.n, linear->args.k, type_name(type));
+    }
+    close_layer(linear);
+    free_arrays(linear);
+    return status;
+}
+
+static void begin_report(struct linear *linear)
+{
+    static const struct column columns[] = {
+        {"m", "M", VALUE_NUMBER},
+        {"n", "N", VALUE_NUMBER},
+        {"k", "K", VALUE_NUMBER},
+        {"cache", "cache", VALUE_TEXT},
+        {"kernel", "kernel", VALUE_TEXT},
+        {"calls", "calls a pass", VALUE_NUMBER},
+        {"repetitions", "repetitions", VALUE_NUMBER},
+        {"median_us", "median us", VALUE_NUMBER},
+        {"min_us", "min us", VALUE_NUMBER},
+        {"p90_us", "p90 us", VALUE_NUMBER},
+        {"p99_us", "p99 us", VALUE_NUMBER},
+        {"tflop_per_s", "TFLOP/s", VALUE_NUMBER},
+        {"gb_per_s", "GB/s", VALUE_NUMBER},
+        {"peak_percent", "peak %", VALUE_NUMBER},
+        {"relative_l2", "relative L2", VALUE_NUMBER},
+    };
+    const struct linear_options *o = linear->options;
+    const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
+    struct report *report = linear->bench.report;
+    report_text(report, "backend", "backend", info->backend);
+    report_text(report, "device", "device", info->device);
+    report_text(report, "epilogue", "epilogue", o->epilogue);
+    report_text(report, "x_type", "x", type_name(linear->args.x_type));
+    report_text(report, "w_type", "w", type_name(linear->args.w_type));
+    report_text(report, "y_type", "y", type_name(linear->args.y_type));
+    report_number(report, "seed", "seed", "%" PRId64, o->seed);
+    report_bool(report, "verified", "verified", !o->bench.no_verify);
+    report_number(report, "warmup", "warm-up passes", "%" PRId64, o->bench.warmup);
+    report_number(report, "peak_tflop_per_s", "peak TFLOP/s", "%.4g", linear->peak);
+    report_text(report, "peak_of", "peak is", linear->peak_of);
+    report_table(report, "results", "Linear layer", columns, sizeof columns / sizeof columns[0]);
+}
+
+static void report_row(struct linear *linear)
+{
+    const struct linear_options *o = linear->options;
+    const struct effnet_linear_args *a = &linear->args;
+    const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
+    struct report *report = linear->bench.report;
+    const size_t warmup = (size_t)o->bench.warmup, count = linear->samples.count - warmup;
+    const struct statistics s = statistics_of(linear->samples.values + warmup, count);
+    const double m = (double)a->m, n = (double)a->n, k = (double)a->k;
+    const double bytes = m * k * (double)type_bytes(a->x_type) + n * k * (double)type_bytes(a->w_type) +
+                         m * n * (double)type_bytes(a->y_type);
+    const double rate = flops(a) / s.median * 1e-6;
+    report_cell_number(report, "%" PRId64, a->m);
+    report_cell_number(report, "%" PRId64, a->n);
+    report_cell_number(report, "%" PRId64, a->k);
+    report_cell_text(report, o->bench.cold ? "cold" : "warm");
+    report_cell_text(report, info->kernel);
+    report_cell_number(report, "%d", info->calls);
+    report_cell_number(report, "%zu", count);
+    report_cell_number(report, "%.2f", s.median);
+    report_cell_number(report, "%.2f", s.minimum);
+    report_cell_number(report, "%.2f", s.p90);
+    report_cell_number(report, "%.2f", s.p99);
+    report_cell_number(report, "%.4g", rate);
+    report_cell_number(report, "%.1f", bytes / s.median * 1e-3);
+    report_cell_number(report, "%.1f", 100 * rate / linear->peak);
+    report_cell_number(report, "%.2e", linear->relative_l2);
+}
+
+/* One row of the table: the first m rows of x. */
+static int bench_shape(struct linear *linear, int64_t m)
+{
+    const struct bench_options *o = &linear->options->bench;
+    linear->args.m = m;
+    linear->relative_l2 = NAN;
+    int status = open_layer(linear, o->cold);
+    if (!status && !o->no_verify) status = verify(linear);
+    if (!status && !linear->bench.report) {
+        status = report_open(o->format, stdout, &linear->bench.report);
+        if (!status) begin_report(linear);
+    }
+    if (!status) status = bench_repeat(&linear->bench, pass_linear, linear);
+    if (!status) report_row(linear);
+    close_layer(linear);
+    return status;
+}
+
+static int bench_linear(const struct linear_options *o)
+{
+    struct linear linear = {.options = o, .bench = {.options = &o->bench}, .device = find_device(o)};
+    const bool fp16 = o->x_type ? !strcmp(o->x_type, "fp16") : on_gpu(&linear);
+    const enum effnet_type y_type = strcmp(o->y_type, "fp16") ? EFFNET_FP32 : EFFNET_FP16;
+    int status = find_peak(&linear);
+    if (!status)
+        status = make_arrays(&linear, find_epilogue(o->epilogue), o->sweep ? SWEEP_LAST : o->m, o->n, o->k,
+                             fp16 ? EFFNET_FP16 : EFFNET_FP32, y_type);
+    for (int64_t m = o->sweep ? 1 : o->m; !status && m <= (o->sweep ? SWEEP_LAST : o->m); m *= 2)
+        status = bench_shape(&linear, m);
+    const int printed = report_close(linear.bench.report); /* what was measured before a failure, too */
+    free_arrays(&linear);
+    return status ? status : printed;
+}
+
+int cmd_bench_linear(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "bench linear",
+        "[options]",
+        "Measures one linear layer, y = epilogue(x w'), x of M x K, w of N x K, on random data: holds rows\n"
+        "of y against the reference in double precision, warms up, and times. Prints median, min, p90, p99\n"
+        "(nearest rank), and of the median TFLOP/s, GB/s (each array once) and percent of the peak: that\n"
+        "of the fastest pass of a large plain product in the same run. On a GPU a pass is several calls in\n"
+        "a row, on its own clock. Exits with 1 where the results are wrong.",
+    };
+    struct linear_options o = {.bench = {.warmup = 3, .duration = 1, .format = "text"},
+                               .m = 16384,
+                               .n = 4096,
+                               .k = 4096,
+                               .seed = 1,
+                               .epilogue = "bn-gelu-relu",
+                               .y_type = "fp32",
+                               .device = "auto"};
+    const struct option_spec options[] = {
+        {0, "m", "M", "rows of x (default 16384)", OPTION_INTEGER, &o.m, 1, SIZE_MAX_OPTION, &o.m_given},
+        {0, "n", "N", "rows of w: outputs (default 4096)", OPTION_INTEGER, &o.n, 1, SIZE_MAX_OPTION, NULL},
+        {0, "k", "K", "columns of both: inputs (default 4096)", OPTION_INTEGER, &o.k, 1, SIZE_MAX_OPTION,
+         NULL},
+        {0, "sweep", NULL, "M = 1, 2, 4, ... 65536 instead, one measure each", OPTION_FLAG, &o.sweep, 0, 0,
+         NULL},
+        {0, "epilogue", "none|bias|relu|relu6|silu|gelu|bn-gelu-relu",
+         "what follows the product; all but none begin with a bias\n(default bn-gelu-relu)", OPTION_CHOICE,
+         &o.epilogue, 0, 0, NULL},
+        {0, "x-type", "fp16|fp32",
+         "type of x (default: fp16 on a GPU, fp32 on the CPU); w is fp16 on\na GPU, "
+         "on the CPU as x",
+         OPTION_CHOICE, &o.x_type, 0, 0, NULL},
+        {0, "y-type", "fp16|fp32", "type of y (default fp32)", OPTION_CHOICE, &o.y_type, 0, 0, NULL},
+        {0, "seed", "N", "of the random data (default 1)", OPTION_INTEGER, &o.seed, 0, 0x1p53 - 1, NULL},
+        {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.bench.warmup, 0,
+         1000000, NULL},
+        {0, "duration", "SECONDS", "time passes for so long, and three at least (default 1)", OPTION_REAL,
+         &o.bench.duration, 0, 3600, NULL},
+        {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER,
+         &o.bench.repetitions, 1, 1000000, NULL},
+        {0, "cold", NULL, "every call finds its inputs outside the caches", OPTION_FLAG, &o.bench.cold, 0, 0,
+         NULL},
+        {0, "peak-compute", "GFLOP/S", "the machine's arithmetic, instead of measuring it", OPTION_REAL,
+         &o.bench.peak_compute, 0.001, 1e12, NULL},
+        {0, "no-verify", NULL, "time without checking the results first", OPTION_FLAG, &o.bench.no_verify, 0,
+         0, NULL},
+        {0, "format", "text|json|csv|markdown", "how to print (default text)", OPTION_CHOICE, &o.bench.format,
+         0, 0, NULL},
+        {0, "device", "NAME",
+         "auto, cpu, cuda or cuda:N (default auto: the GPU where there is one,\nelse the "
+         "CPU)",
+         OPTION_TEXT, &o.device, 0, 0, NULL},
+        {'q', "quiet", NULL, "no notices on standard error; errors stay", OPTION_FLAG, &o.quiet, 0, 0, NULL},
+    };
+    const struct option_group group = {"Options", options, sizeof options / sizeof options[0]};
+    int first;
+    int status = args_parse(&help, &group, 1, argc, argv, &first);
+    if (status != ARGS_GO_ON) return status;
+    if (first < argc)
+        return cli_fail(EFFNET_E_USAGE, "bench linear: unexpected '%s' (see 'effnet bench linear --help')",
+                        argv[first]);
+    if (o.sweep && o.m_given)
+        return cli_fail(EFFNET_E_USAGE, "bench linear: --sweep and --m do not go together");
+    return bench_linear(&o);
+}

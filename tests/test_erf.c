@@ -1,0 +1,100 @@
+/* kernels/linear_math.h, compiled for the host, against double precision over every binade. */
+#include "linear_math.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static float from_bits(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* |got - want| in units of fp32's spacing at want. */
+static double ulp_error(float got, double want)
+{
+    const float near = fabsf((float)want);
+    const double spacing = near < 0x1p-126f ? 0x1p-149 : (double)(nextafterf(near, INFINITY) - near);
+    return fabs((double)got - want) / spacing;
+}
+
+enum { STRIDE = 251 }; /* over the bit patterns: eight million of each sign */
+
+static void test_erf_within_2_ulp(void **state)
+{
+    (void)state;
+    double worst = 0;
+    float where = 0;
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
+        const float x = from_bits(bits);
+        const double e = ulp_error(linear_erf(x), erf((double)x));
+        if (!(e <= worst)) worst = e, where = x;
+        assert_true(linear_erf(-x) == -linear_erf(x));
+    }
+    printf("erf: worst %.2f ulp at %g\n", worst, (double)where);
+    assert_true(worst <= 2.0);
+}
+
+static void test_phi_within_2_ulp(void **state)
+{
+    (void)state;
+    double worst = 0;
+    float where = 0;
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
+        const float x = from_bits(bits);
+        const double e = ulp_error(linear_phi_positive(x), 0.5 * erfc(-(double)x * 0.70710678118654752440));
+        if (!(e <= worst)) worst = e, where = x;
+    }
+    printf("Phi, x >= 0: worst %.2f ulp at %g\n", worst, (double)where);
+    assert_true(worst <= 2.0);
+}
+
+static void test_silu(void **state)
+{
+    (void)state;
+    double worst = 0;
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
+        for (int sign = 0; sign < 2; sign++) {
+            const float x = from_bits(bits | (uint32_t)sign << 31);
+            const double want = (double)x / (1.0 + exp(-(double)x));
+            const double e = fabs((double)linear_silu(x) - want) / (fabs(want) + 0x1p-100);
+            if (x > -80.0f && !(e <= worst)) worst = e;
+            if (x <= -80.0f) assert_true(fabs((double)linear_silu(x)) < 1e-30);
+        }
+    }
+    printf("SiLU, x > -80: worst relative error %.2e\n", worst);
+    assert_true(worst <= 1e-5); /* the rounding of x log2(e) grows with |x| */
+}
+
+static void test_special_values(void **state)
+{
+    (void)state;
+    assert_true(isnan(linear_erf(NAN)));
+    assert_true(isnan(linear_phi_positive(NAN)));
+    assert_true(isnan(linear_silu(NAN)));
+    assert_true(linear_erf(INFINITY) == 1.0f && linear_erf(-INFINITY) == -1.0f);
+    assert_true(linear_erf(0.0f) == 0.0f);
+    assert_true(linear_phi_positive(0.0f) == 0.5f);
+    assert_true(linear_phi_positive(INFINITY) == 1.0f);
+    assert_true(linear_silu(0.0f) == 0.0f);
+    assert_true(linear_silu(INFINITY) == INFINITY);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_erf_within_2_ulp),
+        cmocka_unit_test(test_phi_within_2_ulp),
+        cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_special_values),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,80 @@
+"""A fine-tuned head, Linear, BatchNorm1d, GELU, ReLU, Linear, from the state dict to the classes: converted, then
+run by effnet, and held against the same network in NumPy."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from convert_formats import write_zip
+from convert_networks import ROOT, fine_tuned_head, run_convert, run_network, state_dict
+from PIL import Image
+from safetensors import safe_open
+
+sys.path.insert(0, str(ROOT / "tools"))
+import pillow_preprocess  # noqa: E402
+
+CLASSES, HIDDEN = 7, (24, 40)
+PICTURES = [ROOT / "samples" / name for name in ("maze.png", "remote_control.jpg")]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The converted file."""
+    folder = tmp_path_factory.mktemp("head")
+    source = write_zip(folder / "tuned.pth", state_dict("sequential", head=fine_tuned_head(hidden=HIDDEN, classes=CLASSES)))
+    labels = folder / "labels.txt"
+    labels.write_text("".join(f"kind {i}\n" for i in range(CLASSES)))
+    done = run_convert(source, folder / "tuned.safetensors", "--labels", labels)
+    assert done.returncode == 0, done.stderr
+    return folder / "tuned.safetensors"
+
+
+def run_json(effnet, *arguments):
+    done = effnet(*arguments, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def expected(weights):
+    """Probabilities of both pictures, in float64."""
+    with safe_open(weights, "np") as file:
+        layers = json.loads(file.metadata()["network"])["layers"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    preprocess = pillow_preprocess.read_preprocess(weights)
+    crops = []
+    for path in PICTURES:
+        with Image.open(path) as image:
+            crops.append(pillow_preprocess.fit(image, preprocess))
+    logits = run_network(layers, tensors, pillow_preprocess.normalise(np.stack(crops), preprocess))["classifier.2"]
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_layers(effnet, weights):
+    info = json.loads(run_json(effnet, "info", "-m", weights))
+    head = [layer for layer in info["layers"] if layer["op"] == "linear"]
+    assert info["classes"] == CLASSES and info["layers"][-3:] == head
+    assert [(layer["name"], layer["activation"]) for layer in head] == [
+        ("classifier.0", "gelu_relu"), ("classifier.1", "gelu_relu"), ("classifier.2", "none")]
+    assert [layer["output"] for layer in head] == [f"1x1x{width}" for width in (*HIDDEN, CLASSES)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_classify(effnet, weights, expected, device):
+    lines = run_json(effnet, "classify", "-m", weights, "--device", device, "-k", CLASSES, *PICTURES).splitlines()
+    assert len(lines) == len(PICTURES)
+    for line, probabilities in zip(map(json.loads, lines), expected):
+        got = {entry["index"]: entry["probability"] for entry in line["classes"]}
+        assert sorted(got) == list(range(CLASSES))
+        np.testing.assert_allclose([got[i] for i in range(CLASSES)], probabilities, rtol=1e-3, atol=1e-6)
+        assert all(entry["label"] == f"kind {entry['index']}" for entry in line["classes"])
+        assert line["classes"][0]["index"] == np.argmax(probabilities)
+
+
+def test_verify(effnet, weights):
+    report = json.loads(run_json(effnet, "verify", "-m", weights, "--device", "cpu", "--batch", "2"))
+    assert report["ok"] is True
+    units = " ".join(unit["layers"] for unit in report["units"])
+    assert all(f"classifier.{i}" in units for i in range(3))
