@@ -16,6 +16,8 @@ ACTIVATIONS = {
     "gelu_relu": lambda x: torch.relu(F.gelu(x)),
 }
 
+EPSILON = 1e-3  # of batch norm
+
 
 def read_weights(path):
     """(layer table, {tensor name: float32 array}) of a weights file."""
@@ -50,9 +52,9 @@ class Network(torch.nn.Module):
                     key = f"{layer['name']}.{part}".replace(".", "_")
                     self.parameters_of[key] = torch.nn.Parameter(value, requires_grad=False)
                     if part == "bias":
-                        for name, constant in (("zero", torch.zeros_like(value)), ("one", torch.ones_like(value))):
+                        for name, constant in (("mean", 0.0), ("variance", 1.0 - EPSILON), ("scale", 1.0)):
                             self.parameters_of[key.removesuffix("bias") + name] = torch.nn.Parameter(
-                                constant, requires_grad=False
+                                torch.full_like(value, constant), requires_grad=False
                             )
 
     def forward(self, x):
@@ -81,5 +83,5 @@ class Network(torch.nn.Module):
         if not self.batch_norm:
             return F.conv2d(x, weight, bias, layer.get("stride", 1), padding, 1, groups)
         x = F.conv2d(x, weight, None, layer.get("stride", 1), padding, 1, groups)
-        zero, one = self.parameters_of[key + "_zero"], self.parameters_of[key + "_one"]
-        return F.batch_norm(x, zero, one, one, bias, eps=0.0)
+        mean, variance = self.parameters_of[key + "_mean"], self.parameters_of[key + "_variance"]
+        return F.batch_norm(x, mean, variance, self.parameters_of[key + "_scale"], bias, eps=EPSILON)
