@@ -5,8 +5,8 @@
  * Starting from the nearest values, a warp repeatedly moves the one weight to its other neighbour that brings
  * the sum of errors closest to 0, until that gains less than a tenth of the move. (Not a tenth of the sum:
  * the worst sums of a thousand weights are more than ten times the largest move, and would stay as they are.)
- * On lite1's first block this takes the relative L2 error of the depthwise layer from 9.0e-4 to 6.9e-4 and
- * that of the project layer from 8.1e-4 to 6.5e-4.
+ * In a NumPy simulation of lite1's first block this takes the relative L2 error of the depthwise layer from
+ * 9.0e-4 to 6.9e-4 and that of the project layer from 8.1e-4 to 6.5e-4.
  *
  * Grid: one warp a row, 8 a block. It runs once: 5.4 million weights, 66 launches. */
 #include "convert.h"
