@@ -144,14 +144,6 @@ __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t ra
     return d;
 }
 
-/* A float of another block's shared memory, at a cluster_address. */
-__device__ __forceinline__ float cluster_load(uint32_t address)
-{
-    float d;
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(d) : "r"(address) : "memory");
-    return d;
-}
-
 /* Two floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
  * addresses, the first a multiple of 8. */
 __device__ __forceinline__ void cluster_store_async(uint32_t address, float a, float b, uint32_t barrier)
@@ -209,15 +201,10 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
                  : "memory");
 }
 
-/* Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps: wait, or arrive only. */
+/* Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps. */
 __device__ __forceinline__ void named_barrier_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-__device__ __forceinline__ void named_barrier_arrive(int id, int threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 /* In a launch that may overlap the one before it in its stream: waits until that one is done and its memory
@@ -438,16 +425,6 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[128], uint64_t a, uint64_t 
 
 /* d += a * b with a in registers, as mma_m16n8k16_f16 has it, warp w of the warpgroup holding rows 16w..;
  * b N x 16, K-major in shared memory. a and d must not be touched before wgmma_wait. */
-
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[8], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7"
-                 "}, {%8, %9, %10, %11}, %12, p, 1, 1, 0;\n\t}"
-                 : PTX_F4(d, 0), PTX_F4(d, 4)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
 
 __device__ __forceinline__ void wgmma_f16_add(float (&d)[12], const uint32_t (&a)[4], uint64_t b)
 {
