@@ -8,6 +8,7 @@
  * Grid: at least one thread a vector up to MOST_BLOCKS blocks, rounded up to that multiple. Block: 256.
  * Fewest bytes: 4 a value (2 in, 2 out). */
 #include "bias_act.h"
+#include "launch.cuh"
 #include "ptx.cuh"
 
 namespace
@@ -45,6 +46,8 @@ __global__ void __launch_bounds__(THREADS)
     const float4 low = *reinterpret_cast<const float4 *>(args.bias + channel);
     const float4 high = *reinterpret_cast<const float4 *>(args.bias + channel + 4);
     const float bias[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    ptx::grid_launch_next();
+    ptx::grid_wait();
     const uint4 *x = static_cast<const uint4 *>(args.x);
     uint4 *y = static_cast<uint4 *>(args.y);
     for (int64_t first = thread; first < count; first += IN_FLIGHT * step) {
@@ -76,6 +79,6 @@ cudaError_t bias_act_launch(const bias_act_args *args, cudaStream_t stream)
     const int row = args->channels / 8;
     if (args->rows > INT64_MAX / 64 / row) return cudaErrorInvalidValue;
     const int64_t count = args->rows * row;
-    bias_act_kernel<<<static_cast<unsigned>(choose_blocks(count, row)), THREADS, 0, stream>>>(*args, count);
-    return cudaGetLastError();
+    return launch_overlapping(bias_act_kernel, static_cast<unsigned>(choose_blocks(count, row)), THREADS, 0,
+                              stream, *args, count);
 }

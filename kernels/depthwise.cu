@@ -12,6 +12,7 @@
  * each loaded value: 60 TFLOP/s of fp32 make that the bottleneck of the 5x5 layers. Measurements:
  * docs/depthwise.md. */
 #include "depthwise.h"
+#include "launch.cuh"
 #include "ptx.cuh"
 
 namespace
@@ -34,7 +35,7 @@ template <int V> __device__ __forceinline__ void load_halves(float (&value)[V], 
         typename half_vector<V>::word word;
         __half2 pair[V / 2];
     } in;
-    in.word = __ldg(reinterpret_cast<const typename half_vector<V>::word *>(p));
+    in.word = *reinterpret_cast<const typename half_vector<V>::word *>(p);
 #pragma unroll
     for (int i = 0; i < V / 2; i++) {
         const float2 f = __half22float2(in.pair[i]);
@@ -77,8 +78,11 @@ __global__ void __launch_bounds__(THREADS) depthwise_kernel(const __grid_constan
     const int ox = static_cast<int>(tile % tiles_x) * TW;
     tile /= tiles_x;
     const int oy = static_cast<int>(tile % tiles_y) * TH, n = static_cast<int>(tile / tiles_y);
-    if (n >= args.n) return;
-
+    ptx::grid_launch_next();
+    if (n >= args.n) {
+        ptx::grid_wait();
+        return;
+    }
     const int iy = oy * S - args.pad_top, ix = ox * S - args.pad_left;
     const __half *x = static_cast<const __half *>(args.x) +
                       static_cast<size_t>(n) * args.height * args.width * args.channels + channel;
@@ -88,6 +92,7 @@ __global__ void __launch_bounds__(THREADS) depthwise_kernel(const __grid_constan
     for (int h = 0; h < TH; h++)
 #pragma unroll
         for (int t = 0; t < TW; t++) load_floats<V>(acc[h][t], args.bias + channel);
+    ptx::grid_wait();
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         float in[COLUMNS][V];
@@ -135,8 +140,8 @@ cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
                             ((args.out_width + TW - 1) / TW);
     const long long blocks = (tiles * (args.channels / V) + THREADS - 1) / THREADS;
     if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
-    depthwise_kernel<K, S, TH, TW, V><<<static_cast<unsigned>(blocks), THREADS, 0, stream>>>(args);
-    return cudaGetLastError();
+    return launch_overlapping(depthwise_kernel<K, S, TH, TW, V>, static_cast<unsigned>(blocks), THREADS, 0,
+                              stream, args);
 }
 
 struct config {

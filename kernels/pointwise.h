@@ -7,6 +7,8 @@
  * fp16 numbers, high + low, that are added one after the other: where x and the bias nearly cancel, the
  * first sum is exact, so the result is as good as one from a fp32 bias.
  *
+ * So may w, for a layer whose terms cancel so much that weights rounded to fp16 would show.
+ *
  * Several configurations compute the same function; which is fastest depends on shape and chip, so the
  * caller times those that fit. A row's result depends on the configuration and on nothing outside the
  * row, so one configuration gives the same bits for an image alone and in any batch. */
@@ -22,7 +24,8 @@ extern "C" {
 
 struct pointwise_args {
     const void *x;                /* half [m][k] */
-    const void *w;                /* half [n][k] */
+    const void *w;                /* half [n][k]; with w_low [2][n][k] */
+    bool w_low;                   /* w comes as high and low parts, as input_bias does; both are multiplied */
     const float *bias;            /* [n] */
     const void *residual;         /* half [m][n], or NULL */
     const void *input_bias;       /* half [2][k], high and low, or NULL: no prologue */
@@ -36,9 +39,11 @@ struct pointwise_args {
 /* Configurations are numbered from 0. Names are for people ("tiled 128x96x32", "direct 16x32 k8"). */
 int pointwise_config_count(void);
 const char *pointwise_config_name(int config);
-/* Whether this configuration can compute these shapes (pointers are not looked at). */
+/* Whether it runs on compute capability 9.0 and on nothing else. */
+bool pointwise_config_sm90a(int config);
+/* Whether this configuration can compute these shapes on the current device (pointers are not looked at). */
 bool pointwise_config_fits(int config, const struct pointwise_args *args);
-/* Dynamic shared memory of a block, in bytes. */
+/* Dynamic shared memory of a block in bytes, whatever the current device; -1 where the shapes do not fit. */
 int pointwise_config_shared_bytes(int config, const struct pointwise_args *args);
 
 /* Enqueues the kernel. x, w, residual, input_bias and y 16-byte aligned. cudaErrorInvalidValue where the

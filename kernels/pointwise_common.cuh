@@ -2,6 +2,7 @@
 #ifndef EFFNET_KERNELS_POINTWISE_COMMON_CUH
 #define EFFNET_KERNELS_POINTWISE_COMMON_CUH
 
+#include "launch.cuh"
 #include "pointwise.h"
 #include "ptx.cuh"
 
@@ -121,8 +122,7 @@ __device__ __forceinline__ void store_fragments(const float (&acc)[MT][NT][4], c
             const size_t offset = static_cast<size_t>(row) * args.n + column;
             uint32_t r[4] = {0, 0, 0, 0}, out[4];
             if constexpr (RESIDUAL) {
-                if (ok)
-                    *reinterpret_cast<uint4 *>(r) = __ldg(reinterpret_cast<const uint4 *>(residual + offset));
+                if (ok) *reinterpret_cast<uint4 *>(r) = *reinterpret_cast<const uint4 *>(residual + offset);
                 transpose_quad(r);
             }
 #pragma unroll

@@ -28,7 +28,7 @@ template <int MT_, int NT_, int WK_, int WN_> struct strip {
 };
 
 /* One warp's share of the sum: chunks first, first + WK, ... */
-template <class S>
+template <class S, bool LOW>
 __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const pointwise_args &args, int m0,
                                            int row_end, int n0, int first)
 {
@@ -39,22 +39,23 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
 #pragma unroll 2
     for (int k = 32 * first + 8 * t; k - 8 * t < args.k; k += 32 * S::WK) {
         const bool k_ok = k < args.k;
-        uint4 a[S::MT][2], b[S::NT];
+        uint4 a[S::MT][2], b[LOW ? 2 : 1][S::NT];
 #pragma unroll
         for (int i = 0; i < 2 * S::MT; i++) {
             const int row = m0 + 8 * i + g;
             a[i / 2][i % 2] = zero;
             if (k_ok && row < row_end)
-                a[i / 2][i % 2] = __ldg(
-                    reinterpret_cast<const uint4 *>(x + static_cast<size_t>(row) * args.k + k));
+                a[i / 2][i % 2] = *reinterpret_cast<const uint4 *>(x + static_cast<size_t>(row) * args.k + k);
         }
 #pragma unroll
-        for (int j = 0; j < S::NT; j++) {
-            const int column = n0 + 8 * j + g;
-            b[j] = zero;
-            if (k_ok && column < args.n)
-                b[j] = __ldg(reinterpret_cast<const uint4 *>(w + static_cast<size_t>(column) * args.k + k));
-        }
+        for (int part = 0; part < (LOW ? 2 : 1); part++)
+#pragma unroll
+            for (int j = 0; j < S::NT; j++) {
+                const int column = n0 + 8 * j + g;
+                const __half *row = w + static_cast<size_t>(part * args.n + column) * args.k;
+                b[part][j] = zero;
+                if (k_ok && column < args.n) b[part][j] = __ldg(reinterpret_cast<const uint4 *>(row + k));
+            }
         if (args.input_bias && k_ok) {
             const __half *input_bias = static_cast<const __half *>(args.input_bias) + k;
             const uint4 bias = __ldg(reinterpret_cast<const uint4 *>(input_bias));
@@ -73,10 +74,12 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
             const uint32_t low[4] = {a[i][0].x, a[i][1].x, a[i][0].y, a[i][1].y};
             const uint32_t high[4] = {a[i][0].z, a[i][1].z, a[i][0].w, a[i][1].w};
 #pragma unroll
-            for (int j = 0; j < S::NT; j++) {
-                ptx::mma_m16n8k16_f16(acc[i][j], low, b[j].x, b[j].y);
-                ptx::mma_m16n8k16_f16(acc[i][j], high, b[j].z, b[j].w);
-            }
+            for (int part = 0; part < (LOW ? 2 : 1); part++)
+#pragma unroll
+                for (int j = 0; j < S::NT; j++) {
+                    ptx::mma_m16n8k16_f16(acc[i][j], low, b[part][j].x, b[part][j].y);
+                    ptx::mma_m16n8k16_f16(acc[i][j], high, b[part][j].z, b[part][j].w);
+                }
         }
     }
 }
@@ -103,8 +106,8 @@ __device__ __forceinline__ void finish_partials(float *shared, const pointwise_a
             for (int i = 0; i < 8; i++) sum[i] += partial[s * S::PARTIAL + i];
         uint32_t r[4] = {0, 0, 0, 0};
         if (args.residual)
-            *reinterpret_cast<uint4 *>(r) = __ldg(
-                reinterpret_cast<const uint4 *>(static_cast<const __half *>(args.residual) + offset));
+            *reinterpret_cast<uint4 *>(r) = *reinterpret_cast<const uint4 *>(
+                static_cast<const __half *>(args.residual) + offset);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float2 residual = __half22float2(as_half2(r[i]));
@@ -133,7 +136,7 @@ __device__ __forceinline__ void finish_partials(float *shared, const pointwise_a
     }
 }
 
-template <class S, bool RESIDUAL>
+template <class S, bool RESIDUAL, bool LOW>
 __global__ void __launch_bounds__(S::THREADS) pointwise_direct(const __grid_constant__ pointwise_args args)
 {
     extern __shared__ __align__(16) float partials[];
@@ -145,8 +148,10 @@ __global__ void __launch_bounds__(S::THREADS) pointwise_direct(const __grid_cons
     const int n0 = tile_n0 + strip * 8 * S::NT;
 
     float acc[S::MT][S::NT][4] = {};
+    ptx::grid_launch_next();
     if (share == 0) start_from_bias(acc, args, n0);
-    accumulate<S>(acc, args, m0, row_end, n0, share);
+    ptx::grid_wait();
+    accumulate<S, LOW>(acc, args, m0, row_end, n0, share);
     if constexpr (S::WK == 1) {
         store_fragments<RESIDUAL>(acc, args, m0, n0, row_end);
     } else {
@@ -171,6 +176,7 @@ template <class S> struct launcher {
         if (args.n * 2 <= S::BN) return false;               /* never the fastest */
         if (S::WK > 1 && args.k <= 16 * S::WK) return false; /* half the warps would have nothing to add */
         if (args.pool_rows && (S::WK == 1 || args.pool_rows > S::BM || args.residual)) return false;
+        if (S::WK == 1 && args.w_low && args.residual) return false; /* no layer has both */
         return blocks(args) < (1LL << 31);
     }
 
@@ -182,13 +188,14 @@ template <class S> struct launcher {
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        const auto kernel = S::WK == 1 && args.residual ? pointwise_direct<S, true>
-                                                        : pointwise_direct<S, false>;
+        const auto kernel = args.w_low                    ? pointwise_direct<S, false, true>
+                            : S::WK == 1 && args.residual ? pointwise_direct<S, true, false>
+                                                          : pointwise_direct<S, false, false>;
         const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                         S::SHARED_BYTES);
         if (status != cudaSuccess) return status;
-        kernel<<<static_cast<unsigned>(blocks(args)), S::THREADS, S::SHARED_BYTES, stream>>>(args);
-        return cudaGetLastError();
+        return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), S::THREADS, S::SHARED_BYTES,
+                                  stream, args);
     }
 };
 

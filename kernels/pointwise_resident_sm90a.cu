@@ -130,6 +130,7 @@ __global__ void __launch_bounds__(R::THREADS, R::BLOCKS)
     unsigned char *shared = memory + (256 - ptx::shared_address(memory) % 256) % 256; /* a swizzle's repeat */
     const uint32_t base = ptx::shared_address(shared);
     const int tiles = (args.m + CONSUMERS * ROWS - 1) / (CONSUMERS * ROWS);
+    ptx::grid_launch_next();
     if (threadIdx.x == 0) {
         for (int i = 0; i < R::STAGES; i++) {
             ptx::mbarrier_init(base + R::BARRIERS + 8 * i, 1);
@@ -143,6 +144,7 @@ __global__ void __launch_bounds__(R::THREADS, R::BLOCKS)
     load_weights<R>(args, shared);
     ptx::fence_proxy_async(); /* wgmma reads w through the other proxy */
     __syncthreads();          /* barriers, bias and w are set */
+    ptx::grid_wait();
     const int group = threadIdx.x / 128;
     if (group == CONSUMERS) {
         if constexpr (R::MOVES_REGISTERS) ptx::registers_decrease<PRODUCER_REGISTERS>();
@@ -159,7 +161,7 @@ template <class R> struct launcher_resident {
     static bool fits(const pointwise_args &args)
     {
         return args.n == R::BN && args.k == R::K && args.m >= 1024 && !args.residual && !args.input_bias &&
-               !args.pool_rows && on_sm90();
+               !args.pool_rows && !args.w_low;
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
@@ -174,8 +176,8 @@ template <class R> struct launcher_resident {
         if (status != cudaSuccess) return status;
         const int tiles = (args.m - 1) / (CONSUMERS * ROWS) + 1, resident = R::BLOCKS * sms;
         const int blocks = tiles < resident ? tiles : resident;
-        kernel<<<blocks, R::THREADS, R::SHARED_BYTES, stream>>>(args);
-        return cudaGetLastError();
+        return launch_overlapping(kernel, static_cast<unsigned>(blocks), R::THREADS, R::SHARED_BYTES, stream,
+                                  args);
     }
 };
 

@@ -84,16 +84,6 @@ __device__ __forceinline__ void stage_output(const float (&acc)[R::PARTS][R::PAR
     }
 }
 
-/* Whether the current device runs sm_90a code. */
-inline bool on_sm90()
-{
-    int device = 0, major = 0, minor = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-           major == 9 && minor == 0;
-}
-
 } // namespace pointwise
 
 #endif

@@ -41,12 +41,13 @@ template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_> st
     }
 };
 
-/* Starts the copy of one step: rows m0.. (below row_end) of x and n0.. of w, channels k0... */
+/* Starts the copy of one step: rows m0.. (below row_end) of x and n0.. of a part of w, channels k0... */
 template <class T>
 __device__ __forceinline__ void load_step(const pointwise_args &args, uint32_t stage, int m0, int row_end,
-                                          int n0, int k0)
+                                          int n0, int k0, int part)
 {
-    const __half *x = static_cast<const __half *>(args.x), *w = static_cast<const __half *>(args.w);
+    const __half *x = static_cast<const __half *>(args.x),
+                 *w = static_cast<const __half *>(args.w) + static_cast<size_t>(part) * args.n * args.k;
 #pragma unroll
     for (int i = threadIdx.x; i < T::BM * T::PIECES; i += T::THREADS) {
         const int row = i / T::PIECES, piece = i % T::PIECES, k = k0 + 8 * piece;
@@ -147,22 +148,29 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
     const int rows = args.pool_rows ? args.pool_rows : T::BM; /* of a tile */
     const int column_tiles = (args.n + T::BN - 1) / T::BN, row_tiles = (args.m + rows - 1) / rows;
     const int tiles = column_tiles * row_tiles, steps = T::steps(args.k);
+    const int parts = args.w_low ? 2 : 1; /* of w: all steps with the high one, then all with the low one */
     const __half2 input_max = __float2half2_rn(args.input_max);
 
+    ptx::grid_launch_next();
     if (args.input_bias) load_input_bias(input_bias, args, steps * T::BK, T::THREADS);
 
     /* The loader's place in the stream of steps. */
-    int load_tile = blockIdx.x, load_step_index = 0, load_stage = 0;
+    int load_tile = blockIdx.x, load_part = 0, load_step_index = 0, load_stage = 0;
     auto load_next = [&] {
         if (load_tile < tiles) {
             const int m0 = load_tile / column_tiles * rows, n0 = load_tile % column_tiles * T::BN;
             load_step<T>(args, stages + load_stage * T::STAGE_PIECES * 16, m0, min(m0 + rows, args.m), n0,
-                         load_step_index * T::BK);
+                         load_step_index * T::BK, load_part);
             load_stage = load_stage + 1 == T::STAGES ? 0 : load_stage + 1;
-            if (++load_step_index == steps) load_step_index = 0, load_tile += gridDim.x;
+            if (++load_step_index == steps) {
+                load_step_index = 0;
+                if (++load_part == parts) load_part = 0, load_tile += gridDim.x;
+            }
         }
-        ptx::cp_async_commit(); /* an empty group keeps the count of groups in step */
+        ptx::cp_async_commit(); /* an empty group keeps the count of groups
+                                   in step */
     };
+    ptx::grid_wait();
 #pragma unroll
     for (int i = 0; i < T::STAGES - 1; i++) load_next();
 
@@ -173,9 +181,10 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
         const int n0 = tile_index % column_tiles * T::BN + warp % T::WARPS_N * 8 * T::NT;
         float acc[T::MT][T::NT][4];
         start_from_bias(acc, args, n0);
-        for (int step = 0; step < steps; step++) {
+        for (int step = 0, part = 0; part < parts; step + 1 < steps ? step++ : (step = 0, part++)) {
             ptx::cp_async_wait<T::STAGES - 2>();
-            /* Everyone's part of this stage has come, and nobody still reads the one loaded next. */
+            /* Everyone's part of this stage has come, and nobody still reads
+             * the one loaded next. */
             __syncthreads();
             load_next();
             multiply_step<T>(acc, stages + stage * T::STAGE_PIECES * 16,
@@ -224,8 +233,8 @@ template <class T, int BLOCKS_A_SM> struct launcher {
         const long long tiles = static_cast<long long>((args.m + rows - 1) / rows) *
                                 ((args.n + T::BN - 1) / T::BN);
         const long long resident = static_cast<long long>(sms) * blocks;
-        kernel<<<static_cast<int>(tiles < resident ? tiles : resident), T::THREADS, bytes, stream>>>(args);
-        return cudaGetLastError();
+        return launch_overlapping(kernel, static_cast<unsigned>(tiles < resident ? tiles : resident),
+                                  T::THREADS, bytes, stream, args);
     }
 };
 
@@ -240,7 +249,7 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 /* Column counts are those of the networks' layers or divide them; blocks a multiprocessor bound registers. */
 const config tiled_configs[] = {
     TILED(128, 16, 32, 4, 4, 1, 5),  TILED(128, 24, 32, 4, 4, 1, 5), TILED(128, 40, 32, 4, 4, 1, 4),
-    TILED(128, 80, 32, 4, 4, 1, 3),  TILED(128, 96, 32, 4, 4, 1, 3), TILED(128, 112, 64, 3, 4, 1, 2),
+    TILED(128, 80, 32, 4, 4, 1, 3),  TILED(128, 96, 32, 4, 4, 1, 2), TILED(128, 112, 64, 3, 4, 1, 2),
     TILED(128, 128, 64, 3, 2, 2, 2), TILED(64, 128, 32, 4, 1, 4, 3), TILED(64, 96, 64, 3, 2, 2, 3),
 };
 const int tiled_config_count = sizeof tiled_configs / sizeof *tiled_configs;

@@ -21,16 +21,18 @@
 namespace pointwise
 {
 
-/* PART columns a wgmma instruction, BLOCKS on a multiprocessor. */
-template <int BN_, int PART_, int BK_, int BLOCKS_> struct ring {
+/* PART columns a wgmma instruction, BLOCKS on a multiprocessor, W_PARTS 2 for weights in two parts. */
+template <int BN_, int PART_, int BK_, int BLOCKS_, int W_PARTS_> struct ring {
     static constexpr int BN = BN_, PART = PART_, BK = BK_, BLOCKS = BLOCKS_, PARTS = BN / PART;
     static constexpr int ROW_BYTES = 2 * BK, PIECES = BK / 8, ROWS_A_LINE = 8 / PIECES;
-    static constexpr int X_BYTES = ROWS * ROW_BYTES; /* a warpgroup's rows */
-    static constexpr int STAGE_BYTES = CONSUMERS * X_BYTES + BN * ROW_BYTES;
+    static constexpr int X_BYTES = ROWS * ROW_BYTES;                   /* a warpgroup's rows */
+    static constexpr int W_PARTS = W_PARTS_, W_BYTES = BN * ROW_BYTES; /* of one part */
+    static constexpr int STAGE_BYTES = CONSUMERS * X_BYTES + W_PARTS * W_BYTES;
     static constexpr int STAGING_BYTES = ROWS * BN * 2;
     static constexpr int BUFFERS = BN * BLOCKS <= 128 ? 2 : 1;
-    static constexpr bool ADDS_RESIDUAL = BN <=
-                                          (BLOCKS == 1 ? 192 : 80); /* wider: no registers left for it */
+    static constexpr bool ADDS_RESIDUAL = W_PARTS == 1 &&
+                                          BN <=
+                                              (BLOCKS == 1 ? 192 : 80); /* wider: no registers left for it */
     /* A block alone on its multiprocessor gives the producer a whole warpgroup, whose registers then move to
      * the consumers: what it leaves of 64 Ki, in steps of 8. Several blocks have few registers a thread
      * anyway, and a single warp produces. */
@@ -116,7 +118,10 @@ __device__ __forceinline__ void produce(const pointwise_args &args, const maps &
 #pragma unroll
             for (int g = 0; g < CONSUMERS; g++)
                 ptx::tma_load_2d(stage + g * R::X_BYTES, &m.x, step * R::BK, row + g * rows, full, x_policy);
-            ptx::tma_load_2d(stage + CONSUMERS * R::X_BYTES, &m.w, step * R::BK, n0, full, often);
+#pragma unroll
+            for (int part = 0; part < R::W_PARTS; part++)
+                ptx::tma_load_2d(stage + CONSUMERS * R::X_BYTES + part * R::W_BYTES, &m.w, step * R::BK,
+                                 part * args.n + n0, full, often);
             at.advance(R::STAGES);
         }
     }
@@ -150,10 +155,12 @@ __device__ __forceinline__ void consume(float (&acc)[R::PARTS][R::PART / 2], con
 #pragma unroll
         for (int kk = 0; kk < R::BK / 16; kk++)
 #pragma unroll
-            for (int p = 0; p < R::PARTS; p++)
-                ptx::wgmma_f16_add(
-                    acc[p], a[kk],
-                    ptx::wgmma_descriptor_of<R::ROW_BYTES>(w + p * R::PART * R::ROW_BYTES + 32 * kk));
+            for (int part = 0; part < R::W_PARTS; part++)
+#pragma unroll
+                for (int p = 0; p < R::PARTS; p++)
+                    ptx::wgmma_f16_add(acc[p], a[kk],
+                                       ptx::wgmma_descriptor_of<R::ROW_BYTES>(
+                                           w + part * R::W_BYTES + p * R::PART * R::ROW_BYTES + 32 * kk));
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
         if (lane == 0) ptx::mbarrier_arrive(shared.empty(at.stage));
@@ -248,7 +255,10 @@ __global__ void __launch_bounds__(R::THREADS, R::BLOCKS)
     const int rows = args.pool_rows ? args.pool_rows : ROWS;
     const int column_tiles = (args.n + R::BN - 1) / R::BN;
     const int tiles = (args.m + CONSUMERS * rows - 1) / (CONSUMERS * rows) * column_tiles;
+    ptx::grid_launch_next();
     if (threadIdx.x == 0) {
+        ptx::tma_prefetch_map(&m.x);
+        ptx::tma_prefetch_map(&m.w);
         for (int i = 0; i < R::STAGES; i++) {
             ptx::mbarrier_init(shared.full(i), 1);
             ptx::mbarrier_init(shared.empty(i), 4 * CONSUMERS); /* every consumer warp */
@@ -260,6 +270,7 @@ __global__ void __launch_bounds__(R::THREADS, R::BLOCKS)
     if (args.input_bias)
         load_input_bias(shared.input_bias, args, (args.k + R::BK - 1) / R::BK * R::BK, R::THREADS);
     __syncthreads(); /* barriers and biases are set */
+    ptx::grid_wait();
     const int group = threadIdx.x / 128;
     if (group == CONSUMERS) {
         if constexpr (R::MOVES_REGISTERS) ptx::registers_decrease<PRODUCER_REGISTERS>();
@@ -279,8 +290,8 @@ template <class R> struct launcher_sm90a {
         if (args.m < 1024) return false;                              /* too few tiles to be the fastest */
         if (4 * args.n + 4 * (args.k + R::BK) > R::VECTORS_BYTES) return false;
         if (args.residual && !R::ADDS_RESIDUAL) return false;
-        if (args.pool_rows > ROWS || (args.pool_rows && args.residual)) return false;
-        return on_sm90();
+        if (args.w_low != (R::W_PARTS == 2)) return false;
+        return args.pool_rows <= ROWS && !(args.pool_rows && args.residual);
     }
 
     static cudaError_t make_maps(const pointwise_args &args, maps *m)
@@ -292,7 +303,8 @@ template <class R> struct launcher_sm90a {
         cudaError_t status = tensor_map_2d(&m->x, half, args.x, args.m, args.k, 2 * args.k, ROWS, R::BK,
                                            swizzle);
         if (status == cudaSuccess)
-            status = tensor_map_2d(&m->w, half, args.w, args.n, args.k, 2 * args.k, R::BN, R::BK, swizzle);
+            status = tensor_map_2d(&m->w, half, args.w, R::W_PARTS * args.n, args.k, 2 * args.k, R::BN, R::BK,
+                                   swizzle);
         return status;
     }
 
@@ -312,23 +324,47 @@ template <class R> struct launcher_sm90a {
         const int rows = CONSUMERS * (args.pool_rows ? args.pool_rows : ROWS);
         const long long tiles = static_cast<long long>((args.m + rows - 1) / rows) *
                                 ((args.n + R::BN - 1) / R::BN);
-        kernel<<<static_cast<int>(tiles < R::BLOCKS * sms ? tiles : R::BLOCKS * sms), R::THREADS,
-                 R::SHARED_BYTES, stream>>>(args, m);
-        return cudaGetLastError();
+        const long long resident = static_cast<long long>(R::BLOCKS) * sms;
+        return launch_overlapping(kernel, static_cast<unsigned>(tiles < resident ? tiles : resident),
+                                  R::THREADS, R::SHARED_BYTES, stream, args, m);
     }
 };
 
 #define WGMMA(BN, PART, BK, BLOCKS)                                                                          \
     {                                                                                                        \
-        "wgmma 128x" #BN "x" #BK " b" #BLOCKS, launcher_sm90a<ring<BN, PART, BK, BLOCKS>>::fits,             \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS>>::shared_bytes,                                        \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS>>::launch,                                              \
+        "wgmma 128x" #BN "x" #BK " b" #BLOCKS, launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::fits,          \
+            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::shared_bytes,                                     \
+            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::launch,                                           \
+    }
+#define WGMMA_LOW(BN, PART, BK, BLOCKS)                                                                      \
+    {                                                                                                        \
+        "wgmma 128x" #BN "x2x" #BK " b" #BLOCKS, launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::fits,        \
+            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::shared_bytes,                                     \
+            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::launch,                                           \
     }
 
 const config wgmma_configs[] = {
-    WGMMA(24, 24, 64, 1),  WGMMA(24, 24, 64, 2),  WGMMA(40, 40, 64, 1),   WGMMA(40, 40, 64, 2),
-    WGMMA(80, 80, 64, 1),  WGMMA(80, 80, 64, 2),  WGMMA(96, 96, 64, 1),   WGMMA(112, 112, 64, 1),
-    WGMMA(160, 80, 64, 1), WGMMA(192, 96, 64, 1), WGMMA(224, 112, 64, 1), WGMMA(240, 80, 64, 1),
+    WGMMA(24, 24, 64, 1),
+    WGMMA(24, 24, 64, 2),
+    WGMMA(40, 40, 64, 1),
+    WGMMA(40, 40, 64, 2),
+    WGMMA(80, 80, 64, 1),
+    WGMMA(80, 80, 64, 2),
+    WGMMA(96, 96, 64, 1),
+    WGMMA(112, 112, 64, 1),
+    WGMMA(160, 80, 64, 1),
+    WGMMA(192, 96, 64, 1),
+    WGMMA(224, 112, 64, 1),
+    WGMMA(240, 80, 64, 1),
+    /* the projections without a residual */
+    WGMMA_LOW(24, 24, 64, 1),
+    WGMMA_LOW(24, 24, 64, 2),
+    WGMMA_LOW(40, 40, 64, 1),
+    WGMMA_LOW(40, 40, 64, 2),
+    WGMMA_LOW(80, 80, 64, 1),
+    WGMMA_LOW(112, 112, 64, 1),
+    WGMMA_LOW(160, 80, 64, 1),
+    WGMMA_LOW(96, 96, 64, 1),
 };
 const int wgmma_config_count = sizeof wgmma_configs / sizeof *wgmma_configs;
 

@@ -7,7 +7,9 @@
  * Grid: (channels / 64, n). Block: 256 threads, 2 KB of shared memory. Fewest bytes: 2 a value read, and the
  * means; one addition a value. A wider piece of the channels leaves a batch of one with too few blocks: 256
  * channels a block are 5 blocks for 1280 channels, 64 are 20. */
+#include "launch.cuh"
 #include "pool.h"
+#include "ptx.cuh"
 
 #include <cuda_fp16.h>
 
@@ -48,6 +50,8 @@ __global__ void __launch_bounds__(THREADS) pool_kernel(const __grid_constant__ p
     __shared__ float partial[WARPS][CHANNELS];
     const int lane = threadIdx.x % 32, index = blockIdx.x * VECTORS + lane % VECTORS;
     float sum[8] = {};
+    ptx::grid_launch_next();
+    ptx::grid_wait();
     if (index < args.channels / 8) add_pixels(args, index, sum);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -76,6 +80,5 @@ cudaError_t pool_launch(const pool_args *args, cudaStream_t stream)
     if (args->n < 1 || args->n > 65535 || args->pixels < 1 || args->channels < 8 || args->channels % 8)
         return cudaErrorInvalidValue;
     const dim3 grid((args->channels - 1) / CHANNELS + 1, args->n);
-    pool_kernel<<<grid, THREADS, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_overlapping(pool_kernel, grid, THREADS, 0, stream, *args);
 }

@@ -10,7 +10,9 @@
  * operations, more than fit into the time that its three bytes take.
  *
  * Grid: one thread per eight values, 256 a block. Fewest bytes: 3 a value (1 in, 2 out). */
+#include "launch.cuh"
 #include "preprocess.h"
+#include "ptx.cuh"
 
 #include <cuda_fp16.h>
 
@@ -48,6 +50,8 @@ __global__ void __launch_bounds__(THREADS) normalise_kernel(const __grid_constan
         c[i] = phase == 0   ? task.channels[i]
                : phase == 1 ? task.channels[(i + 1) % 3]
                             : task.channels[(i + 2) % 3];
+    ptx::grid_launch_next();
+    ptx::grid_wait();
     if (first + VALUES <= task.count) {
         union {
             uint2 word;
@@ -84,6 +88,5 @@ cudaError_t normalise_launch(const normalise_args *args, cudaStream_t stream)
         if (!(std >= 1e-30f && std <= 1e30f)) return cudaErrorInvalidValue;
         task.channels[i] = {args->mean[i], std, 1 / std};
     }
-    normalise_kernel<<<static_cast<unsigned>(blocks), THREADS, 0, stream>>>(task);
-    return cudaGetLastError();
+    return launch_overlapping(normalise_kernel, static_cast<unsigned>(blocks), THREADS, 0, stream, task);
 }

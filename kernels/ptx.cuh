@@ -207,16 +207,20 @@ __device__ __forceinline__ void named_barrier_sync(int id, int threads)
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/* In a launch that may overlap the one before it in its stream: waits until that one is done and its memory
- * is visible; lets the next such launch start its blocks. Nothing in any other launch. */
+/* In a launch that may overlap the one before it in its stream (launch.cuh): waits until that one is done and
+ * its memory is visible; lets the next such launch start its blocks. Nothing in any other launch. */
 __device__ __forceinline__ void grid_wait()
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 __device__ __forceinline__ void grid_launch_next()
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /* ---------------------------------------------------------------- sm_90: the bulk tensor copy engine */
@@ -403,6 +407,21 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[64], uint64_t a, uint64_t b
                  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
                  "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
                  : PTX_F64(d, 0)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[96], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %98, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
+                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
+                 "%87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, %96, %97, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80)
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

@@ -144,6 +144,12 @@ static inline struct comparison compare_half(const half *out, const double *refe
     return c;
 }
 
+/* What graph_time_us hands to the launch of a kernel that has configurations. */
+struct bench_context {
+    const void *args;
+    int config;
+};
+
 /* Median microseconds of one call of `launch`, from graphs of `repeat` calls, so that the host's part of a
  * launch does not count. */
 static inline double graph_time_us(cudaError_t (*launch)(void *, cudaStream_t), void *context, int repeat,

@@ -1,5 +1,4 @@
-/* What the tests of the small kernels share: counting, a comparison that knows its bound, and a bench line.
- */
+/* What the tests share that count their checks: counting, exact comparison, and a bench line. */
 #ifndef EFFNET_TESTS_GPU_SMALL_H
 #define EFFNET_TESTS_GPU_SMALL_H
 

@@ -118,9 +118,10 @@ static void bench(int batch, uint64_t *state)
 {
     char name[64];
     struct problem p = problem_new((int64_t)batch * 120 * 120, 32, 0, 6, state);
-    p.args.x = p.args.y;
+    struct bias_act_args in_place = p.args;
+    in_place.x = in_place.y;
     snprintf(name, sizeof name, "bias_act %d x 120 x 120 x 32, in place", batch);
-    bench_line(name, bench_launch, &p.args, 4.0 * (double)p.count);
+    bench_line(name, bench_launch, &in_place, 4.0 * (double)p.count);
     problem_free(&p);
 }
 

@@ -207,11 +207,6 @@ static int check_refusals(void)
     return failures;
 }
 
-struct bench_context {
-    const struct depthwise_args *args;
-    int config;
-};
-
 static cudaError_t bench_launch(void *context, cudaStream_t stream)
 {
     const struct bench_context *b = context;

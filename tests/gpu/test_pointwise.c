@@ -10,36 +10,49 @@ struct shape {
     int side, k, n;
     bool prologue, residual;
     float output_max; /* of a clamp from 0; 0 for no activation */
-    bool pool;
+    bool pool, w_low;
 };
 
 /* Expand, project and head of EfficientNet-Lite1; those of b1-plain that differ. */
 static const struct shape LAYERS[] = {
-    {"lite1 0 project", 120, 32, 16, true, false, 0, false},
-    {"lite1 1 expand", 120, 16, 96, false, false, 6, false},
-    {"lite1 1 project", 60, 96, 24, true, false, 0, false},
-    {"lite1 2 expand", 60, 24, 144, false, false, 6, false},
-    {"lite1 2 project", 60, 144, 24, true, true, 0, false},
-    {"lite1 4 project", 30, 144, 40, true, false, 0, false},
-    {"lite1 5 expand", 30, 40, 240, false, false, 6, false},
-    {"lite1 5 project", 30, 240, 40, true, true, 0, false},
-    {"lite1 7 project", 15, 240, 80, true, false, 0, false},
-    {"lite1 8 expand", 15, 80, 480, false, false, 6, false},
-    {"lite1 8 project", 15, 480, 80, true, true, 0, false},
-    {"lite1 11 project", 15, 480, 112, true, false, 0, false},
-    {"lite1 12 expand", 15, 112, 672, false, false, 6, false},
-    {"lite1 12 project", 15, 672, 112, true, true, 0, false},
-    {"lite1 15 project", 8, 672, 192, true, false, 0, false},
-    {"lite1 16 expand", 8, 192, 1152, false, false, 6, false},
-    {"lite1 16 project", 8, 1152, 192, true, true, 0, false},
-    {"lite1 20 project", 8, 1152, 320, true, false, 0, false},
-    {"lite1 head", 8, 320, 1280, false, false, 6, false},
-    {"lite1 head + pool", 8, 320, 1280, false, false, 6, true},
-    {"b1-plain 3 project", 15, 240, 80, true, false, 0, false},
-    {"b1-plain 6 project", 8, 1152, 320, true, false, 0, false},
-    {"b1-plain head + pool", 8, 320, 1280, false, false, INFINITY, true},
+    {"lite1 0 project", 120, 32, 16, true, false, 0, false, true},
+    {"lite1 1 expand", 120, 16, 96, false, false, 6, false, false},
+    {"lite1 1 project", 60, 96, 24, true, false, 0, false, true},
+    {"lite1 2 expand", 60, 24, 144, false, false, 6, false, false},
+    {"lite1 2 project", 60, 144, 24, true, true, 0, false, false},
+    {"lite1 4 project", 30, 144, 40, true, false, 0, false, true},
+    {"lite1 5 expand", 30, 40, 240, false, false, 6, false, false},
+    {"lite1 5 project", 30, 240, 40, true, true, 0, false, false},
+    {"lite1 7 project", 15, 240, 80, true, false, 0, false, true},
+    {"lite1 8 expand", 15, 80, 480, false, false, 6, false, false},
+    {"lite1 8 project", 15, 480, 80, true, true, 0, false, false},
+    {"lite1 11 project", 15, 480, 112, true, false, 0, false, true},
+    {"lite1 12 expand", 15, 112, 672, false, false, 6, false, false},
+    {"lite1 12 project", 15, 672, 112, true, true, 0, false, false},
+    {"lite1 15 project", 8, 672, 192, true, false, 0, false, true},
+    {"lite1 16 expand", 8, 192, 1152, false, false, 6, false, false},
+    {"lite1 16 project", 8, 1152, 192, true, true, 0, false, false},
+    {"lite1 20 project", 8, 1152, 320, true, false, 0, false, true},
+    {"lite1 head", 8, 320, 1280, false, false, 6, false, false},
+    {"lite1 head + pool", 8, 320, 1280, false, false, 6, true, false},
+    {"b1-plain 3 project", 15, 240, 80, true, false, 0, false, true},
+    {"b1-plain 6 project", 8, 1152, 320, true, false, 0, false, true},
+    {"b1-plain head + pool", 8, 320, 1280, false, false, INFINITY, true, false},
 };
 enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
+
+/* What the configurations for sm_90a need to fit, on as few rows as they take; for --small. */
+static const struct shape SMALL[] = {
+    {"small expand", 33, 16, 96, false, false, 6, false, false},
+    {"small expand", 33, 24, 144, false, false, 6, false, false},
+    {"small expand", 33, 40, 240, false, false, INFINITY, false, false},
+    {"small project", 33, 136, 24, true, true, 0, false, false},
+    {"small project", 33, 96, 192, true, false, 0, false, true},
+    {"small head + pool", 8, 72, 240, false, false, 6, true, false},
+};
+enum { SMALL_COUNT = sizeof SMALL / sizeof *SMALL };
+
+static uint64_t configs_run; /* a bit each */
 
 struct problem {
     struct pointwise_args args; /* device pointers */
@@ -63,7 +76,9 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
     const size_t x_count = (size_t)m * (size_t)s->k, w_count = (size_t)s->n * (size_t)s->k;
     const size_t full = (size_t)m * (size_t)s->n;
     p.x = noise_half(x_count, 4.0f, state);
-    p.w = noise_half(w_count, 2.0f / sqrtf((float)s->k), state);
+    p.w = noise_half(s->w_low ? 2 * w_count : w_count, 2.0f / sqrtf((float)s->k), state);
+    for (size_t i = 0; s->w_low && i < w_count; i++)
+        p.w[w_count + i] *= (half)0x1p-7f; /* enough to be missed */
     p.bias = checked_malloc((size_t)s->n * sizeof *p.bias);
     for (int i = 0; i < s->n; i++) p.bias[i] = 2.0f * noise(state);
     if (s->residual) p.residual = noise_half(full, 3.0f, state);
@@ -76,7 +91,8 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
     p.y = guarded_alloc(p.y_count * sizeof(half));
     p.args = (struct pointwise_args){
         .x = device_copy(p.x, x_count * sizeof(half)),
-        .w = device_copy(p.w, w_count * sizeof(half)),
+        .w = device_copy(p.w, (s->w_low ? 2 : 1) * w_count * sizeof(half)),
+        .w_low = s->w_low,
         .bias = device_copy(p.bias, (size_t)s->n * sizeof(float)),
         .residual = s->residual ? device_copy(p.residual, full * sizeof(half)) : NULL,
         .input_bias = s->prologue ? device_copy(p.input_bias, 2 * (size_t)s->k * sizeof(half)) : NULL,
@@ -121,9 +137,9 @@ static double *reference(const struct problem *p)
             row[k] = v;
         }
         for (int n = 0; n < a->n; n++) {
-            const half *w = p->w + (size_t)n * a->k;
+            const half *w = p->w + (size_t)n * a->k, *low = w + (size_t)a->n * a->k;
             double sum = 0;
-            for (int k = 0; k < a->k; k++) sum += row[k] * (double)w[k];
+            for (int k = 0; k < a->k; k++) sum += row[k] * ((double)w[k] + (a->w_low ? (double)low[k] : 0));
             sum += p->bias[n];
             if (p->residual) sum += (double)p->residual[(size_t)m * a->n + n];
             sum = clamp_double(sum, a->output_min, a->output_max);
@@ -160,6 +176,7 @@ static int check(const char *name, const struct problem *p, int *runs)
         const struct comparison c = compare_half(got, want, p->y_count);
         const bool intact = guarded_intact(&y);
         (*runs)++;
+        configs_run |= UINT64_C(1) << config;
         if (c.relative_l2 > worst) worst = c.relative_l2;
         if (c.mismatched || !intact || !(c.relative_l2 <= 5e-4) || !(c.worst <= 2e-3)) {
             failures++;
@@ -188,7 +205,7 @@ static int check_layer(const struct shape *s, int batch, uint64_t *state, int *r
 /* A NaN and an infinity in one row must stay in that row. */
 static int check_special_values(uint64_t *state, int *runs)
 {
-    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, 6, false};
+    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, 6, false, false};
     struct problem p = problem_new(77, &s, state);
     p.x[5 * 72 + 3] = (half)NAN;
     p.x[40 * 72 + 71] = (half)INFINITY;
@@ -211,7 +228,8 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
                           noise_range(state, 0, 1),
                           noise_range(state, 0, 1),
                           0,
-                          false};
+                          false,
+                          noise_range(state, 0, 1)};
         static const float maxima[] = {0, 6, INFINITY};
         s.output_max = maxima[noise_range(state, 0, 2)];
         int m = edges[noise_range(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
@@ -245,11 +263,6 @@ static int check_refusals(void)
     return failures;
 }
 
-struct bench_context {
-    const struct pointwise_args *args;
-    int config;
-};
-
 static cudaError_t bench_launch(void *context, cudaStream_t stream)
 {
     const struct bench_context *b = context;
@@ -265,8 +278,9 @@ static void bench(int batch, uint64_t *state)
         const struct shape *s = &LAYERS[l];
         struct problem p = problem_new(batch * s->side * s->side, s, state);
         const double m = p.args.m, n = s->n, k = s->k;
-        const double bytes = 2 * (m * k + n * k + (double)p.y_count + (s->residual ? m * n : 0));
-        const double memory_us = bytes / 4.27e6, compute_us = 2 * m * n * k / 790e6;
+        const double bytes = 2 * (m * k + (s->w_low ? 2 : 1) * n * k + (double)p.y_count +
+                                  (s->residual ? m * n : 0));
+        const double memory_us = bytes / 4.27e6, compute_us = (s->w_low ? 4 : 2) * m * n * k / 790e6;
         const double floor_us = memory_us > compute_us ? memory_us : compute_us;
         double best[4] = {1e30, 1e30, 1e30, 1e30};
         int which[4] = {-1, -1, -1, -1};
@@ -309,8 +323,14 @@ int main(int argc, char **argv)
         for (int l = 0; l < LAYER_COUNT; l++)
             for (int batch = 1; batch <= 3; batch += 2)
                 failures += check_layer(&LAYERS[l], batch, &state, &runs);
+    for (int l = 0; small && l < SMALL_COUNT; l++)
+        failures += check_layer(&SMALL[l], SMALL[l].pool ? 17 : 1, &state, &runs);
     failures += check_special_values(&state, &runs);
-    failures += check_awkward(small ? 8 : 60, small ? 96 : 320, &state, &runs);
+    failures += check_awkward(small ? 4 : 60, small ? 96 : 320, &state, &runs);
+    printf("configurations that never ran:");
+    for (int c = 0; c < pointwise_config_count(); c++)
+        if (!(configs_run >> c & 1)) printf(" [%s]", pointwise_config_name(c));
+    printf("\n");
     printf("%d passed, %d failed\n", runs - failures, failures);
     return failures != 0;
 }
