@@ -2,14 +2,13 @@
  *
  *   kernel TAB configuration TAB 1 where it is built for sm_90a alone, else 0 TAB bytes of shared memory
  *
- * with the most dynamic shared memory over all channel counts that the networks may have, or - where it fits
- * none on this machine. Needs no device; without one of compute capability 9.0, pointwise's sm_90a
- * configurations fit nothing. Exits with 77 where the build has no CUDA. */
+ * with the most dynamic shared memory over all channel counts that the networks may have. Needs no device.
+ * Exits with 77 where the build has no CUDA. */
 #include <stdio.h>
 
 #ifdef EFFNET_HAVE_CUDA
-#include <string.h>
-
+#include "depthwise.h"
+#include "first_block.h"
 #include "linear.h"
 #include "pointwise.h"
 
@@ -29,17 +28,10 @@ static int pointwise_most_shared_bytes(int config)
                                                     .residual = extras & 1 ? &there : NULL,
                                                     .input_bias = extras & 2 ? &there : NULL,
                                                     .pool_rows = extras & 4 ? POOL_ROWS : 0};
-                if (!pointwise_config_fits(config, &args)) continue;
                 const int bytes = pointwise_config_shared_bytes(config, &args);
                 if (bytes > most) most = bytes;
             }
     return most;
-}
-
-/* The families that use what sm_90a alone has are named after it. */
-static int for_sm90a(const char *name)
-{
-    return !strncmp(name, "wgmma ", 6) || !strncmp(name, "resident ", 9);
 }
 
 int main(void)
@@ -48,15 +40,13 @@ int main(void)
         const struct linear_config *config = linear_config_get(i);
         printf("linear\t%s\t%d\t%d\n", config->name, config->sm90a, config->shared_bytes);
     }
-    for (int i = 0; i < pointwise_config_count(); i++) {
-        const char *name = pointwise_config_name(i);
-        const int bytes = pointwise_most_shared_bytes(i);
-        printf("pointwise\t%s\t%d\t", name, for_sm90a(name));
-        if (bytes < 0)
-            printf("-\n");
-        else
-            printf("%d\n", bytes);
-    }
+    for (int i = 0; i < pointwise_config_count(); i++)
+        printf("pointwise\t%s\t%d\t%d\n", pointwise_config_name(i), pointwise_config_sm90a(i),
+               pointwise_most_shared_bytes(i));
+    for (int i = 0; i < first_block_config_count(); i++)
+        printf("first_block\t%s\t0\t%d\n", first_block_config_name(i), first_block_config_shared_bytes(i));
+    for (int i = 0; i < depthwise_config_count(); i++)
+        printf("depthwise\t%s\t0\t0\n", depthwise_config_name(i)); /* no dynamic memory */
     return 0;
 }
 

@@ -73,15 +73,22 @@ def test_registers_and_static_shared_memory(entries):
 
 
 def test_static_and_dynamic_shared_memory(build, entries):
-    """Each configuration's dynamic memory beside the most static memory that a kernel of its family has. sm_90a
-    configurations that fit nothing without such a device are left to their static assertions."""
+    """Each configuration's dynamic memory beside the most static memory that a kernel of its family has. A
+    configuration with no figure fits no shape at all."""
     done = subprocess.run([build / "tests" / "run_kernel_configs"], capture_output=True, text=True, check=True)
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert {row[0] for row in rows} == {"linear", "pointwise"}
-    assert all(row[2] == "1" for row in rows if row[3] == "-"), rows
+    assert {row[0] for row in rows} == {"linear", "pointwise", "first_block", "depthwise"}
     for kernel, configuration, sm90a, dynamic in rows:
-        if dynamic == "-":
-            continue
-        static = max((static_shared(match) for name, match in entries
-                      if name.split("_")[0] == kernel and (match["arch"] == "sm_90a") == (sm90a == "1")), default=0)
-        assert static + int(dynamic) <= shared_limit(sm90a == "1"), (kernel, configuration, static, dynamic)
+        files = [match for name, match in entries
+                 if name.startswith(kernel) and (match["arch"] == "sm_90a") == (sm90a == "1")]
+        assert files, f"no kernel of {kernel} for sm_90a: {sm90a}"
+        static = max(static_shared(match) for match in files)
+        assert 0 <= int(dynamic) and static + int(dynamic) <= shared_limit(sm90a == "1"), (
+            kernel, configuration, static, dynamic)
+
+
+def test_sanitizers_know_every_kernel(root, entries):
+    """tests/gpu/run.sh names our kernels for compute-sanitizer: none of them may be missing."""
+    own = re.search(r"^own='(.+)'$", (root / "tests" / "gpu" / "run.sh").read_text(), re.MULTILINE)[1]
+    unknown = {match["kernel"] for _, match in entries if not re.search(own, match["kernel"])}
+    assert not unknown

@@ -1,0 +1,505 @@
+/* Stem, depthwise and project layer of the first block in one kernel (first_block.h).
+ *
+ * Block: a tile of TH x TW outputs, WX x WY warps. Three steps, a barrier between them:
+ *   1. The tile's pixels, 4 bytes at a time, to shared memory as fp16 (p - 128) / 128, which is exact.
+ * Outside the image: 0.
+ *   2. The stem by mma.sync, 16 pixels x 32 channels x 32 values. A pixel's 27 values are three runs of 9
+ *      neighbours in memory; each is taken as 5 aligned pairs, the odd value with a zero weight, and the 16th
+ *      pair with zeros. Weights are scaled by 128 / std and split into a high and a low fp16 part; what the
+ *      mean adds is in the bias, which therefore depends on which taps lie outside the image (3 x 3 cases).
+ *      s goes to shared memory in fp32, with one pixel around the tile.
+ *   3. A warp takes 8 columns and two strips of R rows. Its thread (g, t) = (lane / 4, lane % 4) walks down
+ *      column g of both strips and sums channels 8t..8t+7 of d in fp32. These are just the elements that
+ *      mma.sync wants of that thread - rows g and g + 8 of a 16 x 32 operand - if k and the columns of W are
+ *      numbered accordingly. So d goes from registers, in a high and a low part, into the project layer.
+ *
+ * Shared memory: pixels fp16, s fp32 [pixel][32] with the 16-byte pieces of odd pixels swapped in pairs, so
+ * that the quarters of a warp meet all banks. Measurements: docs/first_block.md. */
+#include "first_block.h"
+#include "launch.cuh"
+#include "ptx.cuh"
+
+#include <cuda_fp16.h>
+#include <math.h>
+
+namespace
+{
+
+constexpr int MIDDLE = FIRST_BLOCK_MIDDLE, OUT = FIRST_BLOCK_OUT, TAPS = 9;
+constexpr int K_STEPS = 2, STEM_TILES = MIDDLE / 8, PROJECT_TILES = OUT / 8, PARTS = 2; /* high, low */
+constexpr int PAIRS = 15, PAIRS_A_ROW = 5; /* of the stem's values */
+
+/* What a thread of a warp needs of an mma's second operand, in the order of lanes. */
+struct alignas(16) packed_weights {
+    uint2 stem[K_STEPS][STEM_TILES][PARTS][32];
+    float stem_bias[3][3][MIDDLE]; /* [first, middle, last row][column] */
+    float depthwise[TAPS][MIDDLE], depthwise_bias[MIDDLE];
+    uint2 project[K_STEPS][PROJECT_TILES][PARTS][32];
+    float project_bias[OUT];
+};
+
+template <int R_, int WX, int WY, bool UNITS_> struct plan {
+    static constexpr bool UNITS = UNITS_; /* s and d are in units of their activation's maximum */
+    static constexpr int R = R_, WARPS_X = WX, WARPS = WX * WY, THREADS = 32 * WARPS;
+    static constexpr int TH = 2 * R * WY, TW = 8 * WX;                           /* outputs */
+    static constexpr int SH = TH + 2, SW = TW + 2;                               /* of s */
+    static constexpr int ROWS = 2 * SH + 1;                                      /* of pixels */
+    static constexpr int WORDS = (6 * (SW - 1) + 12 + 3) / 4, PITCH = 4 * WORDS; /* 4-byte words; halves */
+    struct shared {
+        float s[SH * SW * MIDDLE];
+        __half pixels[ROWS * PITCH];
+    };
+};
+
+__device__ __forceinline__ uint32_t pack(float a, float b)
+{
+    const __half2 h = __floats2half2_rn(a, b);
+    return *reinterpret_cast<const uint32_t *>(&h);
+}
+
+/* What rounding `value` to `high` left. */
+__device__ __forceinline__ uint32_t pack_rest(uint32_t high, float a, float b)
+{
+    const float2 h = __half22float2(*reinterpret_cast<const __half2 *>(&high));
+    return pack(a - h.x, b - h.y);
+}
+
+__device__ __forceinline__ void load_floats(float (&value)[8], const float *p)
+{
+    const float4 a = __ldg(reinterpret_cast<const float4 *>(p)),
+                 b = __ldg(reinterpret_cast<const float4 *>(p) + 1);
+    value[0] = a.x, value[1] = a.y, value[2] = a.z, value[3] = a.w;
+    value[4] = b.x, value[5] = b.y, value[6] = b.z, value[7] = b.w;
+}
+
+/* An activation. In units of its maximum it is a saturation, which costs the addition before it nothing. */
+template <class P> __device__ __forceinline__ float clamp(float value, float most)
+{
+    return P::UNITS ? __saturatef(value) : fminf(fmaxf(value, 0.0f), most);
+}
+
+/* Where a tile lies. */
+struct place {
+    int image, y0, x0; /* first output */
+};
+
+/* Step 1. The tile's first byte in a row is that of the first pair of the pixel left of the tile. A thread
+ * keeps to one column of words. */
+template <class P>
+__device__ __forceinline__ void load_pixels(typename P::shared &shared, const first_block_args &args,
+                                            const place &at)
+{
+    constexpr int ROWS_AT_ONCE = P::THREADS / P::WORDS, TURNS = (P::ROWS + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE,
+                  BATCH = 5;
+    const int row_bytes = 3 * args.width, first = threadIdx.x / P::WORDS, column = threadIdx.x % P::WORDS;
+    const int y = 2 * (at.y0 - 1) - args.pad_top + first;
+    const int byte = 6 * (at.x0 - 1) - 4 * args.pad_left - 2 + 4 * column;
+    if (first >= ROWS_AT_ONCE) return;
+    const bool inside = byte >= 0 && byte < row_bytes;
+    const uint8_t *from = args.pixels + (static_cast<ptrdiff_t>(at.image) * args.height + y) * row_bytes +
+                          byte;
+    __half2 *to = reinterpret_cast<__half2 *>(shared.pixels) + 2 * threadIdx.x;
+    const __half2 scale = __float2half2_rn(1.0f / 128), shift = __float2half2_rn(-9.0f);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn += BATCH) {
+        uint32_t word[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) { /* all on their way before the first is used */
+            const int row = (turn + i) * ROWS_AT_ONCE;
+            word[i] = 0x80808080u;
+            if (inside && first + row < P::ROWS && y + row >= 0 && y + row < args.height)
+                word[i] = *reinterpret_cast<const uint32_t *>(from + static_cast<ptrdiff_t>(row) * row_bytes);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int row = (turn + i) * ROWS_AT_ONCE;
+            if (first + row >= P::ROWS) break;
+            /* 0x6400 | p is 1024 + p in fp16 */
+            const uint32_t low = __byte_perm(word[i], 0x64, 0x4140),
+                           high = __byte_perm(word[i], 0x64, 0x4342);
+            to[row * P::WORDS * 2] = __hfma2(*reinterpret_cast<const __half2 *>(&low), scale, shift);
+            to[row * P::WORDS * 2 + 1] = __hfma2(*reinterpret_cast<const __half2 *>(&high), scale, shift);
+        }
+    }
+}
+
+/* Which of the three cases of the stem's bias: taps missing before, none, or after. */
+__device__ __forceinline__ int edge_case(int out, int pad, int size)
+{
+    return 2 * out < pad ? 0 : 2 * out - pad + 2 < size ? 1 : 2;
+}
+
+/* A pixel of s in a tile. */
+struct spot {
+    int index, row, column;
+};
+
+/* Bias, activation and store of one pixel's channels 8t..8t+7 of s: `half` 0 is row g of the sums, 1 is g
+ * + 8. `bias` is that of pixels whose taps all lie inside the image. */
+template <class P>
+__device__ __forceinline__ void store_stem(typename P::shared &shared, const float (&acc)[STEM_TILES][4],
+                                           int half, const float (&bias)[8], const first_block_args &args,
+                                           const place &at, const spot &pixel, int t)
+{
+    const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
+    const int y = at.y0 - 1 + pixel.row, x = at.x0 - 1 + pixel.column;
+    const int row_case = edge_case(y, args.pad_top, args.height),
+              column_case = edge_case(x, args.pad_left, args.width);
+    float value[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) value[i] = clamp<P>(acc[i / 2][2 * half + i % 2] + bias[i], args.stem_max);
+    if (row_case != 1 || column_case != 1) {
+        float edge_bias[8];
+        load_floats(edge_bias, &w.stem_bias[row_case][column_case][8 * t]);
+        const bool inside = y >= 0 && y < args.out_height && x >= 0 && x < args.out_width;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            value[i] = inside ? clamp<P>(acc[i / 2][2 * half + i % 2] + edge_bias[i], args.stem_max) : 0.0f;
+    }
+    float4 *to = reinterpret_cast<float4 *>(shared.s) + pixel.index * (MIDDLE / 4);
+    to[2 * t ^ (pixel.index & 1)] = make_float4(value[0], value[1], value[2], value[3]);
+    to[(2 * t + 1) ^ (pixel.index & 1)] = make_float4(value[4], value[5], value[6], value[7]);
+}
+
+/* Step 2. */
+template <class P>
+__device__ __forceinline__ void compute_stem(typename P::shared &shared, const first_block_args &args,
+                                             const place &at, int warp, int g, int t)
+{
+    constexpr int PIXELS = P::SH * P::SW;
+    const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
+    uint2 b[K_STEPS][STEM_TILES][PARTS];
+    int offset[K_STEPS][2]; /* of this thread's pairs from a pixel's first */
+#pragma unroll
+    for (int s = 0; s < K_STEPS; s++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int pair = min(8 * s + 4 * h + t, PAIRS - 1);
+            offset[s][h] = pair / PAIRS_A_ROW * P::PITCH + pair % PAIRS_A_ROW * 2;
+        }
+#pragma unroll
+        for (int j = 0; j < STEM_TILES; j++)
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) b[s][j][part] = __ldg(&w.stem[s][j][part][4 * g + t]);
+    }
+    float bias[8];
+    load_floats(bias, &w.stem_bias[1][1][8 * t]);
+    for (int first = 16 * warp; first < PIXELS;
+         first += 16 * P::WARPS) { /* past the end: the last one again */
+        float acc[STEM_TILES][4] = {};
+        spot pixel[2];
+        const __half *from[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int index = min(first + g + 8 * half, PIXELS - 1), row = index / P::SW;
+            pixel[half] = {index, row, index - row * P::SW};
+            from[half] = shared.pixels + 2 * row * P::PITCH + 6 * pixel[half].column + 2;
+        }
+#pragma unroll
+        for (int s = 0; s < K_STEPS; s++) {
+            const uint32_t a[4] = {*reinterpret_cast<const uint32_t *>(from[0] + offset[s][0]),
+                                   *reinterpret_cast<const uint32_t *>(from[1] + offset[s][0]),
+                                   *reinterpret_cast<const uint32_t *>(from[0] + offset[s][1]),
+                                   *reinterpret_cast<const uint32_t *>(from[1] + offset[s][1])};
+#pragma unroll
+            for (int part = PARTS - 1; part >= 0; part--) /* small terms first */
+#pragma unroll
+                for (int j = 0; j < STEM_TILES; j++)
+                    ptx::mma_m16n8k16_f16(acc[j], a, b[s][j][part].x, b[s][j][part].y);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) store_stem<P>(shared, acc, half, bias, args, at, pixel[half], t);
+    }
+}
+
+/* The project layer's products with four of a thread's channels, for one row of both strips. */
+__device__ __forceinline__ void project(const float (&d)[2][4], const uint2 (&b)[PROJECT_TILES][PARTS],
+                                        float (&out)[PROJECT_TILES][4])
+{
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float *v = &d[i % 2][i / 2 * 2];
+        high[i] = pack(v[0], v[1]);
+        low[i] = pack_rest(high[i], v[0], v[1]);
+    }
+#pragma unroll
+    for (int j = 0; j < PROJECT_TILES; j++) {
+        ptx::mma_m16n8k16_f16(out[j], high, b[j][1].x, b[j][1].y);
+        ptx::mma_m16n8k16_f16(out[j], low, b[j][0].x, b[j][0].y);
+        ptx::mma_m16n8k16_f16(out[j], high, b[j][0].x, b[j][0].y);
+    }
+}
+
+/* Step 3 for channels 8t + 4s .. 8t + 4s + 3: walks down both strips, adds to `out` of every row. `corner` is
+ * the thread's first pixel of s. */
+template <class P>
+__device__ __forceinline__ void walk_down(const typename P::shared &shared, const first_block_args &args,
+                                          int corner, int s, int g, int t,
+                                          float (&out)[P::R][PROJECT_TILES][4])
+{
+    const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
+    float4 tap[TAPS];
+    uint2 b[PROJECT_TILES][PARTS];
+#pragma unroll
+    for (int i = 0; i < TAPS; i++)
+        tap[i] = __ldg(reinterpret_cast<const float4 *>(&w.depthwise[i][8 * t + 4 * s]));
+    const float4 bias = __ldg(reinterpret_cast<const float4 *>(&w.depthwise_bias[8 * t + 4 * s]));
+#pragma unroll
+    for (int j = 0; j < PROJECT_TILES; j++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) b[j][part] = __ldg(&w.project[s][j][part][4 * g + t]);
+    const float4 *const first = reinterpret_cast<const float4 *>(shared.s) + corner * (MIDDLE / 4);
+    const float4 *const from[2] = {first + ((2 * t + s) ^ (corner & 1)),
+                                   first + ((2 * t + s) ^ (~corner & 1))};
+    static_assert(P::SW % 2 == 0, "columns tell odd pixels from even ones");
+    float acc[3][2][4]; /* of the three rows of outputs that a row of s belongs to */
+#pragma unroll
+    for (int r = 0; r < P::R + 2; r++) {
+        __syncwarp(); /* keeps the loads of later rows behind: they would not fit into the registers */
+#pragma unroll
+        for (int strip = 0; strip < 2; strip++)
+            acc[r % 3][strip][0] = bias.x, acc[r % 3][strip][1] = bias.y, acc[r % 3][strip][2] = bias.z,
+                    acc[r % 3][strip][3] = bias.w;
+#pragma unroll
+        for (int kx = 0; kx < 3; kx++)
+#pragma unroll
+            for (int strip = 0; strip < 2; strip++) {
+                const float4 in = from[kx % 2][((strip * P::R + r) * P::SW + kx) * (MIDDLE / 4)];
+#pragma unroll
+                for (int ky = 0; ky < 3; ky++) {
+                    const int row = r - ky;
+                    if (row < 0 || row >= P::R) continue;
+                    float(&sum)[4] = acc[row % 3][strip];
+                    const float4 &weight = tap[3 * ky + kx];
+                    sum[0] = fmaf(in.x, weight.x, sum[0]), sum[1] = fmaf(in.y, weight.y, sum[1]);
+                    sum[2] = fmaf(in.z, weight.z, sum[2]), sum[3] = fmaf(in.w, weight.w, sum[3]);
+                    if (ky < 2 || kx < 2) continue;
+#pragma unroll
+                    for (int i = 0; i < 4; i++) sum[i] = clamp<P>(sum[i], args.depthwise_max);
+                }
+            }
+        if (r >= 2) project(acc[(r - 2) % 3], b, out[r - 2]);
+    }
+}
+
+/* Step 3. */
+template <class P>
+__device__ __forceinline__ void finish(const typename P::shared &shared, const first_block_args &args,
+                                       const place &at, int warp, int g, int t)
+{
+    const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
+    const int column = 8 * (warp % P::WARPS_X) + g, strip0 = warp / P::WARPS_X * 2 * P::R;
+    const float4 bias = __ldg(reinterpret_cast<const float4 *>(&w.project_bias[4 * t]));
+    float out[P::R][PROJECT_TILES][4];
+#pragma unroll
+    for (int r = 0; r < P::R; r++) {
+        out[r][0][0] = out[r][0][2] = bias.x, out[r][0][1] = out[r][0][3] = bias.y;
+        out[r][1][0] = out[r][1][2] = bias.z, out[r][1][1] = out[r][1][3] = bias.w;
+    }
+#pragma unroll 1
+    for (int s = 0; s < K_STEPS; s++) walk_down<P>(shared, args, strip0 * P::SW + column, s, g, t, out);
+
+    const int x = at.x0 + column;
+    if (x >= args.out_width) return;
+    __half *y = static_cast<__half *>(args.y) + 4 * t +
+                (static_cast<size_t>(at.image) * args.out_height * args.out_width + x) * OUT;
+#pragma unroll
+    for (int strip = 0; strip < 2; strip++)
+#pragma unroll
+        for (int r = 0; r < P::R; r++) {
+            const int row = at.y0 + strip0 + strip * P::R + r;
+            if (row >= args.out_height) break;
+            float v[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                v[i] = fminf(fmaxf(out[r][i / 2][2 * strip + i % 2], args.output_min), args.output_max);
+            *reinterpret_cast<uint2 *>(y + static_cast<size_t>(row) * args.out_width *
+                                               OUT) = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
+        }
+}
+
+template <class P, int BLOCKS>
+__global__ void __launch_bounds__(P::THREADS, BLOCKS)
+    first_block_kernel(const __grid_constant__ first_block_args args)
+{
+    extern __shared__ __align__(16) unsigned char memory[];
+    typename P::shared &shared = *reinterpret_cast<typename P::shared *>(memory);
+    const int tiles_x = (args.out_width + P::TW - 1) / P::TW, tiles_y = (args.out_height + P::TH - 1) / P::TH;
+    const int tile = blockIdx.x % (tiles_x * tiles_y);
+    const place at = {static_cast<int>(blockIdx.x / (tiles_x * tiles_y)), tile / tiles_x * P::TH,
+                      tile % tiles_x * P::TW};
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    ptx::grid_launch_next();
+    ptx::grid_wait();
+    load_pixels<P>(shared, args, at);
+    __syncthreads();
+    compute_stem<P>(shared, args, at, warp, g, t);
+    __syncthreads();
+    finish<P>(shared, args, at, warp, g, t);
+}
+
+/* Whether both activations clamp to the same maximum, as ReLU6 does. */
+bool in_units(float stem_max, float depthwise_max)
+{
+    return stem_max == depthwise_max && isfinite(stem_max) && stem_max > 0;
+}
+
+template <class P, int BLOCKS> cudaError_t launch_plan(const first_block_args &args, cudaStream_t stream)
+{
+    const auto kernel = first_block_kernel<P, BLOCKS>;
+    constexpr int shared_bytes = sizeof(typename P::shared);
+    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    shared_bytes);
+    if (status != cudaSuccess) return status;
+    const long long blocks = static_cast<long long>(args.n) * ((args.out_height + P::TH - 1) / P::TH) *
+                             ((args.out_width + P::TW - 1) / P::TW);
+    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
+    return launch_overlapping(kernel, static_cast<unsigned>(blocks), P::THREADS, shared_bytes, stream, args);
+}
+
+template <int R, int WX, int WY, int BLOCKS>
+cudaError_t launch(const first_block_args &args, cudaStream_t stream)
+{
+    return in_units(args.stem_max, args.depthwise_max)
+               ? launch_plan<plan<R, WX, WY, true>, BLOCKS>(args, stream)
+               : launch_plan<plan<R, WX, WY, false>, BLOCKS>(args, stream);
+}
+
+struct config {
+    const char *name;
+    int shared_bytes;
+    cudaError_t (*launch)(const first_block_args &, cudaStream_t);
+};
+
+#define FIRST_BLOCK(NAME, R, WX, WY, BLOCKS)                                                                 \
+    {                                                                                                        \
+        NAME, sizeof(plan<R, WX, WY, true>::shared), launch<R, WX, WY, BLOCKS>                               \
+    }
+
+/* For small batches, and for large ones. */
+const config configs[] = {FIRST_BLOCK("6x24 pixels", 3, 3, 1, 5), FIRST_BLOCK("12x24 pixels", 6, 3, 1, 4)};
+constexpr int CONFIG_COUNT = sizeof configs / sizeof *configs;
+
+/* One value of an operand, as its high or low part. */
+unsigned short part_of(float value, int part)
+{
+    const __half high = __float2half_rn(value);
+    return part ? __half_as_ushort(__float2half_rn(value - __half2float(high))) : __half_as_ushort(high);
+}
+
+uint32_t part_pair(float a, float b, int part)
+{
+    return part_of(a, part) | static_cast<uint32_t>(part_of(b, part)) << 16;
+}
+
+/* The stem's weight for place `slot` (0..9) of a row of taps, scaled to pixels as the kernel sees them. */
+float stem_weight(const first_block_layers *l, double unit, int channel, int ky, int slot)
+{
+    const int value = slot - l->pad_left, c = value % 3, kx = value / 3;
+    if (value < 0 || value >= 9 || ky > 2) return 0.0f;
+    return static_cast<float>(l->stem_weight[((channel * 3 + c) * 3 + ky) * 3 + kx] * 128.0 / l->std[c] /
+                              unit);
+}
+
+uint32_t stem_pair(const first_block_layers *l, double unit, int channel, int pair, int part)
+{
+    const int ky = pair / PAIRS_A_ROW, slot = pair % PAIRS_A_ROW * 2;
+    return part_pair(stem_weight(l, unit, channel, ky, slot), stem_weight(l, unit, channel, ky, slot + 1),
+                     part);
+}
+
+/* The bias, and what pixels of 128 give: sum of w (128 - mean) / std over the taps inside the image. */
+float stem_bias(const first_block_layers *l, double unit, int channel, int row_case, int column_case)
+{
+    double sum = l->stem_bias[channel];
+    for (int ky = 0; ky < 3; ky++)
+        for (int kx = 0; kx < 3; kx++) {
+            const bool outside = (row_case == 0 && ky == 0) || (row_case == 2 && ky == 2) ||
+                                 (column_case == 0 && kx == 0) || (column_case == 2 && kx == 2);
+            for (int c = 0; c < 3 && !outside; c++)
+                sum += l->stem_weight[((channel * 3 + c) * 3 + ky) * 3 + kx] *
+                       ((128.0 - l->mean[c]) / l->std[c]);
+        }
+    return static_cast<float>(sum / unit);
+}
+
+} // namespace
+
+size_t first_block_weight_bytes(void)
+{
+    return sizeof(packed_weights);
+}
+
+bool first_block_pack(const first_block_layers *l, void *packed)
+{
+    constexpr double LARGEST = 65504; /* of fp16 */
+    packed_weights &w = *static_cast<packed_weights *>(packed);
+    const double unit = in_units(l->stem_max, l->depthwise_max) ? l->stem_max : 1;
+    for (int i = 0; i < MIDDLE * 27; i++)
+        if (!(fabs(l->stem_weight[i] * 128.0 / l->std[i / 9 % 3] / unit) <= LARGEST)) return false;
+    for (int i = 0; i < OUT * MIDDLE; i++)
+        if (!(fabs(l->project_weight[i] * unit) <= LARGEST)) return false;
+    for (int s = 0; s < K_STEPS; s++)
+        for (int part = 0; part < PARTS; part++)
+            for (int lane = 0; lane < 32; lane++) {
+                const int g = lane / 4, t = lane % 4;
+                for (int j = 0; j < STEM_TILES; j++) { /* column 2t + i of tile j: channel 8t + 2j + i */
+                    const int channel = 8 * (g / 2) + 2 * j + g % 2;
+                    w.stem[s][j][part][lane] = make_uint2(stem_pair(l, unit, channel, 8 * s + t, part),
+                                                          stem_pair(l, unit, channel, 8 * s + 4 + t, part));
+                }
+                for (int j = 0; j < PROJECT_TILES; j++) { /* column 2t + i of tile j: channel 4t + 2j + i */
+                    const float *row = l->project_weight + (4 * (g / 2) + 2 * j + g % 2) * MIDDLE + 8 * t +
+                                       4 * s;
+                    float v[4];
+                    for (int i = 0; i < 4; i++) v[i] = static_cast<float>(row[i] * unit);
+                    w.project[s][j][part][lane] = make_uint2(part_pair(v[0], v[1], part),
+                                                             part_pair(v[2], v[3], part));
+                }
+            }
+    for (int c = 0; c < MIDDLE; c++) {
+        for (int row = 0; row < 3; row++)
+            for (int column = 0; column < 3; column++)
+                w.stem_bias[row][column][c] = stem_bias(l, unit, c, row, column);
+        for (int i = 0; i < TAPS; i++) w.depthwise[i][c] = l->depthwise_weight[c * TAPS + i];
+        w.depthwise_bias[c] = static_cast<float>(l->depthwise_bias[c] / unit);
+    }
+    for (int c = 0; c < OUT; c++) w.project_bias[c] = l->project_bias[c];
+    return true;
+}
+
+int first_block_config_count(void)
+{
+    return CONFIG_COUNT;
+}
+
+const char *first_block_config_name(int config)
+{
+    return config < 0 || config >= CONFIG_COUNT ? "none" : configs[config].name;
+}
+
+int first_block_config_shared_bytes(int config)
+{
+    return config < 0 || config >= CONFIG_COUNT ? 0 : configs[config].shared_bytes;
+}
+
+static bool side_fits(int size, int out, int pad)
+{
+    return size >= 4 && out >= 1 && pad >= 0 && pad <= 1 && 2 * (out - 1) - pad + 1 < size &&
+           2 * out - pad + 2 >= size;
+}
+
+bool first_block_config_fits(int config, const first_block_args *args)
+{
+    return config >= 0 && config < CONFIG_COUNT && args->n >= 1 && args->width % 4 == 0 &&
+           args->height < 1 << 15 && args->width < 1 << 15 &&
+           side_fits(args->height, args->out_height, args->pad_top) &&
+           side_fits(args->width, args->out_width, args->pad_left);
+}
+
+cudaError_t first_block_launch(int config, const first_block_args *args, cudaStream_t stream)
+{
+    if (!first_block_config_fits(config, args)) return cudaErrorInvalidValue;
+    return configs[config].launch(*args, stream);
+}

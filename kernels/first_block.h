@@ -1,0 +1,64 @@
+/* The first three layers of an EfficientNet in one kernel, from pixels to the first block's output:
+ *
+ *   s = act(conv3x3 stride 2 (normalised pixels) + bias)   3 to 32 channels    (stem)
+ *   d = act(depthwise3x3(s) + bias)                        32
+ *   y = act(W d + bias)                                    32 to 16            (project)
+ *
+ * Nothing between pixels and y is stored, and nothing but y is rounded to fp16: products of fp16 parts, high
+ * and low, are summed in fp32. All configurations give the same bits. */
+#ifndef EFFNET_KERNELS_FIRST_BLOCK_H
+#define EFFNET_KERNELS_FIRST_BLOCK_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FIRST_BLOCK_MIDDLE = 32, FIRST_BLOCK_OUT = 16 }; /* channels */
+
+/* The layers as in the weights file, in host memory. */
+struct first_block_layers {
+    const float *stem_weight, *stem_bias;           /* [32][3][3][3], [32] */
+    const float *depthwise_weight, *depthwise_bias; /* [32][1][3][3], [32] */
+    const float *project_weight, *project_bias;     /* [16][32], [16] */
+    float mean[3], std[3];                          /* in units of 0..255 */
+    float stem_max, depthwise_max;                  /* activations as clamps from 0: ReLU infinity, ReLU6 6 */
+    int pad_top, pad_left;                          /* of the stem */
+};
+
+/* Bytes of the kernel's own form of the weights. */
+size_t first_block_weight_bytes(void);
+/* Fills it, in host memory; the kernel takes a copy on the device. False where a weight is too large for
+ * fp16. */
+bool first_block_pack(const struct first_block_layers *layers, void *packed);
+
+struct first_block_args {
+    const uint8_t *pixels;         /* [n][height][width][3], 4-byte aligned */
+    const void *weights;           /* from first_block_pack, 16-byte aligned */
+    void *y;                       /* half [n][out_height][out_width][16], 8-byte aligned */
+    float stem_max, depthwise_max; /* as in first_block_layers */
+    float output_min, output_max;  /* none: -inf..inf */
+    int n, height, width, out_height, out_width;
+    int pad_top, pad_left; /* of the stem, 0 or 1 */
+};
+
+/* Configurations are numbered from 0; names are for people ("8x40 pixels"). */
+int first_block_config_count(void);
+const char *first_block_config_name(int config);
+/* Whether the configuration computes these shapes (pointers are not looked at): rows of whole 4-byte words,
+ * every output's middle tap inside the image, and no room for one more output. */
+bool first_block_config_fits(int config, const struct first_block_args *args);
+/* Bytes of shared memory that a block takes. */
+int first_block_config_shared_bytes(int config);
+/* Enqueues the kernel. cudaErrorInvalidValue where the configuration does not fit, else what the launch
+ * returned. */
+cudaError_t first_block_launch(int config, const struct first_block_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
