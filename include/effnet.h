@@ -207,8 +207,9 @@ int effnet_session_unit_count(const effnet_session *session);
 const struct effnet_unit *effnet_session_unit(const effnet_session *session, int index);
 
 /* Runs one unit alone, for verification. input [n][in_height][in_width][in_channels] of its first layer
- * (for layer 0 the normalised image tensor); residual: the tensor that the residual of one of its layers
- * names when that lies before the unit, else NULL; output as of its last layer. n <= max_batch. */
+ * (for layer 0 the normalised image tensor, which a unit that starts from pixels rounds back to 8 bits);
+ * residual: the tensor that the residual of one of its layers names when that lies before the unit, else
+ * NULL; output as of its last layer. n <= max_batch. */
 int effnet_session_run_unit(effnet_session *session, int index, int n, const float *input,
                             const float *residual, float *output, struct effnet_error *error);
 

@@ -9,13 +9,12 @@
 static void close_state(struct backend_state *state)
 {
     if (!state) return;
+    if (state->stream) cudaSetDevice(state->device_index); /* another may have been chosen since */
     for (int i = 0; i < CUDA_SLOTS; i++) cuda_slot_close(&state->slots[i]);
     for (int i = 0; i < state->unit_count; i++) cudnn_plan_destroy(state->units[i].plan);
     cudnn_context_close(state->cudnn);
     cudaFree(state->arena);
-    cudaFree(state->flush);
-    if (state->start) cudaEventDestroy(state->start);
-    if (state->stop) cudaEventDestroy(state->stop);
+    cuda_timer_close(&state->timer);
     if (state->copy_stream) cudaStreamDestroy(state->copy_stream);
     if (state->stream) cudaStreamDestroy(state->stream);
     free(state->units);
@@ -38,11 +37,16 @@ static int open_state(struct backend_state *state, const struct backend_options 
     EFFNET_TRY(cuda_device_open(options->device_index, &state->device, error));
     CUDA_TRY(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "stream");
     CUDA_TRY(cudaStreamCreateWithFlags(&state->copy_stream, cudaStreamNonBlocking), "stream");
-    CUDA_TRY(cudaEventCreate(&state->start), "event");
-    CUDA_TRY(cudaEventCreate(&state->stop), "event");
+    EFFNET_TRY(cuda_timer_open(state->stream, &state->device, &state->timer, error));
     EFFNET_TRY(cudnn_context_open(&state->device, &state->cudnn, error));
-    if (strcmp(options->plan, "cudnn") != 0) EFFNET_TRY(cuda_choose_depthwise(state, error));
+    if (!state->cudnn_only) EFFNET_TRY(cuda_first_block_fits(state, &state->first_block, error));
     EFFNET_TRY(cuda_network_plan(state, error));
+    EFFNET_TRY(cuda_memory_check(state, error));
+    if (!state->cudnn_only) {
+        EFFNET_TRY(cuda_choose_depthwise(state, error));
+        cuda_network_forget(state);
+        EFFNET_TRY(cuda_network_plan(state, error));
+    }
     EFFNET_TRY(cuda_choose_convolutions(state, error));
     EFFNET_TRY(cuda_memory_open(state, error));
     EFFNET_TRY(cuda_choose_kernels(state, error));
@@ -62,6 +66,7 @@ static int backend_open(const effnet_model *model, const struct backend_options 
     state->max_batch = options->max_batch;
     state->device_index = options->device_index;
     state->tune = options->tune;
+    state->cudnn_only = !strcmp(options->plan, "cudnn");
     const int status = open_state(state, options, error);
     if (status == EFFNET_OK)
         *out = state;

@@ -8,6 +8,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "depthwise.h"
+#include "first_block.h"
 #include "linear.h"
 #include "pointwise.h"
 
@@ -81,6 +82,16 @@ static cudaError_t depthwise_run(int config, const void *args, cudaStream_t stre
     return depthwise_launch(config, args, stream);
 }
 
+static bool first_block_fits(int config, const void *args)
+{
+    return first_block_config_fits(config, args);
+}
+
+static cudaError_t first_block_run(int config, const void *args, cudaStream_t stream)
+{
+    return first_block_launch(config, args, stream);
+}
+
 static struct family pointwise_family(void)
 {
     return (struct family){"pointwise", pointwise_config_count(), pointwise_config_name, pointwise_fits,
@@ -93,6 +104,12 @@ static struct family depthwise_family(void)
                            depthwise_run};
 }
 
+static struct family first_block_family(void)
+{
+    return (struct family){"first block", first_block_config_count(), first_block_config_name,
+                           first_block_fits, first_block_run};
+}
+
 /* Of all configurations' names: a choice that was kept by a program with another list does not count. FNV-1a.
  */
 static uint32_t fingerprint(const struct family *family)
@@ -103,23 +120,29 @@ static uint32_t fingerprint(const struct family *family)
     return hash;
 }
 
+/* One launch of a configuration. */
+struct candidate {
+    const struct family *family;
+    int config;
+    const void *args;
+};
+
+static int enqueue_candidate(void *context, int call, cudaStream_t stream, struct effnet_error *error)
+{
+    const struct candidate *c = context;
+    (void)call;
+    CUDA_TRY(c->family->launch(c->config, c->args, stream), c->family->name);
+    return EFFNET_OK;
+}
+
 /* Microseconds of one launch, from `repeat` launches in a graph that has run once before. */
 static int time_config(struct backend_state *state, const struct family *family, int config, const void *args,
                        int repeat, double *elapsed_us, struct effnet_error *error)
 {
-    cudaGraph_t graph = NULL;
-    cudaGraphExec_t exec = NULL;
-    cudaError_t launched = cudaSuccess;
-    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), family->name);
-    for (int i = 0; i < repeat && launched == cudaSuccess; i++)
-        launched = family->launch(config, args, state->stream);
-    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
-    CUDA_TRY(launched, family->name);
-    CUDA_TRY(ended, family->name);
-    const cudaError_t instantiated = cudaGraphInstantiate(&exec, graph, 0);
-    cudaGraphDestroy(graph);
-    CUDA_TRY(instantiated, family->name);
-    const int status = cuda_time_graph(state, exec, false, elapsed_us, error);
+    struct candidate candidate = {family, config, args};
+    cudaGraphExec_t exec;
+    EFFNET_TRY(cuda_capture(state->stream, enqueue_candidate, &candidate, repeat, &exec, error));
+    const int status = cuda_time_graph(&state->timer, exec, false, elapsed_us, error);
     cudaGraphExecDestroy(exec);
     *elapsed_us /= repeat;
     return status;
@@ -168,7 +191,12 @@ static int depthwise_scratch(struct backend_state *state, const struct effnet_la
     const size_t w = (size_t)l->parameters * sizeof(float); /* with the bias */
     const size_t y_offset = (x + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     const size_t w_offset = y_offset + (y + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const cudaError_t status = cudaMalloc(memory, w_offset + w);
+    cudaError_t status = cudaMalloc(memory, w_offset + w);
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* a large batch's tensors fit once, not also where cuDNN was timed */
+        cudnn_context_release(state->cudnn);
+        status = cudaMalloc(memory, w_offset + w);
+    }
     if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* dealt with here */
         return effnet_fail(error, EFFNET_E_NOMEM,
@@ -216,6 +244,7 @@ int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *erro
         int choice = 0;
         double elapsed_us = 0;
         if (l->op != EFFNET_OP_DEPTHWISE || (l->kernel != 3 && l->kernel != 5) || l->stride > 2) continue;
+        if (state->first_block && i == 1) continue;
         depthwise_key(state, l, key, sizeof key);
         if (!cudnn_context_recall(state->cudnn, key, &choice)) {
             EFFNET_TRY(contest(state, l, &choice, &elapsed_us, error));
@@ -235,15 +264,33 @@ static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, st
     char key[160];
     double elapsed_us;
     cuda_pointwise_arguments(state, u, &args);
-    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s", fingerprint(&family),
+    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s", fingerprint(&family),
              args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
-             args.input_bias ? ", input bias" : "");
+             args.input_bias ? ", input bias" : "", args.w_low ? ", two-part weights" : "");
     if (cudnn_context_recall(state->cudnn, key, &u->config) && pointwise_config_fits(u->config, &args))
         return EFFNET_OK;
     EFFNET_TRY(time_family(state, &family, &args, &u->config, &elapsed_us, error));
     if (u->config < 0)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: no kernel fits a batch of %d",
                            u->layer->name, state->max_batch);
+    cudnn_context_remember(state->cudnn, key, u->config, elapsed_us);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- the first block */
+
+static int choose_first_block(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
+{
+    const struct family family = first_block_family();
+    struct first_block_args args;
+    char key[160];
+    double elapsed_us;
+    cuda_first_block_arguments(state, u, &state->slots[0], &args);
+    snprintf(key, sizeof key, "first block %08" PRIx32 ", %dx%dx%d", fingerprint(&family), args.n,
+             args.height, args.width);
+    if (cudnn_context_recall(state->cudnn, key, &u->config) && first_block_config_fits(u->config, &args))
+        return EFFNET_OK;
+    EFFNET_TRY(time_family(state, &family, &args, &u->config, &elapsed_us, error));
     cudnn_context_remember(state->cudnn, key, u->config, elapsed_us);
     return EFFNET_OK;
 }
@@ -258,6 +305,10 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
         struct cuda_unit *u = &state->units[i];
         struct linear_args args;
         switch (u->kind) {
+        case CUDA_UNIT_FIRST_BLOCK:
+            EFFNET_TRY(choose_first_block(state, u, error));
+            snprintf(u->kernel, sizeof u->kernel, "first block %s", first_block_config_name(u->config));
+            break;
         case CUDA_UNIT_CONV: break; /* its cuDNN plan is made already */
         case CUDA_UNIT_DEPTHWISE:
             u->config = state->depthwise_config[u->unit.first];
@@ -265,13 +316,13 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
             break;
         case CUDA_UNIT_POINTWISE:
             EFFNET_TRY(choose_pointwise(state, u, error));
-            snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s%s%s", pointwise_config_name(u->config),
-                     u->unit.raw_input ? ", input bias" : "", u->residual >= 0 ? ", residual" : "",
-                     u->unit.last > u->unit.first ? ", pool" : "");
+            snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s%s%s%s", pointwise_config_name(u->config),
+                     u->weight_low ? ", two-part weights" : "", u->unit.raw_input ? ", input bias" : "",
+                     u->residual >= 0 ? ", residual" : "", u->unit.last > u->unit.first ? ", pool" : "");
             break;
         case CUDA_UNIT_POOL: snprintf(u->kernel, sizeof u->kernel, "pool"); break;
         case CUDA_UNIT_LINEAR:
-            cuda_linear_arguments(state, u, state->slots[0].logits, &args);
+            cuda_linear_arguments(state, u, &state->slots[0], &args);
             u->config = linear_choose(&args);
             snprintf(u->kernel, sizeof u->kernel, "linear %s", linear_config_get(u->config)->name);
         }

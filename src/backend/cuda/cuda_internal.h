@@ -1,11 +1,13 @@
 /* The CUDA backend's own types: a network as a list of units on device tensors.
  *
- *   device.c   finding a device, CUDA errors in words
- *   network.c  layer table -> units and tensors
- *   memory.c   one arena: lifetimes -> offsets, weights upload
- *   choose.c   which cuDNN engine or configuration of ours a unit runs
- *   run.c      enqueueing, CUDA graphs, staging, timing
- *   backend.c  the table of functions */
+ *   device.c       finding a device, CUDA errors in words
+ *   network.c      layer table -> units and tensors
+ *   first_block.c  the first three layers as one unit
+ *   memory.c       one arena: lifetimes -> offsets, weights upload
+ *   choose.c       which cuDNN engine or configuration of ours a unit runs
+ *   run.c          enqueueing, staging, passes
+ *   graph.c        CUDA graphs and their device time
+ *   backend.c      the table of functions */
 #ifndef EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
 #define EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
 
@@ -41,16 +43,40 @@ int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what);
 
 void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *context);
 
+/* ---------------------------------------------------------------- graph.c */
+
+/* Puts call number `call` onto `stream`. */
+typedef int cuda_enqueue(void *context, int call, cudaStream_t stream, struct effnet_error *error);
+/* A graph of `calls` calls, one after the other; the caller destroys it. */
+int cuda_capture(cudaStream_t stream, cuda_enqueue *enqueue, void *context, int calls, cudaGraphExec_t *out,
+                 struct effnet_error *error);
+
+struct cuda_timer {
+    cudaStream_t stream; /* not owned */
+    cudaEvent_t start, stop;
+    void *flush; /* larger than L2, for cold timings; NULL until asked for */
+    size_t flush_bytes;
+};
+
+int cuda_timer_open(cudaStream_t stream, const struct cudaDeviceProp *device, struct cuda_timer *timer,
+                    struct effnet_error *error);
+/* Takes a zeroed or half-open one. */
+void cuda_timer_close(struct cuda_timer *timer);
+/* Device time of one launch of a graph, with warm caches or with cold ones. */
+int cuda_time_graph(struct cuda_timer *timer, cudaGraphExec_t graph, bool cold, double *elapsed_us,
+                    struct effnet_error *error);
+
 /* ---------------------------------------------------------------- units and tensors */
 
 /* fp16 NHWC activations of max_batch images, live from the unit that writes them to the last that reads
- * them. Tensor 0 is the network's normalised input. */
+ * them. */
 struct cuda_tensor {
     size_t bytes, offset; /* offset in the activations part of the arena */
     int first_unit, last_unit;
 };
 
 enum cuda_unit_kind {
+    CUDA_UNIT_FIRST_BLOCK,
     CUDA_UNIT_CONV,
     CUDA_UNIT_DEPTHWISE,
     CUDA_UNIT_POINTWISE,
@@ -63,12 +89,13 @@ struct cuda_unit {
     char kernel[224];
     enum cuda_unit_kind kind;
     const struct effnet_layer *layer; /* unit.first */
-    int input, output, residual;      /* tensors; residual -1: none, output -1: the logits */
+    int input, output, residual; /* tensors; input -1: the pixels, residual -1: none, output -1: the logits */
 
-    void *weight;            /* device; half, and fp32 for CUDA_UNIT_DEPTHWISE */
-    float *bias;             /* device */
-    void *input_bias;        /* device, half [2][k]: the previous layer's bias where unit.raw_input */
-    float input_max;         /* and its activation */
+    void *weight;     /* device; half, fp32 for CUDA_UNIT_DEPTHWISE, its own form for CUDA_UNIT_FIRST_BLOCK */
+    float *bias;      /* device */
+    bool weight_low;  /* CUDA_UNIT_POINTWISE: the weights come in two fp16 parts */
+    void *input_bias; /* device, half [2][k]: the previous layer's bias where unit.raw_input */
+    float input_max;  /* and its activation */
     struct cudnn_plan *plan; /* CUDA_UNIT_CONV */
     int config;              /* of our own kernel, of the other kinds */
 };
@@ -90,6 +117,8 @@ struct backend_state {
     struct cudaDeviceProp device;
     int device_index, max_batch;
     bool tune;
+    bool cudnn_only;       /* plan cudnn: every convolution that is not 1x1 is cuDNN's */
+    bool first_block;      /* the first three layers are one unit */
     int *depthwise_config; /* of our kernel for each layer; -1: cuDNN runs it, or it is no depthwise layer */
     char description[320];
 
@@ -99,13 +128,11 @@ struct backend_state {
     int tensor_count;
 
     unsigned char *arena; /* weights, activations, workspace, pixels and logits, in this order */
-    size_t arena_bytes, activation_offset, workspace_offset;
+    size_t arena_bytes, activation_offset, workspace_offset, slot_offset;
     struct cudnn_context *cudnn;
     cudaStream_t stream, copy_stream;
-    cudaEvent_t start, stop;
+    struct cuda_timer timer;
     struct cuda_slot slots[CUDA_SLOTS];
-    void *flush; /* larger than L2, for cold timings; NULL until asked for */
-    size_t flush_bytes;
 };
 
 /* network.c */
@@ -113,13 +140,30 @@ struct backend_state {
 int cuda_network_check(const effnet_model *model, struct effnet_error *error);
 /* Fills units and tensors. */
 int cuda_network_plan(struct backend_state *state, struct effnet_error *error);
+/* Frees them again, for another plan. */
+void cuda_network_forget(struct backend_state *state);
 
 /* memory.c */
 /* Offsets for all tensors such that tensors alive together do not overlap; returns the bytes needed. */
 size_t cuda_place_tensors(struct cuda_tensor *tensors, int count);
+/* Before anything is timed: whether the planned units can get their memory, and timing what it takes (a
+ * layer's tensors, which the arena holds too, and the largest workspace). EFFNET_E_NOMEM says what would fit.
+ */
+int cuda_memory_check(struct backend_state *state, struct effnet_error *error);
 /* Allocates the arena, uploads the weights. workspace_bytes: the largest that a unit asks for. */
 int cuda_memory_open(struct backend_state *state, struct effnet_error *error);
 void *cuda_tensor_data(const struct backend_state *state, int tensor);
+
+/* first_block.c */
+struct first_block_args;
+/* Whether the first three layers, and the pixels, are such as kernels/first_block computes. */
+int cuda_first_block_fits(const struct backend_state *state, bool *fits, struct effnet_error *error);
+/* All but the pointers. */
+void cuda_first_block_shape(const struct backend_state *state, struct first_block_args *args);
+int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error);
+/* Fills the pixels of n images with what the normalised tensor was made from, rounded to 8 bits. */
+int cuda_first_block_set_pixels(const struct backend_state *state, int n, const float *tensor,
+                                uint8_t *device, struct effnet_error *error);
 
 /* choose.c: cuDNN plans and our kernels' configurations for every unit, from the cache or by timing. */
 /* Before cuda_network_plan: decides between cuDNN and our kernel for each depthwise layer. */
@@ -132,8 +176,6 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
 /* run.c */
 /* The largest value of a clamping activation; false where it is not one. */
 bool cuda_activation_range(enum effnet_activation activation, float *low, float *high);
-int cuda_unit_enqueue(const struct backend_state *state, const struct cuda_unit *unit, float *logits,
-                      cudaStream_t stream, struct effnet_error *error);
 struct pointwise_args;
 void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *unit,
                               struct pointwise_args *args);
@@ -142,14 +184,10 @@ struct depthwise_args;
 void cuda_depthwise_shape(const struct backend_state *state, const struct effnet_layer *layer,
                           struct depthwise_args *args);
 struct linear_args;
-void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *unit, float *logits,
-                           struct linear_args *args);
-/* A graph of `repeat` runs of one unit; the caller destroys it. */
-int cuda_capture_unit(const struct backend_state *state, const struct cuda_unit *unit, int repeat,
-                      cudaGraphExec_t *exec, struct effnet_error *error);
-/* Device time of one launch of a graph, with warm caches or with cold ones. */
-int cuda_time_graph(struct backend_state *state, cudaGraphExec_t graph, bool cold, double *elapsed_us,
-                    struct effnet_error *error);
+void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *unit,
+                           const struct cuda_slot *slot, struct linear_args *args);
+void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *unit,
+                                const struct cuda_slot *slot, struct first_block_args *args);
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
 void cuda_slot_close(struct cuda_slot *slot);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

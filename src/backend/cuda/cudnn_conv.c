@@ -50,11 +50,16 @@ int cudnn_context_open(const struct cudaDeviceProp *device, struct cudnn_context
     return cudnn_context_open_on(&target, name, out, error);
 }
 
-void cudnn_context_settle(struct cudnn_context *context)
+void cudnn_context_release(struct cudnn_context *context)
 {
     /* The stream that timing used goes; the handle shall not keep it. */
     if (context->scratch.stream) context->target.library->set_stream(context->target.handle, NULL);
     cudnn_scratch_free(&context->scratch);
+}
+
+void cudnn_context_settle(struct cudnn_context *context)
+{
+    cudnn_context_release(context);
     cudnn_cache_save(&context->cache);
 }
 

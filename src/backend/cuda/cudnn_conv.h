@@ -45,8 +45,10 @@ int cudnn_context_open(const struct cudaDeviceProp *device, struct cudnn_context
 void cudnn_context_close(struct cudnn_context *context);
 /* "cuDNN 9.14.0"; lives as long as the context. */
 const char *cudnn_context_name(const struct cudnn_context *context);
-/* To be called when all plans of a network are made: frees the device memory that timing took, and saves
- * new results. A cache that cannot be written is no error. */
+/* Frees the device memory that timing took; the next timing takes it anew. */
+void cudnn_context_release(struct cudnn_context *context);
+/* To be called when all plans of a network are made: releases, and saves new results. A cache that cannot be
+ * written is no error. */
 void cudnn_context_settle(struct cudnn_context *context);
 
 /* Measured choices among our own kernels, kept with cuDNN's: `what` says all that a choice depends on besides

@@ -13,13 +13,12 @@ static const size_t COLD_BYTES = (size_t)2 << 30; /* of arrays at most, where on
 struct cuda_linear_bench {
     struct effnet_linear_args args; /* of the first call: device pointers */
     struct cudaDeviceProp device;
-    unsigned char *memory;            /* x, w and y of every set, scale, shift, and what flushes L2 */
+    unsigned char *memory;            /* x, w and y of every set, scale and shift */
     size_t x_bytes, w_bytes, y_bytes; /* of a set, rounded up to ALIGNMENT */
     int sets, calls;
-    void *flush; /* NULL where it is warm */
-    size_t flush_bytes;
+    bool cold;
     cudaStream_t stream;
-    cudaEvent_t start, stop;
+    struct cuda_timer timer;
     cudaGraphExec_t graph;
 };
 
@@ -46,7 +45,7 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
 {
     const size_t set = b->x_bytes + b->w_bytes + b->y_bytes,
                  column = round_up((size_t)host->n * sizeof(float));
-    const size_t bytes = (size_t)sets * set + 2 * column + b->flush_bytes;
+    const size_t bytes = (size_t)sets * set + 2 * column;
     cudaFree(b->memory);
     b->memory = NULL;
     const cudaError_t status = cudaMalloc((void **)&b->memory, bytes);
@@ -62,7 +61,6 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
     b->args.ldy = host->n;
     b->args.scale = host->scale ? (const float *)columns : NULL;
     b->args.shift = host->shift ? (const float *)(columns + column) : NULL;
-    b->flush = b->flush_bytes ? columns + 2 * column : NULL;
     CUDA_TRY(cudaMemcpy(b->memory, host->x, (size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type),
                         cudaMemcpyHostToDevice),
              "linear");
@@ -79,44 +77,25 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
     return EFFNET_OK;
 }
 
+static int enqueue_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
+{
+    const struct cuda_linear_bench *b = context;
+    const struct effnet_linear_args args = set_args(b, call % b->sets);
+    return effnet_linear(&args, EFFNET_MEMORY_CUDA, stream, error);
+}
+
 /* A graph of `calls` calls, each with the next set's arrays. */
 static int capture(struct cuda_linear_bench *b, int calls, struct effnet_error *error)
 {
-    cudaGraph_t graph = NULL;
-    int status = EFFNET_OK;
     if (b->graph) cudaGraphExecDestroy(b->graph);
-    b->graph = NULL;
-    CUDA_TRY(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
-    for (int i = 0; i < calls && status == EFFNET_OK; i++) {
-        const struct effnet_linear_args args = set_args(b, i % b->sets);
-        status = effnet_linear(&args, EFFNET_MEMORY_CUDA, b->stream, error);
-    }
-    const cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
-    if (status == EFFNET_OK && ended == cudaSuccess) {
-        const cudaError_t made = cudaGraphInstantiate(&b->graph, graph, 0);
-        if (made != cudaSuccess) status = cuda_fail(error, made, "graph instantiation");
-    }
-    if (graph) cudaGraphDestroy(graph);
-    if (status != EFFNET_OK) return status;
-    CUDA_TRY(ended, "graph capture");
     b->calls = calls;
-    return EFFNET_OK;
+    return cuda_capture(b->stream, enqueue_call, b, calls, &b->graph, error);
 }
 
 int cuda_linear_bench_time(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
 {
-    float ms = 0;
-    /* The flush, or the graph itself, runs ahead of the first event while the host enqueues the rest. */
-    if (b->flush)
-        CUDA_TRY(cudaMemsetAsync(b->flush, 0, b->flush_bytes, b->stream), "cache flush");
-    else
-        CUDA_TRY(cudaGraphLaunch(b->graph, b->stream), "timing");
-    CUDA_TRY(cudaEventRecord(b->start, b->stream), "timing");
-    CUDA_TRY(cudaGraphLaunch(b->graph, b->stream), "timing");
-    CUDA_TRY(cudaEventRecord(b->stop, b->stream), "timing");
-    CUDA_TRY(cudaEventSynchronize(b->stop), "timing");
-    CUDA_TRY(cudaEventElapsedTime(&ms, b->start, b->stop), "timing");
-    *elapsed_us = 1e3 * (double)ms / b->calls;
+    EFFNET_TRY(cuda_time_graph(&b->timer, b->graph, b->cold, elapsed_us, error));
+    *elapsed_us /= b->calls;
     return EFFNET_OK;
 }
 
@@ -143,10 +122,9 @@ static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args 
     b->x_bytes = round_up((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
     b->w_bytes = round_up((size_t)(host->n * host->ldw) * sizeof(uint16_t));
     b->y_bytes = round_up((size_t)(host->m * host->n) * effnet_type_bytes(host->y_type));
-    b->flush_bytes = cold ? 3 * (size_t)b->device.l2CacheSize : 0;
+    b->cold = cold;
     CUDA_TRY(cudaStreamCreate(&b->stream), "stream");
-    CUDA_TRY(cudaEventCreate(&b->start), "event");
-    CUDA_TRY(cudaEventCreate(&b->stop), "event");
+    EFFNET_TRY(cuda_timer_open(b->stream, &b->device, &b->timer, error));
     EFFNET_TRY(place(b, host, 1, error));
     EFFNET_TRY(choose_calls(b, &calls, error));
     if (cold) {
@@ -180,8 +158,7 @@ void cuda_linear_bench_close(struct cuda_linear_bench *b)
 {
     if (!b) return;
     if (b->graph) cudaGraphExecDestroy(b->graph);
-    if (b->start) cudaEventDestroy(b->start);
-    if (b->stop) cudaEventDestroy(b->stop);
+    cuda_timer_close(&b->timer);
     if (b->stream) cudaStreamDestroy(b->stream);
     cudaFree(b->memory);
     free(b);

@@ -8,6 +8,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "convert.h"
+#include "first_block.h"
 
 enum { ALIGNMENT = 256 };
 
@@ -64,12 +65,13 @@ static size_t weight_count(const struct effnet_layer *layer)
 
 static size_t weight_bytes(const struct cuda_unit *u)
 {
-    return (u->kind == CUDA_UNIT_DEPTHWISE ? sizeof(float) : 2) * weight_count(u->layer);
+    return (u->kind == CUDA_UNIT_DEPTHWISE || u->weight_low ? sizeof(float) : 2) * weight_count(u->layer);
 }
 
 /* Bytes of a unit's weight, bias and input bias in the arena. */
 static size_t unit_weight_bytes(const struct cuda_unit *u)
 {
+    if (u->kind == CUDA_UNIT_FIRST_BLOCK) return aligned(first_block_weight_bytes());
     size_t bytes = aligned(weight_bytes(u)) + aligned(4 * (size_t)u->layer->out_channels);
     if (u->unit.raw_input) bytes += aligned(4 * (size_t)u->layer->in_channels);
     return bytes;
@@ -120,6 +122,12 @@ static int upload_weight(struct backend_state *state, const struct cuda_unit *u,
     free(reordered);
     CUDA_TRY(copied, layer->name);
     if (!convert) return EFFNET_OK;
+    if (u->weight_low) {
+        CUDA_TRY(convert_split_launch(staging, u->weight, (unsigned char *)u->weight + 2 * count, (int)count,
+                                      state->stream),
+                 layer->name);
+        return EFFNET_OK;
+    }
     const struct convert_args args = {.x = staging,
                                       .y = u->weight,
                                       .rows = layer->out_channels,
@@ -156,6 +164,11 @@ static int upload_weights(struct backend_state *state, struct effnet_error *erro
         const struct effnet_layer *l = u->layer;
         if (!l->weight) continue;
         u->weight = next;
+        if (u->kind == CUDA_UNIT_FIRST_BLOCK) {
+            status = cuda_first_block_upload(state, u->weight, error);
+            next += unit_weight_bytes(u);
+            continue;
+        }
         next += aligned(weight_bytes(u));
         u->bias = (float *)next;
         next += aligned(4 * (size_t)l->out_channels);
@@ -178,21 +191,22 @@ static int upload_weights(struct backend_state *state, struct effnet_error *erro
     return status;
 }
 
-/* Words for a batch that is too large: what it needs, and what would fit. */
-static int fail_too_large(const struct backend_state *state, size_t weights, struct effnet_error *error)
+/* Words for a batch that is too large: what it needs, and what would fit. `fixed`: bytes that do not grow
+ * with the batch. */
+static int fail_too_large(const struct backend_state *state, size_t fixed, size_t needed, size_t free_bytes,
+                          struct effnet_error *error)
 {
-    size_t free_bytes = 0, total_bytes = 0;
-    cudaGetLastError(); /* the failed allocation is dealt with here */
-    cudaMemGetInfo(&free_bytes, &total_bytes);
-    const size_t per_image = (state->arena_bytes - weights) / (size_t)state->max_batch + 1;
-    const size_t fits = free_bytes > weights ? (free_bytes - weights) / per_image : 0;
+    const size_t per_image = (needed - fixed) / (size_t)state->max_batch + 1;
+    const size_t fits = free_bytes > fixed ? (free_bytes - fixed) / per_image : 0;
     return effnet_fail(
         error, EFFNET_E_NOMEM,
         "cuda:%d: a batch of %d needs %zu MiB of GPU memory and %zu MiB are free; about %zu images fit",
-        state->device_index, state->max_batch, state->arena_bytes >> 20, free_bytes >> 20, fits);
+        state->device_index, state->max_batch, needed >> 20, free_bytes >> 20, fits);
 }
 
-int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
+/* Sizes and offsets of the arena's parts. Returns the bytes of the weights, or SIZE_MAX without memory for
+ * the plan. */
+static size_t lay_out(struct backend_state *state)
 {
     const size_t batch = (size_t)state->max_batch;
     const size_t pixels = aligned(batch * (size_t)state->info->height * (size_t)state->info->width * 3);
@@ -204,16 +218,43 @@ int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
             workspace = (size_t)state->units[i].unit.workspace_bytes;
     }
     const size_t activations = cuda_place_tensors(state->tensors, state->tensor_count);
-    if (activations == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
+    if (activations == SIZE_MAX) return SIZE_MAX;
     state->activation_offset = weights;
     state->workspace_offset = weights + activations;
-    size_t offset = state->workspace_offset + aligned(workspace);
-    state->arena_bytes = offset + CUDA_SLOTS * (pixels + logits);
+    state->slot_offset = state->workspace_offset + aligned(workspace);
+    state->arena_bytes = state->slot_offset + CUDA_SLOTS * (pixels + logits);
+    return weights;
+}
+
+int cuda_memory_check(struct backend_state *state, struct effnet_error *error)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    const size_t weights = lay_out(state);
+    if (weights == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
+    CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes), "device memory");
+    const size_t fixed = weights + CUDNN_WORKSPACE_LIMIT, needed = state->arena_bytes + CUDNN_WORKSPACE_LIMIT;
+    return needed <= free_bytes ? EFFNET_OK : fail_too_large(state, fixed, needed, free_bytes, error);
+}
+
+int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
+{
+    const size_t batch = (size_t)state->max_batch;
+    const size_t pixels = aligned(batch * (size_t)state->info->height * (size_t)state->info->width * 3);
+    const size_t logits = aligned(batch * (size_t)state->info->classes * sizeof(float));
+    const size_t weights = lay_out(state);
+    if (weights == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
+    cudnn_context_release(state->cudnn);
     const cudaError_t status = cudaMalloc((void **)&state->arena, state->arena_bytes);
-    if (status == cudaErrorMemoryAllocation) return fail_too_large(state, weights, error);
+    if (status == cudaErrorMemoryAllocation) {
+        size_t free_bytes = 0, total_bytes = 0;
+        cudaGetLastError(); /* dealt with here */
+        cudaMemGetInfo(&free_bytes, &total_bytes);
+        return fail_too_large(state, weights, state->arena_bytes, free_bytes, error);
+    }
     if (status != cudaSuccess) return cuda_fail(error, status, "device memory");
     /* No pass reads what nothing wrote, but a part-filled one computes on what is there: let it be finite. */
     CUDA_TRY(cudaMemsetAsync(state->arena, 0, state->arena_bytes, state->stream), "device memory");
+    size_t offset = state->slot_offset;
     for (int i = 0; i < CUDA_SLOTS; i++) {
         state->slots[i].pixels = state->arena + offset;
         state->slots[i].logits = (float *)(state->arena + offset + pixels);

@@ -1,16 +1,18 @@
-/* The layer table as units on device tensors.
+/* The layer table as units on device tensors. What each layer becomes:
  *
- * What each layer becomes:
+ *   the first three   in plan auto one kernel from pixels on, if they are such as it computes
  *   conv, depthwise   one cuDNN convolution, without bias and activation. Where a pointwise layer follows, it
  *                     applies them to its input as it is loaded (raw_output, raw_input); elsewhere a small
  *                     kernel does, in place. In plan auto, a depthwise layer for which our own kernel was
- * faster runs that instead, bias and activation included. pointwise         one fused kernel; with the
- * pooling layer behind it, if its maps are small pool, linear      one kernel each */
+ *                     faster runs that instead, bias and activation included.
+ *   pointwise         one fused kernel; with the pooling layer behind it, if its maps are small
+ *   pool, linear      one kernel each */
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "backend/cuda/cuda_internal.h"
+#include "first_block.h"
 #include "pointwise.h"
 
 bool cuda_activation_range(enum effnet_activation activation, float *low, float *high)
@@ -46,6 +48,14 @@ static bool pools_itself(const effnet_model *model, int index, int layer_count)
     for (int c = 0; layer->residual < 0 && c < pointwise_config_count(); c++)
         if (pointwise_config_fits(c, &args)) return true;
     return false;
+}
+
+/* Whether a pointwise layer's output is so much smaller than its terms that weights rounded to fp16 would
+ * cost 1e-3 of it: a projection, which no activation and no residual follow. (lite1's
+ * blocks.15.project: 1.1e-3, with weights in two parts 8e-4, the rest of which comes from its input.) */
+static bool sums_cancel(const struct effnet_layer *layer)
+{
+    return layer->activation == EFFNET_ACT_NONE && layer->residual < 0;
 }
 
 static int check_layer(const struct effnet_layer *layer, bool first, struct effnet_error *error)
@@ -87,6 +97,7 @@ static int add_tensor(struct backend_state *state, size_t bytes, int unit)
 
 static enum cuda_unit_kind kind_of(const struct backend_state *state, int index)
 {
+    if (index == 0 && state->first_block) return CUDA_UNIT_FIRST_BLOCK;
     switch (effnet_model_layer(state->model, index)->op) {
     case EFFNET_OP_CONV: return CUDA_UNIT_CONV;
     case EFFNET_OP_DEPTHWISE:
@@ -107,8 +118,13 @@ static void count_bytes(struct cuda_unit *u, const struct effnet_layer *last)
     values += u->residual >= 0 ? 2 * out : out;
     if (u->kind == CUDA_UNIT_CONV && !u->unit.raw_output)
         values += 2 * out; /* the pass for bias and activation */
+    if (u->kind == CUDA_UNIT_FIRST_BLOCK) {
+        u->unit.bytes_per_image = (int64_t)l->in_height * l->in_width * l->in_channels + 2 * out;
+        u->unit.weight_bytes = (int64_t)first_block_weight_bytes();
+        return;
+    }
     u->unit.bytes_per_image = 2 * values + (u->kind == CUDA_UNIT_LINEAR && u->output < 0 ? 2 * out : 0);
-    u->unit.weight_bytes = (u->kind == CUDA_UNIT_DEPTHWISE ? 4 : 2) * l->parameters;
+    u->unit.weight_bytes = (u->kind == CUDA_UNIT_DEPTHWISE || u->weight_low ? 4 : 2) * l->parameters;
 }
 
 int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
@@ -122,9 +138,10 @@ int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
         return effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
     }
     const size_t input_values = (size_t)state->info->height * (size_t)state->info->width * 3;
-    int previous = add_tensor(state, (size_t)state->max_batch * input_values * 2, 0);
+    int previous = state->first_block ? -1
+                                      : add_tensor(state, (size_t)state->max_batch * input_values * 2, 0);
     for (int i = 0; i < layers;) {
-        const struct effnet_layer *layer = effnet_model_layer(state->model, i), *last = layer;
+        const struct effnet_layer *layer = effnet_model_layer(state->model, i), *last;
         const int index = state->unit_count;
         struct cuda_unit *u = &state->units[index];
         u->layer = layer;
@@ -133,12 +150,12 @@ int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
         u->unit.kernel = u->kernel;
         u->unit.raw_input = index > 0 && u[-1].unit.raw_output;
         u->unit.raw_output = u->kind == CUDA_UNIT_CONV && leaves_activation(state->model, i, layers);
-        if (u->kind == CUDA_UNIT_POINTWISE && pools_itself(state->model, i, layers)) {
-            last = effnet_model_layer(state->model, i + 1);
-            u->unit.last = i + 1;
-        }
+        u->weight_low = u->kind == CUDA_UNIT_POINTWISE && sums_cancel(layer);
+        if (u->kind == CUDA_UNIT_FIRST_BLOCK) u->unit.last = i + 2;
+        if (u->kind == CUDA_UNIT_POINTWISE && pools_itself(state->model, i, layers)) u->unit.last = i + 1;
+        last = effnet_model_layer(state->model, u->unit.last);
         u->input = previous;
-        state->tensors[previous].last_unit = index;
+        if (previous >= 0) state->tensors[previous].last_unit = index;
         u->residual = layer->residual < 0 ? -1 : tensor_of[layer->residual];
         if (u->residual >= 0) state->tensors[u->residual].last_unit = index;
         const bool logits = u->unit.last == layers - 1;
@@ -150,4 +167,13 @@ int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
     }
     free(tensor_of);
     return EFFNET_OK;
+}
+
+void cuda_network_forget(struct backend_state *state)
+{
+    free(state->units);
+    free(state->tensors);
+    state->units = NULL;
+    state->tensors = NULL;
+    state->unit_count = state->tensor_count = 0;
 }

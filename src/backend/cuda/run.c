@@ -7,10 +7,18 @@
 #include "backend/cuda/cuda_internal.h"
 #include "bias_act.h"
 #include "depthwise.h"
+#include "first_block.h"
 #include "linear.h"
 #include "pointwise.h"
 #include "pool.h"
 #include "preprocess.h"
+
+/* A session's calls may come from any thread, and others may have chosen another device in between. */
+static int make_current(const struct backend_state *state, struct effnet_error *error)
+{
+    CUDA_TRY(cudaSetDevice(state->device_index), "cuda device");
+    return EFFNET_OK;
+}
 
 /* ---------------------------------------------------------------- units */
 
@@ -40,6 +48,7 @@ void cuda_pointwise_arguments(const struct backend_state *state, const struct cu
     *args = (struct pointwise_args){
         .x = cuda_tensor_data(state, u->input),
         .w = u->weight,
+        .w_low = u->weight_low,
         .bias = u->bias,
         .residual = u->residual < 0 ? NULL : cuda_tensor_data(state, u->residual),
         .input_bias = u->input_bias,
@@ -71,8 +80,17 @@ void cuda_depthwise_shape(const struct backend_state *state, const struct effnet
     cuda_activation_range(l->activation, &args->output_min, &args->output_max);
 }
 
-void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *u, float *logits,
-                           struct linear_args *args)
+void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *u,
+                                const struct cuda_slot *slot, struct first_block_args *args)
+{
+    cuda_first_block_shape(state, args);
+    args->pixels = slot->pixels;
+    args->weights = u->weight;
+    args->y = cuda_tensor_data(state, u->output);
+}
+
+void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *u,
+                           const struct cuda_slot *slot, struct linear_args *args)
 {
     static const enum linear_activation activations[] = {
         [EFFNET_ACT_NONE] = LINEAR_NONE,   [EFFNET_ACT_RELU] = LINEAR_RELU,
@@ -84,7 +102,7 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
         .x = cuda_tensor_data(state, u->input),
         .w = u->weight,
         .shift = u->bias,
-        .y = u->output < 0 ? logits : cuda_tensor_data(state, u->output),
+        .y = u->output < 0 ? slot->logits : cuda_tensor_data(state, u->output),
         .m = state->max_batch,
         .n = l->out_channels,
         .k = l->in_channels,
@@ -97,11 +115,18 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
     };
 }
 
-int cuda_unit_enqueue(const struct backend_state *state, const struct cuda_unit *u, float *logits,
-                      cudaStream_t stream, struct effnet_error *error)
+/* Puts a unit onto `stream`; the pixels and the logits are `slot`'s. */
+static int enqueue_unit(const struct backend_state *state, const struct cuda_unit *u,
+                        const struct cuda_slot *slot, cudaStream_t stream, struct effnet_error *error)
 {
     const struct effnet_layer *l = u->layer;
     switch (u->kind) {
+    case CUDA_UNIT_FIRST_BLOCK: {
+        struct first_block_args args;
+        cuda_first_block_arguments(state, u, slot, &args);
+        CUDA_TRY(first_block_launch(u->config, &args, stream), l->name);
+        return EFFNET_OK;
+    }
     case CUDA_UNIT_CONV: return enqueue_conv(state, u, stream, error);
     case CUDA_UNIT_DEPTHWISE: {
         struct depthwise_args args;
@@ -130,7 +155,7 @@ int cuda_unit_enqueue(const struct backend_state *state, const struct cuda_unit 
     }
     case CUDA_UNIT_LINEAR: {
         struct linear_args args;
-        cuda_linear_arguments(state, u, logits, &args);
+        cuda_linear_arguments(state, u, slot, &args);
         CUDA_TRY(linear_launch(u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
@@ -143,7 +168,7 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 {
     const struct effnet_preprocess *p = &state->info->preprocess;
     struct normalise_args args = {.pixels = pixels,
-                                  .y = cuda_tensor_data(state, 0),
+                                  .y = cuda_tensor_data(state, state->units[0].input),
                                   .pixel_count = (int64_t)state->max_batch * p->crop * p->crop};
     memcpy(args.mean, p->mean, sizeof args.mean);
     memcpy(args.std, p->std, sizeof args.std);
@@ -156,25 +181,23 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot,
                            cudaStream_t stream, struct effnet_error *error)
 {
-    EFFNET_TRY(enqueue_normalise(state, slot->pixels, stream, error));
+    if (state->units[0].input >= 0) EFFNET_TRY(enqueue_normalise(state, slot->pixels, stream, error));
     for (int i = 0; i < state->unit_count; i++)
-        EFFNET_TRY(cuda_unit_enqueue(state, &state->units[i], slot->logits, stream, error));
+        EFFNET_TRY(enqueue_unit(state, &state->units[i], slot, stream, error));
     return EFFNET_OK;
 }
 
-/* Captures the network between `slot`'s buffers. */
-static int capture(const struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+/* The network between a slot's buffers. */
+struct pass_call {
+    const struct backend_state *state;
+    const struct cuda_slot *slot;
+};
+
+static int enqueue_pass_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
-    cudaGraph_t graph = NULL;
-    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
-    const int status = enqueue_network(state, slot, state->stream, error);
-    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
-    if (status != EFFNET_OK) return status;
-    CUDA_TRY(ended, "graph capture");
-    const cudaError_t instantiated = cudaGraphInstantiate(&slot->graph, graph, 0);
-    cudaGraphDestroy(graph);
-    CUDA_TRY(instantiated, "graph instantiation");
-    return EFFNET_OK;
+    const struct pass_call *c = context;
+    (void)call;
+    return enqueue_network(c->state, c->slot, stream, error);
 }
 
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
@@ -189,7 +212,8 @@ int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct e
     /* Once outside a capture: the first run of a kernel loads its code. */
     EFFNET_TRY(enqueue_network(state, slot, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), "first pass");
-    return capture(state, slot, error);
+    struct pass_call call = {state, slot};
+    return cuda_capture(state->stream, enqueue_pass_call, &call, 1, &slot->graph, error);
 }
 
 void cuda_slot_close(struct cuda_slot *slot)
@@ -239,7 +263,7 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
              struct effnet_error *error)
 {
     const size_t image_bytes = (size_t)state->info->height * (size_t)state->info->width * 3;
-    int status = EFFNET_OK;
+    int status = make_current(state, error);
     for (int first = 0, pass = 0; first < n && status == EFFNET_OK; first += state->max_batch, pass++) {
         struct cuda_slot *slot = &state->slots[pass % CUDA_SLOTS];
         const int images = n - first < state->max_batch ? n - first : state->max_batch;
@@ -264,8 +288,8 @@ static int upload_floats(const struct backend_state *state, const float *host, s
     _Float16 *half = malloc(count * sizeof *half);
     if (!half) return effnet_fail_nomem(error, "unit input", count * sizeof *half);
     for (size_t i = 0; i < count; i++) half[i] = (_Float16)host[i];
-    const cudaError_t status = cudaMemcpy(cuda_tensor_data(state, tensor), half, count * sizeof *half,
-                                          cudaMemcpyHostToDevice);
+    const cudaError_t status = cudaMemcpyAsync(cuda_tensor_data(state, tensor), half, count * sizeof *half,
+                                               cudaMemcpyHostToDevice, state->stream);
     free(half);
     CUDA_TRY(status, "unit input");
     return EFFNET_OK;
@@ -292,9 +316,13 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
     const size_t in = (size_t)n * (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
     const size_t out = (size_t)n * (size_t)last->out_height * (size_t)last->out_width *
                        (size_t)last->out_channels;
-    EFFNET_TRY(upload_floats(state, input, in, u->input, error));
+    EFFNET_TRY(make_current(state, error));
+    if (u->input < 0)
+        EFFNET_TRY(cuda_first_block_set_pixels(state, n, input, state->slots[0].pixels, error));
+    else
+        EFFNET_TRY(upload_floats(state, input, in, u->input, error));
     if (u->residual >= 0) EFFNET_TRY(upload_floats(state, residual, out, u->residual, error));
-    EFFNET_TRY(cuda_unit_enqueue(state, u, state->slots[0].logits, state->stream, error));
+    EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
     if (u->output >= 0) return download_floats(state, u->output, out, output, error);
     CUDA_TRY(cudaMemcpy(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost),
@@ -304,63 +332,24 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
 
 /* ---------------------------------------------------------------- timing */
 
-/* Overwrites L2 with other data: three times its size, so that no replacement policy keeps much. */
-static int flush_cache(struct backend_state *state, struct effnet_error *error)
-{
-    if (!state->flush) {
-        state->flush_bytes = 3 * (size_t)state->device.l2CacheSize;
-        CUDA_TRY(cudaMalloc(&state->flush, state->flush_bytes), "cache flush");
-    }
-    CUDA_TRY(cudaMemsetAsync(state->flush, 0, state->flush_bytes, state->stream), "cache flush");
-    return EFFNET_OK;
-}
-
-/* Microseconds between the two events, once the second has come. */
-static int elapsed(const struct backend_state *state, double *elapsed_us, struct effnet_error *error)
-{
-    float ms = 0;
-    CUDA_TRY(cudaEventSynchronize(state->stop), "timing");
-    CUDA_TRY(cudaEventElapsedTime(&ms, state->start, state->stop), "timing");
-    *elapsed_us = 1e3 * (double)ms;
-    return EFFNET_OK;
-}
-
-int cuda_time_graph(struct backend_state *state, cudaGraphExec_t graph, bool cold, double *elapsed_us,
-                    struct effnet_error *error)
-{
-    /* The flush, or the graph itself, runs ahead of the first event while the host enqueues the rest, so that
-     * the host's own time does not lie between the events. */
-    if (cold)
-        EFFNET_TRY(flush_cache(state, error));
-    else
-        CUDA_TRY(cudaGraphLaunch(graph, state->stream), "timing");
-    CUDA_TRY(cudaEventRecord(state->start, state->stream), "timing");
-    CUDA_TRY(cudaGraphLaunch(graph, state->stream), "timing");
-    CUDA_TRY(cudaEventRecord(state->stop, state->stream), "timing");
-    return elapsed(state, elapsed_us, error);
-}
-
 int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error)
 {
     (void)n; /* a pass always takes the whole batch */
-    return cuda_time_graph(state, state->slots[0].graph, cold, elapsed_us, error);
+    EFFNET_TRY(make_current(state, error));
+    return cuda_time_graph(&state->timer, state->slots[0].graph, cold, elapsed_us, error);
 }
 
-int cuda_capture_unit(const struct backend_state *state, const struct cuda_unit *u, int repeat,
-                      cudaGraphExec_t *exec, struct effnet_error *error)
+/* A unit between slot 0's buffers. */
+struct unit_call {
+    const struct backend_state *state;
+    const struct cuda_unit *unit;
+};
+
+static int enqueue_unit_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
-    cudaGraph_t graph = NULL;
-    int status = EFFNET_OK;
-    CUDA_TRY(cudaStreamBeginCapture(state->stream, cudaStreamCaptureModeThreadLocal), "graph capture");
-    for (int i = 0; i < repeat && status == EFFNET_OK; i++)
-        status = cuda_unit_enqueue(state, u, state->slots[0].logits, state->stream, error);
-    const cudaError_t ended = cudaStreamEndCapture(state->stream, &graph);
-    if (status != EFFNET_OK) return status;
-    CUDA_TRY(ended, "graph capture");
-    const cudaError_t instantiated = cudaGraphInstantiate(exec, graph, 0);
-    cudaGraphDestroy(graph);
-    CUDA_TRY(instantiated, "graph instantiation");
-    return EFFNET_OK;
+    const struct unit_call *c = context;
+    (void)call;
+    return enqueue_unit(c->state, c->unit, &c->state->slots[0], stream, error);
 }
 
 int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error)
@@ -368,10 +357,12 @@ int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us,
     enum { WARM_REPEAT = 10 };
     const int repeat = cold ? 1 : WARM_REPEAT;
     (void)n;
+    EFFNET_TRY(make_current(state, error));
     for (int i = 0; i < state->unit_count; i++) {
-        cudaGraphExec_t exec = NULL;
-        EFFNET_TRY(cuda_capture_unit(state, &state->units[i], repeat, &exec, error));
-        const int status = cuda_time_graph(state, exec, cold, &unit_us[i], error);
+        struct unit_call call = {state, &state->units[i]};
+        cudaGraphExec_t exec;
+        EFFNET_TRY(cuda_capture(state->stream, enqueue_unit_call, &call, repeat, &exec, error));
+        const int status = cuda_time_graph(&state->timer, exec, cold, &unit_us[i], error);
         cudaGraphExecDestroy(exec);
         EFFNET_TRY(status);
         unit_us[i] /= repeat;

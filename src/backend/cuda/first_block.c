@@ -1,0 +1,124 @@
+/* The network's first three layers as one unit on kernels/first_block: whether they are such layers, their
+ * weights, their arguments. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "first_block.h"
+
+enum { STEM, DEPTHWISE, PROJECT };
+
+static struct first_block_layers host_layers(const struct backend_state *state)
+{
+    const struct effnet_layer *stem = effnet_model_layer(state->model, STEM),
+                              *depthwise = effnet_model_layer(state->model, DEPTHWISE),
+                              *project = effnet_model_layer(state->model, PROJECT);
+    struct first_block_layers layers = {
+        .stem_weight = stem->weight,
+        .stem_bias = stem->bias,
+        .depthwise_weight = depthwise->weight,
+        .depthwise_bias = depthwise->bias,
+        .project_weight = project->weight,
+        .project_bias = project->bias,
+        .pad_top = stem->pad_top,
+        .pad_left = stem->pad_left,
+    };
+    float low;
+    cuda_activation_range(stem->activation, &low, &layers.stem_max);
+    cuda_activation_range(depthwise->activation, &low, &layers.depthwise_max);
+    memcpy(layers.mean, state->info->preprocess.mean, sizeof layers.mean);
+    memcpy(layers.std, state->info->preprocess.std, sizeof layers.std);
+    return layers;
+}
+
+void cuda_first_block_shape(const struct backend_state *state, struct first_block_args *args)
+{
+    const struct effnet_layer *stem = effnet_model_layer(state->model, STEM),
+                              *project = effnet_model_layer(state->model, PROJECT);
+    const struct first_block_layers layers = host_layers(state);
+    *args = (struct first_block_args){
+        .stem_max = layers.stem_max,
+        .depthwise_max = layers.depthwise_max,
+        .n = state->max_batch,
+        .height = stem->in_height,
+        .width = stem->in_width,
+        .out_height = stem->out_height,
+        .out_width = stem->out_width,
+        .pad_top = stem->pad_top,
+        .pad_left = stem->pad_left,
+    };
+    cuda_activation_range(project->activation, &args->output_min, &args->output_max);
+}
+
+static bool clamps_from_0(const struct effnet_layer *layer)
+{
+    return layer->activation == EFFNET_ACT_RELU || layer->activation == EFFNET_ACT_RELU6;
+}
+
+static bool layers_match(const struct backend_state *state)
+{
+    if (state->info->layer_count < 4) return false; /* the last layer's output is fp32 */
+    const struct effnet_layer *stem = effnet_model_layer(state->model, STEM),
+                              *depthwise = effnet_model_layer(state->model, DEPTHWISE),
+                              *project = effnet_model_layer(state->model, PROJECT);
+    float low, high;
+    for (int i = STEM; i < state->info->layer_count; i++) {
+        const int residual = effnet_model_layer(state->model, i)->residual;
+        if (residual == STEM || residual == DEPTHWISE || (i <= PROJECT && residual >= 0)) return false;
+    }
+    return stem->op == EFFNET_OP_CONV && stem->in_channels == 3 && stem->out_channels == FIRST_BLOCK_MIDDLE &&
+           stem->kernel == 3 && stem->stride == 2 && clamps_from_0(stem) &&
+           depthwise->op == EFFNET_OP_DEPTHWISE && depthwise->kernel == 3 && depthwise->stride == 1 &&
+           depthwise->pad_top == 1 && depthwise->pad_left == 1 && depthwise->pad_bottom == 1 &&
+           depthwise->pad_right == 1 && clamps_from_0(depthwise) && project->op == EFFNET_OP_POINTWISE &&
+           project->out_channels == FIRST_BLOCK_OUT &&
+           cuda_activation_range(project->activation, &low, &high);
+}
+
+int cuda_first_block_fits(const struct backend_state *state, bool *fits, struct effnet_error *error)
+{
+    struct first_block_args args;
+    *fits = false;
+    if (!layers_match(state)) return EFFNET_OK;
+    cuda_first_block_shape(state, &args);
+    if (!first_block_config_fits(0, &args)) return EFFNET_OK;
+    void *packed = malloc(first_block_weight_bytes());
+    if (!packed) return effnet_fail_nomem(error, "weights", first_block_weight_bytes());
+    const struct first_block_layers layers = host_layers(state);
+    *fits = first_block_pack(&layers, packed);
+    free(packed);
+    return EFFNET_OK;
+}
+
+int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error)
+{
+    const struct first_block_layers layers = host_layers(state);
+    void *packed = malloc(first_block_weight_bytes());
+    if (!packed) return effnet_fail_nomem(error, "weights", first_block_weight_bytes());
+    first_block_pack(&layers, packed);
+    /* From pageable memory this returns once the source has been read. */
+    const cudaError_t status = cudaMemcpyAsync(device, packed, first_block_weight_bytes(),
+                                               cudaMemcpyHostToDevice, state->stream);
+    free(packed);
+    CUDA_TRY(status, "weights");
+    return EFFNET_OK;
+}
+
+/* The 8-bit pixels that a normalised tensor came from. */
+int cuda_first_block_set_pixels(const struct backend_state *state, int n, const float *tensor,
+                                uint8_t *device, struct effnet_error *error)
+{
+    const struct effnet_preprocess *p = &state->info->preprocess;
+    const size_t count = (size_t)n * (size_t)p->crop * (size_t)p->crop * 3;
+    uint8_t *pixels = malloc(count);
+    if (!pixels) return effnet_fail_nomem(error, "unit input", count);
+    for (size_t i = 0; i < count; i++) {
+        const float value = roundf(tensor[i] * p->std[i % 3] + p->mean[i % 3]);
+        pixels[i] = value > 0 ? value < 255 ? (uint8_t)value : 255 : 0; /* a NaN becomes 0 */
+    }
+    const cudaError_t status = cudaMemcpyAsync(device, pixels, count, cudaMemcpyHostToDevice, state->stream);
+    free(pixels);
+    CUDA_TRY(status, "unit input");
+    return EFFNET_OK;
+}
