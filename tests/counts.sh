@@ -23,11 +23,12 @@ record() {
 # The sum of the numbers that a sed expression finds in the log.
 sum_of() { sed -n "$1" "$test_log" | awk '{ n += $1 } END { print n + 0 }'; }
 
-# Runs one test program with its arguments and adds what it says it ran: cmocka's totals, or a line
-# "N passed, N failed". A program that dies, exits non-zero although none of its tests failed (a
+# Runs one test program and adds what it says it ran, cmocka's totals or a line "N passed, N failed":
+# run_program NAME COMMAND... A program that dies, exits non-zero although none of its tests failed (a
 # sanitizer's report) or runs no test counts as one failure; exit status 77, as one skipped.
 run_program() {
     local name=$1 start=$SECONDS status total p f s
+    shift
     "$@" >"$test_log" 2>&1 </dev/null
     status=$?
     total=$(sum_of 's/^\[==========\] .*\b\([0-9][0-9]*\) test(s) run.*/\1/p')
@@ -42,7 +43,7 @@ run_program() {
         echo "exit status $status" >>"$test_log"
         f=1
     fi
-    record "${name#"$PWD"/}" $((SECONDS - start)) "$p" "$f" "$s"
+    record "$name" $((SECONDS - start)) "$p" "$f" "$s"
 }
 
 # Runs one command that is a test as a whole: run_command NAME COMMAND...

@@ -7,7 +7,7 @@
  *   weights_head(w, 20, "relu6", 7);
  *   effnet_model *model = weights_open(w);
  *
- * Any failure inside fails the cmocka test that runs. */
+ * Any failure inside ends the program with exit status 1. */
 #ifndef EFFNET_TESTS_WEIGHTS_BUILDER_H
 #define EFFNET_TESTS_WEIGHTS_BUILDER_H
 
@@ -51,6 +51,7 @@ void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stri
                     enum weights_padding padding, const char *activation, bool residual);
 /* head (pointwise), pool, classifier (linear), and as many labels. */
 void weights_head(struct weights *w, int hidden, const char *activation, int classes);
+void weights_labels(struct weights *w, int classes);
 
 /* Three MBConv blocks with awkward sizes: odd maps, channels that no vector width divides, both kernels, a
  * residual, stride 2 with asymmetric padding. 21 x 21 images, 11 classes. */

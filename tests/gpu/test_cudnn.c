@@ -1,33 +1,16 @@
 /* cuDNN's convolutions against plain loops in double: every engine that may run, on every convolution of both
- * networks at batches 1 and 10 and on seeded awkward shapes; then the cache.
- *   --small    few and small shapes, the chosen engine alone: for compute-sanitizer
+ * networks at batches 1 and 10 and on seeded awkward shapes; the engine that timing chooses, also inside a
+ * CUDA graph; then the cache.
+ *   --small    few and small shapes, the chosen engine alone: for compute-sanitizer. Choices are kept where
+ *              EFFNET_CACHE says, so that a second run times nothing
  *   --bench    times instead, at batches 1, 10 and 256 (--batch N: at N): each engine's microseconds and
  * percent of the copy floor. --best: the chosen engine only. --tune: all engines, knobs and compilers */
-#include <stdarg.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "backend/cuda/cudnn_context.h"
-#include "cudnn_shapes.h"
-#include "gpu.h"
-
-static int passed, failed;
-
-static void check(bool good, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void check(bool good, const char *format, ...)
-{
-    good ? passed++ : failed++;
-    if (good) return;
-    va_list arguments;
-    va_start(arguments, format);
-    printf("FAILED: ");
-    vprintf(format, arguments);
-    printf("\n");
-    va_end(arguments);
-}
+#include "cudnn_bench.h"
 
 static char cache_folder[] = "/tmp/effnet-cudnn-XXXXXX", cache_file[64];
+static double engines_ms, reference_ms; /* where the time goes */
 
 static void remove_cache(void)
 {
@@ -35,26 +18,9 @@ static void remove_cache(void)
     rmdir(cache_folder);
 }
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1000.0 * (double)t.tv_sec + (double)t.tv_nsec / 1e6;
-}
-
-static struct cudnn_context *open_context(void)
-{
-    struct cudaDeviceProp device;
-    CUDA_OK(cudaGetDeviceProperties(&device, 0));
-    struct effnet_error error;
-    struct cudnn_context *context;
-    int status = cudnn_context_open(&device, &context, &error);
-    if (!status) return context;
-    printf("%s: %s\n", status == EFFNET_E_UNAVAILABLE ? "skipped" : "FAILED", error.message);
-    exit(status == EFFNET_E_UNAVAILABLE ? GPU_EXIT_SKIPPED : 1);
-}
-
 /* ---------------------------------------------------------------- one problem */
+
+enum { VERIFIED_MAX = 6 };
 
 struct problem {
     struct cudnn_conv_shape shape;
@@ -62,10 +28,11 @@ struct problem {
     void *x, *x_equal, *w;                         /* device; x_equal: image 0 in every place */
     struct guarded y;
     double *reference;
-    half *out, *out_equal;
-    half *verified; /* an output that was compared with the reference and is right, once has_verified */
-    bool has_verified;
-    double verified_l2;
+    half *out, *out_equal; /* pinned: what runs leave in y */
+    /* Outputs that were compared with the reference and are right; engines share a few roundings. */
+    half *verified[VERIFIED_MAX];
+    double verified_l2[VERIFIED_MAX];
+    int verified_count;
 };
 
 /* y [n][oh][ow][k] = sum over r, s, c of x [n][oh*stride-top+r][ow*stride-left+s][c of k's group] w
@@ -123,15 +90,16 @@ static struct problem problem_new(const struct cudnn_conv_shape *s, uint64_t *st
     half *x = noise_new(p.x_count, 4.0f, state, &x_float);
     half *w = noise_new(p.w_count, 2.0f / sqrtf((float)(s->kernel * s->kernel * s->c_in / s->groups)), state,
                         &w_float);
+    const double start = now_ms();
     p.reference = reference_new(s, x_float, w_float);
+    reference_ms += now_ms() - start;
     p.x = device_copy(x, p.x_count * sizeof(half));
     p.w = device_copy(w, p.w_count * sizeof(half));
     for (int n = 1; n < s->n; n++) memcpy(x + (size_t)n * x_image, x, x_image * sizeof(half));
     p.x_equal = device_copy(x, p.x_count * sizeof(half));
     p.y = guarded_alloc(p.y_count * sizeof(half));
-    p.out = checked_malloc(p.y_count * sizeof(half));
-    p.out_equal = checked_malloc(p.y_count * sizeof(half));
-    p.verified = checked_malloc(p.y_count * sizeof(half));
+    CUDA_OK(cudaMallocHost((void **)&p.out, p.y_count * sizeof(half)));
+    CUDA_OK(cudaMallocHost((void **)&p.out_equal, p.y_count * sizeof(half)));
     free(x), free(w), free(x_float), free(w_float);
     return p;
 }
@@ -142,7 +110,10 @@ static void problem_free(struct problem *p)
     CUDA_OK(cudaFree(p->x_equal));
     CUDA_OK(cudaFree(p->w));
     guarded_free(&p->y);
-    free(p->reference), free(p->out), free(p->out_equal), free(p->verified);
+    CUDA_OK(cudaFreeHost(p->out));
+    CUDA_OK(cudaFreeHost(p->out_equal));
+    for (int i = 0; i < p->verified_count; i++) free(p->verified[i]);
+    free(p->reference);
 }
 
 static void fetch(struct problem *p, half *out)
@@ -155,15 +126,19 @@ static void fetch(struct problem *p, half *out)
  * or rounded operands, more than twice that. */
 static bool right(struct problem *p, const char *what, double *relative_l2)
 {
-    *relative_l2 = p->verified_l2;
-    if (p->has_verified && !memcmp(p->out, p->verified, p->y_count * sizeof(half)) && guarded_intact(&p->y))
-        return true;
+    const size_t bytes = p->y_count * sizeof(half);
+    for (int i = 0; i < p->verified_count; i++)
+        if (!memcmp(p->out, p->verified[i], bytes) && guarded_intact(&p->y)) {
+            *relative_l2 = p->verified_l2[i];
+            return true;
+        }
     const struct comparison c = compare_half(p->out, p->reference, p->y_count);
     *relative_l2 = c.relative_l2;
     if (c.mismatched == 0 && c.relative_l2 <= 4e-4 && c.worst <= 7e-4 && guarded_intact(&p->y)) {
-        memcpy(p->verified, p->out, p->y_count * sizeof(half));
-        p->has_verified = true;
-        p->verified_l2 = c.relative_l2;
+        if (p->verified_count < VERIFIED_MAX) {
+            p->verified_l2[p->verified_count] = c.relative_l2;
+            memcpy(p->verified[p->verified_count++] = checked_malloc(bytes), p->out, bytes);
+        }
         return true;
     }
     const size_t i = c.worst_index, k = (size_t)p->shape.c_out, ow = (size_t)p->shape.out_w,
@@ -190,50 +165,72 @@ static void run_engine(struct cudnn_context *context, const struct cudnn_executa
     fetch(p, out);
 }
 
-struct engine_counts {
+/* Memory for the largest workspace that is allowed, once for all engines: to allocate it takes as long as to
+ * run one. */
+static struct guarded workspace_pool;
+
+/* The first `bytes` of it between guard zones, poisoned. */
+static struct guarded workspace_of(int64_t bytes)
+{
+    if (!workspace_pool.base) workspace_pool = guarded_alloc((size_t)CUDNN_WORKSPACE_LIMIT);
+    struct guarded view = workspace_pool;
+    view.bytes = (size_t)bytes;
+    guarded_poison(&view);
+    return view;
+}
+
+/* The engines that ran on one problem. */
+struct engines {
+    struct cudnn_context *context;
+    struct problem *problem;
+    const char *name;
     int ran;
     double worst_l2;
 };
 
-/* Every engine that the rules admit, whether timing would choose it or not: the right values, and for equal
- * images the same bits at every place in the batch as among other images. */
-static struct engine_counts check_engines(struct cudnn_context *context, struct problem *p, const char *name,
-                                          bool tune)
+/* One engine: the right values, and for equal images the same bits at every place in the batch as among other
+ * images. */
+static void check_engine(struct engines *e, const struct cudnn_config *config,
+                         const struct cudnn_executable *executable)
 {
-    struct engine_counts counts = {0};
+    struct problem *p = e->problem;
+    char engine[200];
+    double relative_l2;
+    const double start = now_ms();
+    cudnn_config_name(config, engine, sizeof engine);
+    const struct guarded workspace = workspace_of(executable->workspace_bytes);
+    run_engine(e->context, executable, p, p->x, workspace.data, p->out, engine);
+    const bool good = right(p, engine, &relative_l2);
+    bool same = true;
+    if (p->shape.n > 1)
+        run_engine(e->context, executable, p, p->x_equal, workspace.data, p->out_equal, engine);
+    for (int n = 0; n < p->shape.n && p->shape.n > 1; n++)
+        same &= !memcmp(p->out_equal + (size_t)n * p->image_count, p->out, p->image_count * sizeof(half));
+    expect(good, "%s: %s is wrong", e->name, engine);
+    expect(same, "%s: %s: an image's bits depend on its place in the batch", e->name, engine);
+    expect(guarded_intact(&workspace), "%s: %s writes past its workspace", e->name, engine);
+    e->ran++;
+    if (relative_l2 > e->worst_l2) e->worst_l2 = relative_l2;
+    engines_ms += now_ms() - start;
+}
+
+/* Every engine that the rules admit. */
+static void check_engines(struct engines *e, bool tune)
+{
     struct effnet_error error = {0};
     struct cudnn_graph graph;
     struct cudnn_config_list list = {0};
-    int status = cudnn_graph_build(&context->target, &p->shape, name, &graph, &error);
+    int status = cudnn_graph_build(&e->context->target, &e->problem->shape, e->name, &graph, &error);
     if (!status) status = cudnn_graph_candidates(&graph, tune, &list, &error);
-    check(!status, "%s", error.message);
+    expect(!status, "%s", error.message);
     for (int i = 0; !status && i < list.count; i++) {
         struct cudnn_executable executable;
         if (cudnn_executable_build(&graph, &list.items[i], tune, &executable, &error)) continue;
-        if (executable.workspace_bytes <= CUDNN_WORKSPACE_LIMIT) {
-            char engine[200];
-            double relative_l2;
-            cudnn_config_name(&list.items[i], engine, sizeof engine);
-            struct guarded workspace = guarded_alloc((size_t)executable.workspace_bytes);
-            run_engine(context, &executable, p, p->x, workspace.data, p->out, engine);
-            bool good = right(p, engine, &relative_l2);
-            run_engine(context, &executable, p, p->x_equal, workspace.data, p->out_equal, engine);
-            bool same = true;
-            for (int n = 0; n < p->shape.n; n++)
-                same &= !memcmp(p->out_equal + (size_t)n * p->image_count, p->out,
-                                p->image_count * sizeof(half));
-            check(good, "%s: %s is wrong", name, engine);
-            check(same, "%s: %s: an image's bits depend on its place in the batch", name, engine);
-            check(guarded_intact(&workspace), "%s: %s writes past its workspace", name, engine);
-            guarded_free(&workspace);
-            counts.ran++;
-            if (relative_l2 > counts.worst_l2) counts.worst_l2 = relative_l2;
-        }
+        if (executable.workspace_bytes <= CUDNN_WORKSPACE_LIMIT) check_engine(e, &list.items[i], &executable);
         cudnn_executable_free(&executable);
     }
     cudnn_config_list_free(&list);
     cudnn_graph_free(&graph);
-    return counts;
 }
 
 /* ---------------------------------------------------------------- plans */
@@ -243,7 +240,7 @@ static void check_plan(struct cudnn_plan *plan, struct problem *p, const char *n
 {
     const struct cudnn_plan_info *info = cudnn_plan_describe(plan);
     struct effnet_error error = {0};
-    struct guarded workspace = guarded_alloc((size_t)info->workspace_bytes);
+    const struct guarded workspace = workspace_of(info->workspace_bytes);
     double relative_l2;
     cudaStream_t stream;
     CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -251,75 +248,127 @@ static void check_plan(struct cudnn_plan *plan, struct problem *p, const char *n
     guarded_poison(&p->y);
     CUDA_OK(cudaDeviceSynchronize());
     int status = cudnn_plan_run(plan, p->x, p->w, p->y.data, workspace.data, stream, &error);
-    check(!status, "%s", error.message);
+    expect(!status, "%s", error.message);
     fetch(p, p->out);
-    check(right(p, info->engine, &relative_l2), "%s: plan", name);
+    expect(right(p, info->engine, &relative_l2), "%s: plan", name);
 
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     status = cudnn_plan_run(plan, p->x, p->w, p->y.data, workspace.data, stream, &error);
     CUDA_OK(cudaStreamEndCapture(stream, &graph));
-    check(!status, "%s", error.message);
+    expect(!status, "%s", error.message);
     CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
     for (int replay = 0; replay < 2; replay++) {
         guarded_poison(&p->y);
         CUDA_OK(cudaDeviceSynchronize());
         CUDA_OK(cudaGraphLaunch(exec, stream));
         fetch(p, p->out_equal);
-        check(!memcmp(p->out, p->out_equal, p->y_count * sizeof(half)), "%s: %s: other bits in a CUDA graph",
-              name, info->engine);
+        expect(!memcmp(p->out, p->out_equal, p->y_count * sizeof(half)), "%s: %s: other bits in a CUDA graph",
+               name, info->engine);
     }
-    check(guarded_intact(&workspace) && guarded_intact(&p->y), "%s: guards", name);
+    expect(guarded_intact(&workspace) && guarded_intact(&p->y), "%s: guards", name);
     CUDA_OK(cudaGraphExecDestroy(exec));
     CUDA_OK(cudaGraphDestroy(graph));
     CUDA_OK(cudaStreamDestroy(stream));
-    guarded_free(&workspace);
 }
 
-static void check_shape(struct cudnn_context *context, const char *name, const struct cudnn_conv_shape *s,
-                        bool plan_only, bool tune, uint64_t *state)
+static void visit_engine(const struct cudnn_trial *trial, void *engines)
+{
+    if (!trial->refused) check_engine(engines, trial->config, trial->executable);
+}
+
+/* Times all engines, checks each while it is there (to build one takes up to 20 ms), and puts the fastest
+ * where cudnn_plan_create finds it. */
+static void choose(struct engines *e, bool tune)
+{
+    struct effnet_error error = {0};
+    struct cudnn_context *context = e->context;
+    const struct cudnn_conv_shape *s = &e->problem->shape;
+    const struct cudnn_plan_options options = {
+        .layer = e->name, .tune = tune, .workspace_limit_bytes = CUDNN_WORKSPACE_LIMIT};
+    struct cudnn_graph graph;
+    struct cudnn_cache_entry chosen = {0};
+    struct cudnn_executable executable = {0};
+    int status = cudnn_graph_build(&context->target, s, e->name, &graph, &error);
+    if (!status)
+        status = cudnn_tune(context, &graph, s, &options, visit_engine, e, &chosen, &executable, &error);
+    cudnn_graph_free(&graph);
+    cudnn_executable_free(&executable);
+    cudnn_cache_key(chosen.key, context->device, context->target.library->version, s, &options);
+    if (!status) status = cudnn_cache_put(&context->cache, &chosen, &error);
+    expect(!status, "%s", error.message);
+}
+
+/* What cudnn_plan_create gives. Prints it. */
+static void check_choice(struct cudnn_context *context, const char *name, struct problem *p, bool tune)
 {
     struct effnet_error error = {0};
     struct cudnn_plan *plan;
     const struct cudnn_plan_options options = {.layer = name, .tune = tune};
-    double start = now_ms();
-    int status = cudnn_plan_create(context, s, &options, &plan, &error);
-    double chosen_ms = now_ms() - start;
-    check(!status, "%s", error.message);
+    const int status = cudnn_plan_create(context, &p->shape, &options, &plan, &error);
+    expect(!status, "%s", error.message);
     if (status) return;
-    struct problem p = problem_new(s, state);
-    check_plan(plan, &p, name);
-    struct engine_counts counts = {0};
-    if (!plan_only) {
-        counts = check_engines(context, &p, name, tune);
-        check(counts.ran > 0, "%s: no engine ran", name);
-    }
+    check_plan(plan, p, name);
     const struct cudnn_plan_info *info = cudnn_plan_describe(plan);
-    printf("%-17s n%-3d %3dx%-3d c%-4d->%-4d g%-4d k%d s%d p%d%d%d%d: %2d engines, worst L2 %.1e; %s %.2f "
-           "us%s, %.0f ms\n",
-           name, s->n, s->h, s->w, s->c_in, s->c_out, s->groups, s->kernel, s->stride, s->pad_top,
-           s->pad_left, s->pad_bottom, s->pad_right, counts.ran, counts.worst_l2, info->engine,
-           info->elapsed_us, info->cached ? " (cached)" : "", chosen_ms);
+    printf("; %s %.2f us%s", info->engine, info->elapsed_us, info->cached ? " (cached)" : "");
     cudnn_plan_destroy(plan);
+}
+
+/* CHOICE: the plan; ENGINES: every engine. */
+enum what { CHOICE = 1, ENGINES = 2 };
+
+static void check_shape(struct cudnn_context *context, const char *name, const struct cudnn_conv_shape *s,
+                        int what, bool tune, uint64_t *state)
+{
+    struct problem p = problem_new(s, state);
+    struct engines engines = {.context = context, .problem = &p, .name = name};
+    printf("%-17s n%-3d %3dx%-3d c%-4d->%-4d g%-4d k%d s%d p%d%d%d%d", name, s->n, s->h, s->w, s->c_in,
+           s->c_out, s->groups, s->kernel, s->stride, s->pad_top, s->pad_left, s->pad_bottom, s->pad_right);
+    if (what & ENGINES) {
+        if (what & CHOICE)
+            choose(&engines, tune);
+        else
+            check_engines(&engines, tune);
+        expect(engines.ran > 0, "%s: no engine ran", name);
+        printf(": %2d engines, worst L2 %.1e", engines.ran, engines.worst_l2);
+    }
+    if (what & CHOICE) check_choice(context, name, &p, tune);
+    printf("\n");
     problem_free(&p);
+}
+
+/* Every distinct convolution of both networks. */
+static void check_networks(struct cudnn_context *context, int batch, int what, bool tune, uint64_t *state)
+{
+    struct named_shape shapes[NAMED_SHAPES_MAX];
+    const int count = all_network_shapes(batch, shapes);
+    for (int i = 0; i < count; i++) {
+        bool seen = false;
+        for (int j = 0; j < i; j++)
+            seen |= !memcmp(&shapes[i].shape, &shapes[j].shape, sizeof shapes[i].shape);
+        if (!seen) check_shape(context, shapes[i].name, &shapes[i].shape, what, tune, state);
+    }
 }
 
 /* ---------------------------------------------------------------- cache */
 
-/* All networks' plans at one batch; returns how many came from the cache, and each one's engine. */
-static int make_plans(struct cudnn_context *context, int batch, char engines[NAMED_SHAPES_MAX][160],
-                      double *elapsed_ms)
+enum { CACHED_SHAPES = 6 };
+
+/* The first few convolutions of lite1 at batch 3; returns how many plans came from the cache, and each one's
+ * engine. */
+static int make_plans(struct cudnn_context *context, char engines[CACHED_SHAPES][160], double *elapsed_ms)
 {
     struct named_shape shapes[NAMED_SHAPES_MAX];
-    int count = all_network_shapes(batch, shapes), cached = 0;
+    int cached = 0;
+    all_network_shapes(3, shapes);
     double start = now_ms();
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < CACHED_SHAPES; i++) {
         struct effnet_error error = {0};
         struct cudnn_plan *plan;
         const struct cudnn_plan_options options = {.layer = shapes[i].name};
         int status = cudnn_plan_create(context, &shapes[i].shape, &options, &plan, &error);
-        check(!status, "%s", error.message);
+        expect(!status, "%s", error.message);
         if (status) continue;
         cached += cudnn_plan_describe(plan)->cached;
         snprintf(engines[i], sizeof engines[i], "%s", cudnn_plan_describe(plan)->engine);
@@ -333,156 +382,28 @@ static int make_plans(struct cudnn_context *context, int batch, char engines[NAM
 /* The second start takes everything from disk; a third, with the file broken, times again. */
 static void check_cache(void)
 {
-    static char engines[3][NAMED_SHAPES_MAX][160];
-    struct named_shape shapes[NAMED_SHAPES_MAX];
-    const int count = all_network_shapes(3, shapes);
+    static char engines[3][CACHED_SHAPES][160];
     int cached[3];
     for (int start = 0; start < 3; start++) {
         if (start == 2) {
             FILE *broken = fopen(cache_file, "w");
-            check(broken && fputs("not a cache\n", broken) >= 0 && fclose(broken) == 0,
-                  "%s cannot be written", cache_file);
+            expect(broken && fputs("not a cache\n", broken) >= 0 && fclose(broken) == 0,
+                   "%s cannot be written", cache_file);
         }
-        double begin = now_ms(), plans_ms;
+        double begin = now_ms(), elapsed_ms;
         struct cudnn_context *context = open_context();
         double open_ms = now_ms() - begin;
-        cached[start] = make_plans(context, 3, engines[start], &plans_ms);
+        cached[start] = make_plans(context, engines[start], &elapsed_ms);
         cudnn_context_close(context);
         printf("cache, start %d: context %.1f ms, %d plans %.1f ms, %d of them cached\n", start + 1, open_ms,
-               count, plans_ms, cached[start]);
+               CACHED_SHAPES, elapsed_ms, cached[start]);
     }
-    /* Equal layers of the two networks share an entry, so some are cached at once. */
-    check(cached[0] < count && cached[2] == cached[0], "first and broken start: %d, %d cached", cached[0],
-          cached[2]);
-    check(cached[1] == count, "second start: %d of %d cached", cached[1], count);
-    for (int i = 0; i < count; i++)
-        check(!strcmp(engines[0][i], engines[1][i]), "%s: %s, cached %s", shapes[i].name, engines[0][i],
-              engines[1][i]);
-}
-
-/* ---------------------------------------------------------------- bench */
-
-/* Bytes a second, read and written, of a large device-to-device copy. */
-static double copy_bandwidth(void)
-{
-    const size_t bytes = (size_t)1 << 30;
-    void *from, *to;
-    cudaEvent_t start, stop;
-    float ms, best = 0;
-    CUDA_OK(cudaMalloc(&from, bytes));
-    CUDA_OK(cudaMalloc(&to, bytes));
-    CUDA_OK(cudaMemset(from, 0x5a, bytes));
-    CUDA_OK(cudaEventCreate(&start));
-    CUDA_OK(cudaEventCreate(&stop));
-    for (int i = 0; i < 12; i++) {
-        CUDA_OK(cudaEventRecord(start, NULL));
-        CUDA_OK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, NULL));
-        CUDA_OK(cudaEventRecord(stop, NULL));
-        CUDA_OK(cudaEventSynchronize(stop));
-        CUDA_OK(cudaEventElapsedTime(&ms, start, stop));
-        if (i > 1 && (best == 0 || ms < best)) best = ms;
-    }
-    CUDA_OK(cudaFree(from));
-    CUDA_OK(cudaFree(to));
-    return 2.0 * (double)bytes / (best / 1000);
-}
-
-struct bench_row {
-    char engine[160];
-    double elapsed_us, build_ms;
-    int64_t workspace_bytes;
-    bool rough, runtime_compiled;
-};
-
-struct bench_rows {
-    struct bench_row rows[1024];
-    int count;
-};
-
-static void bench_visit(const struct cudnn_trial *trial, void *rows_of)
-{
-    struct bench_rows *rows = rows_of;
-    if (trial->refused || rows->count == (int)(sizeof rows->rows / sizeof *rows->rows)) return;
-    struct bench_row *row = &rows->rows[rows->count++];
-    *row = (struct bench_row){.elapsed_us = trial->elapsed_us,
-                              .build_ms = trial->build_ms,
-                              .rough = trial->rough,
-                              .workspace_bytes = trial->executable->workspace_bytes,
-                              .runtime_compiled = trial->executable->runtime_compiled};
-    cudnn_config_name(trial->config, row->engine, sizeof row->engine);
-}
-
-static int compare_rows(const void *a, const void *b)
-{
-    double x = ((const struct bench_row *)a)->elapsed_us, y = ((const struct bench_row *)b)->elapsed_us;
-    return (x > y) - (x < y);
-}
-
-/* Returns the chosen engine's microseconds. */
-static double bench_shape(struct cudnn_context *context, const struct named_shape *named, double bandwidth,
-                          bool tune, bool best_only)
-{
-    static struct bench_rows rows;
-    rows.count = 0;
-    const struct cudnn_conv_shape *s = &named->shape;
-    const struct cudnn_plan_options options = {
-        .layer = named->name, .tune = tune, .workspace_limit_bytes = CUDNN_WORKSPACE_LIMIT};
-    struct effnet_error error = {0};
-    struct cudnn_graph graph;
-    struct cudnn_cache_entry chosen = {0};
-    struct cudnn_executable executable = {0};
-    double start = now_ms();
-    int status = cudnn_graph_build(&context->target, s, named->name, &graph, &error);
-    if (!status)
-        status = cudnn_tune(context, &graph, s, &options, bench_visit, &rows, &chosen, &executable, &error);
-    check(!status, "%s", error.message);
-    cudnn_graph_free(&graph);
-    if (status) return 0;
-
-    char name[200];
-    cudnn_config_name(&chosen.config, name, sizeof name);
-    const double bytes = 2.0 * ((double)s->n * s->h * s->w * s->c_in +
-                                (double)s->n * s->out_h * s->out_w * s->c_out +
-                                (double)s->c_out * s->kernel * s->kernel * s->c_in / s->groups);
-    const double floor_us = 1e6 * bytes / bandwidth, chosen_us = (double)chosen.elapsed_ns / 1000;
-    printf(
-        "%-17s n%-3d %3dx%-3d c%-4d k%d s%d x%d: floor %.2f us, %d engines, %.0f ms: %.2f us %.0f%% %s%s\n",
-        named->name, s->n, s->h, s->w, s->c_in, s->kernel, s->stride, named->layers, floor_us, rows.count,
-        now_ms() - start, chosen_us, 100 * floor_us / chosen_us, name,
-        executable.runtime_compiled ? " (compiled)" : "");
-    qsort(rows.rows, (size_t)rows.count, sizeof *rows.rows, compare_rows);
-    for (int i = 0; !best_only && i < rows.count; i++) {
-        const struct bench_row *row = &rows.rows[i];
-        printf("  %9.2f us %3.0f%%  ws %8.1f KiB  build %6.1f ms  %s%s%s\n", row->elapsed_us,
-               100 * floor_us / row->elapsed_us, (double)row->workspace_bytes / 1024, row->build_ms,
-               row->engine, row->rough ? " (one run)" : "", row->runtime_compiled ? " (compiled)" : "");
-    }
-    cudnn_executable_free(&executable);
-    return chosen_us;
-}
-
-static void bench(int only_batch, bool tune, bool best_only)
-{
-    static const int batches[] = {1, 10, 256};
-    const double bandwidth = copy_bandwidth();
-    struct cudnn_context *context = open_context();
-    printf("%s on %s, copy %.2f TB/s, L2 as the run before left it%s\n", cudnn_context_name(context),
-           context->device, bandwidth / 1e12, tune ? ", all engines" : "");
-    for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
-        if (only_batch && b) break;
-        const int batch = only_batch ? only_batch : batches[b];
-        struct named_shape shapes[NAMED_SHAPES_MAX];
-        const int count = all_network_shapes(batch, shapes);
-        double lite1_us = 0, b1_plain_us = 0;
-        for (int i = 0; i < count; i++) {
-            double layers_us = shapes[i].layers *
-                               bench_shape(context, &shapes[i], bandwidth, tune, best_only);
-            *(shapes[i].name[0] == 'l' ? &lite1_us : &b1_plain_us) += layers_us;
-        }
-        printf("batch %d, stem and all depthwise layers: lite1 %.1f us, b1-plain %.1f us\n", batch, lite1_us,
-               b1_plain_us);
-    }
-    cudnn_context_close(context);
+    expect(cached[0] == 0 && cached[1] == CACHED_SHAPES && cached[2] == 0,
+           "three starts, the last with a broken file: %d, %d, %d of %d cached", cached[0], cached[1],
+           cached[2], CACHED_SHAPES);
+    for (int i = 0; i < CACHED_SHAPES; i++)
+        expect(!strcmp(engines[0][i], engines[1][i]), "plan %d: %s, cached %s", i, engines[0][i],
+               engines[1][i]);
 }
 
 /* ---------------------------------------------------------------- main */
@@ -507,10 +428,12 @@ int main(int argc, char **argv)
                    2;
     gpu_require();
 
-    if (!mkdtemp(cache_folder)) return perror(cache_folder), 1;
-    snprintf(cache_file, sizeof cache_file, "%s/cudnn-plans.txt", cache_folder);
-    setenv("EFFNET_CACHE", cache_folder, 1);
-    atexit(remove_cache);
+    if (!small || !getenv("EFFNET_CACHE")) {
+        if (!mkdtemp(cache_folder)) return perror(cache_folder), 1;
+        snprintf(cache_file, sizeof cache_file, "%s/cudnn-plans.txt", cache_folder);
+        setenv("EFFNET_CACHE", cache_folder, 1);
+        atexit(remove_cache);
+    }
 
     if (bench_mode) {
         bench(batch, tune, best_only);
@@ -518,21 +441,19 @@ int main(int argc, char **argv)
         uint64_t state = random_seed("shapes and data", 20260102);
         struct cudnn_context *context = open_context();
         printf("%s on %s\n", cudnn_context_name(context), context->device);
-        for (int n = 1; !small && n <= 10; n += 9) {
-            struct named_shape shapes[NAMED_SHAPES_MAX];
-            int count = all_network_shapes(n, shapes);
-            for (int i = 0; i < count; i++)
-                check_shape(context, shapes[i].name, &shapes[i].shape, false, tune, &state);
+        if (!small) {
+            check_networks(context, 1, ENGINES, tune, &state);
+            check_networks(context, 10, ENGINES | CHOICE, tune, &state);
         }
-        for (int i = 0; i < (small ? 4 : 60); i++) {
+        for (int i = 0; i < (small ? 4 : 40); i++) {
             struct cudnn_conv_shape s = awkward_shape(&state);
             char name[32];
             snprintf(name, sizeof name, "awkward %d", i);
-            check_shape(context, name, &s, small, tune, &state);
+            check_shape(context, name, &s, small ? CHOICE : i % 4 ? ENGINES : ENGINES | CHOICE, tune, &state);
         }
         cudnn_context_close(context);
         if (!small) check_cache();
+        printf("checking engines %.1f s, the reference %.1f s\n", engines_ms / 1000, reference_ms / 1000);
     }
-    printf("%d passed, %d failed\n", passed, failed);
-    return failed != 0;
+    return finish();
 }

@@ -1,0 +1,603 @@
+/* The CUDA backend as a whole, through effnet.h: on two small networks with seeded weights, and on lite1 and
+ * b1-plain where weights/ holds them. Every unit and the logits against the reference; the same bits from run
+ * to run, from session to session, alone and in any company, in both plans; a batch too large for the GPU;
+ * arguments that are wrong; several sessions at once.
+ *   --small    the small networks and smaller batches, nothing that fills the GPU's memory: for
+ * compute-sanitizer Choices are kept in the folder that EFFNET_CACHE names, or else in one that is removed
+ * again. */
+#include "effnet.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include "small.h"
+#include "weights_builder.h"
+
+static const uint64_t SEED = 20260401;
+
+static const char *const PLANS[] = {"auto", "cudnn"};
+
+/* ---------------------------------------------------------------- networks */
+
+enum { IMAGES_MAX = 11 };
+
+/* A network, and pictures for it. */
+struct subject {
+    const char *name;
+    effnet_model *model;
+    size_t classes, crop_bytes;
+    int images, max_batch;
+    uint8_t *pixels; /* [images][crop][crop][3] */
+};
+
+/* Noise of another mean and contrast in each picture; the first is black. */
+static struct subject subject_new(const char *name, effnet_model *model, int images, int max_batch)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    const size_t side = (size_t)info->preprocess.crop;
+    struct subject s = {name, model, (size_t)info->classes, side * side * 3, images, max_batch, NULL};
+    uint64_t state = SEED;
+    s.pixels = checked_malloc((size_t)images * s.crop_bytes);
+    for (int i = 0; i < images; i++) {
+        const float mean = 127.5f + 100 * noise(&state), contrast = 64 + 64 * noise(&state);
+        for (size_t p = 0; p < s.crop_bytes; p++) {
+            const float v = mean + contrast * noise(&state);
+            s.pixels[(size_t)i * s.crop_bytes + p] = (uint8_t)(i == 0 ? 0 : v < 0 ? 0 : v > 255 ? 255 : v);
+        }
+    }
+    return s;
+}
+
+static void subject_free(struct subject *s)
+{
+    effnet_model_close(s->model);
+    free(s->pixels);
+}
+
+/* lite1's kinds of layers: its first block, SAME padding, odd maps, both kernels and strides, residuals, a
+ * head that pools. */
+static effnet_model *lite_model(void)
+{
+    struct weights *w = weights_new(SEED, 52, 52);
+    weights_conv(w, "stem", 32, 3, 2, WEIGHTS_SAME, "relu6");
+    weights_mbconv(w, 16, 32, 3, 1, WEIGHTS_SAME, "relu6", false);
+    weights_mbconv(w, 24, 96, 3, 2, WEIGHTS_SAME, "relu6", false);
+    weights_mbconv(w, 24, 144, 3, 1, WEIGHTS_SAME, "relu6", true);
+    weights_mbconv(w, 40, 144, 5, 2, WEIGHTS_SAME, "relu6", false);
+    weights_mbconv(w, 40, 240, 5, 1, WEIGHTS_SAME, "relu6", true);
+    weights_mbconv(w, 80, 240, 3, 2, WEIGHTS_SAME, "relu6", false);
+    weights_head(w, 320, "relu6", 37);
+    return weights_open(w);
+}
+
+/* Symmetric padding, ReLU, a map too large to be pooled where it is made, and a head of linear layers: folded
+ * Linear, BatchNorm1d, GELU, ReLU; then a GELU and a SiLU layer of odd sizes. */
+static effnet_model *heads_model(void)
+{
+    struct weights *w = weights_new(SEED + 1, 37, 37);
+    weights_conv(w, "stem", 16, 3, 2, WEIGHTS_SYMMETRIC, "relu");
+    weights_mbconv(w, 24, 48, 3, 2, WEIGHTS_SYMMETRIC, "relu", false);
+    weights_mbconv(w, 24, 96, 5, 1, WEIGHTS_SYMMETRIC, "relu", true);
+    weights_layer(w, "head", "pointwise", 200, 1, 1, NULL, "relu", NULL, -1);
+    weights_layer(w, "pool", "pool", 200, 1, 1, NULL, NULL, NULL, -1);
+    weights_layer(w, "classifier.0", "linear", 136, 1, 1, NULL, "gelu_relu", NULL, -1);
+    weights_layer(w, "classifier.1", "linear", 133, 1, 1, NULL, "gelu", NULL, -1);
+    weights_layer(w, "classifier.2", "linear", 61, 1, 1, NULL, "silu", NULL, -1);
+    weights_layer(w, "classifier.3", "linear", 11, 1, 1, NULL, "none", NULL, -1);
+    weights_labels(w, 11);
+    return weights_open(w);
+}
+
+/* ---------------------------------------------------------------- sessions */
+
+/* NULL, and one failure counted, where it does not open. */
+static effnet_session *open_session(const struct subject *s, const char *device, const char *plan,
+                                    int max_batch)
+{
+    const struct effnet_session_options options = {.device = device, .plan = plan, .max_batch = max_batch};
+    struct effnet_error error = {0};
+    effnet_session *session;
+    const int status = effnet_session_open(s->model, &options, &session, &error);
+    expect(!status, "%s, plan %s, batch %d: %s", s->name, plan, max_batch, error.message);
+    return session;
+}
+
+/* Memory for `count` floats and a guard zone behind them, all of it NaN. */
+enum { GUARD_FLOATS = 64 };
+
+static float *poisoned(size_t count)
+{
+    float *values = checked_malloc((count + GUARD_FLOATS) * sizeof *values);
+    memset(values, 0xff, (count + GUARD_FLOATS) * sizeof *values);
+    return values;
+}
+
+/* Whether all of it was written, by numbers, and nothing behind it. */
+static bool filled(const float *values, size_t count)
+{
+    bool good = true;
+    for (size_t i = 0; i < count; i++) good &= isfinite(values[i]);
+    for (size_t i = 0; i < GUARD_FLOATS * sizeof *values; i++)
+        good &= ((const unsigned char *)(values + count))[i] == 0xff;
+    return good;
+}
+
+/* The logits of n pictures; the caller frees them. */
+static float *run(effnet_session *session, const struct subject *s, const uint8_t *pixels, int n)
+{
+    struct effnet_error error = {0};
+    float *logits = poisoned((size_t)n * s->classes);
+    const int status = effnet_session_run(session, pixels, n, logits, &error);
+    expect(!status, "%s: a run of %d: %s", s->name, n, error.message);
+    expect(filled(logits, (size_t)n * s->classes), "%s: a run of %d: logits unwritten, or written beyond",
+           s->name, n);
+    return logits;
+}
+
+/* Each picture's logits when it is alone; no two pictures' may be equal, or nothing would be tested. */
+static float *run_alone(effnet_session *session, const struct subject *s)
+{
+    float *logits = checked_malloc((size_t)s->images * s->classes * sizeof *logits);
+    for (int i = 0; i < s->images; i++) {
+        float *one = run(session, s, s->pixels + (size_t)i * s->crop_bytes, 1);
+        memcpy(logits + (size_t)i * s->classes, one, s->classes * sizeof *one);
+        free(one);
+        for (int j = 0; j < i; j++)
+            expect(memcmp(logits + (size_t)i * s->classes, logits + (size_t)j * s->classes,
+                          s->classes * sizeof *logits) != 0,
+                   "%s: pictures %d and %d have the same logits", s->name, i, j);
+    }
+    return logits;
+}
+
+/* ---------------------------------------------------------------- the same bits */
+
+/* n pictures, from picture `first` on and round again, against each alone. */
+static void check_company(effnet_session *session, const struct subject *s, const char *plan,
+                          const float *alone, int n, int first)
+{
+    uint8_t *pixels = calloc((size_t)n, s->crop_bytes);
+    if (!pixels) exit(1);
+    for (int i = 0; i < n; i++)
+        memcpy(pixels + (size_t)i * s->crop_bytes,
+               s->pixels + (size_t)((first + i) % s->images) * s->crop_bytes, s->crop_bytes);
+    float *logits = run(session, s, pixels, n);
+    int different = 0;
+    for (int i = 0; i < n; i++)
+        different += memcmp(logits + (size_t)i * s->classes,
+                            alone + (size_t)((first + i) % s->images) * s->classes,
+                            s->classes * sizeof *logits) != 0;
+    expect(!different, "%s, plan %s: %d of %d pictures from %d on have other logits than alone", s->name,
+           plan, different, n, first);
+    free(logits);
+    free(pixels);
+}
+
+static bool same_units(const effnet_session *a, const effnet_session *b)
+{
+    const int count = effnet_session_unit_count(a);
+    bool same = count == effnet_session_unit_count(b);
+    for (int i = 0; same && i < count; i++)
+        same = !strcmp(effnet_session_unit(a, i)->kernel, effnet_session_unit(b, i)->kernel);
+    return same;
+}
+
+/* Part-filled, full and several passes, every picture at every place of a pass; then a second session. */
+static void check_bits(const struct subject *s, const char *plan)
+{
+    effnet_session *session = open_session(s, "cuda", plan, s->max_batch), *second;
+    if (!session) return;
+    float *alone = run_alone(session, s), *again = run_alone(session, s);
+    expect(!memcmp(alone, again, (size_t)s->images * s->classes * sizeof *alone),
+           "%s, plan %s: other logits at the second run", s->name, plan);
+    free(again);
+    for (int n = 1; n <= s->images; n++)
+        for (int first = 0; first < (n <= s->max_batch ? s->max_batch : 2); first++)
+            check_company(session, s, plan, alone, n, first);
+    second = open_session(s, "cuda:0", plan, s->max_batch);
+    if (second) {
+        expect(same_units(session, second), "%s, plan %s: the second session runs other kernels", s->name,
+               plan);
+        check_company(second, s, plan, alone, s->images, 0);
+    }
+    effnet_session_close(second);
+    effnet_session_close(session);
+    free(alone);
+}
+
+/* ---------------------------------------------------------------- against the reference */
+
+/* The worst image's relative L2 error; infinity where a value is not a number or one element is further off
+ * than rounding explains: the allowance times its size and 16 times the image's root mean square. */
+static double difference(const float *got, const float *want, int n, size_t size, double allowance)
+{
+    double worst = 0;
+    for (int i = 0; i < n; i++, got += size, want += size) {
+        double error = 0, norm = 0;
+        for (size_t k = 0; k < size; k++) {
+            const double d = (double)got[k] - (double)want[k];
+            if (!isfinite(d)) return INFINITY;
+            error += d * d, norm += (double)want[k] * (double)want[k];
+        }
+        if (norm == 0) return INFINITY; /* nothing to compare */
+        for (size_t k = 0; k < size; k++)
+            if (fabs((double)got[k] - (double)want[k]) >
+                allowance * (fabs((double)want[k]) + 16 * sqrt(norm / (double)size)))
+                return INFINITY;
+        worst = fmax(worst, sqrt(error / norm));
+    }
+    return worst;
+}
+
+static size_t output_size(const struct effnet_layer *l)
+{
+    return (size_t)l->out_height * (size_t)l->out_width * (size_t)l->out_channels;
+}
+
+/* The reference's way through a network on n pictures. */
+struct truth {
+    const struct subject *subject;
+    int n, layers;
+    float *tensor, **output, **raw; /* of each layer; raw without bias and activation */
+};
+
+static struct truth truth_new(const struct subject *s, int n)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(s->model);
+    struct truth t = {.subject = s, .n = n, .layers = info->layer_count};
+    t.tensor = checked_malloc((size_t)n * s->crop_bytes * sizeof(float));
+    t.output = checked_malloc((size_t)t.layers * sizeof *t.output);
+    t.raw = checked_malloc((size_t)t.layers * sizeof *t.raw);
+    effnet_reference_normalise(&info->preprocess, n, s->pixels, t.tensor);
+    for (int i = 0; i < t.layers; i++) {
+        const struct effnet_layer *l = effnet_model_layer(s->model, i);
+        const float *input = i ? t.output[i - 1] : t.tensor,
+                    *added = l->residual < 0 ? NULL : t.output[l->residual];
+        struct effnet_error error = {0};
+        t.output[i] = poisoned((size_t)n * output_size(l));
+        t.raw[i] = poisoned((size_t)n * output_size(l));
+        const int status = effnet_reference_layer(s->model, i, n, input, added, false, t.output[i], &error) |
+                           effnet_reference_layer(s->model, i, n, input, added, true, t.raw[i], &error);
+        expect(!status, "%s: the reference: %s", s->name, error.message);
+    }
+    return t;
+}
+
+static void truth_free(struct truth *t)
+{
+    for (int i = 0; i < t->layers; i++) free(t->output[i]), free(t->raw[i]);
+    free(t->output), free(t->raw), free(t->tensor);
+}
+
+/* One unit on the reference's input. */
+static double unit_error(effnet_session *session, const struct truth *t, int index, double allowance)
+{
+    const struct effnet_unit *u = effnet_session_unit(session, index);
+    const effnet_model *model = t->subject->model;
+    const float *input = u->first == 0  ? t->tensor
+                         : u->raw_input ? t->raw[u->first - 1]
+                                        : t->output[u->first - 1];
+    const float *want = u->raw_output ? t->raw[u->last] : t->output[u->last], *added = NULL;
+    for (int l = u->first; l <= u->last; l++) {
+        const int from = effnet_model_layer(model, l)->residual;
+        if (from >= 0 && from < u->first) added = t->output[from];
+    }
+    const size_t size = output_size(effnet_model_layer(model, u->last));
+    float *got = poisoned((size_t)t->n * size);
+    struct effnet_error error = {0};
+    const int status = effnet_session_run_unit(session, index, t->n, input, added, got, &error);
+    double worst = status || !filled(got, (size_t)t->n * size) ? INFINITY
+                                                               : difference(got, want, t->n, size, allowance);
+    if (status) printf("%s\n", error.message);
+    free(got);
+    return worst;
+}
+
+/* The units are the network's layers in order and agree on who applies bias and activation; each within 1e-3
+ * of the reference, the logits within 5e-3. */
+static void check_reference(const struct subject *s, const char *plan, int n)
+{
+    const double unit_allowance = 1e-3, logits_allowance = 5e-3;
+    effnet_session *session = open_session(s, "cuda", plan, s->max_batch);
+    if (!session) return;
+    struct truth t = truth_new(s, n);
+    double worst = 0;
+    int next = 0;
+    bool raw = false;
+    for (int i = 0; i < effnet_session_unit_count(session); i++) {
+        const struct effnet_unit *u = effnet_session_unit(session, i);
+        expect(u->first == next && u->last >= u->first && u->raw_input == raw,
+               "%s, plan %s: unit %d (%s) does not follow on the one before", s->name, plan, i, u->kernel);
+        next = u->last + 1, raw = u->raw_output;
+        const double error = unit_error(session, &t, i, unit_allowance);
+        expect(error <= unit_allowance, "%s, plan %s: unit %d, %s (%s): relative L2 %.2e", s->name, plan, i,
+               effnet_model_layer(s->model, u->first)->name, u->kernel, error);
+        worst = fmax(worst, error);
+    }
+    expect(next == t.layers && !raw, "%s, plan %s: the units end before the network does", s->name, plan);
+    float *logits = run(session, s, s->pixels, n);
+    const double error = difference(logits, t.output[t.layers - 1], n, s->classes, logits_allowance);
+    expect(error <= logits_allowance, "%s, plan %s: logits: relative L2 %.2e", s->name, plan, error);
+    printf("%s, plan %s: %d units, relative L2 up to %.1e; logits %.1e\n", s->name, plan,
+           effnet_session_unit_count(session), worst, error);
+    free(logits);
+    truth_free(&t);
+    effnet_session_close(session);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static size_t free_bytes(void)
+{
+    size_t available, total;
+    CUDA_OK(cudaMemGetInfo(&available, &total));
+    return available;
+}
+
+/* Lines in the file of measured choices. */
+static int count_choices(void)
+{
+    char path[512];
+    int lines = 0;
+    snprintf(path, sizeof path, "%s/cudnn-plans.txt", getenv("EFFNET_CACHE"));
+    FILE *file = fopen(path, "r");
+    for (int c; file && (c = getc(file)) != EOF;) lines += c == '\n';
+    if (file) fclose(file);
+    return lines;
+}
+
+/* A batch that does not fit: the message says what it needs and what would fit, before anything is timed and
+ * without keeping memory. Returns what would fit, or 0. */
+static int check_too_large(const struct subject *s, const char *plan, int batch)
+{
+    const struct effnet_session_options options = {.device = "cuda", .plan = plan, .max_batch = batch};
+    struct effnet_error error = {0};
+    effnet_session *session;
+    const int choices = count_choices();
+    const size_t before = free_bytes();
+    const int status = effnet_session_open(s->model, &options, &session, &error);
+    int named = 0, fits = 0;
+    long long needed = 0, available = 0;
+    const char *words = strstr(error.message, "a batch of ");
+    printf("%s, plan %s: status %d, %s\n", s->name, plan, status, error.message);
+    expect(status == EFFNET_E_NOMEM && error.status == status && !session, "%s: a batch of %d: status %d",
+           s->name, batch, status);
+    expect(words &&
+               sscanf(words,
+                      "a batch of %d needs %lld MiB of GPU memory and %lld MiB are free; about %d images fit",
+                      &named, &needed, &available, &fits) == 4,
+           "%s: a batch of %d: the message is \"%s\"", s->name, batch, error.message);
+    expect(named == batch && needed > available && (size_t)available <= before >> 20 && fits > 0 &&
+               fits < batch,
+           "%s: a batch of %d: \"%s\" with %zu MiB free", s->name, batch, error.message, before >> 20);
+    expect(count_choices() == choices, "%s: a batch of %d: engines were timed before it failed", s->name,
+           batch);
+    expect(free_bytes() + (64u << 20) >= before, "%s: a batch of %d: %zu MiB are lost", s->name, batch,
+           (before - free_bytes()) >> 20);
+    effnet_session_close(session);
+    return fits;
+}
+
+/* With all but 1 GiB of the GPU's memory taken, the largest batch fails and seven eighths of what the message
+ * names work; afterwards all is as before. */
+static void check_memory(const struct subject *s, const char *plan)
+{
+    enum { LARGEST = 65536 };
+    effnet_session *session = open_session(s, "cuda", plan, s->max_batch);
+    if (!session) return;
+    float *want = run(session, s, s->pixels, s->images);
+    effnet_session_close(session);
+
+    void *hog = NULL;
+    CUDA_OK(cudaMalloc(&hog, free_bytes() - ((size_t)1 << 30)));
+    const int fits = check_too_large(s, plan, LARGEST);
+    session = fits > 0 ? open_session(s, "cuda", plan, fits - fits / 8) : NULL;
+    if (session) { /* another batch, so perhaps other kernels and other roundings */
+        float *got = run(session, s, s->pixels, s->images);
+        const double error = difference(got, want, s->images, s->classes, 1e-2);
+        expect(error <= 1e-2, "%s: a batch of %d: relative L2 %.2e", s->name, fits - fits / 8, error);
+        free(got);
+    }
+    effnet_session_close(session);
+    CUDA_OK(cudaFree(hog));
+
+    session = open_session(s, "cuda", plan, s->max_batch);
+    if (session) {
+        float *got = run(session, s, s->pixels, s->images);
+        expect(!memcmp(got, want, (size_t)s->images * s->classes * sizeof *got),
+               "%s: other logits after a batch that did not fit", s->name);
+        free(got);
+    }
+    effnet_session_close(session);
+    free(want);
+}
+
+/* Bytes that one picture's activations take at least: a layer's input and output. */
+static size_t least_bytes(const effnet_model *model)
+{
+    size_t most = 0;
+    for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++) {
+        const struct effnet_layer *l = effnet_model_layer(model, i);
+        const size_t values = (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels +
+                              output_size(l);
+        if (l->op == EFFNET_OP_DEPTHWISE && values > most) most = values;
+    }
+    return 2 * most;
+}
+
+/* ---------------------------------------------------------------- wrong arguments */
+
+static void check_refusal(const effnet_model *model, const struct effnet_session_options *options, int want,
+                          const char *word)
+{
+    struct effnet_error error = {0};
+    effnet_session *session = (effnet_session *)&error; /* must become NULL */
+    const int status = effnet_session_open(model, options, &session, &error);
+    expect(status == want && error.status == want && !session && strstr(error.message, word) &&
+               !strchr(error.message, '\n'),
+           "device %s, precision %s, plan %s, batch %d: status %d, not %d: \"%s\", without \"%s\"",
+           options->device, options->precision ? options->precision : "-",
+           options->plan ? options->plan : "-", options->max_batch, status, want, error.message, word);
+}
+
+static void check_refusals(const struct subject *s)
+{
+    char absent[16];
+    int devices;
+    CUDA_OK(cudaGetDeviceCount(&devices));
+    snprintf(absent, sizeof absent, "cuda:%d", devices);
+    const struct {
+        struct effnet_session_options options;
+        int status;
+        const char *word;
+    } wrong[] = {
+        {{.device = "cuda", .precision = "fp8"}, EFFNET_E_USAGE, "fp8"},
+        {{.device = "cuda", .precision = "fp32"}, EFFNET_E_UNAVAILABLE, "fp32"},
+        {{.device = "cuda", .precision = "bf16"}, EFFNET_E_UNAVAILABLE, "bf16"},
+        {{.device = "cuda", .plan = "fast"}, EFFNET_E_USAGE, "fast"},
+        {{.device = absent}, EFFNET_E_UNAVAILABLE, absent},
+        {{.device = "cuda:1024"}, EFFNET_E_USAGE, "cuda:1024"},
+        {{.device = "cuda:"}, EFFNET_E_USAGE, "cuda:"},
+        {{.device = "cuda:-1"}, EFFNET_E_USAGE, "cuda:-1"},
+        {{.device = "gpu"}, EFFNET_E_USAGE, "gpu"},
+        {{.device = "cuda", .max_batch = -1}, EFFNET_E_USAGE, "-1"},
+        {{.device = "cuda", .max_batch = 65537}, EFFNET_E_USAGE, "65537"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        check_refusal(s->model, &wrong[i].options, wrong[i].status, wrong[i].word);
+
+    /* A network that the kernels do not take, for its channels: an error, or the CPU with a notice. */
+    effnet_model *odd = weights_open(weights_tiny(SEED));
+    const struct effnet_session_options cuda = {.device = "cuda"}, any = {.device = "auto"};
+    check_refusal(odd, &cuda, EFFNET_E_UNAVAILABLE, "stem");
+    effnet_session *session;
+    const int status = effnet_session_open(odd, &any, &session, NULL);
+    expect(!status && strcmp(effnet_session_get_info(session)->backend, "cuda") != 0 &&
+               strstr(effnet_session_get_info(session)->notice, "stem"),
+           "device auto does not say why it leaves a network to the CPU");
+    effnet_session_close(session);
+    effnet_model_close(odd);
+}
+
+/* ---------------------------------------------------------------- several sessions */
+
+struct worker {
+    const struct subject *subject;
+    effnet_session *session;
+    float *alone;
+    int rounds, different;
+};
+
+/* Runs all pictures again and again. */
+static void *work(void *argument)
+{
+    struct worker *w = argument;
+    const struct subject *s = w->subject;
+    const size_t count = (size_t)s->images * s->classes;
+    float *logits = poisoned(count);
+    for (int round = 0; round < w->rounds; round++) {
+        memset(logits, 0xff, count * sizeof *logits);
+        const int status = effnet_session_run(w->session, s->pixels, s->images, logits, NULL);
+        w->different += status || memcmp(logits, w->alone, count * sizeof *logits);
+    }
+    free(logits);
+    return NULL;
+}
+
+/* Sessions of both networks and plans side by side, each in a thread of its own; on two devices where there
+ * are two. Their logits are those of a session that had the device to itself. */
+static void check_side_by_side(const struct subject *a, const struct subject *b, int rounds)
+{
+    enum { WORKERS = 4 };
+    struct worker workers[WORKERS];
+    pthread_t threads[WORKERS];
+    int devices, good = 0;
+    CUDA_OK(cudaGetDeviceCount(&devices));
+    for (int i = 0; i < WORKERS; i++) {
+        const struct subject *s = i % 2 ? b : a;
+        workers[i] = (struct worker){.subject = s, .rounds = rounds};
+        effnet_session *session = open_session(s, "cuda", PLANS[i / 2], s->max_batch);
+        workers[i].alone = session ? run(session, s, s->pixels, s->images) : NULL;
+        effnet_session_close(session);
+    }
+    for (int i = 0; i < WORKERS; i++) {
+        const struct subject *s = workers[i].subject;
+        workers[i].session = open_session(s, devices > 1 && i % 2 ? "cuda:1" : "cuda:0", PLANS[i / 2],
+                                          s->max_batch);
+        good += workers[i].session && workers[i].alone;
+    }
+    for (int i = 0; good == WORKERS && i < WORKERS; i++)
+        if (pthread_create(&threads[i], NULL, work, &workers[i])) exit(1);
+    for (int i = 0; i < WORKERS; i++) {
+        if (good == WORKERS) pthread_join(threads[i], NULL);
+        expect(!workers[i].different, "%s, plan %s: %d of %d runs beside other sessions gave other logits",
+               workers[i].subject->name, PLANS[i / 2], workers[i].different, rounds);
+        effnet_session_close(workers[i].session);
+        free(workers[i].alone);
+    }
+}
+
+/* ---------------------------------------------------------------- main */
+
+static void check_real(const char *network)
+{
+    char path[64];
+    effnet_model *model;
+    size_t available, total;
+    snprintf(path, sizeof path, "weights/%s.safetensors", network);
+    if (access(path, R_OK)) {
+        printf("skipped: %s is not here (make weights)\n", path);
+        return;
+    }
+    struct effnet_error error = {0};
+    const int status = effnet_model_open(path, &model, &error);
+    expect(!status, "%s", error.message);
+    if (status) return;
+    struct subject s = subject_new(network, model, 8, 3);
+    for (int plan = 0; plan < 2; plan++) check_bits(&s, PLANS[plan]);
+    CUDA_OK(cudaMemGetInfo(&available, &total));
+    if (65536 * least_bytes(model) > total) check_too_large(&s, "auto", 65536);
+    subject_free(&s);
+}
+
+static char cache_folder[] = "/tmp/effnet-network-XXXXXX";
+
+static void remove_cache(void)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/cudnn-plans.txt", cache_folder);
+    unlink(path);
+    rmdir(cache_folder);
+}
+
+int main(int argc, char **argv)
+{
+    const bool small = argc > 1 && !strcmp(argv[1], "--small");
+    gpu_require();
+    printf("seed %llu\n", (unsigned long long)SEED);
+    const char *folder = getenv("EFFNET_CACHE");
+    if (!folder || !*folder) {
+        if (!mkdtemp(cache_folder)) return perror(cache_folder), 1;
+        atexit(remove_cache);
+        setenv("EFFNET_CACHE", cache_folder, 1);
+    }
+    struct subject lite = subject_new("lite", lite_model(), small ? 5 : IMAGES_MAX, small ? 2 : 4);
+    struct subject heads = subject_new("heads", heads_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
+    check_refusals(&lite);
+    for (int plan = 0; plan < 2; plan++) {
+        check_reference(&lite, PLANS[plan], small ? 1 : 3);
+        check_reference(&heads, PLANS[plan], small ? 1 : 3);
+        check_bits(&lite, PLANS[plan]);
+        check_bits(&heads, PLANS[plan]);
+    }
+    check_side_by_side(&lite, &heads, small ? 2 : 100);
+    if (!small) {
+        check_memory(&lite, "auto");
+        check_memory(&heads, "cudnn");
+        check_real("lite1");
+        check_real("b1-plain");
+    }
+    subject_free(&lite);
+    subject_free(&heads);
+    return finish();
+}
