@@ -1,187 +1,35 @@
-/* Depthwise convolution from global memory to registers (depthwise.h).
- *
- * A thread computes TH x TW neighbouring output pixels of V neighbouring channels. It walks down the input
- * rows that these need: a row's pixels are loaded once, converted to fp32 once, and used for every output and
- * tap they belong to. Overlaps between neighbouring threads, and the weights, come from L1. Consecutive
- * threads hold consecutive channels, so a warp reads and writes whole lines.
- *
- * Grid: one thread per TH x TW x V outputs. Block: 128 threads. Shared memory: none.
- * Every output sums its taps in the same order, rows first, whatever the configuration.
- *
- * Fewest bytes: 2 a value of x and of y. FLOPs: 2 kernel^2 a value of y, on CUDA cores, plus a conversion for
- * each loaded value: 60 TFLOP/s of fp32 make that the bottleneck of the 5x5 layers. Measurements:
- * docs/depthwise.md. */
-#include "depthwise.h"
-#include "launch.cuh"
-#include "ptx.cuh"
+/* The depthwise configurations as one numbered list: family after family. */
+#include "depthwise_common.cuh"
 
-namespace
+/* NULL past the end of the list. */
+static const depthwise::config *find(int index)
 {
-
-constexpr int THREADS = 128;
-
-template <int V> struct half_vector;
-template <> struct half_vector<4> {
-    using word = uint2;
-};
-template <> struct half_vector<8> {
-    using word = uint4;
-};
-
-/* V neighbouring values at `p` as fp32. */
-template <int V> __device__ __forceinline__ void load_halves(float (&value)[V], const __half *p)
-{
-    union {
-        typename half_vector<V>::word word;
-        __half2 pair[V / 2];
-    } in;
-    in.word = *reinterpret_cast<const typename half_vector<V>::word *>(p);
-#pragma unroll
-    for (int i = 0; i < V / 2; i++) {
-        const float2 f = __half22float2(in.pair[i]);
-        value[2 * i] = f.x, value[2 * i + 1] = f.y;
-    }
+    if (index < 0) return nullptr;
+    if (index < depthwise::tile_config_count) return &depthwise::tile_configs[index];
+    index -= depthwise::tile_config_count;
+    return index < depthwise::walk_config_count ? &depthwise::walk_configs[index] : nullptr;
 }
-
-template <int V> __device__ __forceinline__ void load_floats(float (&value)[V], const float *p)
-{
-#pragma unroll
-    for (int i = 0; i < V; i += 4) {
-        const float4 f = __ldg(reinterpret_cast<const float4 *>(p + i));
-        value[i] = f.x, value[i + 1] = f.y, value[i + 2] = f.z, value[i + 3] = f.w;
-    }
-}
-
-template <int V>
-__device__ __forceinline__ void store_halves(__half *p, const float (&value)[V], float low, float high)
-{
-    union {
-        typename half_vector<V>::word word;
-        __half2 pair[V / 2];
-    } out;
-#pragma unroll
-    for (int i = 0; i < V / 2; i++)
-        out.pair[i] = __floats2half2_rn(ptx::min_nan(ptx::max_nan(value[2 * i], low), high),
-                                        ptx::min_nan(ptx::max_nan(value[2 * i + 1], low), high));
-    *reinterpret_cast<typename half_vector<V>::word *>(p) = out.word;
-}
-
-template <int K, int S, int TH, int TW, int V>
-__global__ void __launch_bounds__(THREADS) depthwise_kernel(const __grid_constant__ depthwise_args args)
-{
-    constexpr int ROWS = (TH - 1) * S + K, COLUMNS = (TW - 1) * S + K; /* of input */
-    const int vectors = args.channels / V;
-    const int tiles_x = (args.out_width + TW - 1) / TW, tiles_y = (args.out_height + TH - 1) / TH;
-    const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
-    long long tile = index / vectors;
-    const int channel = static_cast<int>(index % vectors) * V;
-    const int ox = static_cast<int>(tile % tiles_x) * TW;
-    tile /= tiles_x;
-    const int oy = static_cast<int>(tile % tiles_y) * TH, n = static_cast<int>(tile / tiles_y);
-    ptx::grid_launch_next();
-    if (n >= args.n) {
-        ptx::grid_wait();
-        return;
-    }
-    const int iy = oy * S - args.pad_top, ix = ox * S - args.pad_left;
-    const __half *x = static_cast<const __half *>(args.x) +
-                      static_cast<size_t>(n) * args.height * args.width * args.channels + channel;
-    const float *w = args.w + channel;
-    float acc[TH][TW][V];
-#pragma unroll
-    for (int h = 0; h < TH; h++)
-#pragma unroll
-        for (int t = 0; t < TW; t++) load_floats<V>(acc[h][t], args.bias + channel);
-    ptx::grid_wait();
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        float in[COLUMNS][V];
-        const bool row_ok = iy + r >= 0 && iy + r < args.height;
-        const __half *row = x + static_cast<size_t>(row_ok ? iy + r : 0) * args.width * args.channels;
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-#pragma unroll
-            for (int i = 0; i < V; i++) in[c][i] = 0.0f;
-            if (row_ok && ix + c >= 0 && ix + c < args.width)
-                load_halves<V>(in[c], row + static_cast<size_t>(ix + c) * args.channels);
-        }
-#pragma unroll
-        for (int h = 0; h < TH; h++) {
-            const int ky = r - h * S;
-            if (ky < 0 || ky >= K) continue;
-#pragma unroll
-            for (int kx = 0; kx < K; kx++) {
-                float weight[V];
-                load_floats<V>(weight, w + (ky * K + kx) * args.channels);
-#pragma unroll
-                for (int t = 0; t < TW; t++)
-#pragma unroll
-                    for (int i = 0; i < V; i++)
-                        acc[h][t][i] = fmaf(in[t * S + kx][i], weight[i], acc[h][t][i]);
-            }
-        }
-    }
-    __half *y = static_cast<__half *>(args.y) + channel;
-#pragma unroll
-    for (int h = 0; h < TH; h++)
-#pragma unroll
-        for (int t = 0; t < TW; t++) {
-            if (oy + h >= args.out_height || ox + t >= args.out_width) continue;
-            const size_t pixel = (static_cast<size_t>(n) * args.out_height + oy + h) * args.out_width + ox +
-                                 t;
-            store_halves<V>(y + pixel * args.channels, acc[h][t], args.output_min, args.output_max);
-        }
-}
-
-template <int K, int S, int TH, int TW, int V>
-cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
-{
-    const long long tiles = static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
-                            ((args.out_width + TW - 1) / TW);
-    const long long blocks = (tiles * (args.channels / V) + THREADS - 1) / THREADS;
-    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
-    return launch_overlapping(depthwise_kernel<K, S, TH, TW, V>, static_cast<unsigned>(blocks), THREADS, 0,
-                              stream, args);
-}
-
-struct config {
-    const char *name;
-    cudaError_t (*launch[4])(const depthwise_args &, cudaStream_t); /* 3x3 and 5x5, stride 1 and 2 of each */
-};
-
-#define DEPTHWISE(TH, TW, V)                                                                                 \
-    {                                                                                                        \
-#TH "x" #TW " pixels, " #V " channels", {launch < 3, 1, TH, TW, V>, launch < 3, 2, TH, TW, V>,       \
-                                                 launch < 5, 1, TH, TW, V>, launch < 5, 2, TH, TW, V> },     \
-    }
-
-const config configs[] = {
-    DEPTHWISE(1, 1, 8), DEPTHWISE(1, 2, 4), DEPTHWISE(1, 4, 4), DEPTHWISE(2, 4, 4), DEPTHWISE(1, 8, 4),
-};
-constexpr int CONFIG_COUNT = sizeof configs / sizeof *configs;
-
-} // namespace
 
 int depthwise_config_count(void)
 {
-    return CONFIG_COUNT;
+    return depthwise::tile_config_count + depthwise::walk_config_count;
 }
 
 const char *depthwise_config_name(int config)
 {
-    return config < 0 || config >= CONFIG_COUNT ? "none" : configs[config].name;
+    return find(config) ? find(config)->name : "none";
 }
 
 bool depthwise_config_fits(int config, const depthwise_args *args)
 {
-    return config >= 0 && config < CONFIG_COUNT && args->n >= 1 && args->channels >= 8 &&
-           args->channels % 8 == 0 && args->height >= 1 && args->width >= 1 && args->out_height >= 1 &&
-           args->out_width >= 1 && (args->kernel == 3 || args->kernel == 5) &&
-           (args->stride == 1 || args->stride == 2) && args->pad_top >= 0 && args->pad_left >= 0;
+    return find(config) && args->n >= 1 && args->channels >= 8 && args->channels % 8 == 0 &&
+           args->height >= 1 && args->width >= 1 && args->out_height >= 1 && args->out_width >= 1 &&
+           (args->kernel == 3 || args->kernel == 5) && (args->stride == 1 || args->stride == 2) &&
+           args->pad_top >= 0 && args->pad_left >= 0;
 }
 
 cudaError_t depthwise_launch(int config, const depthwise_args *args, cudaStream_t stream)
 {
     if (!depthwise_config_fits(config, args)) return cudaErrorInvalidValue;
-    return configs[config].launch[(args->kernel == 5) * 2 + (args->stride == 2)](*args, stream);
+    return find(config)->launch[(args->kernel == 5) * 2 + (args->stride == 2)](*args, stream);
 }

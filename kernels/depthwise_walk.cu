@@ -1,0 +1,179 @@
+/* Depthwise convolution for large batches (depthwise.h): a thread walks down the rows.
+ *
+ * A thread computes TW neighbouring columns of two neighbouring channels, all rows of a strip of the image.
+ * It loads each row of input once, a row ahead, and adds it to every output row that it belongs to, whose
+ * sums wait in a ring of registers; the weights stay in registers too. So what is left besides the
+ * multiply-adds is (TW + K - 1) / TW loads and conversions for each output. Consecutive threads hold
+ * consecutive pairs of channels, so a warp reads and writes whole lines.
+ *
+ * Grid: one thread per strip, TW columns and two channels; block: 128 threads; shared memory: none. Sums take
+ * their taps in the same order as in depthwise_tile.cu.
+ *
+ * Fewest bytes: 2 a value of x and of y. FLOPs: 2 kernel^2 a value of y on CUDA cores, and a conversion for
+ * each loaded value. Measurements: docs/depthwise.md. */
+#include "depthwise_common.cuh"
+
+namespace depthwise
+{
+
+namespace
+{
+
+constexpr int THREADS = 128;
+
+template <int K_, int S_, int TW_> struct walk {
+    static constexpr int K = K_, S = S_, TW = TW_;
+    static constexpr int COLUMNS = (TW - 1) * S + K; /* of input */
+    static constexpr int SLOTS = (K + S - 1) / S; /* rows of output that a row of input belongs to, at most */
+    static constexpr int PERIOD = SLOTS * S;      /* rows of input after which the ring starts over */
+    /* A multiprocessor; bounds the registers. */
+    static constexpr int BLOCKS = K == 5 ? (TW > 6 ? 2 : 3) : (TW > 5 ? 4 : 5);
+    __device__ static constexpr int slot(int output) { return (output + 2 * SLOTS) % SLOTS; }
+};
+
+/* A row of input at `from`; 0 for columns whose bit is not set in `inside`. */
+template <class P>
+__device__ __forceinline__ void load_row(__half2 (&row)[P::COLUMNS], const __half *from, int channels,
+                                         unsigned inside)
+{
+#pragma unroll
+    for (int c = 0; c < P::COLUMNS; c++) {
+        row[c] = __float2half2_rn(0.0f);
+        if (inside >> c & 1) row[c] = *reinterpret_cast<const __half2 *>(from);
+        from += channels;
+    }
+}
+
+/* Adds row j of a period to the sums of the outputs it belongs to. */
+template <class P>
+__device__ __forceinline__ void add_row(float2 (&sum)[P::SLOTS][P::TW], const __half2 (&row)[P::COLUMNS],
+                                        const float2 (&weight)[P::K * P::K], int j)
+{
+#pragma unroll
+    for (int c = 0; c < P::COLUMNS; c++) {
+        const float2 v = __half22float2(row[c]);
+#pragma unroll
+        for (int back = 0; back < P::SLOTS; back++) {
+            const int ky = j % P::S + back * P::S;
+            if (ky >= P::K) continue;
+#pragma unroll
+            for (int t = 0; t < P::TW; t++) {
+                const int kx = c - t * P::S;
+                if (kx < 0 || kx >= P::K) continue;
+                float2 &s = sum[P::slot(j / P::S - back)][t];
+                const float2 &w = weight[ky * P::K + kx];
+                s.x = fmaf(v.x, w.x, s.x), s.y = fmaf(v.y, w.y, s.y);
+            }
+        }
+    }
+}
+
+template <class P>
+__device__ __forceinline__ void store_row(__half *y, const float2 (&sum)[P::TW], const depthwise_args &args,
+                                          int columns)
+{
+    const __half2 low = __float2half2_rn(args.output_min), high = __float2half2_rn(args.output_max);
+#pragma unroll
+    for (int t = 0; t < P::TW; t++) {
+        /* the bounds are exact in fp16, so clamping after rounding gives the same */
+        if (t < columns)
+            *reinterpret_cast<__half2 *>(y) = __hmin2_nan(__hmax2_nan(__float22half2_rn(sum[t]), low), high);
+        y += args.channels;
+    }
+}
+
+template <class P>
+__global__ void __launch_bounds__(THREADS, P::BLOCKS)
+    depthwise_walk(const __grid_constant__ depthwise_args args, int strips, int strip_rows)
+{
+    ptx::grid_launch_next();
+    const int pairs = args.channels / 2, tiles_x = (args.out_width + P::TW - 1) / P::TW;
+    const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+    long long rest = index / pairs;
+    const int channel = static_cast<int>(index % pairs) * 2;
+    const int ox = static_cast<int>(rest % tiles_x) * P::TW;
+    rest /= tiles_x;
+    const int oy = static_cast<int>(rest % strips) * strip_rows, n = static_cast<int>(rest / strips);
+    if (n >= args.n) {
+        ptx::grid_wait();
+        return;
+    }
+    float2 weight[P::K * P::K], sum[P::SLOTS][P::TW] = {};
+#pragma unroll
+    for (int i = 0; i < P::K * P::K; i++)
+        weight[i] = __ldg(reinterpret_cast<const float2 *>(args.w + i * args.channels + channel));
+    const float2 bias = __ldg(reinterpret_cast<const float2 *>(args.bias + channel));
+
+    const int iy = oy * P::S - args.pad_top, ix = ox * P::S - args.pad_left;
+    const int rows = (min(strip_rows, args.out_height - oy) - 1) * P::S +
+                     P::K; /* of input, the padding's too */
+    unsigned inside = 0;
+#pragma unroll
+    for (int c = 0; c < P::COLUMNS; c++) inside |= (ix + c >= 0 && ix + c < args.width) << c;
+    const ptrdiff_t in_row = static_cast<ptrdiff_t>(args.width) * args.channels,
+                    out_row = static_cast<ptrdiff_t>(args.out_width) * args.channels;
+    const __half *x = static_cast<const __half *>(args.x) + channel +
+                      (static_cast<ptrdiff_t>(n) * args.height + iy) * in_row +
+                      static_cast<ptrdiff_t>(ix) * args.channels;
+    __half *y = static_cast<__half *>(args.y) + channel +
+                (static_cast<ptrdiff_t>(n) * args.out_height + oy) * out_row +
+                static_cast<ptrdiff_t>(ox) * args.channels;
+    ptx::grid_wait();
+    __half2 next[P::COLUMNS];
+    load_row<P>(next, x, args.channels, iy >= 0 && iy < args.height ? inside : 0);
+    for (int first = 0; first < rows; first += P::PERIOD) {
+#pragma unroll
+        for (int j = 0; j < P::PERIOD; j++) {
+            const int r = first + j;
+            if (r >= rows) break;
+            __half2 row[P::COLUMNS];
+#pragma unroll
+            for (int c = 0; c < P::COLUMNS; c++) row[c] = next[c];
+            x += in_row;
+            const bool more = r + 1 < rows && iy + r + 1 >= 0 && iy + r + 1 < args.height;
+            load_row<P>(next, x, args.channels, more ? inside : 0);
+            if (j % P::S == 0)
+#pragma unroll
+                for (int t = 0; t < P::TW; t++) sum[P::slot(j / P::S)][t] = bias;
+            add_row<P>(sum, row, weight, j);
+            if ((j + P::PERIOD - (P::K - 1)) % P::S || r < P::K - 1) continue;
+            store_row<P>(y, sum[P::slot((j + P::PERIOD - (P::K - 1)) / P::S)], args, args.out_width - ox);
+            y += out_row;
+        }
+    }
+}
+
+/* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
+template <class P> cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
+{
+    int device = 0, multiprocessors = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (status != cudaSuccess) return status;
+    const long long columns = static_cast<long long>(args.n) * (args.channels / 2) *
+                              ((args.out_width + P::TW - 1) / P::TW);
+    const long long wanted = 3LL * P::BLOCKS * THREADS * multiprocessors; /* threads */
+    long long strips = (wanted + columns - 1) / columns;
+    if (strips > (args.out_height + 3) / 4) strips = (args.out_height + 3) / 4;
+    const int strip_rows = (args.out_height + static_cast<int>(strips) - 1) / static_cast<int>(strips);
+    strips = (args.out_height + strip_rows - 1) / strip_rows;
+    const long long blocks = (columns * strips + THREADS - 1) / THREADS;
+    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
+    return launch_overlapping(depthwise_walk<P>, static_cast<unsigned>(blocks), THREADS, 0, stream, args,
+                              static_cast<int>(strips), strip_rows);
+}
+
+} // namespace
+
+#define WALK(TW)                                                                                             \
+    {                                                                                                        \
+        "walk " #TW " columns, 2 channels",                                                                  \
+            {launch<walk<3, 1, TW>>, launch<walk<3, 2, TW>>, launch<walk<5, 1, TW>>,                         \
+             launch<walk<5, 2, TW>>},                                                                        \
+    }
+
+const config walk_configs[] = {WALK(5), WALK(6), WALK(8)};
+const int walk_config_count = sizeof walk_configs / sizeof *walk_configs;
+
+} // namespace depthwise
