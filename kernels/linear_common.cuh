@@ -95,13 +95,13 @@ __device__ __forceinline__ float activate_any(linear_activation activation, floa
     }
 }
 
-/* Scale and shift of column j, of nothing past n. */
+/* Scale and shift of column j, of nothing past n. Not by __ldg, which may be moved ahead of grid_wait. */
 __device__ __forceinline__ float2 column_parameters(const linear_args &args, int j)
 {
     float2 p = make_float2(1.0f, 0.0f);
     if (j < static_cast<int>(args.n)) {
-        if (args.scale) p.x = __ldg(args.scale + j);
-        if (args.shift) p.y = __ldg(args.shift + j);
+        if (args.scale) p.x = args.scale[j];
+        if (args.shift) p.y = args.shift[j];
     }
     return p;
 }

@@ -1,14 +1,17 @@
 /* Linear layer by wgmma where output tiles are few, for compute capability 9.0 alone: linear.h.
  *
- * Grid: one cluster of SHARE x SPLIT blocks for SHARE neighbouring tiles of TILE_M x TILE_N, tiles down
- * before across. Of a tile's SPLIT blocks each multiplies its part of k. The SHARE blocks with the same part
- * of k need the same rows of x: each fetches some of them and multicasts them to the others. Block: CONSUMERS
- * warpgroups, 64 rows each, and a producer warp, of which one thread works. All stages are asked for at once,
- * and again as they become free. At the end each block sends its sums, by rows, to the SPLIT blocks of its
- * tile, adds up what it has been sent, always in the order of k, and finishes TILE_M / SPLIT rows.
+ * Grid: clusters of share_m x share_n neighbouring tiles of TILE_M x TILE_N, SPLIT blocks a tile, clusters
+ * down before across. Of a tile's SPLIT blocks each multiplies its part of k. The share_m blocks of a cluster
+ * that have the same columns and part of k take turns, step by step, in fetching the rows of w and
+ * multicasting them to each other; so do the share_n blocks that have the same rows with x. Block: CONSUMERS
+ * warpgroups, 64 rows each, and PRODUCERS warps, of which one thread works: one warp for w and x, or one
+ * each. All stages are asked for at once, and again as they become free. At the end each block of a tile
+ * sends its sums, by columns, to the SPLIT blocks of the tile, adds up what it has been sent, always in the
+ * order of k, and finishes TILE_N / SPLIT columns.
  *
- * Shared memory: STAGES x (TILE_M rows of x, TILE_N rows of w, 64 halves each, 128-byte swizzle), then
- * [SPLIT][TILE_M / SPLIT][TILE_N] sums. Measurements: docs/linear.md. */
+ * Shared memory: a state (what is sent, the columns' parameters, barriers), then the stages (TILE_M rows of
+ * x, TILE_N rows of w, 64 halves each, 128-byte swizzle). A configuration with room for a second block beside
+ * it (SHARED_HALF) starts while the launch before still runs. Measurements: docs/linear.md. */
 #include "linear_common.cuh"
 #include "tensor_map.cuh"
 
@@ -18,268 +21,413 @@ namespace linear
 namespace
 {
 
-constexpr int BK = 64, ROW_BYTES = BK * 2, SHARED_LIMIT = 227 * 1024;
+constexpr int BK = 64, ROW_BYTES = BK * 2, STAGES_MOST = 20;
+constexpr int SHARED_WHOLE = 227 * 1024, SHARED_HALF = 113 * 1024; /* of the only block; of one of two */
 
-template <int CONSUMERS_, int TILE_N_> struct tile {
-    static constexpr int CONSUMERS = CONSUMERS_, TILE_M = 64 * CONSUMERS, TILE_N = TILE_N_;
-    static constexpr int WARPS = 4 * CONSUMERS, THREADS = 32 * (WARPS + 1); /* consumers'; all */
-    static constexpr int ACC = TILE_N / 2;
+template <int CONSUMERS_, int TILE_N_, int SPLIT_, int PRODUCERS_> struct plan {
+    static constexpr int CONSUMERS = CONSUMERS_, TILE_M = 64 * CONSUMERS, TILE_N = TILE_N_, SPLIT = SPLIT_;
+    static constexpr int PRODUCERS = PRODUCERS_, WARPS = 4 * CONSUMERS; /* consumers' */
+    static constexpr int OWNERS = 32 * WARPS, THREADS = OWNERS + 32 * PRODUCERS;
+    static constexpr int GROUPS = TILE_N / 8,
+                         OWN = GROUPS / SPLIT; /* of eight columns: a tile's, a block's */
     static constexpr int X_BYTES = TILE_M * ROW_BYTES, W_BYTES = TILE_N * ROW_BYTES;
-    static constexpr int PITCH = TILE_N + 8; /* of sums: rows g and g + 1 lie 8 banks apart */
-    static constexpr int SUMS_BYTES = TILE_M * TILE_N * 4;
-    static constexpr int FIT = (SHARED_LIMIT - TILE_M * PITCH * 4 - 512) / (X_BYTES + W_BYTES);
-    static constexpr int STAGES = FIT < 16 ? FIT : 16;
-    static constexpr int CHUNKS = TILE_N / 32; /* that warps finish side by side */
-    static_assert(WARPS % CHUNKS == 0, "every warp finishes one chunk of columns");
+    static constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
+    static_assert(GROUPS % SPLIT == 0, "the blocks of a tile share its columns");
 
-    struct shared {
-        struct {
-            unsigned char x[X_BYTES], w[W_BYTES];
-        } stage[STAGES];
-        float sums[TILE_M * PITCH];
-        uint64_t full[STAGES], empty[STAGES], summed;
+    struct state {
+        float4 sent[SPLIT > 1 ? GROUPS *OWNERS : 1]; /* [SPLIT][OWN][OWNERS] */
+        float2 parameters[TILE_N];
+        uint64_t full[STAGES_MOST], empty[STAGES_MOST], arrived;
     };
-    static_assert(sizeof(shared) <= SHARED_LIMIT, "what sm_90 gives a block");
+    static constexpr int STATE_BYTES = (sizeof(state) + 1023) / 1024 * 1024;
 };
 
 /* How the launcher cuts the work. */
 struct cut {
-    int share, split; /* blocks of a cluster: share * split */
-    int tiles_m;
+    int share_m, share_n, stages;
+    int x_rows; /* of a tile that are copied: m where that is less. The others hold anything. */
 };
 
 /* What a block does. */
 struct place {
-    int share, slice; /* which of the tiles side by side, which part of k */
-    int64_t m0, n0;   /* of its tile */
+    int m, n, slice;  /* which of the tiles of its cluster, which part of k */
+    int peers;        /* the first rank with the same part */
+    int m0, n0;       /* of its tile */
     int first, steps; /* of BK */
+};
 
-    __device__ place(const cut &cut, int64_t k, int tile_m, int tile_n)
+template <class P> __device__ __forceinline__ place find_place(const linear_args &args, const cut &cut)
+{
+    const int rank = blockIdx.x, tiles = cut.share_m * cut.share_n;
+    const int64_t all = divide_up(args.k, BK);
+    place p;
+    p.slice = rank / tiles;
+    p.peers = p.slice * tiles;
+    p.n = (rank - p.peers) / cut.share_m;
+    p.m = rank - p.peers - p.n * cut.share_m;
+    p.m0 = (blockIdx.y * cut.share_m + p.m) * P::TILE_M;
+    p.n0 = (blockIdx.z * cut.share_n + p.n) * P::TILE_N;
+    p.first = static_cast<int>(all * p.slice / P::SPLIT);
+    p.steps = static_cast<int>(all * (p.slice + 1) / P::SPLIT) - p.first;
+    return p;
+}
+
+/* A position in the ring of stages; parity flips each time around. */
+struct ring {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void advance(int stages)
     {
-        const int blocks = cut.share * cut.split, rank = blockIdx.x % blocks, cluster = blockIdx.x / blocks;
-        const int64_t all = divide_up(k, BK);
-        share = rank % cut.share;
-        slice = rank / cut.share;
-        m0 = static_cast<int64_t>(cluster % cut.tiles_m) * tile_m;
-        n0 = (static_cast<int64_t>(cluster / cut.tiles_m) * cut.share + share) * tile_n;
-        first = static_cast<int>(all * slice / cut.split);
-        steps = static_cast<int>(all * (slice + 1) / cut.split) - first;
+        if (++stage == stages) stage = 0, parity ^= 1;
     }
 };
 
-template <class T>
-__device__ __forceinline__ void produce(typename T::shared &shared, const CUtensorMap &x_map,
-                                        const CUtensorMap &w_map, const cut &cut, const place &place)
+/* The barriers, by one thread. An `empty` hears from every consumer warp of the blocks that share a row or a
+ * column of tiles with this one. */
+template <class P> __device__ __forceinline__ void init_barriers(typename P::state &state, const cut &cut)
 {
+    for (int i = 0; i < cut.stages; i++) {
+        ptx::mbarrier_init(ptx::shared_address(&state.full[i]), 1);
+        ptx::mbarrier_init(ptx::shared_address(&state.empty[i]), (cut.share_m + cut.share_n - 1) * P::WARPS);
+    }
+    ptx::mbarrier_init(ptx::shared_address(&state.arrived), 1);
+    ptx::mbarrier_init_fence();
+    if (P::SPLIT > 1)
+        ptx::mbarrier_arrive_expect(ptx::shared_address(&state.arrived), P::GROUPS * P::OWNERS * 16);
+}
+
+/* Fills stages with w, x or both, as far as it is this block's turn. The thread that does w also says how
+ * many bytes a stage gets from all the blocks; a copy may arrive before that. */
+template <class P>
+__device__ __forceinline__ void produce(typename P::state &state, uint32_t stages, const CUtensorMap &x_map,
+                                        const CUtensorMap &w_map, const cut &cut, const place &place,
+                                        bool does_w, bool does_x)
+{
+    const uint32_t bytes = P::W_BYTES + cut.x_rows * ROW_BYTES;
     const uint64_t x_policy = ptx::l2_evict_normal(), w_policy = ptx::l2_evict_last();
-    const int part_rows = T::TILE_M / cut.share;
-    const uint16_t sharers = ((1 << cut.share) - 1) << (place.slice * cut.share);
-    const auto load_w = [&](int step) {
-        auto &stage = shared.stage[step % T::STAGES];
-        const uint32_t full = ptx::shared_address(&shared.full[step % T::STAGES]);
-        ptx::mbarrier_arrive_expect(full, T::X_BYTES + T::W_BYTES);
-        ptx::tma_load_2d(ptx::shared_address(stage.w), &w_map, (place.first + step) * BK,
-                         static_cast<int>(place.n0), full, w_policy);
-    };
-    const auto load_x = [&](int step) {
-        auto &stage = shared.stage[step % T::STAGES];
-        const uint32_t full = ptx::shared_address(&shared.full[step % T::STAGES]);
-        const uint32_t to = ptx::shared_address(stage.x) + place.share * part_rows * ROW_BYTES;
-        const int column = (place.first + step) * BK,
-                  row = static_cast<int>(place.m0) + place.share * part_rows;
-        if (cut.share == 1)
-            ptx::tma_load_2d(to, &x_map, column, row, full, x_policy);
-        else
-            ptx::tma_load_2d_multicast(to, &x_map, column, row, full, sharers, x_policy);
-    };
-    const int ahead = place.steps < T::STAGES ? place.steps : T::STAGES;
-    for (int step = 0; step < ahead; step++) load_w(step);
-    ptx::cluster_wait(); /* every block's barriers are ready for the others' copies */
-    for (int step = 0; step < ahead; step++) load_x(step);
-    for (int step = ahead; step < place.steps; step++) {
-        ptx::mbarrier_wait(ptx::shared_address(&shared.empty[step % T::STAGES]), (step / T::STAGES & 1) ^ 1);
-        load_w(step);
-        load_x(step);
+    uint32_t row = 0;
+    for (int n = 0; n < cut.share_n; n++) row |= 1u << (n * cut.share_m);
+    const uint16_t x_sharers = row << (place.peers + place.m);
+    const uint16_t w_sharers = ((1u << cut.share_m) - 1) << (place.peers + place.n * cut.share_m);
+    int x_turn = place.n, w_turn = place.m;
+    ring at;
+    for (int step = 0; step < place.steps; step++, at.advance(cut.stages)) {
+        const uint32_t full = ptx::shared_address(&state.full[at.stage]);
+        const uint32_t x = stages + at.stage * P::STAGE_BYTES, w = x + P::X_BYTES;
+        const int column = (place.first + step) * BK;
+        if (step >= cut.stages)
+            ptx::mbarrier_wait(ptx::shared_address(&state.empty[at.stage]), at.parity ^ 1);
+        if (does_w) ptx::mbarrier_arrive_expect(full, bytes);
+        if (does_w && w_turn-- == 0) {
+            w_turn = cut.share_m - 1;
+            if (cut.share_m == 1)
+                ptx::tma_load_2d(w, &w_map, column, place.n0, full, w_policy);
+            else
+                ptx::tma_load_2d_multicast(w, &w_map, column, place.n0, full, w_sharers, w_policy);
+        }
+        if (does_x && x_turn-- == 0) {
+            x_turn = cut.share_n - 1;
+            if (cut.share_n == 1)
+                ptx::tma_load_2d(x, &x_map, column, place.m0, full, x_policy);
+            else
+                ptx::tma_load_2d_multicast(x, &x_map, column, place.m0, full, x_sharers, x_policy);
+        }
     }
 }
 
 /* A warpgroup's sums over its block's part of k. */
-template <class T>
-__device__ __forceinline__ void multiply(float (&acc)[T::ACC], typename T::shared &shared, const cut &cut,
-                                         const place &place, int consumer, int lane)
+template <class P>
+__device__ __forceinline__ void multiply(float (&acc)[P::GROUPS * 4], typename P::state &state,
+                                         uint32_t stages, const cut &cut, const place &place, int consumer,
+                                         int lane)
 {
-    /* Only a stage that will be filled again is reported empty, to every block whose copies fill it; so a
-     * block that has left is told nothing. */
-    const auto release = [&](int step) {
-        if (step + T::STAGES < place.steps && lane < cut.share)
-            ptx::mbarrier_arrive_cluster(ptx::cluster_address(
-                ptx::shared_address(&shared.empty[step % T::STAGES]), place.slice * cut.share + lane));
-    };
+    /* whom this lane tells that a stage is free: the sharers of w, the block itself among them, and of x */
+    const int n = (place.n + 1 + lane - cut.share_m) % cut.share_n;
+    const uint32_t peer = place.peers +
+                          (lane < cut.share_m ? place.n * cut.share_m + lane : n * cut.share_m + place.m);
+    ring at;
+    int before = 0;
 #pragma unroll 1
     for (int step = 0; step < place.steps; step++) {
-        auto &stage = shared.stage[step % T::STAGES];
-        ptx::mbarrier_wait(ptx::shared_address(&shared.full[step % T::STAGES]), step / T::STAGES & 1);
-        const uint64_t x = ptx::wgmma_descriptor(ptx::shared_address(stage.x) + consumer * 64 * ROW_BYTES);
-        const uint64_t w = ptx::wgmma_descriptor(ptx::shared_address(stage.w));
+        const uint32_t stage = stages + at.stage * P::STAGE_BYTES;
+        ptx::mbarrier_wait(ptx::shared_address(&state.full[at.stage]), at.parity);
+        const uint64_t x = ptx::wgmma_descriptor(stage + consumer * 64 * ROW_BYTES);
+        const uint64_t w = ptx::wgmma_descriptor(stage + P::X_BYTES);
         ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < BK / 16; k++) ptx::wgmma_f16(acc, x + 2 * k, w + 2 * k, step > 0 || k > 0);
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>(); /* the step before has read its stage */
-        if (step > 0) release(step - 1);
+        /* Only a stage that will be filled again is reported empty, to every block whose copies fill it; so a
+         * block that has left is told nothing. */
+        if (step > 0 && step - 1 + cut.stages < place.steps && lane < cut.share_m + cut.share_n - 1)
+            ptx::mbarrier_arrive_cluster(
+                ptx::cluster_address(ptx::shared_address(&state.empty[before]), peer));
+        before = at.stage;
+        at.advance(cut.stages);
     }
     ptx::wgmma_wait<0>();
 #pragma unroll
-    for (int j = 0; j < T::ACC; j++) ptx::wgmma_touch(acc[j]);
+    for (int i = 0; i < P::GROUPS * 4; i++) ptx::wgmma_touch(acc[i]);
 }
 
-/* Sends a warp's sums to the blocks that finish their rows. */
-template <class T>
-__device__ __forceinline__ void send(const float (&acc)[T::ACC], typename T::shared &shared, const cut &cut,
-                                     const place &place, int warp, int lane)
+/* The block's own columns of the whole tile's sums: sends each block of the tile its columns and adds up what
+ * has been sent here, in the order of k. */
+template <class P>
+__device__ __forceinline__ void exchange(const float (&acc)[P::GROUPS * 4], float (&own)[P::OWN * 4],
+                                         typename P::state &state, const cut &cut, const place &place)
 {
-    const int own_rows = T::TILE_M / cut.split;
+    if constexpr (P::SPLIT == 1) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int row = warp * 16 + h * 8; /* eight rows, all of one owner */
-        const uint32_t owner = row / own_rows * cut.share + place.share;
-        const float *to = shared.sums + (place.slice * own_rows + row % own_rows + lane / 4) * T::PITCH +
-                          lane % 4 * 2;
-        const uint32_t address = ptx::cluster_address(ptx::shared_address(to), owner);
-        const uint32_t summed = ptx::cluster_address(ptx::shared_address(&shared.summed), owner);
+        for (int i = 0; i < P::OWN * 4; i++) own[i] = acc[i];
+    } else {
+        const uint32_t arrived = ptx::shared_address(&state.arrived);
+        const uint32_t slot = ptx::shared_address(
+            &state.sent[place.slice * P::OWN * P::OWNERS + threadIdx.x]);
 #pragma unroll
-        for (int j = 0; j < T::TILE_N / 8; j++)
-            ptx::cluster_store_async(address + 32 * j, acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1], summed);
+        for (int z = 0; z < P::SPLIT; z++) {
+            const uint32_t rank = (z * cut.share_n + place.n) * cut.share_m + place.m;
+            const uint32_t to = ptx::cluster_address(slot, rank),
+                           barrier = ptx::cluster_address(arrived, rank);
+#pragma unroll
+            for (int j = 0; j < P::OWN; j++) {
+                const float *a = acc + 4 * (z * P::OWN + j);
+                ptx::cluster_store_async(to + j * P::OWNERS * 16, make_float4(a[0], a[1], a[2], a[3]),
+                                         barrier);
+            }
+        }
+        ptx::mbarrier_wait(arrived, 0);
+#pragma unroll
+        for (int j = 0; j < P::OWN; j++) {
+            float4 sum = state.sent[j * P::OWNERS + threadIdx.x];
+#pragma unroll
+            for (int z = 1; z < P::SPLIT; z++) {
+                const float4 more = state.sent[(z * P::OWN + j) * P::OWNERS + threadIdx.x];
+                sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+            }
+            own[4 * j] = sum.x, own[4 * j + 1] = sum.y, own[4 * j + 2] = sum.z, own[4 * j + 3] = sum.w;
+        }
     }
 }
 
-template <class T>
-__global__ void __launch_bounds__(T::THREADS, 1)
+__device__ __forceinline__ void store_pair(float *y, float a, float b)
+{
+    *reinterpret_cast<float2 *>(y) = make_float2(a, b);
+}
+
+__device__ __forceinline__ void store_pair(__half *y, float a, float b)
+{
+    *reinterpret_cast<__half2 *>(y) = __floats2half2_rn(a, b);
+}
+
+/* Epilogue and store of a thread's sums: two neighbouring columns of rows `row` and row + 8 for each group of
+ * eight. For an even n and a y of aligned pairs. Few instructions count here: they are run once, by one warp
+ * a scheduler, with nothing to hide their latency. */
+template <class P, int ACTIVATION, class Y>
+__device__ __forceinline__ void finish_pairs(const linear_args &args, const float (&own)[P::OWN * 4],
+                                             const float2 *parameters, int row, int column)
+{
+    Y *high = static_cast<Y *>(args.y) + row * args.ldy + column, *low = high + 8 * args.ldy;
+    const int left = static_cast<int>(args.n) - column; /* columns, of the rows that exist */
+    const int left_high = row < args.m ? left : 0, left_low = row + 8 < args.m ? left : 0;
+#pragma unroll
+    for (int j = 0; j < P::OWN; j++) {
+        const float4 p = *reinterpret_cast<const float4 *>(parameters + 8 * j);
+        float v[4] = {fmaf(own[4 * j], p.x, p.y), fmaf(own[4 * j + 1], p.z, p.w),
+                      fmaf(own[4 * j + 2], p.x, p.y), fmaf(own[4 * j + 3], p.z, p.w)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = activate<ACTIVATION>(v[i]);
+        if (8 * j < left_high) store_pair(high + 8 * j, v[0], v[1]);
+        if (8 * j < left_low) store_pair(low + 8 * j, v[2], v[3]);
+    }
+}
+
+/* The same for any y and n, element by element, through `staged`, [OWN] places OWNERS apart for this thread.
+ */
+template <class P>
+__device__ __forceinline__ void finish_single(const linear_args &args, const float (&own)[P::OWN * 4],
+                                              const float2 *parameters, int row, int column, float4 *staged)
+{
+#pragma unroll
+    for (int j = 0; j < P::OWN; j++)
+        staged[j * P::OWNERS] = make_float4(own[4 * j], own[4 * j + 1], own[4 * j + 2], own[4 * j + 3]);
+#pragma unroll 1
+    for (int e = 0; e < 4 * P::OWN; e++) {
+        const float sum = reinterpret_cast<const float *>(staged + e / 4 * P::OWNERS)[e % 4];
+        const int j = e / 4 * 8 + e % 2, r = row + e / 2 % 2 * 8;
+        const float2 p = parameters[j];
+        if (r < args.m && column + j < args.n)
+            store_one(args, r, column + j, activate_any(args.activation, fmaf(sum, p.x, p.y)));
+    }
+}
+
+template <class P, int ACTIVATION>
+__device__ __forceinline__ void finish(const linear_args &args, const float (&own)[P::OWN * 4],
+                                       const float2 *parameters, int row, int column)
+{
+    if (args.y_type == LINEAR_FP32)
+        finish_pairs<P, ACTIVATION, float>(args, own, parameters, row, column);
+    else
+        finish_pairs<P, ACTIVATION, __half>(args, own, parameters, row, column);
+}
+
+template <class P>
+__global__ void __launch_bounds__(P::THREADS, 1)
     linear_split_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                         const __grid_constant__ linear_args args, const __grid_constant__ cut cut,
-                        bool y_aligned)
+                        bool y_pairs)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
-    typename T::shared &shared = *reinterpret_cast<typename T::shared *>(memory);
+    typename P::state &state = *reinterpret_cast<typename P::state *>(memory);
+    const uint32_t stages = ptx::shared_address(memory) + P::STATE_BYTES;
     /* the shuffle tells the compiler that the warp is one: descriptors then stay in uniform registers */
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const place place(cut, args.k, T::TILE_M, T::TILE_N);
+    const place place = find_place<P>(args, cut);
     if (threadIdx.x == 0) {
         ptx::tma_prefetch_map(&x_map);
         ptx::tma_prefetch_map(&w_map);
-        for (int i = 0; i < T::STAGES; i++) {
-            ptx::mbarrier_init(ptx::shared_address(&shared.full[i]), 1);
-            ptx::mbarrier_init(ptx::shared_address(&shared.empty[i]), cut.share * T::WARPS);
-        }
-        ptx::mbarrier_init(ptx::shared_address(&shared.summed), 1);
-        ptx::mbarrier_init_fence();
-        ptx::mbarrier_arrive_expect(ptx::shared_address(&shared.summed), T::SUMS_BYTES);
     }
-    __syncthreads(); /* the barriers are ready for this block */
+    if (threadIdx.x == P::OWNERS) init_barriers<P>(state, cut);
+    __syncwarp();
     ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait(); /* every block's barriers are ready for the others */
     ptx::grid_wait();
     ptx::grid_launch_next();
-    if (warp == T::WARPS) {
+    if (warp >= P::WARPS) {
         if (lane == 0)
-            produce<T>(shared, x_map, w_map, cut, place);
-        else
-            ptx::cluster_wait();
+            produce<P>(state, stages, x_map, w_map, cut, place, warp == P::WARPS,
+                       warp == P::THREADS / 32 - 1);
         return;
     }
-    const int own_rows = T::TILE_M / cut.split, rows = own_rows / (T::WARPS / T::CHUNKS);
-    const int first_row = warp / T::CHUNKS * rows, chunk = warp % T::CHUNKS * 32;
-    /* these arrive during the products */
-    const lane_parameters parameters(args, static_cast<int>(place.n0) + chunk);
-    float acc[T::ACC];
-    multiply<T>(acc, shared, cut, place, warp / 4, lane);
-    ptx::cluster_wait(); /* every block's `summed` is ready */
-    send<T>(acc, shared, cut, place, warp, lane);
-    ptx::mbarrier_wait(ptx::shared_address(&shared.summed), 0);
-    const float *sums = shared.sums + first_row * T::PITCH + chunk;
-    finish_rows(
-        args, parameters,
-        [&](int row, int column) {
-            float4 v = *reinterpret_cast<const float4 *>(sums + row * T::PITCH + column);
-            for (int z = 1; z < cut.split; z++) {
-                const float4 more = *reinterpret_cast<const float4 *>(sums + (z * own_rows + row) * T::PITCH +
-                                                                      column);
-                v.x += more.x, v.y += more.y, v.z += more.z, v.w += more.w;
-            }
-            return v;
-        },
-        rows, place.m0 + place.slice * own_rows + first_row, place.n0 + chunk, y_aligned);
+    for (int j = threadIdx.x; j < P::TILE_N; j += P::OWNERS) /* they arrive before the first stage */
+        state.parameters[j] = column_parameters(args, place.n0 + j);
+    float acc[P::GROUPS * 4], own[P::OWN * 4];
+    multiply<P>(acc, state, stages, cut, place, warp / 4, lane);
+    exchange<P>(acc, own, state, cut, place);
+    ptx::named_barrier_sync(1, P::OWNERS); /* the parameters are there, and the stages read */
+    const int first = place.slice * P::OWN * 8 + lane % 4 * 2;
+    const float2 *parameters = state.parameters + first;
+    const int row = place.m0 + warp * 16 + lane / 4, column = place.n0 + first;
+    if (!y_pairs)
+        return finish_single<P>(args, own, parameters, row, column,
+                                reinterpret_cast<float4 *>(memory + P::STATE_BYTES) + threadIdx.x);
+    switch (args.activation) {
+    case LINEAR_NONE: return finish<P, LINEAR_NONE>(args, own, parameters, row, column);
+    case LINEAR_RELU: return finish<P, LINEAR_RELU>(args, own, parameters, row, column);
+    case LINEAR_RELU6: return finish<P, LINEAR_RELU6>(args, own, parameters, row, column);
+    case LINEAR_SILU: return finish<P, LINEAR_SILU>(args, own, parameters, row, column);
+    case LINEAR_GELU: return finish<P, LINEAR_GELU>(args, own, parameters, row, column);
+    default: return finish<P, LINEAR_GELU_RELU>(args, own, parameters, row, column);
+    }
 }
 
-template <class T, int SHARE, int SPLIT> int64_t cluster_count(const linear_args &a)
+/* Whether finish_pairs may be used. */
+bool stores_pairs(const linear_args &a)
 {
-    return divide_up(a.m, T::TILE_M) * divide_up(a.n, SHARE * T::TILE_N);
+    const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
+    return reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && a.ldy % 2 == 0 && a.n % 2 == 0;
 }
 
-template <class T, int SHARE, int SPLIT> bool fits(const linear_args &a)
-{
-    return compute_capability() == 90 && mode_of(a) == COPY && divide_up(a.k, BK) >= SPLIT &&
-           cluster_count<T, SHARE, SPLIT>(a) * SHARE * SPLIT < INT32_MAX;
-}
+/* P's kernel in clusters of SHARE_M x SHARE_N tiles, with at most BYTES of shared memory. */
+template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
+    static constexpr int BLOCKS = SHARE_M * SHARE_N * P::SPLIT; /* of a cluster */
+    static constexpr int FIT = (BYTES - P::STATE_BYTES) / P::STAGE_BYTES;
+    static constexpr int STAGES = FIT < STAGES_MOST ? FIT : STAGES_MOST;
+    static_assert(BLOCKS <= 8, "the portable size of a cluster");
+    static_assert(STAGES >= 2, "one is filled while another is read");
+    static constexpr int STAGED = P::OWN * P::OWNERS * 16; /* finish_single's room in the stages */
+    static_assert(STAGES * P::STAGE_BYTES >= STAGED, "it has that room");
 
-template <class T, int SHARE, int SPLIT> cudaError_t launch(const linear_args &a, cudaStream_t stream)
-{
-    const auto kernel = linear_split_kernel<T>;
-    constexpr int shared_bytes = sizeof(typename T::shared);
-    CUtensorMap x_map, w_map;
-    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              shared_bytes);
-    if (status == cudaSuccess)
-        status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
-                               T::TILE_M / SHARE, BK, CU_TENSOR_MAP_SWIZZLE_128B);
-    if (status == cudaSuccess)
-        status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2, T::TILE_N,
-                               BK, CU_TENSOR_MAP_SWIZZLE_128B);
-    if (status != cudaSuccess) return status;
-    const cut cut = {SHARE, SPLIT, static_cast<int>(divide_up(a.m, T::TILE_M))};
-    const bool y_aligned = rows_aligned(a.y, a.ldy, a.y_type == LINEAR_FP16 ? 2 : 4);
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = SHARE * SPLIT;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(cluster_count<T, SHARE, SPLIT>(a) * SHARE * SPLIT));
-    config.blockDim = dim3(T::THREADS);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a, cut, y_aligned);
-}
+    static int64_t down(const linear_args &a) { return divide_up(a.m, P::TILE_M * SHARE_M); }
 
-/* Waves of blocks, each a start and its reads at 50 kB/us, 63 where blocks share them: as measured on an
- * H200. */
-template <class T, int SHARE, int SPLIT> double cost(const linear_args &a, int multiprocessors)
-{
-    const double waves = divide_up(cluster_count<T, SHARE, SPLIT>(a), multiprocessors / (SHARE * SPLIT));
-    const double reads = 2.0 * (T::TILE_M + T::TILE_N) * a.k / SPLIT;
-    return 1.5 + waves * (3.0 + reads / (SHARE > 1 ? 6.3e4 : 5e4));
-}
+    static int64_t across(const linear_args &a) { return divide_up(a.n, P::TILE_N * SHARE_N); }
 
-template <class T, int SHARE, int SPLIT> constexpr entry make_entry(const char *name)
-{
-    static_assert(SHARE * SPLIT <= 8, "the portable size of a cluster");
-    static_assert(T::TILE_M / SPLIT >= 8, "eight rows are of one owner");
-    return {{name, true, T::TILE_M, T::TILE_N, T::THREADS, sizeof(typename T::shared)},
-            fits<T, SHARE, SPLIT>,
-            launch<T, SHARE, SPLIT>,
-            cost<T, SHARE, SPLIT>};
-}
+    static bool fits(const linear_args &a)
+    {
+        return compute_capability() == 90 && mode_of(a) == COPY && divide_up(a.k, BK) >= P::SPLIT &&
+               down(a) <= 65535 && across(a) <= 65535;
+    }
+
+    static cudaError_t launch(const linear_args &a, cudaStream_t stream)
+    {
+        const auto kernel = linear_split_kernel<P>;
+        const int64_t steps = divide_up(divide_up(a.k, BK), P::SPLIT);
+        const int stages = static_cast<int>(steps < STAGES ? steps : STAGES), ring = stages * P::STAGE_BYTES;
+        const int shared_bytes = P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
+        const int x_rows = static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M);
+        CUtensorMap x_map, w_map;
+        cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                  SHARED_WHOLE);
+        if (status == cudaSuccess)
+            status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2, x_rows,
+                                   BK, CU_TENSOR_MAP_SWIZZLE_128B);
+        if (status == cudaSuccess)
+            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2,
+                                   P::TILE_N, BK, CU_TENSOR_MAP_SWIZZLE_128B);
+        if (status != cudaSuccess) return status;
+        cudaLaunchAttribute attributes[2] = {};
+        attributes[0].id = cudaLaunchAttributeClusterDimension;
+        attributes[0].val.clusterDim.x = BLOCKS;
+        attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+        attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[1].val.programmaticStreamSerializationAllowed = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(BLOCKS, static_cast<unsigned>(down(a)), static_cast<unsigned>(across(a)));
+        config.blockDim = dim3(P::THREADS);
+        config.dynamicSmemBytes = shared_bytes;
+        config.stream = stream;
+        config.attrs = attributes;
+        config.numAttrs = 2;
+        return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows},
+                                  stores_pairs(a));
+    }
+
+    /* A start for each wave, once where blocks start beside each other; an exchange; steps, each as long as
+     * its barriers, its reads from L2 at 8.5 TB/s, what the multiprocessors receive at 12.3 TB/s, or its
+     * products at 4.85 TFLOP/s a multiprocessor; 0.15 us for an element that is stored alone. Fitted to times
+     * on an H200, which holds 66 clusters of two at once, but of four and eight blocks only as many as ten in
+     * eleven of its multiprocessors allow. */
+    static double cost(const linear_args &a, int multiprocessors)
+    {
+        const int64_t clusters = down(a) * across(a), steps = divide_up(divide_up(a.k, BK), P::SPLIT);
+        const int usable = BLOCKS > 2 ? multiprocessors * 10 / 11 : multiprocessors;
+        const int64_t most = usable >= BLOCKS ? usable / BLOCKS : 1, held = clusters < most ? clusters : most;
+        const double x_rows = a.m < P::TILE_M ? a.m : P::TILE_M, blocks = static_cast<double>(held) * BLOCKS;
+        const double read = (x_rows / SHARE_N + static_cast<double>(P::TILE_N) / SHARE_M) * ROW_BYTES *
+                            blocks;
+        const double received = (x_rows + P::TILE_N) * ROW_BYTES * blocks;
+        const double products = 2.0 * P::TILE_M * P::TILE_N * BK;
+        double step = 0.07;
+        for (const double us : {read / 8.5e6, received / 12.3e6, products / 4.85e6})
+            if (us > step) step = us;
+        const int64_t waves = divide_up(clusters, most);
+        return 1.4 * static_cast<double>(BYTES == SHARED_WHOLE ? waves : 1) + (P::SPLIT > 1 ? 0.8 : 0.0) +
+               static_cast<double>(waves * steps) * step + (stores_pairs(a) ? 0.0 : 0.6 * P::OWN);
+    }
+
+    static constexpr entry make(const char *name)
+    {
+        return {{name, true, P::TILE_M, P::TILE_N, P::THREADS, P::STATE_BYTES + STAGES * P::STAGE_BYTES},
+                fits,
+                launch,
+                cost};
+    }
+};
 
 } // namespace
 
-/* Clusters of two: of larger ones a chip does not always hold as many as its multiprocessors allow. */
+/* Clusters of eight leave up to a twelfth of the chip without work, so tiles are as wide as makes the most of
+ * 120 blocks for 1000 or 4096 columns. */
 const entry split_entries[] = {
-    make_entry<tile<1, 64>, 1, 2>("split 64x64 s2"),
-    make_entry<tile<1, 128>, 1, 2>("split 64x128 s2"),
-    make_entry<tile<2, 128>, 1, 2>("split 128x128 s2"),
-    make_entry<tile<2, 128>, 2, 1>("split 128x128 c2"),
+    form<plan<1, 64, 4, 2>, 1, 2, SHARED_HALF>::make("split 64x64 s4 c1x2"),
+    form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>::make("split 64x64 s2"),
+    form<plan<1, 64, 2, 2>, 2, 2, SHARED_HALF>::make("split 64x64 s2 c2x2"),
+    form<plan<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>::make("split 64x72 c4x2"),
+    form<plan<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 64x80 s2 c1x4"),
+    form<plan<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 64x128 c1x2"),
+    form<plan<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>::make("split 128x72 c2x4"),
+    form<plan<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 128x80 s2 c1x4"),
+    form<plan<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x128 c1x2"),
 };
 const int split_entry_count = sizeof split_entries / sizeof *split_entries;
 

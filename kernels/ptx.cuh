@@ -144,15 +144,14 @@ __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t ra
     return d;
 }
 
-/* Two floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
- * addresses, the first a multiple of 8. */
-__device__ __forceinline__ void cluster_store_async(uint32_t address, float a, float b, uint32_t barrier)
+/* Four floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
+ * addresses, the first a multiple of 16. */
+__device__ __forceinline__ void cluster_store_async(uint32_t address, float4 v, uint32_t barrier)
 {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
-            address),
-        "f"(a), "f"(b), "r"(barrier)
-        : "memory");
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+                 "[%5];" ::"r"(address),
+                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+                 : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
@@ -376,16 +375,6 @@ template <int RowBytes> __device__ __forceinline__ uint64_t wgmma_descriptor_of(
 /* d = a * b + (accumulate ? d : 0): a 64 x 16 and b N x 16, K-major fp16 in shared memory, d fp32. Lane l of
  * warp w of the warpgroup holds, in d[4 * j + 2 * h + i], row 16 * w + l / 4 + 8 * h and column
  * 8 * j + 2 * (l % 4) + i. */
-__device__ __forceinline__ void wgmma_f16(float (&d)[16], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %18, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-                 "}, %16, %17, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F16(d, 0)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
 __device__ __forceinline__ void wgmma_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate)
 {
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, 0;\n\t"
@@ -394,6 +383,29 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[32], uint64_t a, uint64_t b
                  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
                  "}, %32, %33, p, 1, 1, 0, 0;\n\t}"
                  : PTX_F16(d, 0), PTX_F16(d, 16)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[36], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %38, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
+                 "}, %36, %37, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[40], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %42, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39"
+                 "}, %40, %41, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36)
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

@@ -1,11 +1,14 @@
 /* kernels/linear against the double reference: every configuration that fits, on the shapes of real heads,
- * then on seeded awkward ones. `--small`: few and small shapes, for compute-sanitizer. `--bench [WHAT
- * [PREFIX]]`: times (linear_bench.h), of the configurations whose names start with PREFIX; with
- * CUBLAS=/path/to/libcublas.so.N in the environment, cuBLAS's bare product beside them. */
+ * then on seeded awkward ones. `--small`: few and small shapes, for compute-sanitizer; `--small no-sm90a`:
+ * without the configurations for sm_90a. `--bench [WHAT [PREFIX]]`: times (linear_bench.h), of the
+ * configurations whose names start with PREFIX; with CUBLAS=/path/to/libcublas.so.N in the environment,
+ * cuBLAS's bare product beside them. */
 #include "effnet.h"
 #include "linear_bench.h"
 
 static const uint64_t SEED = 20260204;
+
+static bool without_sm90a;
 
 /* What a problem is made of. */
 struct shape {
@@ -187,7 +190,7 @@ static void check(struct problem *p, int64_t rows, int64_t nan_row, struct tally
     char what[128];
     for (int c = 0; c < linear_config_count(); c++) {
         const char *name = linear_config_get(c)->name;
-        if (!linear_config_fits(c, &p->args)) continue;
+        if (!linear_config_fits(c, &p->args) || (without_sm90a && linear_config_get(c)->sm90a)) continue;
         guarded_poison(&p->y);
         const cudaError_t status = linear_launch(c, &p->args, 0);
         if (status != cudaSuccess) {
@@ -241,6 +244,10 @@ static void test_large(uint64_t *state, struct tally *tally)
                                     .activation = LINEAR_GELU_RELU},
                     6, state, tally);
     check_shape(&(struct shape){3001, 2056, 4104, .y_type = LINEAR_FP32, .shifted = true}, 12, state, tally);
+    /* the last columns of a 256x192 cluster: as many as two narrow tiles have, more, and few */
+    for (int64_t n = 640; n <= 656; n += 8)
+        check_shape(&(struct shape){520, n, 328, .pad_y = 8, .shifted = true}, 520, state, tally);
+    check_shape(&(struct shape){520, 776, 328, .y_type = LINEAR_FP32, .scaled = true}, 520, state, tally);
 }
 
 /* Every activation on an aligned and an unaligned shape of several tiles. */
@@ -286,6 +293,18 @@ static void test_awkward(int count, int largest, uint64_t *state, struct tally *
             s.pad_y = (int)((s.n + 7) / 8 * 8 - s.n); /* wgmma's stores */
         check_shape(&s, largest, state, tally);
     }
+}
+
+/* For compute-sanitizer: every configuration, on few and small shapes: each way that x is loaded, tails of
+ * every tile, enough of k for every split of it. */
+static void test_small(uint64_t *state, struct tally *tally)
+{
+    for (int y_type = LINEAR_FP16; y_type <= LINEAR_FP32; y_type++)
+        check_shape(&(struct shape){139, 272, 328, .y_type = y_type, .scaled = true, .shifted = true,
+                                    .activation = LINEAR_GELU_RELU},
+                    139, state, tally);
+    check_shape(&(struct shape){35, 72, 136, .x_type = LINEAR_FP32, .y_type = LINEAR_FP32}, 35, state, tally);
+    check_shape(&(struct shape){19, 33, 41, .shifted = true, .offset = 1}, 19, state, tally);
 }
 
 /* The largest and smallest fp16 numbers, subnormals, and a row with a NaN and one with an infinity. */
@@ -462,9 +481,12 @@ int main(int argc, char **argv)
         bench(argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : "", &state);
         return 0;
     }
-    test_awkward(small ? 12 : 300, small ? 130 : 600, &state, &tally);
-    test_activations(&state, &tally);
-    if (!small) {
+    without_sm90a = small && argc > 2 && !strcmp(argv[2], "no-sm90a");
+    if (small) {
+        test_small(&state, &tally);
+    } else {
+        test_awkward(300, 600, &state, &tally);
+        test_activations(&state, &tally);
         test_extremes(&state, &tally);
         test_repeatable(&state, &tally);
         test_erf(&tally);
