@@ -21,13 +21,14 @@ static int pointwise_most_shared_bytes(int config)
     int most = -1;
     for (int n = 8; n <= CHANNELS_MAX; n += 8)
         for (int k = 8; k <= CHANNELS_MAX; k += 8)
-            for (int extras = 0; extras < 8; extras++) {
+            for (int extras = 0; extras < 16; extras++) {
                 const struct pointwise_args args = {.m = ROWS,
                                                     .n = n,
                                                     .k = k,
                                                     .residual = extras & 1 ? &there : NULL,
                                                     .input_bias = extras & 2 ? &there : NULL,
-                                                    .pool_rows = extras & 4 ? POOL_ROWS : 0};
+                                                    .pool_rows = extras & 4 ? POOL_ROWS : 0,
+                                                    .w_low = extras & 8};
                 const int bytes = pointwise_config_shared_bytes(config, &args);
                 if (bytes > most) most = bytes;
             }
