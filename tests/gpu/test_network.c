@@ -2,8 +2,9 @@
  * b1-plain where weights/ holds them. Every unit and the logits against the reference; the same bits from run
  * to run, from session to session, alone and in any company, in both plans; a batch too large for the GPU;
  * arguments that are wrong; several sessions at once.
- *   --small    the small networks and smaller batches, nothing that fills the GPU's memory: for
- * compute-sanitizer Choices are kept in the folder that EFFNET_CACHE names, or else in one that is removed
+ *
+ * --small: the small networks and smaller batches, nothing that fills the GPU's memory, for
+ * compute-sanitizer. Choices are kept in the folder that EFFNET_CACHE names, or else in one that is removed
  * again. */
 #include "effnet.h"
 
