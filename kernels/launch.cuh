@@ -13,6 +13,9 @@
 
 #include <cuda_runtime.h>
 
+/* CUDA before 12.3 cannot capture such launches into a graph. */
+constexpr bool LAUNCHES_OVERLAP = CUDART_VERSION >= 12030;
+
 /* Launches kernel<<<grid, threads, shared_bytes, stream>>>(arguments...), overlapping where the code that
  * runs on this device was compiled with the wait in it. */
 template <class... Parameters, class... Arguments>
@@ -31,7 +34,7 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int thr
     config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
     config.stream = stream;
     config.attrs = &overlap;
-    config.numAttrs = compiled.ptxVersion >= 90 ? 1 : 0;
+    config.numAttrs = LAUNCHES_OVERLAP && compiled.ptxVersion >= 90 ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -12,6 +12,7 @@
  * Shared memory: a state (what is sent, the columns' parameters, barriers), then the stages (TILE_M rows of
  * x, TILE_N rows of w, 64 halves each, 128-byte swizzle). A configuration with room for a second block beside
  * it (SHARED_HALF) starts while the launch before still runs. Measurements: docs/linear.md. */
+#include "launch.cuh"
 #include "linear_common.cuh"
 #include "tensor_map.cuh"
 
@@ -377,7 +378,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         config.dynamicSmemBytes = shared_bytes;
         config.stream = stream;
         config.attrs = attributes;
-        config.numAttrs = 2;
+        config.numAttrs = LAUNCHES_OVERLAP ? 2 : 1;
         return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows},
                                   stores_pairs(a));
     }
