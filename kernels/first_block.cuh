@@ -1,0 +1,34 @@
+/* What the first block's kernel and the packing of its weights share. */
+#ifndef EFFNET_KERNELS_FIRST_BLOCK_CUH
+#define EFFNET_KERNELS_FIRST_BLOCK_CUH
+
+#include "first_block.h"
+
+#include <cuda_fp16.h>
+#include <math.h>
+
+namespace first_block
+{
+
+constexpr int MIDDLE = FIRST_BLOCK_MIDDLE, OUT = FIRST_BLOCK_OUT, TAPS = 9;
+constexpr int K_STEPS = 2, STEM_TILES = MIDDLE / 8, PROJECT_TILES = OUT / 8, PARTS = 2; /* high, low */
+constexpr int PAIRS = 15, PAIRS_A_ROW = 5; /* of the stem's values */
+
+/* What a thread of a warp needs of an mma's second operand, in the order of lanes. */
+struct alignas(16) packed_weights {
+    uint2 stem[K_STEPS][STEM_TILES][PARTS][32];
+    float stem_bias[3][3][MIDDLE]; /* [first, middle, last row][column] */
+    float depthwise[TAPS][MIDDLE], depthwise_bias[MIDDLE];
+    uint2 project[K_STEPS][PROJECT_TILES][PARTS][32];
+    float project_bias[OUT];
+};
+
+/* Whether both activations clamp to the same maximum, as ReLU6 does. */
+inline bool in_units(float stem_max, float depthwise_max)
+{
+    return stem_max == depthwise_max && isfinite(stem_max) && stem_max > 0;
+}
+
+} // namespace first_block
+
+#endif
