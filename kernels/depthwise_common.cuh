@@ -3,6 +3,7 @@
 #define EFFNET_KERNELS_DEPTHWISE_COMMON_CUH
 
 #include "depthwise.h"
+#include "device.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
 

@@ -146,10 +146,8 @@ __global__ void __launch_bounds__(THREADS, P::BLOCKS)
 /* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
 template <class P> cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
 {
-    int device = 0, multiprocessors = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    int multiprocessors = 0;
+    const cudaError_t status = multiprocessor_count(&multiprocessors);
     if (status != cudaSuccess) return status;
     const long long columns = static_cast<long long>(args.n) * (args.channels / 2) *
                               ((args.out_width + P::TW - 1) / P::TW);

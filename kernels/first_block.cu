@@ -329,9 +329,6 @@ template <class P, int BLOCKS> cudaError_t launch_plan(const first_block_args &a
 {
     const auto kernel = first_block_kernel<P, BLOCKS>;
     constexpr int shared_bytes = sizeof(typename P::shared);
-    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                    shared_bytes);
-    if (status != cudaSuccess) return status;
     const long long blocks = static_cast<long long>(args.n) * ((args.out_height + P::TH - 1) / P::TH) *
                              ((args.out_width + P::TW - 1) / P::TW);
     if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;

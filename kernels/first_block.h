@@ -32,9 +32,10 @@ struct first_block_layers {
 
 /* Bytes of the kernel's own form of the weights. */
 size_t first_block_weight_bytes(void);
-/* Fills it, in host memory; the kernel takes a copy on the device. False where a weight is too large for
- * fp16. */
-bool first_block_pack(const struct first_block_layers *layers, void *packed);
+/* False where a weight is too large for fp16. */
+bool first_block_weights_fit(const struct first_block_layers *layers);
+/* Fills that form, in host memory, from weights that fit; the kernel takes a copy on the device. */
+void first_block_pack(const struct first_block_layers *layers, void *packed);
 
 struct first_block_args {
     const uint8_t *pixels;         /* [n][height][width][3], 4-byte aligned */

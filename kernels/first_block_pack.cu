@@ -6,6 +6,12 @@ using namespace first_block;
 namespace
 {
 
+/* What s and d are measured in. */
+double unit_of(const first_block_layers *l)
+{
+    return in_units(l->stem_max, l->depthwise_max) ? l->stem_max : 1;
+}
+
 /* One value of an operand, as its high or low part. */
 unsigned short part_of(float value, int part)
 {
@@ -56,15 +62,21 @@ size_t first_block_weight_bytes(void)
     return sizeof(packed_weights);
 }
 
-bool first_block_pack(const first_block_layers *l, void *packed)
+bool first_block_weights_fit(const first_block_layers *l)
 {
     constexpr double LARGEST = 65504; /* of fp16 */
-    packed_weights &w = *static_cast<packed_weights *>(packed);
-    const double unit = in_units(l->stem_max, l->depthwise_max) ? l->stem_max : 1;
+    const double unit = unit_of(l);
     for (int i = 0; i < MIDDLE * 27; i++)
         if (!(fabs(l->stem_weight[i] * 128.0 / l->std[i / 9 % 3] / unit) <= LARGEST)) return false;
     for (int i = 0; i < OUT * MIDDLE; i++)
         if (!(fabs(l->project_weight[i] * unit) <= LARGEST)) return false;
+    return true;
+}
+
+void first_block_pack(const first_block_layers *l, void *packed)
+{
+    packed_weights &w = *static_cast<packed_weights *>(packed);
+    const double unit = unit_of(l);
     for (int s = 0; s < K_STEPS; s++)
         for (int part = 0; part < PARTS; part++)
             for (int lane = 0; lane < 32; lane++) {
@@ -91,5 +103,4 @@ bool first_block_pack(const first_block_layers *l, void *packed)
         w.depthwise_bias[c] = static_cast<float>(l->depthwise_bias[c] / unit);
     }
     for (int c = 0; c < OUT; c++) w.project_bias[c] = l->project_bias[c];
-    return true;
 }

@@ -16,6 +16,13 @@
 /* CUDA before 12.3 cannot capture such launches into a graph. */
 constexpr bool LAUNCHES_OVERLAP = CUDART_VERSION >= 12030;
 
+/* A kernel's blocks get more than 48 KB of dynamic shared memory only after this. */
+template <class... Parameters>
+cudaError_t allow_shared_memory(void (*kernel)(Parameters...), int shared_bytes)
+{
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+}
+
 /* Launches kernel<<<grid, threads, shared_bytes, stream>>>(arguments...), overlapping where the code that
  * runs on this device was compiled with the wait in it. */
 template <class... Parameters, class... Arguments>
@@ -23,7 +30,9 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int thr
                                cudaStream_t stream, const Arguments &...arguments)
 {
     cudaFuncAttributes compiled;
-    const cudaError_t status = cudaFuncGetAttributes(&compiled, reinterpret_cast<const void *>(kernel));
+    cudaError_t status = allow_shared_memory(kernel, shared_bytes);
+    if (status == cudaSuccess)
+        status = cudaFuncGetAttributes(&compiled, reinterpret_cast<const void *>(kernel));
     if (status != cudaSuccess) return status;
     cudaLaunchAttribute overlap = {};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -82,10 +82,8 @@ bool linear_config_fits(int config, const linear_args *args)
 
 int linear_choose(const linear_args *args)
 {
-    int device = 0, multiprocessors = 0, best = -1;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-        multiprocessors = 1;
+    int multiprocessors = 0, best = -1;
+    if (multiprocessor_count(&multiprocessors) != cudaSuccess) multiprocessors = 1;
     double best_cost = 0;
     for (int i = 0; i < linear_config_count(); i++) {
         const linear::entry *e = linear::find(i);

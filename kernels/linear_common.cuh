@@ -2,6 +2,7 @@
 #ifndef EFFNET_KERNELS_LINEAR_COMMON_CUH
 #define EFFNET_KERNELS_LINEAR_COMMON_CUH
 
+#include "device.cuh"
 #include "linear.h"
 #include "linear_math.h"
 #include "ptx.cuh"
@@ -48,17 +49,6 @@ inline bool inputs_aligned(const linear_args &a)
 inline mode mode_of(const linear_args &a)
 {
     return !inputs_aligned(a) ? GENERAL : a.x_type == LINEAR_FP32 ? CONVERT : COPY;
-}
-
-/* Of the current device: 90 for 9.0; 0 where there is none. */
-inline int compute_capability()
-{
-    int device = 0, major = 0, minor = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
-        return 0;
-    return 10 * major + minor;
 }
 
 __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)

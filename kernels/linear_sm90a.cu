@@ -334,10 +334,8 @@ cudaError_t launch_as(const linear_args &a, cudaStream_t stream)
     constexpr int shared_bytes = sizeof(typename P::shared);
     cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                               shared_bytes);
-    int device = 0, multiprocessors = 0;
-    if (status == cudaSuccess) status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    int multiprocessors = 0;
+    if (status == cudaSuccess) status = multiprocessor_count(&multiprocessors);
     CUtensorMap x_map, w_map, y_map;
     constexpr CUtensorMapDataType fp16 = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     constexpr CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;

@@ -29,16 +29,6 @@ static entry find(int index)
     return {nullptr, false};
 }
 
-/* Whether the current device runs sm_90a code. */
-static bool on_sm90(void)
-{
-    int device = 0, major = 0, minor = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-           major == 9 && minor == 0;
-}
-
 /* The same where the shapes suit it, on some device. */
 static entry find_for(int index, const pointwise_args &args)
 {
@@ -69,7 +59,7 @@ bool pointwise_config_sm90a(int index)
 bool pointwise_config_fits(int index, const pointwise_args *args)
 {
     const entry e = find_for(index, *args);
-    return e.config && (!e.sm90a || on_sm90());
+    return e.config && (!e.sm90a || compute_capability() == 90);
 }
 
 int pointwise_config_shared_bytes(int index, const pointwise_args *args)

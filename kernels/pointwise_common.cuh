@@ -2,6 +2,7 @@
 #ifndef EFFNET_KERNELS_POINTWISE_COMMON_CUH
 #define EFFNET_KERNELS_POINTWISE_COMMON_CUH
 
+#include "device.cuh"
 #include "launch.cuh"
 #include "pointwise.h"
 #include "ptx.cuh"

@@ -191,9 +191,6 @@ template <class S> struct launcher {
         const auto kernel = args.w_low                    ? pointwise_direct<S, false, true>
                             : S::WK == 1 && args.residual ? pointwise_direct<S, true, false>
                                                           : pointwise_direct<S, false, false>;
-        const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                        S::SHARED_BYTES);
-        if (status != cudaSuccess) return status;
         return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), S::THREADS, S::SHARED_BYTES,
                                   stream, args);
     }

@@ -167,12 +167,8 @@ template <class R> struct launcher_resident {
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
         const auto kernel = pointwise_resident<R>;
-        int device = 0, sms = 0;
-        cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  R::SHARED_BYTES);
-        if (status == cudaSuccess) status = cudaGetDevice(&device);
-        if (status == cudaSuccess)
-            status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+        int sms = 0;
+        const cudaError_t status = multiprocessor_count(&sms);
         if (status != cudaSuccess) return status;
         const int tiles = (args.m - 1) / (CONSUMERS * ROWS) + 1, resident = R::BLOCKS * sms;
         const int blocks = tiles < resident ? tiles : resident;

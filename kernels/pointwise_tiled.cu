@@ -167,8 +167,7 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
                 if (++load_part == parts) load_part = 0, load_tile += gridDim.x;
             }
         }
-        ptx::cp_async_commit(); /* an empty group keeps the count of groups
-                                   in step */
+        ptx::cp_async_commit(); /* an empty group keeps the count of groups in step */
     };
     ptx::grid_wait();
 #pragma unroll
@@ -181,10 +180,10 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
         const int n0 = tile_index % column_tiles * T::BN + warp % T::WARPS_N * 8 * T::NT;
         float acc[T::MT][T::NT][4];
         start_from_bias(acc, args, n0);
+        /* one loop over both, since with two ptxas spills */
         for (int step = 0, part = 0; part < parts; step + 1 < steps ? step++ : (step = 0, part++)) {
             ptx::cp_async_wait<T::STAGES - 2>();
-            /* Everyone's part of this stage has come, and nobody still reads
-             * the one loaded next. */
+            /* Everyone's part of this stage has come, and nobody still reads the one loaded next. */
             __syncthreads();
             load_next();
             multiply_step<T>(acc, stages + stage * T::STAGE_PIECES * 16,
@@ -221,11 +220,9 @@ template <class T, int BLOCKS_A_SM> struct launcher {
         const auto kernel = args.residual ? pointwise_tiled<T, BLOCKS_A_SM, true>
                                           : pointwise_tiled<T, BLOCKS_A_SM, false>;
         const int bytes = shared_bytes(args);
-        int device = 0, sms = 0, blocks = 0;
-        cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-        if (status == cudaSuccess) status = cudaGetDevice(&device);
-        if (status == cudaSuccess)
-            status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+        int sms = 0, blocks = 0;
+        cudaError_t status = allow_shared_memory(kernel, bytes); /* or none would be resident */
+        if (status == cudaSuccess) status = multiprocessor_count(&sms);
         if (status == cudaSuccess)
             status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, T::THREADS, bytes);
         if (status != cudaSuccess) return status;

@@ -312,14 +312,9 @@ template <class R> struct launcher_sm90a {
     {
         const auto kernel = args.residual ? pointwise_wgmma<R, R::ADDS_RESIDUAL> : pointwise_wgmma<R, false>;
         maps m;
-        int device = 0, sms = 0;
+        int sms = 0;
         cudaError_t status = make_maps(args, &m);
-        if (status == cudaSuccess)
-            status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          R::SHARED_BYTES);
-        if (status == cudaSuccess) status = cudaGetDevice(&device);
-        if (status == cudaSuccess)
-            status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+        if (status == cudaSuccess) status = multiprocessor_count(&sms);
         if (status != cudaSuccess) return status;
         const int rows = CONSUMERS * (args.pool_rows ? args.pool_rows : ROWS);
         const long long tiles = static_cast<long long>((args.m + rows - 1) / rows) *

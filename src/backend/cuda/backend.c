@@ -39,7 +39,7 @@ static int open_state(struct backend_state *state, const struct backend_options 
     CUDA_TRY(cudaStreamCreateWithFlags(&state->copy_stream, cudaStreamNonBlocking), "stream");
     EFFNET_TRY(cuda_timer_open(state->stream, &state->device, &state->timer, error));
     EFFNET_TRY(cudnn_context_open(&state->device, &state->cudnn, error));
-    if (!state->cudnn_only) EFFNET_TRY(cuda_first_block_fits(state, &state->first_block, error));
+    state->first_block = !state->cudnn_only && cuda_first_block_fits(state);
     EFFNET_TRY(cuda_network_plan(state, error));
     EFFNET_TRY(cuda_memory_check(state, error));
     if (!state->cudnn_only) {

@@ -255,21 +255,17 @@ int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *erro
     return EFFNET_OK;
 }
 
-/* ---------------------------------------------------------------- pointwise */
+/* ---------------------------------------------------------------- the other units of ours */
 
-static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
+/* The unit's configuration: the one that is kept under `key` if it fits, else the fastest, which is then
+ * kept. */
+static int choose_config(struct backend_state *state, struct cuda_unit *u, const struct family *family,
+                         const void *args, const char *key, struct effnet_error *error)
 {
-    const struct family family = pointwise_family();
-    struct pointwise_args args;
-    char key[160];
     double elapsed_us;
-    cuda_pointwise_arguments(state, u, &args);
-    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s", fingerprint(&family),
-             args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
-             args.input_bias ? ", input bias" : "", args.w_low ? ", two-part weights" : "");
-    if (cudnn_context_recall(state->cudnn, key, &u->config) && pointwise_config_fits(u->config, &args))
+    if (cudnn_context_recall(state->cudnn, key, &u->config) && family->fits(u->config, args))
         return EFFNET_OK;
-    EFFNET_TRY(time_family(state, &family, &args, &u->config, &elapsed_us, error));
+    EFFNET_TRY(time_family(state, family, args, &u->config, &elapsed_us, error));
     if (u->config < 0)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: no kernel fits a batch of %d",
                            u->layer->name, state->max_batch);
@@ -277,22 +273,27 @@ static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, st
     return EFFNET_OK;
 }
 
-/* ---------------------------------------------------------------- the first block */
+static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
+{
+    const struct family family = pointwise_family();
+    struct pointwise_args args;
+    char key[160];
+    cuda_pointwise_arguments(state, u, &args);
+    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s", fingerprint(&family),
+             args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
+             args.input_bias ? ", input bias" : "", args.w_low ? ", two-part weights" : "");
+    return choose_config(state, u, &family, &args, key, error);
+}
 
 static int choose_first_block(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
 {
     const struct family family = first_block_family();
     struct first_block_args args;
     char key[160];
-    double elapsed_us;
     cuda_first_block_arguments(state, u, &state->slots[0], &args);
     snprintf(key, sizeof key, "first block %08" PRIx32 ", %dx%dx%d", fingerprint(&family), args.n,
              args.height, args.width);
-    if (cudnn_context_recall(state->cudnn, key, &u->config) && first_block_config_fits(u->config, &args))
-        return EFFNET_OK;
-    EFFNET_TRY(time_family(state, &family, &args, &u->config, &elapsed_us, error));
-    cudnn_context_remember(state->cudnn, key, u->config, elapsed_us);
-    return EFFNET_OK;
+    return choose_config(state, u, &family, &args, key, error);
 }
 
 int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)

@@ -146,6 +146,9 @@ void cuda_network_forget(struct backend_state *state);
 /* memory.c */
 /* Offsets for all tensors such that tensors alive together do not overlap; returns the bytes needed. */
 size_t cuda_place_tensors(struct cuda_tensor *tensors, int count);
+/* Of a slot's buffers, for max_batch images. */
+size_t cuda_pixel_bytes(const struct backend_state *state);
+size_t cuda_logit_bytes(const struct backend_state *state);
 /* Before anything is timed: whether the planned units can get their memory, and timing what it takes (a
  * layer's tensors, which the arena holds too, and the largest workspace). EFFNET_E_NOMEM says what would fit.
  */
@@ -157,7 +160,7 @@ void *cuda_tensor_data(const struct backend_state *state, int tensor);
 /* first_block.c */
 struct first_block_args;
 /* Whether the first three layers, and the pixels, are such as kernels/first_block computes. */
-int cuda_first_block_fits(const struct backend_state *state, bool *fits, struct effnet_error *error);
+bool cuda_first_block_fits(const struct backend_state *state);
 /* All but the pointers. */
 void cuda_first_block_shape(const struct backend_state *state, struct first_block_args *args);
 int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error);

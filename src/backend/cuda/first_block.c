@@ -76,19 +76,13 @@ static bool layers_match(const struct backend_state *state)
            cuda_activation_range(project->activation, &low, &high);
 }
 
-int cuda_first_block_fits(const struct backend_state *state, bool *fits, struct effnet_error *error)
+bool cuda_first_block_fits(const struct backend_state *state)
 {
     struct first_block_args args;
-    *fits = false;
-    if (!layers_match(state)) return EFFNET_OK;
+    if (!layers_match(state)) return false;
     cuda_first_block_shape(state, &args);
-    if (!first_block_config_fits(0, &args)) return EFFNET_OK;
-    void *packed = malloc(first_block_weight_bytes());
-    if (!packed) return effnet_fail_nomem(error, "weights", first_block_weight_bytes());
     const struct first_block_layers layers = host_layers(state);
-    *fits = first_block_pack(&layers, packed);
-    free(packed);
-    return EFFNET_OK;
+    return first_block_config_fits(0, &args) && first_block_weights_fit(&layers);
 }
 
 int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error)

@@ -204,13 +204,21 @@ static int fail_too_large(const struct backend_state *state, size_t fixed, size_
         state->device_index, state->max_batch, needed >> 20, free_bytes >> 20, fits);
 }
 
+size_t cuda_pixel_bytes(const struct backend_state *state)
+{
+    return (size_t)state->max_batch * (size_t)state->info->height * (size_t)state->info->width * 3;
+}
+
+size_t cuda_logit_bytes(const struct backend_state *state)
+{
+    return (size_t)state->max_batch * (size_t)state->info->classes * sizeof(float);
+}
+
 /* Sizes and offsets of the arena's parts. Returns the bytes of the weights, or SIZE_MAX without memory for
  * the plan. */
 static size_t lay_out(struct backend_state *state)
 {
-    const size_t batch = (size_t)state->max_batch;
-    const size_t pixels = aligned(batch * (size_t)state->info->height * (size_t)state->info->width * 3);
-    const size_t logits = aligned(batch * (size_t)state->info->classes * sizeof(float));
+    const size_t slot = aligned(cuda_pixel_bytes(state)) + aligned(cuda_logit_bytes(state));
     size_t weights = 0, workspace = 0;
     for (int i = 0; i < state->unit_count; i++) {
         weights += unit_weight_bytes(&state->units[i]);
@@ -222,7 +230,7 @@ static size_t lay_out(struct backend_state *state)
     state->activation_offset = weights;
     state->workspace_offset = weights + activations;
     state->slot_offset = state->workspace_offset + aligned(workspace);
-    state->arena_bytes = state->slot_offset + CUDA_SLOTS * (pixels + logits);
+    state->arena_bytes = state->slot_offset + CUDA_SLOTS * slot;
     return weights;
 }
 
@@ -238,9 +246,6 @@ int cuda_memory_check(struct backend_state *state, struct effnet_error *error)
 
 int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
 {
-    const size_t batch = (size_t)state->max_batch;
-    const size_t pixels = aligned(batch * (size_t)state->info->height * (size_t)state->info->width * 3);
-    const size_t logits = aligned(batch * (size_t)state->info->classes * sizeof(float));
     const size_t weights = lay_out(state);
     if (weights == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
     cudnn_context_release(state->cudnn);
@@ -254,11 +259,12 @@ int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
     if (status != cudaSuccess) return cuda_fail(error, status, "device memory");
     /* No pass reads what nothing wrote, but a part-filled one computes on what is there: let it be finite. */
     CUDA_TRY(cudaMemsetAsync(state->arena, 0, state->arena_bytes, state->stream), "device memory");
-    size_t offset = state->slot_offset;
+    unsigned char *next = state->arena + state->slot_offset;
     for (int i = 0; i < CUDA_SLOTS; i++) {
-        state->slots[i].pixels = state->arena + offset;
-        state->slots[i].logits = (float *)(state->arena + offset + pixels);
-        offset += pixels + logits;
+        state->slots[i].pixels = next;
+        next += aligned(cuda_pixel_bytes(state));
+        state->slots[i].logits = (float *)next;
+        next += aligned(cuda_logit_bytes(state));
     }
     return upload_weights(state, error);
 }

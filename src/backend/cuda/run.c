@@ -202,11 +202,8 @@ static int enqueue_pass_call(void *context, int call, cudaStream_t stream, struc
 
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
 {
-    const size_t batch = (size_t)state->max_batch;
-    const size_t pixel_bytes = batch * (size_t)state->info->height * (size_t)state->info->width * 3;
-    const size_t logit_bytes = batch * (size_t)state->info->classes * sizeof(float);
-    CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, pixel_bytes), "pinned memory");
-    CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, logit_bytes), "pinned memory");
+    CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, cuda_pixel_bytes(state)), "pinned memory");
+    CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, cuda_logit_bytes(state)), "pinned memory");
     CUDA_TRY(cudaEventCreateWithFlags(&slot->uploaded, cudaEventDisableTiming), "event");
     CUDA_TRY(cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming), "event");
     /* Once outside a capture: the first run of a kernel loads its code. */
