@@ -52,7 +52,7 @@ cudaError_t linear_check(const struct linear_args *args);
 
 enum { LINEAR_SIZE_MAX = 1 << 30 };
 
-/* What a configuration is; names are for people ("wgmma 128x256 c2", "mma 64x32x128 k4"). */
+/* What a configuration is; names are for people ("wgmma 200x256", "mma 64x32x128 k4"). */
 struct linear_config {
     const char *name;
     bool sm90a;                  /* runs on compute capability 9.0 and on nothing else */

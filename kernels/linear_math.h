@@ -21,16 +21,23 @@
 
 /* Standard normal distribution function for x >= 0, NaN for NaN: 1 - 2^(-1 - x g(x)), where g is smooth and
  * grows, so that no bound on x is needed. Within 2 ulp. For a negative x: undefined. */
+#define LINEAR_PHI_7 2.8349123e-6f
+#define LINEAR_PHI_6 (-3.9377686e-5f)
+#define LINEAR_PHI_5 1.8618022e-4f
+#define LINEAR_PHI_4 1.3693640e-4f
+#define LINEAR_PHI_3 (-7.0634200e-3f)
+#define LINEAR_PHI_2 5.2496180e-2f
+#define LINEAR_PHI_1 4.5920819e-1f
+#define LINEAR_PHI_0 1.1511052f
 LINEAR_MATH float linear_phi_positive(float x)
 {
-    float g = 2.8349123e-6f;
-    g = fmaf(g, x, -3.9377686e-5f);
-    g = fmaf(g, x, 1.8618022e-4f);
-    g = fmaf(g, x, 1.3693640e-4f);
-    g = fmaf(g, x, -7.0634200e-3f);
-    g = fmaf(g, x, 5.2496180e-2f);
-    g = fmaf(g, x, 4.5920819e-1f);
-    g = fmaf(g, x, 1.1511052f);
+    float g = fmaf(LINEAR_PHI_7, x, LINEAR_PHI_6);
+    g = fmaf(g, x, LINEAR_PHI_5);
+    g = fmaf(g, x, LINEAR_PHI_4);
+    g = fmaf(g, x, LINEAR_PHI_3);
+    g = fmaf(g, x, LINEAR_PHI_2);
+    g = fmaf(g, x, LINEAR_PHI_1);
+    g = fmaf(g, x, LINEAR_PHI_0);
     return 1.0f - LINEAR_EXP2(fmaf(-g, x, -1.0f));
 }
 

@@ -1,27 +1,36 @@
 /* Linear layer by wgmma and the tensor copy engine, for compute capability 9.0 alone: linear.h.
  *
  * Grid: as many clusters of two blocks as the chip holds, each walking over output tiles (persistent). The
- * blocks of a cluster take tiles side by side, which need the same rows of x, or one below the other, which
- * need the same rows of w: each fetches half of those and multicasts it to both. Tiles go in groups of
- * columns, across before down, so that the tiles in flight at one time form a near-square and a group's rows
- * of w stay in L2.
+ * blocks of a cluster take tiles side by side, which need the same rows of x: each fetches half of those and
+ * multicasts it to both. Tiles go in groups of columns, across before down, so that the tiles in flight at
+ * one time form a near-square and a group's rows of w stay in L2.
  *
- * Block: two consumer warpgroups and a producer warpgroup, of which one thread works.
- * - Producer: for every 64 of k, waits until a stage is empty and starts its copies; runs up to STAGES ahead,
- *   across tiles.
- * - Consumers: halve a tile by rows. Each waits until a stage is full, multiplies it from shared memory into
- *   registers, tells the producers of the cluster that it is empty again. After the last stage of a tile:
- *   epilogue in registers, a warp at a time through 2 KB boxes of shared memory, from where the copy engine
- *   stores them.
+ * Block: two consumer warpgroups, which halve a tile by columns, and a producer warpgroup, of which three
+ * threads work, one for x and one for each consumer's rows of w. A tile is computed transposed: w is the
+ * operand that wgmma takes 64 rows of, x the one that it takes up to 256 of.
  *
- * Shared memory: STAGES x (TILE_M rows of x, TILE_N rows of w, 64 halves each, 128-byte swizzle); two boxes
- * and 32 columns' scale and shift for each consumer warp; barriers.
+ * The second consumer follows `lead` steps of k behind the first: it starts a tile at that step of k, beside
+ * the first one, and makes up for the steps before at the end. So, for `lead` steps of each tile, one of them
+ * multiplies alone while the other finishes its tile, and the tensor cores have work during every epilogue
+ * but the last. What it costs is that x passes twice for those steps. The order of k depends on the column
+ * alone, so that a row of y does not depend on where in x it lies.
+ *
+ *   step of k       0 .. lead-1     lead .. steps-1     0 .. lead-1     (of the next tile)
+ *   consumer 0      multiplies      multiplies          finishes        multiplies
+ *   consumer 1      finishes        multiplies          multiplies      finishes
+ *
+ * Whoever multiplies alone also says when the other one may go on (`handover`), as the parity of a barrier
+ * tells only the last round from the one before.
+ *
+ * Shared memory: a ring of stages for x, TILE_M rows of 64 halves, and one for each consumer's part of w,
+ * 128 rows; 128-byte swizzle; barriers. Results go from registers to y.
  * FLOPs 2 m n k; fewest bytes 2 (m k + n k) + m n (2 or 4). Measurements, and what was rejected:
  * docs/linear.md. */
+#include "launch.cuh"
 #include "linear_common.cuh"
 #include "tensor_map.cuh"
 
-#include <type_traits>
+#include <stddef.h>
 
 namespace linear
 {
@@ -29,36 +38,38 @@ namespace linear
 namespace
 {
 
-constexpr int BK = 64, ROW_BYTES = BK * 2;               /* of a stage: one period of the swizzle */
-constexpr int BOX_ROWS = 16, BOX_BYTES = BOX_ROWS * 128; /* of y, a warp's */
-constexpr int CHUNK = 32;                                /* columns that go through the epilogue together */
+constexpr int BK = 64, ROW_BYTES = BK * 2; /* of a stage: one period of the swizzle */
+constexpr int BLOCK_N = 64;                /* columns of y that one wgmma makes */
+constexpr int WARP_N = 32;                 /* columns that a warp finishes */
+constexpr int CLUSTER = 2, CONSUMERS = 2, OWN_N = 2 * BLOCK_N, TILE_N = CONSUMERS * OWN_N;
+constexpr int WARPS = 4 * CONSUMERS, OWNERS = 32 * WARPS; /* consumers' */
+constexpr int THREADS = OWNERS + 128;
+/* The kernel starts with 168 registers a thread, which are moved from the producer to the consumers. */
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+static_assert(OWNERS * CONSUMER_REGISTERS + 128 * PRODUCER_REGISTERS <= THREADS * 168,
+              "else setmaxnreg waits for ever");
+constexpr int LEAD = 10;      /* steps that take about as long as an epilogue */
+constexpr int GROUP_N = 2048; /* columns, whose w is 16 MB at k = 4096 */
 
-/* A consumer's part of a tile is 64 ROWS_64 x TILE_N; ACROSS blocks of a cluster share rows of x, DOWN blocks
- * rows of w. */
-template <int ROWS_64, int TILE_N_, int DOWN_, int ACROSS_, int STAGES_> struct plan {
-    static constexpr int MT = ROWS_64, TILE_N = TILE_N_, DOWN = DOWN_, ACROSS = ACROSS_, STAGES = STAGES_;
-    static constexpr int CLUSTER = DOWN * ACROSS, CONSUMERS = 2, OWN_M = 64 * MT, TILE_M = CONSUMERS * OWN_M;
-    static constexpr int THREADS = 128 * (CONSUMERS + 1), CONSUMER_WARPS = 4 * CONSUMERS;
-    /* 65536 registers among 384 threads: 168 each at entry, then moved from the producer to the consumers. */
-    static constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
-    static constexpr int X_BYTES = TILE_M * ROW_BYTES, W_BYTES = TILE_N * ROW_BYTES;
-    /* that a block fetches */
-    static constexpr int X_PART_ROWS = TILE_M / ACROSS, W_PART_ROWS = TILE_N / DOWN;
-    /* Columns of a tile at the right edge, where no more than that are left for each block. */
-    static constexpr int NARROW = TILE_N == 192 ? 128 : TILE_N;
-    /* Blocks whose copies reach this one, itself among them. */
-    static constexpr int PEERS = DOWN + ACROSS - 1;
-    static_assert(MT * TILE_N / 2 <= 192, "accumulators fit in the registers");
+template <int TILE_M_, int X_STAGES_, int W_STAGES_0, int W_STAGES_1> struct plan {
+    static constexpr int TILE_M = TILE_M_, GROUPS = TILE_M / 8;
+    static constexpr int X_STAGES = X_STAGES_, W_STAGES = W_STAGES_0 + W_STAGES_1;
+    static constexpr int X_BYTES = TILE_M * ROW_BYTES, W_BYTES = OWN_N * ROW_BYTES;
+    /* of x that the first block of a cluster fetches; the other one the rest */
+    static constexpr int X_FIRST = (GROUPS + 1) / 2 * 8;
+
+    /* A consumer's stages of w. */
+    static __device__ __forceinline__ int w_stages(int consumer)
+    {
+        return consumer == 0 ? W_STAGES_0 : W_STAGES_1;
+    }
+    static __device__ __forceinline__ int w_base(int consumer) { return consumer == 0 ? 0 : W_STAGES_0; }
 
     struct shared {
-        struct {
-            unsigned char x[X_BYTES], w[W_BYTES];
-        } stage[STAGES];
-        unsigned char box[CONSUMER_WARPS][2][BOX_BYTES];
-        float2 parameters[CONSUMER_WARPS][CHUNK];
-        uint64_t full[STAGES], empty[STAGES];
+        unsigned char x[X_STAGES][X_BYTES], w[W_STAGES][W_BYTES];
+        uint64_t x_full[X_STAGES], w_full[W_STAGES], x_empty[X_STAGES], w_empty[W_STAGES];
     };
-    static_assert(X_PART_ROWS % 8 == 0 && W_PART_ROWS % 8 == 0 && W_BYTES % 1024 == 0,
+    static_assert(X_BYTES % 1024 == 0 && W_BYTES % 1024 == 0,
                   "the swizzle counts from a multiple of 1024 bytes");
     static_assert(sizeof(shared) <= 227 * 1024, "what sm_90 gives a block");
 };
@@ -66,303 +77,304 @@ template <int ROWS_64, int TILE_N_, int DOWN_, int ACROSS_, int STAGES_> struct 
 /* What the launcher works out. */
 struct walk {
     int tiles_m, tiles_n, group; /* tiles of a cluster, and columns of them in a group */
-    int steps;                   /* of BK */
+    int steps, lead;             /* of BK; lead <= steps */
 };
 
-/* This block's tile. */
+/* A block's tile. */
 template <class P> struct place {
     int row, column; /* of y, the tile's first */
-    bool narrow;
-    __device__ __forceinline__ place(const walk &walk, int tile, int n, int down, int across)
+    __device__ __forceinline__ place(const walk &walk, int tile, int across)
     {
         const int first = tile / (walk.group * walk.tiles_m) * walk.group;
         const int width = min(walk.group, walk.tiles_n - first), within = tile - first * walk.tiles_m;
-        const int column0 = (first + within % width) * P::ACROSS * P::TILE_N;
-        narrow = P::NARROW < P::TILE_N && n - column0 <= P::ACROSS * P::NARROW;
-        row = (within / width * P::DOWN + down) * P::TILE_M;
-        column = column0 + across * (narrow ? P::NARROW : P::TILE_N);
+        row = within / width * P::TILE_M;
+        column = ((first + within % width) * CLUSTER + across) * TILE_N;
     }
 };
 
-/* A position in the ring of stages; parity flips each time around. */
-template <class P> struct ring {
+/* A position in a ring of stages; parity flips each time around. */
+struct ring {
     int stage = 0;
     uint32_t parity = 0;
-    __device__ __forceinline__ void advance()
+    __device__ __forceinline__ void advance(int stages)
     {
-        if (++stage == P::STAGES) stage = 0, parity ^= 1;
+        if (++stage == stages) stage = 0, parity ^= 1;
+    }
+    template <int STAGES> __device__ __forceinline__ void skip(int steps)
+    {
+        const int to = stage + steps;
+        parity ^= to / STAGES & 1;
+        stage = to % STAGES;
     }
 };
 
-template <class P> __device__ __forceinline__ int rank_of(int down, int across)
-{
-    return down + P::DOWN * across;
-}
-
+/* The block's part of x, to both blocks; `map` has boxes of its height. */
 template <class P>
-__device__ __forceinline__ void produce(typename P::shared &shared, const CUtensorMap &x_map,
-                                        const CUtensorMap &w_map, const walk &walk, int n, int cluster,
-                                        int clusters, int down, int across)
+__device__ __forceinline__ void produce_x(typename P::shared &shared, const CUtensorMap &map,
+                                          const walk &walk, int cluster, int clusters, int across)
 {
-    ptx::tma_prefetch_map(&x_map);
-    ptx::tma_prefetch_map(&w_map);
-    const uint64_t x_policy = ptx::l2_evict_normal(), w_policy = ptx::l2_evict_last();
-    uint16_t x_readers = 0, w_readers = 0;
-    for (int i = 0; i < P::ACROSS; i++) x_readers |= 1 << rank_of<P>(down, i);
-    for (int i = 0; i < P::DOWN; i++) w_readers |= 1 << rank_of<P>(i, across);
-    ring<P> at;
+    const uint64_t policy = ptx::l2_evict_normal();
+    const int first = across * P::X_FIRST;
+    ring at;
     for (int tile = cluster; tile < walk.tiles_m * walk.tiles_n; tile += clusters) {
-        const place<P> place(walk, tile, n, down, across);
-        const int x_row = place.row + across * P::X_PART_ROWS, w_row = place.column + down * P::W_PART_ROWS;
-        for (int step = 0; step < walk.steps; step++, at.advance()) {
-            auto &stage = shared.stage[at.stage];
-            const uint32_t full = ptx::shared_address(&shared.full[at.stage]);
-            const uint32_t x = ptx::shared_address(stage.x) + across * P::X_PART_ROWS * ROW_BYTES;
-            const uint32_t w = ptx::shared_address(stage.w) + down * P::W_PART_ROWS * ROW_BYTES;
+        const int row = place<P>(walk, tile, across).row + first;
+        for (int step = 0; step < walk.steps + walk.lead; step++, at.advance(P::X_STAGES)) {
+            const uint32_t full = ptx::shared_address(&shared.x_full[at.stage]);
+            const int k = step < walk.steps ? step : step - walk.steps;
             /* all consumers that the multicast reaches */
-            ptx::mbarrier_wait(ptx::shared_address(&shared.empty[at.stage]), at.parity ^ 1);
-            ptx::mbarrier_arrive_expect(full, P::X_BYTES + P::W_BYTES);
-            if constexpr (P::ACROSS == 1)
-                ptx::tma_load_2d(x, &x_map, step * BK, x_row, full, x_policy);
-            else
-                ptx::tma_load_2d_multicast(x, &x_map, step * BK, x_row, full, x_readers, x_policy);
-            if constexpr (P::DOWN == 1)
-                ptx::tma_load_2d(w, &w_map, step * BK, w_row, full, w_policy);
-            else
-                ptx::tma_load_2d_multicast(w, &w_map, step * BK, w_row, full, w_readers, w_policy);
+            ptx::mbarrier_wait(ptx::shared_address(&shared.x_empty[at.stage]), at.parity ^ 1);
+            ptx::mbarrier_arrive_expect(full, P::X_BYTES);
+            ptx::tma_load_2d_multicast(ptx::shared_address(shared.x[at.stage]) + first * ROW_BYTES, &map,
+                                       k * BK, row, full, (1 << CLUSTER) - 1, policy);
         }
     }
 }
 
-/* One tile's sums, COLUMNS of them. `peer_empty` is where the first `empty` barrier lies in the block that
- * this lane, one of the first PEERS, reports to. */
-template <class P, int COLUMNS>
-__device__ __forceinline__ void multiply_tile(float (&acc)[P::MT][COLUMNS / 2], typename P::shared &shared,
-                                              ring<P> &at, int steps, int consumer, int lane,
-                                              uint32_t peer_empty)
+/* A consumer's rows of w. Even ones go to the first BLOCK_N rows of a stage and odd ones to the others, so
+ * that a thread gets neighbouring columns of y. */
+template <class P>
+__device__ __forceinline__ void produce_w(typename P::shared &shared, const CUtensorMap &map,
+                                          const walk &walk, int cluster, int clusters, int across,
+                                          int consumer)
 {
-    const uint32_t x_offset = consumer * P::OWN_M * ROW_BYTES;
-    const auto release = [&](int stage) {
-        if (lane < P::PEERS) /* to every producer whose copies come here */
-            ptx::mbarrier_arrive_cluster(peer_empty + stage * static_cast<int>(sizeof(uint64_t)));
+    const uint64_t policy = ptx::l2_evict_last();
+    const int base = P::w_base(consumer);
+    ring at;
+    for (int tile = cluster; tile < walk.tiles_m * walk.tiles_n; tile += clusters) {
+        const int column = place<P>(walk, tile, across).column + consumer * OWN_N;
+        int k = consumer == 0 ? 0 : walk.lead;
+        for (int step = 0; step < walk.steps; step++, k++, at.advance(P::w_stages(consumer))) {
+            if (k == walk.steps) k = 0;
+            const uint32_t full = ptx::shared_address(&shared.w_full[base + at.stage]);
+            const uint32_t w = ptx::shared_address(shared.w[base + at.stage]);
+            ptx::mbarrier_wait(ptx::shared_address(&shared.w_empty[base + at.stage]), at.parity ^ 1);
+            ptx::mbarrier_arrive_expect(full, P::W_BYTES);
+            for (int odd = 0; odd < 2; odd++)
+                ptx::tma_load_2d(w + odd * BLOCK_N * ROW_BYTES, &map, k * BK, column + odd, full, policy);
+        }
+    }
+}
+
+/* One tile's sums: column 2 i + h of the consumer's in acc[h], as wgmma_f16 has its row i. `empty` is where
+ * the empty barriers lie of whom this lane reports to: lanes below CLUSTER to each block's ring of x, the
+ * next lane to this block's rings of w.
+ *
+ * In the alone steps nothing hides what the warps do between two products, so that the waits, the reports and
+ * the addresses of the next stage are spread between the products of this one. `meanwhile` is called while
+ * the last products run. */
+template <class P, class Meanwhile>
+__device__ __forceinline__ void multiply_tile(float (&acc)[2][P::TILE_M / 2], typename P::shared &shared,
+                                              ring &x_at, ring &w_at, const walk &walk, int consumer,
+                                              int lane, uint32_t empty, bool last, const Meanwhile &meanwhile)
+{
+    const int w_base = P::w_base(consumer);
+    /* steps that this consumer makes alone, and the step whose arrival lets the other one go on */
+    const int alone = consumer == 0 ? 0 : walk.steps - walk.lead;
+    const int handover = consumer == 0 ? walk.lead - 1 : last ? -1 : walk.steps - 1;
+    /* kept: else the compiler works out the address anew at each use, by slow instructions */
+    const uint32_t base = ptx::kept(ptx::shared_address(&shared));
+    const uint32_t x_data = base + offsetof(typename P::shared, x);
+    const uint32_t w_data = base + offsetof(typename P::shared, w) + w_base * P::W_BYTES;
+    const uint32_t x_full = base + offsetof(typename P::shared, x_full);
+    const uint32_t w_full = base + offsetof(typename P::shared, w_full) + w_base * 8;
+    const auto wait = [&] {
+        ptx::mbarrier_wait(x_full + x_at.stage * 8, x_at.parity);
+        ptx::mbarrier_wait(w_full + w_at.stage * 8, w_at.parity);
     };
-    int before = 0;
+    const auto release = [&](int x_stage, int w_stage, int step) {
+        /* an empty barrier of x expects both consumers, of whom one may be away */
+        const bool both = lane < CLUSTER &&
+                          static_cast<unsigned>(step - alone) < static_cast<unsigned>(walk.lead);
+        if (lane <= CLUSTER)
+            ptx::mbarrier_arrive_cluster(empty + (lane < CLUSTER ? x_stage : w_base + w_stage) * 8,
+                                         both ? 2 : 1);
+    };
+    int x_before = 0, w_before = 0;
+    wait();
+    uint32_t x_low = ptx::wgmma_descriptor_low(x_data + x_at.stage * P::X_BYTES);
+    uint32_t w_low = ptx::wgmma_descriptor_low(w_data + w_at.stage * P::W_BYTES);
 #pragma unroll 1
-    for (int step = 0; step < steps; step++) {
-        ptx::mbarrier_wait(ptx::shared_address(&shared.full[at.stage]), at.parity);
-        const uint64_t x = ptx::wgmma_descriptor(ptx::shared_address(shared.stage[at.stage].x) + x_offset);
-        const uint64_t w = ptx::wgmma_descriptor(ptx::shared_address(shared.stage[at.stage].w));
+    for (int step = 0; step < walk.steps; step++) {
+        const uint64_t x = ptx::wgmma_descriptor_high() | x_low, w = ptx::wgmma_descriptor_high() | w_low;
+        bool ready = false;
         ptx::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < BK / 16; k++)
+        for (int k = 0; k < BK / 16; k++) {
 #pragma unroll
-            for (int i = 0; i < P::MT; i++)
-                ptx::wgmma_f16(acc[i], x + i * (64 * ROW_BYTES >> 4) + 2 * k, w + 2 * k, true);
+            for (int h = 0; h < 2; h++)
+                ptx::wgmma_f16(acc[h], w + h * (BLOCK_N * ROW_BYTES >> 4) + 2 * k, x + 2 * k, true);
+            if (k == 0) {
+                ptx::wgmma_commit();
+                ptx::wgmma_wait<1>(); /* the step before has read its stages */
+                if (step > 0) release(x_before, w_before, step - 1);
+                x_before = x_at.stage, w_before = w_at.stage;
+                ptx::wgmma_fence();
+            }
+            if (k == 1) {
+                if (step == handover) ptx::named_barrier_arrive(2 - consumer, OWNERS);
+                x_at.advance(P::X_STAGES);
+                w_at.advance(P::w_stages(consumer));
+                x_low = ptx::kept(ptx::wgmma_descriptor_low(x_data + x_at.stage * P::X_BYTES));
+                w_low = ptx::kept(ptx::wgmma_descriptor_low(w_data + w_at.stage * P::W_BYTES));
+            }
+            if (k == 2)
+                ready = ptx::mbarrier_test(x_full + x_at.stage * 8, x_at.parity) &
+                        ptx::mbarrier_test(w_full + w_at.stage * 8, w_at.parity);
+        }
         ptx::wgmma_commit();
-        ptx::wgmma_wait<1>(); /* the step before has read its stage */
-        if (step > 0) release(before);
-        before = at.stage;
-        at.advance();
+        if (!ready && step + 1 < walk.steps) wait();
     }
+    meanwhile();
     ptx::wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < P::MT; i++)
+    for (int h = 0; h < 2; h++)
 #pragma unroll
-        for (int j = 0; j < COLUMNS / 2; j++) ptx::wgmma_touch(acc[i][j]);
-    release(before);
+        for (int j = 0; j < P::TILE_M / 2; j++) ptx::wgmma_touch(acc[h][j]);
+    release(x_before, w_before, walk.steps - 1);
 }
 
-/* Two neighbouring results to their place in a box, which is 128 bytes wide in 128-byte swizzle. `row` is
- * below 16; `pair` counts pairs of columns from the box's left edge. */
-template <class Y>
-__device__ __forceinline__ void store_pair(unsigned char *box, int row, int pair, float a, float b)
+/* Epilogue and store of a warp's WARP_N columns from column0 on: a thread has four of them, two neighbours
+ * and two more 16 further on, with `p` their scale and shift, of two rows in eight. */
+template <class P, int ACTIVATION, class Y>
+__device__ __forceinline__ void finish_tile(const float (&acc)[2][P::TILE_M / 2], int lane,
+                                            const linear_args &args, int row0, int column0,
+                                            const float2 (&p)[4])
 {
-    constexpr int PAIR_BYTES = 2 * sizeof(Y), PIECE_PAIRS = 16 / PAIR_BYTES;
-    unsigned char *at = box + row * 128 + ((pair / PIECE_PAIRS ^ row % 8) << 4) +
-                        pair % PIECE_PAIRS * PAIR_BYTES;
-    if constexpr (sizeof(Y) == 4)
-        *reinterpret_cast<float2 *>(at) = make_float2(a, b);
-    else
-        *reinterpret_cast<__half2 *>(at) = __floats2half2_rn(a, b);
-}
-
-/* A thread's results of CHUNK columns and 16 rows from its sums, into a box from `column` of that on. */
-template <int ACTIVATION, class Y>
-__device__ __forceinline__ void finish_chunk(const float *sums, const float2 *parameters, int lane,
-                                             unsigned char *box, int column)
-{
+    const int row = row0 + lane % 4 * 2, column = column0 + lane / 4 * 2;
+    const int rows = static_cast<int>(args.m) - row, n = static_cast<int>(args.n);
+    const int valid[2] = {column < n ? rows : 0, column + 16 < n ? rows : 0}; /* rows, of either pair */
+    Y *at = static_cast<Y *>(args.y) + row * args.ldy + column;
 #pragma unroll
-    for (int j = 0; j < CHUNK / 8; j += 2) { /* eight independent results at a time */
-        const int pair = column / 2 + 4 * j + lane % 4;
-        float v[2][4];
+    for (int j = 0; j < P::GROUPS; j++) {
+        /* The long one: without a branch ptxas mixes the groups until it has no register left. */
+        if (ACTIVATION == LINEAR_GELU && row0 + 8 * j >= static_cast<int>(args.m)) break;
 #pragma unroll
-        for (int b = 0; b < 2; b++) {
-            const float4 p = *reinterpret_cast<const float4 *>(&parameters[8 * (j + b) + lane % 4 * 2]);
-            const float *sum = sums + 4 * (j + b);
-            v[b][0] = fmaf(sum[0], p.x, p.y), v[b][1] = fmaf(sum[1], p.z, p.w);
-            v[b][2] = fmaf(sum[2], p.x, p.y), v[b][3] = fmaf(sum[3], p.z, p.w);
-        }
+        for (int r = 0; r < 2; r++) {
+            float v[4];
 #pragma unroll
-        for (int e = 0; e < 8; e++) v[e / 4][e % 4] = activate<ACTIVATION>(v[e / 4][e % 4]);
+            for (int c = 0; c < 4; c++) v[c] = fmaf(acc[c % 2][4 * j + c / 2 * 2 + r], p[c].x, p[c].y);
 #pragma unroll
-        for (int b = 0; b < 2; b++) {
-            store_pair<Y>(box, lane / 4, pair + 4 * b, v[b][0], v[b][1]);
-            store_pair<Y>(box, lane / 4 + 8, pair + 4 * b, v[b][2], v[b][3]);
-        }
-    }
-}
-
-/* Epilogue and store of a consumer warp's rows, through its two boxes in turn; `turn` counts the boxes so
- * far. `row0` is the first of its 16 in the first of MT blocks of 64 rows, column0 the tile's first, and
- * `mine` are the parameters of column column0 + lane. */
-template <class P, int ACTIVATION, class Y, int COLUMNS>
-__device__ __forceinline__ void finish_tile(const float (&acc)[P::MT][COLUMNS / 2],
-                                            typename P::shared &shared, int warp, int lane,
-                                            const linear_args &args, const CUtensorMap &y_map, int row0,
-                                            int column0, float2 mine, uint64_t policy, unsigned &turn)
-{
-    constexpr int BOX_COLUMNS = 128 / sizeof(Y), BOX_CHUNKS = BOX_COLUMNS / CHUNK;
-    float2 *parameters = shared.parameters[warp];
+            for (int c = 0; c < 4; c++) v[c] = activate<ACTIVATION>(v[c]);
 #pragma unroll
-    for (int c = 0; c < COLUMNS / CHUNK; c += BOX_CHUNKS) {
-        if (column0 + c * CHUNK >= static_cast<int>(args.n)) break;
-#pragma unroll
-        for (int i = 0; i < P::MT; i++) {
-            unsigned char *box = shared.box[warp][turn++ % 2];
-            if (lane == 0) ptx::tma_store_wait_read<1>(); /* the copy before last has left this box */
-#pragma unroll
-            for (int h = 0; h < BOX_CHUNKS; h++) {
-                if (i == 0 || BOX_CHUNKS > 1) {
-                    __syncwarp(); /* everybody is done with the columns before */
-                    parameters[lane] = mine;
-                    const bool last = h + 1 == BOX_CHUNKS && i + 1 < P::MT && BOX_CHUNKS > 1;
-                    mine = column_parameters(args, column0 + (last ? c : c + h + 1) * CHUNK + lane);
-                }
-                __syncwarp(); /* the columns' parameters are there, and the box is free */
-                finish_chunk<ACTIVATION, Y>(&acc[i][(c + h) * (CHUNK / 2)], parameters, lane, box, h * CHUNK);
+            for (int c = 0; c < 4; c += 2) {
+                if (8 * j + r >= valid[c / 2]) continue;
+                Y *const to = at + 8 * c;
+                if constexpr (sizeof(Y) == 4)
+                    __stcs(reinterpret_cast<float2 *>(to), make_float2(v[c], v[c + 1]));
+                else
+                    __stcs(reinterpret_cast<__half2 *>(to), __floats2half2_rn(v[c], v[c + 1]));
             }
-            ptx::fence_proxy_async(); /* the copy engine reads what this thread wrote */
-            __syncwarp();             /* the box is complete */
-            if (lane == 0) {
-                ptx::tma_store_2d(&y_map, ptx::shared_address(box), column0 + c * CHUNK, row0 + i * 64,
-                                  policy);
-                ptx::tma_store_commit();
-            }
+            at += r == 0 ? args.ldy : 7 * args.ldy;
         }
     }
 }
 
 template <class P, int ACTIVATION, class Y>
-__device__ __forceinline__ void consume(typename P::shared &shared, const linear_args &args,
-                                        const CUtensorMap &y_map, const walk &walk, int cluster, int clusters,
-                                        int down, int across)
+__device__ __forceinline__ void consume(typename P::shared &shared, const linear_args &args, const walk &walk,
+                                        int cluster, int clusters, int across)
 {
     /* the shuffle tells the compiler that the warp is one: descriptors then stay in uniform registers */
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32,
               consumer = warp / 4;
-    const uint64_t policy = ptx::l2_evict_first();
-    uint32_t peer_empty = 0;
-    if (lane < P::PEERS) { /* the blocks beside this one, itself among them, then those above and below */
-        const int other = lane - P::ACROSS;
-        const int rank = lane < P::ACROSS ? rank_of<P>(down, lane)
-                                          : rank_of<P>(other + (other >= down), across);
-        peer_empty = ptx::cluster_address(ptx::shared_address(&shared.empty[0]), rank);
+    const uint32_t empty = lane < CLUSTER ? ptx::cluster_address(ptx::shared_address(shared.x_empty), lane)
+                                          : ptx::cluster_address(ptx::shared_address(shared.w_empty), across);
+    ring x_at, w_at;
+    const int tiles = walk.tiles_m * walk.tiles_n;
+    for (int tile = cluster; tile < tiles; tile += clusters) {
+        const place<P> place(walk, tile, across);
+        const int column0 = place.column + warp * WARP_N;
+        if (consumer == 1) x_at.skip<P::X_STAGES>(walk.lead);
+        if (consumer == 1 || tile != cluster) ptx::named_barrier_sync(1 + consumer, OWNERS);
+        /* zeros to add to: with a first product that ignores what was there, ptxas spills */
+        float acc[2][P::TILE_M / 2] = {};
+        float2 p[4];
+        multiply_tile<P>(acc, shared, x_at, w_at, walk, consumer, lane, empty, tile + clusters >= tiles, [&] {
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                p[c] = column_parameters(args, column0 + c / 2 * 16 + lane / 4 * 2 + c % 2);
+        });
+        if (consumer == 0) x_at.skip<P::X_STAGES>(walk.lead);
+        finish_tile<P, ACTIVATION, Y>(acc, lane, args, place.row, column0, p);
     }
-    unsigned turn = 0;
-    ring<P> at;
-    for (int tile = cluster; tile < walk.tiles_m * walk.tiles_n; tile += clusters) {
-        const place<P> place(walk, tile, static_cast<int>(args.n), down, across);
-        const int row0 = place.row + consumer * P::OWN_M + warp % 4 * 16, column0 = place.column;
-        const float2 mine = column_parameters(args, column0 + lane); /* arrives during the products */
-        const auto work = [&](auto columns) {
-            constexpr int COLUMNS = decltype(columns)::value;
-            /* zeros to add to: with a first product that ignores what was there, ptxas spills */
-            float acc[P::MT][COLUMNS / 2] = {};
-            multiply_tile<P, COLUMNS>(acc, shared, at, walk.steps, consumer, lane, peer_empty);
-            finish_tile<P, ACTIVATION, Y, COLUMNS>(acc, shared, warp, lane, args, y_map, row0, column0, mine,
-                                                   policy, turn);
-        };
-        if (place.narrow)
-            work(std::integral_constant<int, P::NARROW>());
-        else
-            work(std::integral_constant<int, P::TILE_N>());
-    }
-    if (lane == 0) ptx::tma_store_wait_read<0>(); /* shared memory outlives the last copies */
-    __syncwarp();
 }
 
 template <class P, int ACTIVATION, class Y>
-__global__ void __launch_bounds__(P::THREADS, 1) __cluster_dims__(P::CLUSTER, 1, 1)
-    linear_wgmma_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                        const __grid_constant__ CUtensorMap y_map, const __grid_constant__ linear_args args,
+__global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+    linear_wgmma_kernel(const __grid_constant__ CUtensorMap x_map_0,
+                        const __grid_constant__ CUtensorMap x_map_1,
+                        const __grid_constant__ CUtensorMap w_map, const __grid_constant__ linear_args args,
                         const __grid_constant__ walk walk)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
     typename P::shared &shared = *reinterpret_cast<typename P::shared *>(memory);
-    const int cluster = blockIdx.x / P::CLUSTER, clusters = gridDim.x / P::CLUSTER;
-    const int rank = ptx::cluster_rank(), down = rank % P::DOWN, across = rank / P::DOWN;
+    const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
+    const int across = ptx::cluster_rank();
+    ptx::grid_launch_next();
     if (threadIdx.x == 0) {
-        for (int i = 0; i < P::STAGES; i++) {
-            ptx::mbarrier_init(ptx::shared_address(&shared.full[i]), 1);
-            ptx::mbarrier_init(ptx::shared_address(&shared.empty[i]), P::PEERS * P::CONSUMER_WARPS);
+        for (int i = 0; i < P::X_STAGES; i++) {
+            ptx::mbarrier_init(ptx::shared_address(&shared.x_full[i]), 1);
+            ptx::mbarrier_init(ptx::shared_address(&shared.x_empty[i]), CLUSTER * WARPS);
+        }
+        for (int i = 0; i < P::W_STAGES; i++) {
+            ptx::mbarrier_init(ptx::shared_address(&shared.w_full[i]), 1);
+            ptx::mbarrier_init(ptx::shared_address(&shared.w_empty[i]), WARPS / CONSUMERS);
         }
         ptx::mbarrier_init_fence();
     }
     ptx::cluster_sync(); /* every block's barriers are ready for the others */
+    ptx::grid_wait();
 
-    if (threadIdx.x / 128 == P::CONSUMERS) {
-        ptx::registers_decrease<P::PRODUCER_REGISTERS>();
-        if (threadIdx.x == 128 * P::CONSUMERS)
-            produce<P>(shared, x_map, w_map, walk, static_cast<int>(args.n), cluster, clusters, down, across);
+    if (threadIdx.x >= OWNERS) {
+        ptx::registers_decrease<PRODUCER_REGISTERS>();
+        const int warp = (threadIdx.x - OWNERS) / 32;
+        if (threadIdx.x % 32 == 0) {
+            if (warp < CONSUMERS)
+                produce_w<P>(shared, w_map, walk, cluster, clusters, across, warp);
+            else if (warp == CONSUMERS)
+                produce_x<P>(shared, across == 0 ? x_map_0 : x_map_1, walk, cluster, clusters, across);
+        }
         __syncwarp();
     } else {
-        ptx::registers_increase<P::CONSUMER_REGISTERS>();
-        consume<P, ACTIVATION, Y>(shared, args, y_map, walk, cluster, clusters, down, across);
+        ptx::registers_increase<CONSUMER_REGISTERS>();
+        consume<P, ACTIVATION, Y>(shared, args, walk, cluster, clusters, across);
     }
     ptx::cluster_sync(); /* no block leaves while another may still arrive at its barriers */
 }
 
 template <class P> int64_t tile_count(const linear_args &a)
 {
-    return divide_up(a.m, P::DOWN * P::TILE_M) * divide_up(a.n, P::ACROSS * P::TILE_N);
+    return divide_up(a.m, P::TILE_M) * divide_up(a.n, CLUSTER * TILE_N);
 }
 
-template <class P, int GROUP, int ACTIVATION, class Y>
-cudaError_t launch_as(const linear_args &a, cudaStream_t stream)
+template <class P, int ACTIVATION, class Y> cudaError_t launch_as(const linear_args &a, cudaStream_t stream)
 {
-    const auto kernel = linear_wgmma_kernel<P, ACTIVATION, Y>;
-    constexpr int shared_bytes = sizeof(typename P::shared);
-    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              shared_bytes);
-    int multiprocessors = 0;
-    if (status == cudaSuccess) status = multiprocessor_count(&multiprocessors);
-    CUtensorMap x_map, w_map, y_map;
     constexpr CUtensorMapDataType fp16 = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     constexpr CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
-    if (status == cudaSuccess)
-        status = tensor_map_2d(&x_map, fp16, a.x, a.m, a.k, a.ldx * 2, P::X_PART_ROWS, BK, swizzle);
-    if (status == cudaSuccess)
-        status = tensor_map_2d(&w_map, fp16, a.w, a.n, a.k, a.ldw * 2, P::W_PART_ROWS, BK, swizzle);
-    if (status == cudaSuccess)
-        status = tensor_map_2d(&y_map, sizeof(Y) == 2 ? fp16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, a.y, a.m, a.n,
-                               a.ldy * sizeof(Y), BOX_ROWS, 128 / sizeof(Y), CU_TENSOR_MAP_SWIZZLE_128B);
+    int multiprocessors = 0;
+    cudaError_t status = multiprocessor_count(&multiprocessors);
+    CUtensorMap x_map[CLUSTER], w_map;
+    for (int i = 0; i < CLUSTER && status == cudaSuccess; i++)
+        status = tensor_map_2d(&x_map[i], fp16, a.x, a.m, a.k, a.ldx * 2,
+                               i == 0 ? P::X_FIRST : P::TILE_M - P::X_FIRST, BK, swizzle);
+    if (status == cudaSuccess) /* BLOCK_N rows, every other one */
+        status = tensor_map_2d(&w_map, fp16, a.w, a.n, a.k, a.ldw * 2, 2 * BLOCK_N, BK, swizzle, 2);
     if (status != cudaSuccess) return status;
-    const walk walk = {static_cast<int>(divide_up(a.m, P::DOWN * P::TILE_M)),
-                       static_cast<int>(divide_up(a.n, P::ACROSS * P::TILE_N)), GROUP,
-                       static_cast<int>(divide_up(a.k, BK))};
-    const int64_t tiles = tile_count<P>(a), most = multiprocessors / P::CLUSTER;
+    const int steps = static_cast<int>(divide_up(a.k, BK));
+    const walk walk = {static_cast<int>(divide_up(a.m, P::TILE_M)),
+                       static_cast<int>(divide_up(a.n, CLUSTER * TILE_N)), GROUP_N / (CLUSTER * TILE_N),
+                       steps, LEAD < steps ? LEAD : steps};
+    const int64_t tiles = tile_count<P>(a), most = multiprocessors / CLUSTER;
     const unsigned clusters = static_cast<unsigned>(tiles < most ? tiles : most);
-    kernel<<<clusters * P::CLUSTER, P::THREADS, shared_bytes, stream>>>(x_map, w_map, y_map, a, walk);
-    return cudaGetLastError();
+    return launch_overlapping(linear_wgmma_kernel<P, ACTIVATION, Y>, clusters * CLUSTER, THREADS,
+                              sizeof(typename P::shared), stream, x_map[0], x_map[1], w_map, a, walk);
 }
 
-template <class P, int GROUP> cudaError_t launch(const linear_args &a, cudaStream_t stream)
+template <class P> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 {
     const bool wide = a.y_type == LINEAR_FP32;
 #define LINEAR_CASE(ACTIVATION)                                                                              \
     case ACTIVATION:                                                                                         \
-        return wide ? launch_as<P, GROUP, ACTIVATION, float>(a, stream)                                      \
-                    : launch_as<P, GROUP, ACTIVATION, __half>(a, stream)
+        return wide ? launch_as<P, ACTIVATION, float>(a, stream) : launch_as<P, ACTIVATION, __half>(a, stream)
     switch (a.activation) {
         LINEAR_CASE(LINEAR_NONE);
         LINEAR_CASE(LINEAR_RELU);
@@ -375,35 +387,34 @@ template <class P, int GROUP> cudaError_t launch(const linear_args &a, cudaStrea
 #undef LINEAR_CASE
 }
 
-/* The copy engine writes rows of y in pieces of 16 bytes, the last one whole, so that y's rows have to end
- * with one. */
+/* Threads store pairs of columns. */
 template <class P> bool fits(const linear_args &a)
 {
     const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
-    return compute_capability() == 90 && mode_of(a) == COPY && rows_aligned(a.y, a.ldy, y_bytes) &&
-           a.n * y_bytes % 16 == 0 && tile_count<P>(a) < INT32_MAX / 2;
+    return compute_capability() == 90 && mode_of(a) == COPY && a.n % 2 == 0 && a.ldy % 2 == 0 &&
+           reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && tile_count<P>(a) < INT32_MAX / 2;
 }
 
 /* Rounds of tiles at RATE GFLOP/s a multiprocessor, as measured on an H200. */
 template <class P, int RATE> double cost(const linear_args &a, int multiprocessors)
 {
-    const double rounds = divide_up(tile_count<P>(a), multiprocessors / P::CLUSTER);
-    return 2.5 + rounds * 2.0 * P::TILE_M * P::TILE_N * a.k / (RATE * 1e3);
+    const double rounds = divide_up(tile_count<P>(a), multiprocessors / CLUSTER);
+    return 2.5 + rounds * 2.0 * P::TILE_M * TILE_N * a.k / (RATE * 1e3);
 }
 
-template <class P, int GROUP, int RATE> constexpr entry make_entry(const char *name)
+template <class P, int RATE> constexpr entry make_entry(const char *name)
 {
-    return {{name, true, P::TILE_M, P::TILE_N, P::THREADS, sizeof(typename P::shared)},
+    return {{name, true, P::TILE_M, TILE_N, THREADS, sizeof(typename P::shared)},
             fits<P>,
-            launch<P, GROUP>,
+            launch<P>,
             cost<P, RATE>};
 }
 
 } // namespace
 
 const entry wgmma_entries[] = {
-    make_entry<plan<1, 256, 2, 1, 4>, 8, 5800>("wgmma 128x256 c2"),
-    make_entry<plan<2, 192, 1, 2, 3>, 6, 6100>("wgmma 256x192 c2"),
+    make_entry<plan<128, 6, 4, 3>, 5800>("wgmma 128x256"),
+    make_entry<plan<200, 4, 4, 3>, 6100>("wgmma 200x256"),
 };
 const int wgmma_entry_count = sizeof wgmma_entries / sizeof *wgmma_entries;
 

@@ -21,6 +21,20 @@ __device__ __forceinline__ void own_register(float &value)
     asm volatile("" : "+f"(value));
 }
 
+/* The same value, which the compiler can neither work out ahead nor anew, so that it keeps it in a register.
+ */
+__device__ __forceinline__ uint32_t kept(uint32_t value)
+{
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+template <class T> __device__ __forceinline__ T *kept(T *pointer)
+{
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+
 /* A word of shared memory at a shared_address. */
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared)
 {
@@ -177,12 +191,12 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Arrives at a barrier of any block of the cluster, given by cluster_address. The order that it gives is
- * among the threads of the block only, which is enough where what it hands over was read, and will be
- * written, by the copy engine and wgmma: release at cluster scope costs a fence of all memory. */
-__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier)
+/* Arrives `count` times at a barrier of any block of the cluster, given by cluster_address. The order that it
+ * gives is among the threads of the block only, which is enough where what it hands over was read, and will
+ * be written, by the copy engine and wgmma: release at cluster scope costs a fence of all memory. */
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t count = 1)
 {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
 /* Waits for the end of the phase of that parity. */
@@ -200,10 +214,31 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
                  : "memory");
 }
 
+/* Whether the phase of that parity has ended, without waiting. */
+__device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
+{
+    uint32_t d;
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+                 "selp.u32 %0, 1, 0, done;\n\t"
+                 "}"
+                 : "=r"(d)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return d != 0;
+}
+
 /* Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps. */
 __device__ __forceinline__ void named_barrier_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* This thread's part in the next named_barrier_sync of that barrier, without waiting for it. */
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 /* In a launch that may overlap the one before it in its stream (launch.cuh): waits until that one is done and
@@ -359,6 +394,17 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
            ((shared & 0x3ffff) >> 4);
 }
 
+/* Its halves, of which only the low one depends on the address. */
+__device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t shared)
+{
+    return (shared & 0x3ffff) >> 4 | 1u << 16;
+}
+
+__device__ __forceinline__ uint64_t wgmma_descriptor_high()
+{
+    return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32);
+}
+
 /* The same for rows of 32 or 64 bytes in the swizzle of that width (layout types 3 and 2). */
 template <int RowBytes> __device__ __forceinline__ uint64_t wgmma_descriptor_of(uint32_t shared)
 {
@@ -434,6 +480,21 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[96], uint64_t a, uint64_t b
                  "%87, %88, %89, %90, %91, %92, %93, %94, %95"
                  "}, %96, %97, p, 1, 1, 0, 0;\n\t}"
                  : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+__device__ __forceinline__ void wgmma_f16(float (&d)[100], uint64_t a, uint64_t b, bool accumulate)
+{
+    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %102, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n200k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
+                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
+                 "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"
+                 "}, %100, %101, p, 1, 1, 0, 0;\n\t}"
+                 : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80), PTX_F4(d, 96)
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

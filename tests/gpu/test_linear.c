@@ -244,10 +244,16 @@ static void test_large(uint64_t *state, struct tally *tally)
                                     .activation = LINEAR_GELU_RELU},
                     6, state, tally);
     check_shape(&(struct shape){3001, 2056, 4104, .y_type = LINEAR_FP32, .shifted = true}, 12, state, tally);
-    /* the last columns of a 256x192 cluster: as many as two narrow tiles have, more, and few */
-    for (int64_t n = 640; n <= 656; n += 8)
-        check_shape(&(struct shape){520, n, 328, .pad_y = 8, .shifted = true}, 520, state, tally);
-    check_shape(&(struct shape){520, 776, 328, .y_type = LINEAR_FP32, .scaled = true}, 520, state, tally);
+    /* wgmma: steps of 64 in k fewer than its consumers lie apart, as many, and more; tails of rows and
+     * columns */
+    static const int64_t k[] = {64, 576, 632, 640, 648, 1280, 2056};
+    for (int i = 0; i < 7; i++)
+        check_shape(&(struct shape){401, 770 + 2 * i, k[i], .pad_y = i % 2 ? 4 : 8, .y_type = i % 2,
+                                    .scaled = true, .shifted = true},
+                    401, state, tally);
+    /* several of its tiles one after the other */
+    check_shape(&(struct shape){16390, 514, 72, .shifted = true}, 40, state, tally);
+    check_shape(&(struct shape){13001, 514, 712, .y_type = LINEAR_FP32, .scaled = true}, 24, state, tally);
 }
 
 /* Every activation on an aligned and an unaligned shape of several tiles. */
@@ -305,6 +311,8 @@ static void test_small(uint64_t *state, struct tally *tally)
                     139, state, tally);
     check_shape(&(struct shape){35, 72, 136, .x_type = LINEAR_FP32, .y_type = LINEAR_FP32}, 35, state, tally);
     check_shape(&(struct shape){19, 33, 41, .shifted = true, .offset = 1}, 19, state, tally);
+    /* more tiles of the largest than the chip holds at once */
+    check_shape(&(struct shape){13500, 34, 136, .shifted = true}, 40, state, tally);
 }
 
 /* The largest and smallest fp16 numbers, subnormals, and a row with a NaN and one with an infinity. */
@@ -341,7 +349,7 @@ static void test_extremes(uint64_t *state, struct tally *tally)
 /* The same bits on a second run, and for a row alone. */
 static void test_repeatable(uint64_t *state, struct tally *tally)
 {
-    struct shape s = {200,
+    struct shape s = {420,
                       328,
                       712,
                       .y_type = LINEAR_FP32,
