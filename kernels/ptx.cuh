@@ -305,15 +305,6 @@ __device__ __forceinline__ void tma_load_2d_multicast(uint32_t shared, const voi
                  : "memory");
 }
 
-/* A box of shared memory to column x and row y of the tensor; what lies outside is left out. */
-__device__ __forceinline__ void tma_store_2d(const void *map, uint32_t shared, int x, int y, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint "
-                 "[%0, {%1, %2}], [%3], %4;" ::"l"(map),
-                 "r"(x), "r"(y), "r"(shared), "l"(policy)
-                 : "memory");
-}
-
 /* Contiguous bytes, a multiple of 16 at 16-byte aligned addresses: to shared memory, counting on `barrier`.
  */
 __device__ __forceinline__ void bulk_load(uint32_t shared, const void *global, uint32_t bytes,
@@ -387,14 +378,8 @@ __device__ __forceinline__ void wgmma_touch(float &accumulator)
 
 /* Matrix descriptor of a K-major fp16 tile whose rows are 128 bytes in 128-byte swizzle (a row's 16-byte
  * pieces XORed by row % 8): eight rows, 1024 bytes, apart; layout type 1 in bits 62 and 63. Advancing by 16
- * elements of k adds 2 (units of 16 bytes). */
-__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
-{
-    return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
-           ((shared & 0x3ffff) >> 4);
-}
-
-/* Its halves, of which only the low one depends on the address. */
+ * elements of k adds 2 (units of 16 bytes). In two parts, of which only the low one depends on the address.
+ */
 __device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t shared)
 {
     return (shared & 0x3ffff) >> 4 | 1u << 16;
@@ -403,6 +388,11 @@ __device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t shared)
 __device__ __forceinline__ uint64_t wgmma_descriptor_high()
 {
     return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32);
+}
+
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
+{
+    return wgmma_descriptor_high() | wgmma_descriptor_low(shared);
 }
 
 /* The same for rows of 32 or 64 bytes in the swizzle of that width (layout types 3 and 2). */
@@ -468,21 +458,6 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[64], uint64_t a, uint64_t b
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-__device__ __forceinline__ void wgmma_f16(float (&d)[96], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %98, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
-                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
-                 "%87, %88, %89, %90, %91, %92, %93, %94, %95"
-                 "}, %96, %97, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
 __device__ __forceinline__ void wgmma_f16(float (&d)[100], uint64_t a, uint64_t b, bool accumulate)
 {
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %102, 0;\n\t"
@@ -495,23 +470,6 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[100], uint64_t a, uint64_t 
                  "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"
                  "}, %100, %101, p, 1, 1, 0, 0;\n\t}"
                  : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80), PTX_F4(d, 96)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_f16(float (&d)[128], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %130, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
-                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
-                 "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, "
-                 "%103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "
-                 "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-                 "}, %128, %129, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F64(d, 0), PTX_F64(d, 64)
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
