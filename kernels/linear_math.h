@@ -19,8 +19,7 @@
 #define LINEAR_DIVIDE(a, b) ((a) / (b))
 #endif
 
-/* Standard normal distribution function for x >= 0, NaN for NaN: 1 - 2^(-1 - x g(x)), where g is smooth and
- * grows, so that no bound on x is needed. Within 2 ulp. For a negative x: undefined. */
+/* g's coefficients in linear_phi_positive, by powers of x. */
 #define LINEAR_PHI_7 2.8349123e-6f
 #define LINEAR_PHI_6 (-3.9377686e-5f)
 #define LINEAR_PHI_5 1.8618022e-4f
@@ -29,6 +28,9 @@
 #define LINEAR_PHI_2 5.2496180e-2f
 #define LINEAR_PHI_1 4.5920819e-1f
 #define LINEAR_PHI_0 1.1511052f
+
+/* Standard normal distribution function for x >= 0, NaN for NaN: 1 - 2^(-1 - x g(x)), where g is smooth and
+ * grows, so that no bound on x is needed. Within 2 ulp. For a negative x: undefined. */
 LINEAR_MATH float linear_phi_positive(float x)
 {
     float g = fmaf(LINEAR_PHI_7, x, LINEAR_PHI_6);

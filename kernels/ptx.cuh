@@ -21,18 +21,11 @@ __device__ __forceinline__ void own_register(float &value)
     asm volatile("" : "+f"(value));
 }
 
-/* The same value, which the compiler can neither work out ahead nor anew, so that it keeps it in a register.
- */
+/* The same value, which the compiler cannot work out anew where it is used, so that it keeps it. */
 __device__ __forceinline__ uint32_t kept(uint32_t value)
 {
     asm volatile("" : "+r"(value));
     return value;
-}
-
-template <class T> __device__ __forceinline__ T *kept(T *pointer)
-{
-    asm volatile("" : "+l"(pointer));
-    return pointer;
 }
 
 /* A word of shared memory at a shared_address. */

@@ -8,9 +8,9 @@
 
 /* A row-major matrix of 2- or 4-byte elements, copied in boxes of box_rows x box_columns. row_bytes is the
  * distance of rows, a multiple of 16; `data` is 16-byte aligned; boxes have at most 256 rows and columns.
- * Of a box's rows only each row_step-th is copied, which makes the rows that follow each other in shared
- * memory. Reads outside the matrix give zeros and writes there are dropped. The driver's function is looked
- * up, so that the program needs no driver to start. cudaErrorNotSupported where the driver has none. */
+ * Of a box's rows only each row_step-th is copied, and they follow each other in shared memory. Reads outside
+ * the matrix give zeros and writes there are dropped. The driver's function is looked up, so that the program
+ * needs no driver to start. cudaErrorNotSupported where the driver has none. */
 inline cudaError_t tensor_map_2d(CUtensorMap *map, CUtensorMapDataType type, const void *data, int64_t rows,
                                  int64_t columns, int64_t row_bytes, int box_rows, int box_columns,
                                  CUtensorMapSwizzle swizzle, int row_step = 1)
