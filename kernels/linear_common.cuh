@@ -51,6 +51,13 @@ inline mode mode_of(const linear_args &a)
     return !inputs_aligned(a) ? GENERAL : a.x_type == LINEAR_FP32 ? CONVERT : COPY;
 }
 
+/* Whether every pair of neighbouring columns of y, from an even one on, can be stored at once. */
+inline bool stores_pairs(const linear_args &a)
+{
+    const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
+    return reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && a.ldy % 2 == 0 && a.n % 2 == 0;
+}
+
 __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;

@@ -387,12 +387,10 @@ template <class P> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 #undef LINEAR_CASE
 }
 
-/* Threads store pairs of columns. */
 template <class P> bool fits(const linear_args &a)
 {
-    const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
-    return compute_capability() == 90 && mode_of(a) == COPY && a.n % 2 == 0 && a.ldy % 2 == 0 &&
-           reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && tile_count<P>(a) < INT32_MAX / 2;
+    return compute_capability() == 90 && mode_of(a) == COPY && stores_pairs(a) &&
+           tile_count<P>(a) < INT32_MAX / 2;
 }
 
 /* Rounds of tiles at RATE GFLOP/s a multiprocessor, as measured on an H200. */

@@ -322,13 +322,6 @@ __global__ void __launch_bounds__(P::THREADS, 1)
     }
 }
 
-/* Whether finish_pairs may be used. */
-bool stores_pairs(const linear_args &a)
-{
-    const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
-    return reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && a.ldy % 2 == 0 && a.n % 2 == 0;
-}
-
 /* P's kernel in clusters of SHARE_M x SHARE_N tiles, with at most BYTES of shared memory. */
 template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
     static constexpr int BLOCKS = SHARE_M * SHARE_N * P::SPLIT; /* of a cluster */
