@@ -14,6 +14,7 @@
  * before the products of a step, rounded and stored after them; GENERAL, any alignment and k, by element.
  *
  * Every configuration stays within 99 KB. Measurements, and what was rejected: docs/linear.md. */
+#include "launch.cuh"
 #include "linear_common.cuh"
 
 namespace linear
@@ -303,8 +304,7 @@ template <class T, int MODE> bool fits(const linear_args &a)
 template <class T, int MODE> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 {
     const auto kernel = linear_mma_kernel<T, MODE>;
-    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              T::SHARED_BYTES);
+    cudaError_t status = allow_shared_memory(kernel, T::SHARED_BYTES);
     if (status != cudaSuccess) return status;
     kernel<<<static_cast<unsigned>(block_count<T>(a)), T::THREADS, T::SHARED_BYTES, stream>>>(
         a, rows_aligned(a.y, a.ldy, a.y_type == LINEAR_FP16 ? 2 : 4));

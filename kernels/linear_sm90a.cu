@@ -26,6 +26,7 @@
  * 128 rows; 128-byte swizzle; barriers. Results go from registers to y.
  * FLOPs 2 m n k; fewest bytes 2 (m k + n k) + m n (2 or 4). Measurements, and what was rejected:
  * docs/linear.md. */
+#include "cursor.cuh"
 #include "launch.cuh"
 #include "linear_common.cuh"
 #include "tensor_map.cuh"
@@ -92,22 +93,6 @@ template <class P> struct place {
     }
 };
 
-/* A position in a ring of stages; parity flips each time around. */
-struct ring {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance(int stages)
-    {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-    template <int STAGES> __device__ __forceinline__ void skip(int steps)
-    {
-        const int to = stage + steps;
-        parity ^= to / STAGES & 1;
-        stage = to % STAGES;
-    }
-};
-
 /* The block's part of x, to both blocks; `map` has boxes of its height. */
 template <class P>
 __device__ __forceinline__ void produce_x(typename P::shared &shared, const CUtensorMap &map,
@@ -115,7 +100,7 @@ __device__ __forceinline__ void produce_x(typename P::shared &shared, const CUte
 {
     const uint64_t policy = ptx::l2_evict_normal();
     const int first = across * P::X_FIRST;
-    ring at;
+    cursor at;
     for (int tile = cluster; tile < walk.tiles_m * walk.tiles_n; tile += clusters) {
         const int row = place<P>(walk, tile, across).row + first;
         for (int step = 0; step < walk.steps + walk.lead; step++, at.advance(P::X_STAGES)) {
@@ -139,7 +124,7 @@ __device__ __forceinline__ void produce_w(typename P::shared &shared, const CUte
 {
     const uint64_t policy = ptx::l2_evict_last();
     const int base = P::w_base(consumer);
-    ring at;
+    cursor at;
     for (int tile = cluster; tile < walk.tiles_m * walk.tiles_n; tile += clusters) {
         const int column = place<P>(walk, tile, across).column + consumer * OWN_N;
         int k = consumer == 0 ? 0 : walk.lead;
@@ -161,10 +146,10 @@ __device__ __forceinline__ void produce_w(typename P::shared &shared, const CUte
  *
  * In the alone steps nothing hides what the warps do between two products, so that the waits, the reports and
  * the addresses of the next stage are spread between the products of this one. `meanwhile` is called while
- * the last products run. */
+ * the last products run; `last`: this block has no further tile. */
 template <class P, class Meanwhile>
 __device__ __forceinline__ void multiply_tile(float (&acc)[2][P::TILE_M / 2], typename P::shared &shared,
-                                              ring &x_at, ring &w_at, const walk &walk, int consumer,
+                                              cursor &x_at, cursor &w_at, const walk &walk, int consumer,
                                               int lane, uint32_t empty, bool last, const Meanwhile &meanwhile)
 {
     const int w_base = P::w_base(consumer);
@@ -278,7 +263,7 @@ __device__ __forceinline__ void consume(typename P::shared &shared, const linear
               consumer = warp / 4;
     const uint32_t empty = lane < CLUSTER ? ptx::cluster_address(ptx::shared_address(shared.x_empty), lane)
                                           : ptx::cluster_address(ptx::shared_address(shared.w_empty), across);
-    ring x_at, w_at;
+    cursor x_at, w_at;
     const int tiles = walk.tiles_m * walk.tiles_n;
     for (int tile = cluster; tile < tiles; tile += clusters) {
         const place<P> place(walk, tile, across);

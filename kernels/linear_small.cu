@@ -14,6 +14,7 @@
  *
  * Fewest bytes: 2 n k for w. x is read from L2 by every block, so many rows want another form. 256 threads,
  * at most 96 KB of shared memory. Measurements: docs/linear.md. */
+#include "launch.cuh"
 #include "linear_common.cuh"
 
 namespace linear
@@ -161,8 +162,7 @@ template <class S> cudaError_t launch(const linear_args &a, cudaStream_t stream)
     const int depth = static_cast<int>(rounds < S::DEPTH ? rounds : S::DEPTH);
     const int queues = depth * S::SLOT_BYTES, sums = WARPS * S::ROWS * COLUMNS * 4;
     const int shared_bytes = queues > sums ? queues : sums;
-    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                    S::DEPTH * S::SLOT_BYTES);
+    const cudaError_t status = allow_shared_memory(kernel, S::DEPTH * S::SLOT_BYTES);
     if (status != cudaSuccess) return status;
     const dim3 grid(static_cast<unsigned>(divide_up(a.n, COLUMNS)),
                     static_cast<unsigned>(divide_up(a.m, S::ROWS)));

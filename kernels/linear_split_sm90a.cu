@@ -12,6 +12,7 @@
  * Shared memory: a state (what is sent, the columns' parameters, barriers), then the stages (TILE_M rows of
  * x, TILE_N rows of w, 64 halves each, 128-byte swizzle). A configuration with room for a second block beside
  * it (SHARED_HALF) starts while the launch before still runs. Measurements: docs/linear.md. */
+#include "cursor.cuh"
 #include "launch.cuh"
 #include "linear_common.cuh"
 #include "tensor_map.cuh"
@@ -73,16 +74,6 @@ template <class P> __device__ __forceinline__ place find_place(const linear_args
     return p;
 }
 
-/* A position in the ring of stages; parity flips each time around. */
-struct ring {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance(int stages)
-    {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
-
 /* The barriers, by one thread. An `empty` hears from every consumer warp of the blocks that share a row or a
  * column of tiles with this one. */
 template <class P> __device__ __forceinline__ void init_barriers(typename P::state &state, const cut &cut)
@@ -111,7 +102,7 @@ __device__ __forceinline__ void produce(typename P::state &state, uint32_t stage
     const uint16_t x_sharers = row << (place.peers + place.m);
     const uint16_t w_sharers = ((1u << cut.share_m) - 1) << (place.peers + place.n * cut.share_m);
     int x_turn = place.n, w_turn = place.m;
-    ring at;
+    cursor at;
     for (int step = 0; step < place.steps; step++, at.advance(cut.stages)) {
         const uint32_t full = ptx::shared_address(&state.full[at.stage]);
         const uint32_t x = stages + at.stage * P::STAGE_BYTES, w = x + P::X_BYTES;
@@ -146,7 +137,7 @@ __device__ __forceinline__ void multiply(float (&acc)[P::GROUPS * 4], typename P
     const int n = (place.n + 1 + lane - cut.share_m) % cut.share_n;
     const uint32_t peer = place.peers +
                           (lane < cut.share_m ? place.n * cut.share_m + lane : n * cut.share_m + place.m);
-    ring at;
+    cursor at;
     int before = 0;
 #pragma unroll 1
     for (int step = 0; step < place.steps; step++) {
@@ -350,8 +341,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         const int shared_bytes = P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
         const int x_rows = static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M);
         CUtensorMap x_map, w_map;
-        cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  SHARED_WHOLE);
+        cudaError_t status = allow_shared_memory(kernel, SHARED_WHOLE);
         if (status == cudaSuccess)
             status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2, x_rows,
                                    BK, CU_TENSOR_MAP_SWIZZLE_128B);

@@ -4,6 +4,7 @@
 #ifndef EFFNET_KERNELS_POINTWISE_SM90A_CUH
 #define EFFNET_KERNELS_POINTWISE_SM90A_CUH
 
+#include "cursor.cuh"
 #include "pointwise_common.cuh"
 
 namespace pointwise
@@ -14,16 +15,6 @@ constexpr int CONSUMERS = 2; /* warpgroups */
 constexpr int PRODUCER_REGISTERS = 24;
 constexpr int SHARED_MAX = 227 * 1024; /* of a multiprocessor; the driver takes 1 KB more for each block */
 constexpr int BARRIERS_BYTES = 256;
-
-/* A place in a ring: which stage, and the parity of the phase to wait for. */
-struct cursor {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ void advance(int stages)
-    {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
 
 /* Sums start from the bias: columns n0.. of `bias`, which has n. */
 template <class R>

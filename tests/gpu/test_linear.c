@@ -296,7 +296,7 @@ static void test_awkward(int count, int largest, uint64_t *state, struct tally *
             .offset = aligned ? 0 : noise_range(state, 0, 3),
         };
         if (aligned && noise_range(state, 0, 1))
-            s.pad_y = (int)((s.n + 7) / 8 * 8 - s.n); /* wgmma's stores */
+            s.pad_y = (int)((s.n + 7) / 8 * 8 - s.n); /* rows of y aligned to 16 bytes */
         check_shape(&s, largest, state, tally);
     }
 }
