@@ -63,29 +63,29 @@ __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* v * linear_phi_positive(v) for v > 0, else 0, with the same bits. Predicated instructions, which are faster
- * beside wgmma than the same ones on zeros: docs/linear.md. */
-__device__ __forceinline__ float gelu_relu(float v)
+/* linear_gelu_relu(a), with the same bits, in predicated instructions, which are faster beside wgmma than the
+ * same ones on zeros: docs/linear.md. The bits of a finite a >= 0 are, as an unsigned number, less than
+ * infinity's; those of all other values are not. */
+__device__ __forceinline__ float gelu_relu(float a)
 {
-    v = ptx::max_nan(v, 0.0f);
-    float g = fmaf(v, -LINEAR_PHI_7, -LINEAR_PHI_6);
+    float v = ptx::max_nan(a, 0.0f), g = fmaf(v, -LINEAR_PHI_7, -LINEAR_PHI_6);
     asm("{\n\t"
-        ".reg .pred positive;\n\t"
-        "setp.gt.f32 positive, %0, 0f00000000;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %2;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %3;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %4;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %5;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %6;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, %7;\n\t"
-        "@positive fma.rn.f32 %1, %1, %0, 0fBF800000;\n\t"
-        "@positive ex2.approx.ftz.f32 %1, %1;\n\t"
-        "@positive sub.rn.f32 %1, 0f3F800000, %1;\n\t"
-        "@positive mul.rn.f32 %0, %0, %1;\n\t"
+        ".reg .pred finite;\n\t"
+        "setp.lt.u32 finite, %2, 0x7f800000;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %3;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %4;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %5;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %6;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %7;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, %8;\n\t"
+        "@finite fma.rn.f32 %1, %1, %0, 0fBF800000;\n\t"
+        "@finite ex2.approx.ftz.f32 %1, %1;\n\t"
+        "neg.f32 %1, %1;\n\t"
+        "@finite fma.rn.f32 %0, %1, %0, %0;\n\t"
         "}"
         : "+f"(v), "+f"(g)
-        : "f"(-LINEAR_PHI_5), "f"(-LINEAR_PHI_4), "f"(-LINEAR_PHI_3), "f"(-LINEAR_PHI_2), "f"(-LINEAR_PHI_1),
-          "f"(-LINEAR_PHI_0));
+        : "r"(__float_as_uint(a)), "f"(-LINEAR_PHI_5), "f"(-LINEAR_PHI_4), "f"(-LINEAR_PHI_3),
+          "f"(-LINEAR_PHI_2), "f"(-LINEAR_PHI_1), "f"(-LINEAR_PHI_0));
     return v;
 }
 

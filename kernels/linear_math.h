@@ -19,7 +19,7 @@
 #define LINEAR_DIVIDE(a, b) ((a) / (b))
 #endif
 
-/* g's coefficients in linear_phi_positive, by powers of x. */
+/* g's coefficients in linear_phi_rest, by powers of x. */
 #define LINEAR_PHI_7 2.8349123e-6f
 #define LINEAR_PHI_6 (-3.9377686e-5f)
 #define LINEAR_PHI_5 1.8618022e-4f
@@ -29,9 +29,10 @@
 #define LINEAR_PHI_1 4.5920819e-1f
 #define LINEAR_PHI_0 1.1511052f
 
-/* Standard normal distribution function for x >= 0, NaN for NaN: 1 - 2^(-1 - x g(x)), where g is smooth and
- * grows, so that no bound on x is needed. Within 2 ulp. For a negative x: undefined. */
-LINEAR_MATH float linear_phi_positive(float x)
+/* 1 - Phi(x) for x >= 0, NaN for NaN, Phi being the standard normal distribution function: 2^(-1 - x g(x)),
+ * where g is smooth and grows, so that no bound on x is needed. 1 less this is Phi within 2 ulp. For a
+ * negative x: undefined. */
+LINEAR_MATH float linear_phi_rest(float x)
 {
     float g = fmaf(LINEAR_PHI_7, x, LINEAR_PHI_6);
     g = fmaf(g, x, LINEAR_PHI_5);
@@ -40,7 +41,15 @@ LINEAR_MATH float linear_phi_positive(float x)
     g = fmaf(g, x, LINEAR_PHI_2);
     g = fmaf(g, x, LINEAR_PHI_1);
     g = fmaf(g, x, LINEAR_PHI_0);
-    return 1.0f - LINEAR_EXP2(fmaf(-g, x, -1.0f));
+    return LINEAR_EXP2(fmaf(-g, x, -1.0f));
+}
+
+/* max(GELU(x), 0), which is x Phi(x) for x > 0 and 0 for other numbers; a NaN and +infinity stay. */
+LINEAR_MATH float linear_gelu_relu(float x)
+{
+    if (!(x < INFINITY)) return x;
+    const float v = fmaxf(x, 0.0f);
+    return fmaf(-linear_phi_rest(v), v, v);
 }
 
 /* erf(x), within 2 ulp for every x: x + x p(x^2) near 0, and 1 - 2^(-|x| g(|x|)) further out. */

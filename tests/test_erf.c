@@ -50,10 +50,25 @@ static void test_phi_within_2_ulp(void **state)
     float where = 0;
     for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
         const float x = from_bits(bits);
-        const double e = ulp_error(linear_phi_positive(x), 0.5 * erfc(-(double)x * 0.70710678118654752440));
+        const double e = ulp_error(1.0f - linear_phi_rest(x), 0.5 * erfc(-(double)x * M_SQRT1_2));
         if (!(e <= worst)) worst = e, where = x;
     }
     printf("Phi, x >= 0: worst %.2f ulp at %g\n", worst, (double)where);
+    assert_true(worst <= 2.0);
+}
+
+static void test_gelu_relu_within_2_ulp(void **state)
+{
+    (void)state;
+    double worst = 0;
+    float where = 0;
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
+        const float x = from_bits(bits);
+        const double e = ulp_error(linear_gelu_relu(x), (double)x * 0.5 * erfc(-(double)x * M_SQRT1_2));
+        if (!(e <= worst)) worst = e, where = x;
+        assert_true(linear_gelu_relu(-x) == 0.0f);
+    }
+    printf("GELU, then ReLU: worst %.2f ulp at %g\n", worst, (double)where);
     assert_true(worst <= 2.0);
 }
 
@@ -78,12 +93,15 @@ static void test_special_values(void **state)
 {
     (void)state;
     assert_true(isnan(linear_erf(NAN)));
-    assert_true(isnan(linear_phi_positive(NAN)));
+    assert_true(isnan(linear_phi_rest(NAN)));
+    assert_true(isnan(linear_gelu_relu(NAN)));
     assert_true(isnan(linear_silu(NAN)));
     assert_true(linear_erf(INFINITY) == 1.0f && linear_erf(-INFINITY) == -1.0f);
     assert_true(linear_erf(0.0f) == 0.0f);
-    assert_true(linear_phi_positive(0.0f) == 0.5f);
-    assert_true(linear_phi_positive(INFINITY) == 1.0f);
+    assert_true(linear_phi_rest(0.0f) == 0.5f);
+    assert_true(linear_phi_rest(INFINITY) == 0.0f);
+    assert_true(linear_gelu_relu(0.0f) == 0.0f);
+    assert_true(linear_gelu_relu(INFINITY) == INFINITY && linear_gelu_relu(-INFINITY) == 0.0f);
     assert_true(linear_silu(0.0f) == 0.0f);
     assert_true(linear_silu(INFINITY) == INFINITY);
 }
@@ -91,9 +109,8 @@ static void test_special_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_erf_within_2_ulp),
-        cmocka_unit_test(test_phi_within_2_ulp),
-        cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_erf_within_2_ulp),       cmocka_unit_test(test_phi_within_2_ulp),
+        cmocka_unit_test(test_gelu_relu_within_2_ulp), cmocka_unit_test(test_silu),
         cmocka_unit_test(test_special_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
