@@ -49,7 +49,7 @@ constexpr int THREADS = OWNERS + 128;
 constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 static_assert(OWNERS * CONSUMER_REGISTERS + 128 * PRODUCER_REGISTERS <= THREADS * 168,
               "else setmaxnreg waits for ever");
-constexpr int LEAD = 10;      /* steps that take about as long as an epilogue */
+constexpr int LEAD = 16;      /* steps that take about as long as an epilogue */
 constexpr int GROUP_N = 2048; /* columns, whose w is 16 MB at k = 4096 */
 
 template <int TILE_M_, int X_STAGES_, int W_STAGES_0, int W_STAGES_1> struct plan {
@@ -219,7 +219,10 @@ __device__ __forceinline__ void multiply_tile(float (&acc)[2][P::TILE_M / 2], ty
 }
 
 /* Epilogue and store of a warp's WARP_N columns from column0 on: a thread has four of them, two neighbours
- * and two more 16 further on, with `p` their scale and shift, of two rows in eight. */
+ * and two more 16 further on, with `p` their scale and shift, of two rows in eight.
+ *
+ * Four values at a time, between branches that keep ptxas from mixing them with the next four: beside the
+ * other consumer's products instructions cost the more the closer together they come (docs/linear.md). */
 template <class P, int ACTIVATION, class Y>
 __device__ __forceinline__ void finish_tile(const float (&acc)[2][P::TILE_M / 2], int lane,
                                             const linear_args &args, int row0, int column0,
@@ -228,13 +231,15 @@ __device__ __forceinline__ void finish_tile(const float (&acc)[2][P::TILE_M / 2]
     const int row = row0 + lane % 4 * 2, column = column0 + lane / 4 * 2;
     const int rows = static_cast<int>(args.m) - row, n = static_cast<int>(args.n);
     const int valid[2] = {column < n ? rows : 0, column + 16 < n ? rows : 0}; /* rows, of either pair */
-    Y *at = static_cast<Y *>(args.y) + row * args.ldy + column;
+    /* two for each group of eight rows that has any; kept, else the branches become one for a group */
+    const uint32_t halves = ptx::kept((static_cast<uint32_t>(args.m) - row0 + 7) / 8 * 2);
+    const uint64_t pitch = args.ldy * sizeof(Y), to_next_group = 7 * pitch;
+    uint64_t at = reinterpret_cast<uint64_t>(static_cast<Y *>(args.y) + row * args.ldy + column);
 #pragma unroll
-    for (int j = 0; j < P::GROUPS; j++) {
-        /* The long one: without a branch ptxas mixes the groups until it has no register left. */
-        if (ACTIVATION == LINEAR_GELU && row0 + 8 * j >= static_cast<int>(args.m)) break;
+    for (int j = 0; j < P::GROUPS; j++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
+            if (2 * j + r >= halves) return;
             float v[4];
 #pragma unroll
             for (int c = 0; c < 4; c++) v[c] = fmaf(acc[c % 2][4 * j + c / 2 * 2 + r], p[c].x, p[c].y);
@@ -243,15 +248,14 @@ __device__ __forceinline__ void finish_tile(const float (&acc)[2][P::TILE_M / 2]
 #pragma unroll
             for (int c = 0; c < 4; c += 2) {
                 if (8 * j + r >= valid[c / 2]) continue;
-                Y *const to = at + 8 * c;
+                Y *const to = reinterpret_cast<Y *>(at) + 8 * c;
                 if constexpr (sizeof(Y) == 4)
                     __stcs(reinterpret_cast<float2 *>(to), make_float2(v[c], v[c + 1]));
                 else
                     __stcs(reinterpret_cast<__half2 *>(to), __floats2half2_rn(v[c], v[c + 1]));
             }
-            at += r == 0 ? args.ldy : 7 * args.ldy;
+            at = ptx::sum(at, r == 0 ? pitch : to_next_group);
         }
-    }
 }
 
 template <class P, int ACTIVATION, class Y>

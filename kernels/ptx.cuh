@@ -28,6 +28,14 @@ __device__ __forceinline__ uint32_t kept(uint32_t value)
     return value;
 }
 
+/* a + b, worked out here: the compiler does not make a chain of such sums into products. */
+__device__ __forceinline__ uint64_t sum(uint64_t a, uint64_t b)
+{
+    uint64_t d;
+    asm volatile("add.u64 %0, %1, %2;" : "=l"(d) : "l"(a), "l"(b));
+    return d;
+}
+
 /* A word of shared memory at a shared_address. */
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared)
 {
