@@ -125,7 +125,10 @@ def compare_shape(options, report, torch, shape):
 
     with torch.inference_mode():
         contenders = {"effnet": effnet_bench(options, m, n, k, epilogue, output)}
-        contenders["cuBLAS, the product alone"] = repeated(lambda v: torch.mm(v, weight.t()))[0]
+        contenders["cuBLAS, the product alone, fp16 out"] = repeated(lambda v: torch.mm(v, weight.t()))[0]
+        if output == "fp32":
+            contenders["cuBLAS, the product alone, fp32 out"] = repeated(
+                lambda v: torch.mm(v, weight.t(), out_dtype=torch.float32))[0]
         rows = slice(0, min(m, 256))
         expected = truth(x[rows]).cpu().numpy()
         programs = {"Torch graph": run}
