@@ -50,8 +50,8 @@ cudaError_t linear_check(const linear_args *a)
         a->ldy < a->n || !linear::type_known(a->x_type) || !linear::type_known(a->y_type) ||
         a->activation < 0 || a->activation >= LINEAR_ACTIVATION_COUNT)
         return cudaErrorInvalidValue;
-    if (!linear::aligned(a->x, a->x_type == LINEAR_FP16 ? 2 : 4) || !linear::aligned(a->w, 2) ||
-        !linear::aligned(a->y, a->y_type == LINEAR_FP16 ? 2 : 4) || !linear::aligned(a->scale, 4) ||
+    if (!linear::aligned(a->x, linear::element_bytes(a->x_type)) || !linear::aligned(a->w, 2) ||
+        !linear::aligned(a->y, linear::element_bytes(a->y_type)) || !linear::aligned(a->scale, 4) ||
         !linear::aligned(a->shift, 4))
         return cudaErrorMisalignedAddress;
     const int64_t ld_end = int64_t{1} << 32;

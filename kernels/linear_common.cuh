@@ -33,6 +33,11 @@ extern const int split_entry_count;
 extern const entry wgmma_entries[];
 extern const int wgmma_entry_count;
 
+__host__ __device__ inline int element_bytes(int type)
+{
+    return type == LINEAR_FP16 ? 2 : 4;
+}
+
 /* Whether 16-byte accesses reach every row. */
 inline bool rows_aligned(const void *base, int64_t ld, int element_bytes)
 {
@@ -42,8 +47,7 @@ inline bool rows_aligned(const void *base, int64_t ld, int element_bytes)
 /* Whether x and w can be read in 16-byte pieces that lie inside their rows. */
 inline bool inputs_aligned(const linear_args &a)
 {
-    return a.k % 8 == 0 && rows_aligned(a.x, a.ldx, a.x_type == LINEAR_FP16 ? 2 : 4) &&
-           rows_aligned(a.w, a.ldw, 2);
+    return a.k % 8 == 0 && rows_aligned(a.x, a.ldx, element_bytes(a.x_type)) && rows_aligned(a.w, a.ldw, 2);
 }
 
 inline mode mode_of(const linear_args &a)
@@ -54,8 +58,8 @@ inline mode mode_of(const linear_args &a)
 /* Whether every pair of neighbouring columns of y, from an even one on, can be stored at once. */
 inline bool stores_pairs(const linear_args &a)
 {
-    const int y_bytes = a.y_type == LINEAR_FP16 ? 2 : 4;
-    return reinterpret_cast<uintptr_t>(a.y) % (2 * y_bytes) == 0 && a.ldy % 2 == 0 && a.n % 2 == 0;
+    return reinterpret_cast<uintptr_t>(a.y) % (2 * element_bytes(a.y_type)) == 0 && a.ldy % 2 == 0 &&
+           a.n % 2 == 0;
 }
 
 __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
@@ -63,9 +67,9 @@ __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* linear_gelu_relu(a), with the same bits, in predicated instructions, which are faster beside wgmma than the
- * same ones on zeros: docs/linear.md. The bits of a finite a >= 0 are, as an unsigned number, less than
- * infinity's; those of all other values are not. */
+/* linear_gelu_relu(a), with the same bits except of a NaN, in predicated instructions, which are faster
+ * beside wgmma than the same ones on zeros: docs/linear.md. The bits of a finite a >= 0 are, as an unsigned
+ * number, less than infinity's; those of all other values are not. */
 __device__ __forceinline__ float gelu_relu(float a)
 {
     float v = ptx::max_nan(a, 0.0f), g = fmaf(v, -LINEAR_PHI_7, -LINEAR_PHI_6);

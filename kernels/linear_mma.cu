@@ -307,7 +307,7 @@ template <class T, int MODE> cudaError_t launch(const linear_args &a, cudaStream
     cudaError_t status = allow_shared_memory(kernel, T::SHARED_BYTES);
     if (status != cudaSuccess) return status;
     kernel<<<static_cast<unsigned>(block_count<T>(a)), T::THREADS, T::SHARED_BYTES, stream>>>(
-        a, rows_aligned(a.y, a.ldy, a.y_type == LINEAR_FP16 ? 2 : 4));
+        a, rows_aligned(a.y, a.ldy, element_bytes(a.y_type)));
     return cudaGetLastError();
 }
 

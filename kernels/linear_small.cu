@@ -67,8 +67,7 @@ template <class S> struct reader {
             *reinterpret_cast<uint4 *>(at) = load_piece(base, type, offset + k, ok ? args.k - k : 0);
         else
             ptx::cp_async_16(ptx::shared_address(at),
-                             static_cast<const char *>(base) + (offset + k) * (type == LINEAR_FP16 ? 2 : 4),
-                             ok);
+                             static_cast<const char *>(base) + (offset + k) * element_bytes(type), ok);
     }
 
     __device__ __forceinline__ uint4 w(int slot) const
