@@ -264,7 +264,7 @@ enum effnet_memory { EFFNET_MEMORY_HOST, EFFNET_MEMORY_CUDA };
  * reference; done on return; `stream` is NULL; may allocate fp32 copies of what is fp16. CUDA: every pointer
  * is memory of the current device; enqueued on `stream` (a cudaStream_t; NULL is the default stream) and not
  * waited for, so a fault shows in a later call; allocates nothing and may be captured into a graph. Fastest
- * where k, ldx and ldw are multiples of 8, ldy is of 16 bytes, and the arrays are 16-byte aligned.
+ * where k, ldx and ldw are multiples of 8, n is of 4, ldy of 16 bytes, and the arrays are 16-byte aligned.
  * EFFNET_E_USAGE: a size or leading dimension out of range, a NULL, a pointer that is no multiple of its
  * element's size, fp32 w on the GPU. EFFNET_E_UNAVAILABLE: a build without CUDA. EFFNET_E_NOMEM,
  * EFFNET_E_INTERNAL: as they say. */

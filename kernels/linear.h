@@ -44,10 +44,10 @@ struct linear_args {
 };
 
 /* Any m, n, k from 1 and any leading dimension are computed, the faster where k, ldx and ldw are multiples of
- * 8 (ldy: of 16 bytes) and the pointers 16-byte aligned. cudaErrorInvalidValue: an impossible size or leading
- * dimension, a NULL, an unknown type or activation; cudaErrorMisalignedAddress: a pointer that is not a
- * multiple of its element's size; cudaErrorInvalidConfiguration: m, n or k above LINEAR_SIZE_MAX, a leading
- * dimension of 2^32 or more, or more tiles than a grid holds. cudaSuccess: fine. */
+ * 8 (n: of 4; ldy: of 16 bytes) and the pointers 16-byte aligned. cudaErrorInvalidValue: an impossible size
+ * or leading dimension, a NULL, an unknown type or activation; cudaErrorMisalignedAddress: a pointer that is
+ * not a multiple of its element's size; cudaErrorInvalidConfiguration: m, n or k above LINEAR_SIZE_MAX, a
+ * leading dimension of 2^32 or more, or more tiles than a grid holds. cudaSuccess: fine. */
 cudaError_t linear_check(const struct linear_args *args);
 
 enum { LINEAR_SIZE_MAX = 1 << 30 };

@@ -55,11 +55,11 @@ inline mode mode_of(const linear_args &a)
     return !inputs_aligned(a) ? GENERAL : a.x_type == LINEAR_FP32 ? CONVERT : COPY;
 }
 
-/* Whether every pair of neighbouring columns of y, from an even one on, can be stored at once. */
-inline bool stores_pairs(const linear_args &a)
+/* Whether y can be stored `count` neighbouring columns at once, from a multiple of `count` on. */
+inline bool stores_together(const linear_args &a, int count)
 {
-    return reinterpret_cast<uintptr_t>(a.y) % (2 * element_bytes(a.y_type)) == 0 && a.ldy % 2 == 0 &&
-           a.n % 2 == 0;
+    return reinterpret_cast<uintptr_t>(a.y) % (count * element_bytes(a.y_type)) == 0 && a.ldy % count == 0 &&
+           a.n % count == 0;
 }
 
 __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
@@ -147,18 +147,23 @@ __device__ __forceinline__ uint4 load_piece(const void *base, int type, int64_t 
     return v.word;
 }
 
+/* Four floats as fp16. */
+__device__ __forceinline__ uint2 round_four(float4 v)
+{
+    union {
+        uint2 word;
+        __half2 pair[2];
+    } r;
+    r.pair[0] = __floats2half2_rn(v.x, v.y);
+    r.pair[1] = __floats2half2_rn(v.z, v.w);
+    return r.word;
+}
+
 /* Eight floats as fp16. */
 __device__ __forceinline__ uint4 round_piece(float4 low, float4 high)
 {
-    union {
-        uint4 word;
-        __half2 pair[4];
-    } v;
-    v.pair[0] = __floats2half2_rn(low.x, low.y);
-    v.pair[1] = __floats2half2_rn(low.z, low.w);
-    v.pair[2] = __floats2half2_rn(high.x, high.y);
-    v.pair[3] = __floats2half2_rn(high.z, high.w);
-    return v.word;
+    const uint2 a = round_four(low), b = round_four(high);
+    return make_uint4(a.x, a.y, b.x, b.y);
 }
 
 /* One element out, rounded to nearest. */
@@ -199,14 +204,11 @@ __device__ __forceinline__ void finish_rows_as(const linear_args &args, const la
             activate<ACTIVATION>(fmaf(v.z, p[2].x, p[2].y)), activate<ACTIVATION>(fmaf(v.w, p[3].x, p[3].y))};
         if (aligned && column + 4 <= args.n) {
             const int64_t offset = (row0 + r) * args.ldy + column;
-            if (args.y_type == LINEAR_FP32) {
-                *reinterpret_cast<float4 *>(static_cast<float *>(args.y) +
-                                            offset) = make_float4(out[0], out[1], out[2], out[3]);
-            } else {
-                __half2 pair[2] = {__floats2half2_rn(out[0], out[1]), __floats2half2_rn(out[2], out[3])};
-                *reinterpret_cast<uint2 *>(static_cast<__half *>(args.y) +
-                                           offset) = *reinterpret_cast<uint2 *>(pair);
-            }
+            const float4 four = make_float4(out[0], out[1], out[2], out[3]);
+            if (args.y_type == LINEAR_FP32)
+                *reinterpret_cast<float4 *>(static_cast<float *>(args.y) + offset) = four;
+            else
+                *reinterpret_cast<uint2 *>(static_cast<__half *>(args.y) + offset) = round_four(four);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++)

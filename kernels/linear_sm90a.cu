@@ -40,6 +40,7 @@ namespace
 {
 
 constexpr int BK = 64, ROW_BYTES = BK * 2; /* of a stage: one period of the swizzle */
+constexpr int EIGHT_BYTES = 8 * ROW_BYTES; /* the swizzle's other period */
 constexpr int BLOCK_N = 64;                /* columns of y that one wgmma makes */
 constexpr int WARP_N = 32;                 /* columns that a warp finishes */
 constexpr int CLUSTER = 2, CONSUMERS = 2, OWN_N = 2 * BLOCK_N, TILE_N = CONSUMERS * OWN_N;
@@ -115,8 +116,9 @@ __device__ __forceinline__ void produce_x(typename P::shared &shared, const CUte
     }
 }
 
-/* A consumer's rows of w. Even ones go to the first BLOCK_N rows of a stage and odd ones to the others, so
- * that a thread gets neighbouring columns of y. */
+/* A consumer's rows of w. They come in eights of every fourth row: 0, 4 to 28; 1, 5 to 29; 2 to 30; 3 to 31;
+ * 32, 36 and so on. One wgmma takes every other eight and the next one those between, so that a thread gets
+ * four neighbouring columns of y. The map's dimensions: k; fours of rows; a row of four. */
 template <class P>
 __device__ __forceinline__ void produce_w(typename P::shared &shared, const CUtensorMap &map,
                                           const walk &walk, int cluster, int clusters, int across,
@@ -134,15 +136,15 @@ __device__ __forceinline__ void produce_w(typename P::shared &shared, const CUte
             const uint32_t w = ptx::shared_address(shared.w[base + at.stage]);
             ptx::mbarrier_wait(ptx::shared_address(&shared.w_empty[base + at.stage]), at.parity ^ 1);
             ptx::mbarrier_arrive_expect(full, P::W_BYTES);
-            for (int odd = 0; odd < 2; odd++)
-                ptx::tma_load_2d(w + odd * BLOCK_N * ROW_BYTES, &map, k * BK, column + odd, full, policy);
+            for (int part = 0; part < OWN_N; part += WARP_N)
+                ptx::tma_load_3d(w + part * ROW_BYTES, &map, k * BK, (column + part) / 4, 0, full, policy);
         }
     }
 }
 
-/* One tile's sums: column 2 i + h of the consumer's in acc[h], as wgmma_f16 has its row i. `empty` is where
- * the empty barriers lie of whom this lane reports to: lanes below CLUSTER to each block's ring of x, the
- * next lane to this block's rings of w.
+/* One tile's sums, as wgmma_f16 has them: the eights of columns in turn belong to acc[0] and acc[1]. `empty`
+ * is where the empty barriers lie of whom this lane reports to: lanes below CLUSTER to each block's ring of
+ * x, the next lane to this block's rings of w.
  *
  * In the alone steps nothing hides what the warps do between two products, so that the waits, the reports and
  * the addresses of the next stage are spread between the products of this one. `meanwhile` is called while
@@ -180,14 +182,15 @@ __device__ __forceinline__ void multiply_tile(float (&acc)[2][P::TILE_M / 2], ty
     uint32_t w_low = ptx::wgmma_descriptor_low(w_data + w_at.stage * P::W_BYTES);
 #pragma unroll 1
     for (int step = 0; step < walk.steps; step++) {
-        const uint64_t x = ptx::wgmma_descriptor_high() | x_low, w = ptx::wgmma_descriptor_high() | w_low;
+        const uint64_t x = ptx::wgmma_descriptor_high() | x_low;
+        const uint64_t w = ptx::wgmma_descriptor_high(2 * EIGHT_BYTES) | w_low;
         bool ready = false;
         ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < BK / 16; k++) {
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                ptx::wgmma_f16(acc[h], w + h * (BLOCK_N * ROW_BYTES >> 4) + 2 * k, x + 2 * k, true);
+                ptx::wgmma_f16(acc[h], w + h * (EIGHT_BYTES >> 4) + 2 * k, x + 2 * k, true);
             if (k == 0) {
                 ptx::wgmma_commit();
                 ptx::wgmma_wait<1>(); /* the step before has read its stages */
@@ -218,42 +221,43 @@ __device__ __forceinline__ void multiply_tile(float (&acc)[2][P::TILE_M / 2], ty
     release(x_before, w_before, walk.steps - 1);
 }
 
-/* Epilogue and store of a warp's WARP_N columns from column0 on: a thread has four of them, two neighbours
- * and two more 16 further on, with `p` their scale and shift, of two rows in eight.
+/* Four neighbouring elements of y, to leave L2 first. */
+__device__ __forceinline__ void store_four(float *y, float4 v)
+{
+    __stcs(reinterpret_cast<float4 *>(y), v);
+}
+
+__device__ __forceinline__ void store_four(__half *y, float4 v)
+{
+    __stcs(reinterpret_cast<uint2 *>(y), round_four(v));
+}
+
+/* Epilogue and store of a warp's WARP_N columns from column0 on: a thread has four neighbouring ones of them,
+ * with `p` their scale and shift, of two rows in eight.
  *
- * Four values at a time, between branches that keep ptxas from mixing them with the next four: beside the
- * other consumer's products instructions cost the more the closer together they come (docs/linear.md). */
+ * Four values at a time, with a branch between each four and the next that keeps ptxas from mixing them:
+ * beside the other consumer's products instructions cost the more the closer together they come
+ * (docs/linear.md). */
 template <class P, int ACTIVATION, class Y>
 __device__ __forceinline__ void finish_tile(const float (&acc)[2][P::TILE_M / 2], int lane,
                                             const linear_args &args, int row0, int column0,
                                             const float2 (&p)[4])
 {
-    const int row = row0 + lane % 4 * 2, column = column0 + lane / 4 * 2;
-    const int rows = static_cast<int>(args.m) - row, n = static_cast<int>(args.n);
-    const int valid[2] = {column < n ? rows : 0, column + 16 < n ? rows : 0}; /* rows, of either pair */
-    /* two for each group of eight rows that has any; kept, else the branches become one for a group */
-    const uint32_t halves = ptx::kept((static_cast<uint32_t>(args.m) - row0 + 7) / 8 * 2);
+    const int row = row0 + lane % 4 * 2, column = column0 + lane / 4 * 4;
+    const int rows = column < args.n ? static_cast<int>(args.m) - row : 0; /* from `row` on */
     const uint64_t pitch = args.ldy * sizeof(Y), to_next_group = 7 * pitch;
     uint64_t at = reinterpret_cast<uint64_t>(static_cast<Y *>(args.y) + row * args.ldy + column);
 #pragma unroll
     for (int j = 0; j < P::GROUPS; j++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            if (2 * j + r >= halves) return;
+            if (8 * j + r >= rows) return;
             float v[4];
 #pragma unroll
             for (int c = 0; c < 4; c++) v[c] = fmaf(acc[c % 2][4 * j + c / 2 * 2 + r], p[c].x, p[c].y);
 #pragma unroll
             for (int c = 0; c < 4; c++) v[c] = activate<ACTIVATION>(v[c]);
-#pragma unroll
-            for (int c = 0; c < 4; c += 2) {
-                if (8 * j + r >= valid[c / 2]) continue;
-                Y *const to = reinterpret_cast<Y *>(at) + 8 * c;
-                if constexpr (sizeof(Y) == 4)
-                    __stcs(reinterpret_cast<float2 *>(to), make_float2(v[c], v[c + 1]));
-                else
-                    __stcs(reinterpret_cast<__half2 *>(to), __floats2half2_rn(v[c], v[c + 1]));
-            }
+            store_four(reinterpret_cast<Y *>(at), make_float4(v[0], v[1], v[2], v[3]));
             at = ptx::sum(at, r == 0 ? pitch : to_next_group);
         }
 }
@@ -279,8 +283,7 @@ __device__ __forceinline__ void consume(typename P::shared &shared, const linear
         float2 p[4];
         multiply_tile<P>(acc, shared, x_at, w_at, walk, consumer, lane, empty, tile + clusters >= tiles, [&] {
 #pragma unroll
-            for (int c = 0; c < 4; c++)
-                p[c] = column_parameters(args, column0 + c / 2 * 16 + lane / 4 * 2 + c % 2);
+            for (int c = 0; c < 4; c++) p[c] = column_parameters(args, column0 + lane / 4 * 4 + c);
         });
         if (consumer == 0) x_at.skip<P::X_STAGES>(walk.lead);
         finish_tile<P, ACTIVATION, Y>(acc, lane, args, place.row, column0, p);
@@ -345,8 +348,10 @@ template <class P, int ACTIVATION, class Y> cudaError_t launch_as(const linear_a
     for (int i = 0; i < CLUSTER && status == cudaSuccess; i++)
         status = tensor_map_2d(&x_map[i], fp16, a.x, a.m, a.k, a.ldx * 2,
                                i == 0 ? P::X_FIRST : P::TILE_M - P::X_FIRST, BK, swizzle);
-    if (status == cudaSuccess) /* BLOCK_N rows, every other one */
-        status = tensor_map_2d(&w_map, fp16, a.w, a.n, a.k, a.ldw * 2, 2 * BLOCK_N, BK, swizzle, 2);
+    const cuuint64_t w_size[] = {static_cast<cuuint64_t>(a.k), static_cast<cuuint64_t>(a.n / 4), 4};
+    const cuuint64_t w_pitch[] = {static_cast<cuuint64_t>(a.ldw * 2 * 4), static_cast<cuuint64_t>(a.ldw * 2)};
+    const cuuint32_t w_box[] = {BK, WARP_N / 4, 4};
+    if (status == cudaSuccess) status = tensor_map(&w_map, fp16, a.w, 3, w_size, w_pitch, w_box, swizzle);
     if (status != cudaSuccess) return status;
     const int steps = static_cast<int>(divide_up(a.k, BK));
     const walk walk = {static_cast<int>(divide_up(a.m, P::TILE_M)),
@@ -378,7 +383,7 @@ template <class P> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 
 template <class P> bool fits(const linear_args &a)
 {
-    return compute_capability() == 90 && mode_of(a) == COPY && stores_pairs(a) &&
+    return compute_capability() == 90 && mode_of(a) == COPY && stores_together(a, 4) &&
            tile_count<P>(a) < INT32_MAX / 2;
 }
 

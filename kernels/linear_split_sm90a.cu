@@ -363,7 +363,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         config.attrs = attributes;
         config.numAttrs = LAUNCHES_OVERLAP ? 2 : 1;
         return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows},
-                                  stores_pairs(a));
+                                  stores_together(a, 2));
     }
 
     /* A start for each wave, once where blocks start beside each other; an exchange; steps, each as long as
@@ -386,7 +386,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
             if (us > step) step = us;
         const int64_t waves = divide_up(clusters, most);
         return 1.4 * static_cast<double>(BYTES == SHARED_WHOLE ? waves : 1) + (P::SPLIT > 1 ? 0.8 : 0.0) +
-               static_cast<double>(waves * steps) * step + (stores_pairs(a) ? 0.0 : 0.6 * P::OWN);
+               static_cast<double>(waves * steps) * step + (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
     }
 
     static constexpr entry make(const char *name)

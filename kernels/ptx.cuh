@@ -296,7 +296,18 @@ __device__ __forceinline__ void tma_load_2d(uint32_t shared, const void *map, in
                  : "memory");
 }
 
-/* The same to every block of the cluster whose bit is set, at the same offsets there (barrier too). */
+/* The same for a tensor of three dimensions. */
+__device__ __forceinline__ void tma_load_3d(uint32_t shared, const void *map, int x, int y, int z,
+                                            uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+/* What tma_load_2d does, to every block of the cluster whose bit is set, at the same offsets there (barrier
+ * too). */
 __device__ __forceinline__ void tma_load_2d_multicast(uint32_t shared, const void *map, int x, int y,
                                                       uint32_t barrier, uint16_t blocks, uint64_t policy)
 {
@@ -378,17 +389,17 @@ __device__ __forceinline__ void wgmma_touch(float &accumulator)
 }
 
 /* Matrix descriptor of a K-major fp16 tile whose rows are 128 bytes in 128-byte swizzle (a row's 16-byte
- * pieces XORed by row % 8): eight rows, 1024 bytes, apart; layout type 1 in bits 62 and 63. Advancing by 16
- * elements of k adds 2 (units of 16 bytes). In two parts, of which only the low one depends on the address.
- */
+ * pieces XORed by row % 8): eight rows follow each other, and the next eight lie `eight_rows` bytes further
+ * on; layout type 1 in bits 62 and 63. Advancing by 16 elements of k adds 2 (units of 16 bytes). In two
+ * parts, of which only the low one depends on the address. */
 __device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t shared)
 {
     return (shared & 0x3ffff) >> 4 | 1u << 16;
 }
 
-__device__ __forceinline__ uint64_t wgmma_descriptor_high()
+__device__ __forceinline__ uint64_t wgmma_descriptor_high(uint32_t eight_rows = 1024)
 {
-    return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32);
+    return (uint64_t{1} << 62) | (uint64_t{eight_rows >> 4} << 32);
 }
 
 __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
