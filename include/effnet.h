@@ -293,9 +293,10 @@ struct effnet_linear_bench_info {
 
 /* args: x, w, scale and shift in host memory, which must stay until the bench is closed; y and ldy are not
  * used. device: "cpu", "cuda" or "cuda:N", which becomes the current device. cold: every call finds its
- * inputs outside the caches, else in them as far as they fit. Fails as effnet_linear does, and with
+ * inputs outside the caches, else in them as far as they fit. calls: that one timing is to be the mean of, or
+ * 0 for as many as fill about 10 ms, 200 at most; the CPU makes one. Fails as effnet_linear does, and with
  * EFFNET_E_UNAVAILABLE where there is no such device. */
-int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold,
+int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold, int calls,
                              effnet_linear_bench **out, struct effnet_error *error);
 void effnet_linear_bench_close(effnet_linear_bench *bench);
 const struct effnet_linear_bench_info *effnet_linear_bench_get_info(const effnet_linear_bench *bench);
@@ -304,7 +305,8 @@ const struct effnet_linear_bench_info *effnet_linear_bench_get_info(const effnet
 int effnet_linear_bench_rows(effnet_linear_bench *bench, const int64_t *rows, int count, float *y,
                              struct effnet_error *error);
 /* Microseconds of one call of effnet_linear: the mean of info->calls one after the other, on a GPU by its own
- * clock and without the host's part (a CUDA graph), on the CPU by the wall clock. */
+ * clock and without the host's part (a CUDA graph, right after the same one or, cold, after one that empties
+ * the caches), on the CPU by the wall clock. */
 int effnet_linear_bench_time(effnet_linear_bench *bench, double *elapsed_us, struct effnet_error *error);
 
 /* ---------------------------------------------------------------- results */

@@ -11,6 +11,7 @@ struct effnet_linear_bench {
     struct effnet_linear_args args; /* the CPU's: y is the bench's own */
     struct effnet_linear_bench_info info;
     bool cold;
+    int calls; /* asked for */
 #ifdef EFFNET_HAVE_CUDA
     struct cuda_linear_bench *cuda; /* NULL on the CPU */
 #endif
@@ -51,13 +52,14 @@ static int open_bench(effnet_linear_bench *bench, const char *device, struct eff
     if (kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: the device is to be cpu, cuda or cuda:N");
 #ifdef EFFNET_HAVE_CUDA
-    return cuda_linear_bench_open(&bench->args, index, bench->cold, &bench->cuda, &bench->info, error);
+    return cuda_linear_bench_open(&bench->args, index, bench->cold, bench->calls, &bench->cuda, &bench->info,
+                                  error);
 #else
     return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", device, effnet_no_cuda);
 #endif
 }
 
-int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold,
+int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold, int calls,
                              effnet_linear_bench **out, struct effnet_error *error)
 {
     *out = NULL;
@@ -66,6 +68,7 @@ int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *
     bench->args = *args;
     bench->args.y = NULL;
     bench->cold = cold;
+    bench->calls = calls;
     int status = open_bench(bench, device, error);
     if (status)
         effnet_linear_bench_close(bench);

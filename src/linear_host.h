@@ -19,7 +19,7 @@ const char *effnet_linear_cuda_kernel(const struct effnet_linear_args *args);
 
 /* As the functions effnet_linear_bench_* of effnet.h. */
 struct cuda_linear_bench;
-int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold,
+int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold, int calls,
                            struct cuda_linear_bench **out, struct effnet_linear_bench_info *info,
                            struct effnet_error *error);
 void cuda_linear_bench_close(struct cuda_linear_bench *bench);

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 
 import pytest
 from test_cli import help_options, man_options, man_sections, plain
@@ -45,6 +46,17 @@ def test_verified_and_timed(effnet, epilogue):
     assert 0 < row["relative_l2"] < 1e-6
     assert row["peak_percent"] == pytest.approx(100 * row["tflop_per_s"], abs=0.06)
     assert_sane(row)
+
+
+def test_pause(effnet):
+    """Each pass rests first, the warm-up's too; the rest is not part of its time."""
+    start = time.monotonic()
+    report = run_json(effnet, *QUICK, *PEAK, "--m", "33", "--pause", "50")
+    assert time.monotonic() - start >= 6 * 0.05
+    assert report["pause_ms"] == 50
+    (row,) = report["results"]
+    assert row["calls"] == 1 and row["min_us"] < 50000
+    assert run_json(effnet, *QUICK, *PEAK, "--m", "33")["pause_ms"] == 0
 
 
 @pytest.mark.parametrize("x_type, y_type", [("fp16", "fp32"), ("fp32", "fp16"), ("fp16", "fp16")])

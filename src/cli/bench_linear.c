@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -33,6 +34,7 @@ struct linear_options {
     struct bench_options bench; /* warmup, repetitions, duration, peak_compute, cold, no_verify, format */
     int64_t m, n, k, seed;
     const char *epilogue, *x_type, *y_type, *device;
+    double pause; /* milliseconds before each pass, or 0 */
     bool m_given, sweep, quiet;
 };
 
@@ -267,20 +269,28 @@ static int verify(struct linear *linear)
 
 /* ---------------------------------------------------------------- timing */
 
+static void rest(double ms)
+{
+    struct timespec left = {.tv_sec = (time_t)(ms / 1e3), .tv_nsec = (long)(fmod(ms, 1e3) * 1e6)};
+    while (nanosleep(&left, &left)) continue;
+}
+
 static int pass_linear(struct bench *bench, void *context)
 {
     struct linear *linear = context;
     struct effnet_error error;
     double elapsed_us;
     (void)bench;
+    if (linear->options->pause > 0) rest(linear->options->pause);
     if (effnet_linear_bench_time(linear->layer, &elapsed_us, &error)) return cli_fail_library(&error);
     return samples_add(&linear->samples, elapsed_us) ? EFFNET_OK : cli_fail_nomem("the timings");
 }
 
-static int open_layer(struct linear *linear, bool cold)
+/* calls: in a pass; 0 for as many as make a good one. */
+static int open_layer(struct linear *linear, bool cold, int calls)
 {
     struct effnet_error error;
-    return effnet_linear_bench_open(&linear->args, linear->device, cold, &linear->layer, &error)
+    return effnet_linear_bench_open(&linear->args, linear->device, cold, calls, &linear->layer, &error)
                ? cli_fail_library(&error)
                : EFFNET_OK;
 }
@@ -311,7 +321,7 @@ static int find_peak(struct linear *linear)
     const enum effnet_type type = gpu ? EFFNET_FP16 : EFFNET_FP32;
     int status = make_arrays(linear, find_epilogue("none"), gpu ? 16384 : 1024, gpu ? 4096 : 1024,
                              gpu ? 4096 : 1024, type, type);
-    if (!status) status = open_layer(linear, false);
+    if (!status) status = open_layer(linear, false, 1);
     for (int i = 0; !status && i < PASSES && (!i || now_us() - start_us < 5e6); i++)
         status = pass_linear(NULL, linear);
     if (!status) {
@@ -356,6 +366,7 @@ static void begin_report(struct linear *linear)
     report_text(report, "y_type", "y", type_name(linear->args.y_type));
     report_number(report, "seed", "seed", "%" PRId64, o->seed);
     report_bool(report, "verified", "verified", !o->bench.no_verify);
+    report_number(report, "pause_ms", "pause ms", "%g", o->pause);
     report_number(report, "warmup", "warm-up passes", "%" PRId64, o->bench.warmup);
     report_number(report, "peak_tflop_per_s", "peak TFLOP/s", "%.4g", linear->peak);
     report_text(report, "peak_of", "peak is", linear->peak_of);
@@ -397,7 +408,7 @@ static int bench_shape(struct linear *linear, int64_t m)
     const struct bench_options *o = &linear->options->bench;
     linear->args.m = m;
     linear->relative_l2 = NAN;
-    int status = open_layer(linear, o->cold);
+    int status = open_layer(linear, o->cold, linear->options->pause > 0);
     if (!status && !o->no_verify) status = verify(linear);
     if (!status && !linear->bench.report) {
         status = report_open(o->format, stdout, &linear->bench.report);
@@ -433,7 +444,7 @@ int cmd_bench_linear(int argc, char **argv)
         "Measures one linear layer, y = epilogue(x w'), x of M x K, w of N x K, on random data: holds rows\n"
         "of y against the reference in double precision, warms up, and times. Prints median, min, p90, p99\n"
         "(nearest rank), and of the median TFLOP/s, GB/s (each array once) and percent of the peak: that\n"
-        "of the fastest pass of a large plain product in the same run. On a GPU a pass is several calls in\n"
+        "of the fastest of a few large plain products in the same run. On a GPU a pass is several calls in\n"
         "a row, on its own clock. Exits with 1 where the results are wrong.",
     };
     struct linear_options o = {.bench = {.warmup = 3, .duration = 1, .format = "text"},
@@ -466,6 +477,11 @@ int cmd_bench_linear(int argc, char **argv)
          &o.bench.duration, 0, 3600, NULL},
         {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER,
          &o.bench.repetitions, 1, 1000000, NULL},
+        {0, "pause", "MS",
+         "rest so long before each pass, which then is one call (on a GPU, warm:\nright after one that is "
+         "not "
+         "timed); without a pause a GPU reaches its\nlimit of power (default 0)",
+         OPTION_REAL, &o.pause, 0, 60000, NULL},
         {0, "cold", NULL, "every call finds its inputs outside the caches", OPTION_FLAG, &o.bench.cold, 0, 0,
          NULL},
         {0, "peak-compute", "GFLOP/S", "the machine's arithmetic, instead of measuring it", OPTION_REAL,

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 
 enum { CALLS_MAX = 200 };
-static const double PASS_US = 1000;               /* about what one timing is to last */
+static const double PASS_US = 10000;              /* about what one timing is to last, so that the
+                                                     pause after it counts for little */
 static const size_t COLD_BYTES = (size_t)2 << 30; /* of arrays at most, where one set is not more */
 
 struct cuda_linear_bench {
@@ -113,9 +114,8 @@ static int choose_calls(struct cuda_linear_bench *b, int *calls, struct effnet_e
 }
 
 static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int device_index,
-                   bool cold, struct effnet_error *error)
+                   bool cold, int calls, struct effnet_error *error)
 {
-    int calls = 0;
     if (host->w_type != EFFNET_FP16)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
     EFFNET_TRY(cuda_device_open(device_index, &b->device, error));
@@ -126,7 +126,7 @@ static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args 
     CUDA_TRY(cudaStreamCreate(&b->stream), "stream");
     EFFNET_TRY(cuda_timer_open(b->stream, &b->device, &b->timer, error));
     EFFNET_TRY(place(b, host, 1, error));
-    EFFNET_TRY(choose_calls(b, &calls, error));
+    if (calls < 1) EFFNET_TRY(choose_calls(b, &calls, error));
     if (cold) {
         const size_t most = COLD_BYTES / (b->x_bytes + b->w_bytes + b->y_bytes);
         if ((size_t)calls > most) calls = most ? (int)most : 1;
@@ -135,13 +135,13 @@ static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args 
     return capture(b, calls, error);
 }
 
-int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold,
+int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold, int calls,
                            struct cuda_linear_bench **out, struct effnet_linear_bench_info *info,
                            struct effnet_error *error)
 {
     struct cuda_linear_bench *b = calloc(1, sizeof *b);
     if (!b) return effnet_fail_nomem(error, "a linear layer", sizeof *b);
-    const int status = prepare(b, args, device_index, cold, error);
+    const int status = prepare(b, args, device_index, cold, calls, error);
     if (status) {
         cuda_linear_bench_close(b);
         return status;
