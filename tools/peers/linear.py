@@ -4,6 +4,7 @@ import json
 import math
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from . import common
@@ -19,31 +20,49 @@ SHAPES = [
 EPSILON = 1e-5
 TURN_S = 0.3
 # Before a turn is timed, everybody loads the chip for so long: a large product clocks it down within a tenth of a
-# second, and it recovers while our process makes its data. Passes of ours last about a millisecond.
-WARMUP_S = 0.3
+# second, and it recovers while our process makes its data.
+WARMUP_S = 0.5
+# Large products are timed a second time after so long a rest that the limit of power does not count.
+PAUSE_S = 0.05
+PAUSED_CALLS = 7
+LARGE_FLOPS = 1e11
 
 
-def effnet_bench(options, m, n, k, epilogue, output):
-    """A contender: one `effnet bench linear`, the first of them verified, whose median is the turn's only time."""
-    command = [str(Path(options.build) / "effnet"), "bench", "linear", "--m", str(m), "--n", str(n), "--k", str(k),
-               "--epilogue", epilogue, "--y-type", output, "--device", "cuda", "--format", "json",
-               "--warmup", str(round(1000 * WARMUP_S)), "--duration", str(TURN_S), "--peak-compute", "1e6"]
-    environment = dict(os.environ)
-    carried = Path(options.build) / "lib"
-    if carried.is_dir():
-        environment["LD_LIBRARY_PATH"] = f"{carried.resolve()}:{environment.get('LD_LIBRARY_PATH', '')}"
+class EffnetBench:
+    """`effnet bench linear`, a process for each turn, the first of them verified."""
 
-    verified = []
+    def __init__(self, options, m, n, k, epilogue, output):
+        self.command = [str(Path(options.build) / "effnet"), "bench", "linear", "--m", str(m), "--n", str(n),
+                        "--k", str(k), "--epilogue", epilogue, "--y-type", output, "--device", "cuda",
+                        "--format", "json", "--peak-compute", "1e6"]
+        self.environment = dict(os.environ)
+        carried = Path(options.build) / "lib"
+        if carried.is_dir():
+            self.environment["LD_LIBRARY_PATH"] = f"{carried.resolve()}:{self.environment.get('LD_LIBRARY_PATH', '')}"
+        self.pass_s = 0.01
+        self.idle_s = 0.0  # of the GPU in a turn, while the process starts and makes its data
+        self.row("--repetitions", "3")
+        self.command.append("--no-verify")
 
-    def contender(_count):
-        done = subprocess.run([*command, *verified], capture_output=True, text=True, env=environment, check=False)
+    def row(self, *arguments):
+        done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, env=self.environment,
+                              check=False)
         if done.returncode != 0:
-            raise common.CannotCompare(f"{' '.join(command)}: {done.stderr.strip()}")
-        verified[:] = ["--no-verify"]
+            raise common.CannotCompare(f"{' '.join(self.command)}: {done.stderr.strip()}")
         (row,) = json.loads(done.stdout)["results"]
+        self.pass_s = 2 * row["median_us"] * row["calls"] / 1e6  # the first half is not timed
+        return row
+
+    def turn(self, _count):
+        """A contender whose only time is the median of a turn."""
+        start = time.monotonic()
+        row = self.row("--warmup", str(math.ceil(WARMUP_S / self.pass_s)), "--duration", str(TURN_S))
+        self.idle_s = max(0.0, time.monotonic() - start - WARMUP_S - TURN_S)
         return [row["median_us"]] * 2  # take_turns drops the first
 
-    return contender
+    def paused_turn(self, count):
+        row = self.row("--warmup", "1", "--repetitions", str(count), "--pause", str(1e3 * PAUSE_S))
+        return [row["median_us"]] * 2
 
 
 def back_to_back_timer(torch, run):
@@ -58,6 +77,26 @@ def back_to_back_timer(torch, run):
             event.record()
         torch.cuda.synchronize()
         return [before.elapsed_time(after) * 1e3 for before, after in zip(events, events[1:])]
+
+    return contender
+
+
+def paused_timer(torch, run):
+    """A contender that rests before each run, and lets one that is not timed go ahead, as effnet's bench does: the host
+    queues the other meanwhile."""
+
+    def contender(count):
+        times = []
+        for _ in range(count):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            time.sleep(PAUSE_S)
+            run()
+            start.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end) * 1e3)
+        return times
 
     return contender
 
@@ -100,14 +139,20 @@ def program(torch, weight, epilogue, output):
 def compare_shape(options, report, torch, shape):
     m, n, k, epilogue, output = shape.split(",")
     m, n, k = int(m), int(n), int(k)
+    flops = 2.0 * m * n * k
     generator = torch.Generator("cuda").manual_seed(1)
     x = torch.randn(m, k, device="cuda", generator=generator).half()
     weight = (torch.randn(n, k, device="cuda", generator=generator) / math.sqrt(k)).half()
     run, truth = program(torch, weight, epilogue, output)
     # A graph of several calls, so that its launch does not count; each call finds its inputs in the cache.
-    inner = max(1, min(50, round(2e10 / (2.0 * m * n * k))))
+    inner = max(1, min(50, round(2e10 / flops)))
+    effnet = EffnetBench(options, m, n, k, epilogue, output)
+    contenders = {"effnet": effnet.turn}
+    paused = {"effnet": effnet.paused_turn}
 
-    def repeated(function):
+    def add(name, function):
+        """Lets it take part; returns its result."""
+
         def many():
             for _ in range(inner):
                 result = function(x)
@@ -117,18 +162,20 @@ def compare_shape(options, report, torch, shape):
         time_many = back_to_back_timer(torch, replay)
 
         def turn(count):
+            time.sleep(effnet.idle_s)  # as effnet's: a chip that comes straight from work is hotter, and slower
             typical_us = max(time_many(2)[1], 1)
             warmup = round(1e6 * WARMUP_S / typical_us)
             return [t / inner for t in time_many(warmup + count)[warmup:]]
 
-        return turn, replay, result
+        replay()
+        contenders[name] = turn
+        paused[name] = paused_timer(torch, replay)
+        return result
 
     with torch.inference_mode():
-        contenders = {"effnet": effnet_bench(options, m, n, k, epilogue, output)}
-        contenders["cuBLAS, the product alone, fp16 out"] = repeated(lambda v: torch.mm(v, weight.t()))[0]
+        add("cuBLAS, the product alone, fp16 out", lambda v: torch.mm(v, weight.t()))
         if output == "fp32":
-            contenders["cuBLAS, the product alone, fp32 out"] = repeated(
-                lambda v: torch.mm(v, weight.t(), out_dtype=torch.float32))[0]
+            add("cuBLAS, the product alone, fp32 out", lambda v: torch.mm(v, weight.t(), out_dtype=torch.float32))
         rows = slice(0, min(m, 256))
         expected = truth(x[rows]).cpu().numpy()
         programs = {"Torch graph": run}
@@ -137,15 +184,21 @@ def compare_shape(options, report, torch, shape):
             programs["torch.compile"] = torch.compile(run)
         for name, function in programs.items():
             try:
-                contenders[name], replay, result = repeated(function)
+                result = add(name, function)
             except Exception as error:  # whatever a compiler may raise; the others still have their turn
                 report.skip(f"{name}, {shape}", repr(error)[:300])
                 continue
-            replay()
             common.check(name, result[rows].double().cpu().numpy(), expected, 5e-3)
+        title = f"M {m}, N {n}, K {k}, {epilogue}, {output} out, microseconds"
         results = common.take_turns(contenders, options.rounds, turn_s=TURN_S)
-    report.table(f"M {m}, N {n}, K {k}, {epilogue}, {output} out, microseconds", results, ["effnet"], "us")
-    flops = 2.0 * m * n * k
+        tabulate(report, title, results, flops)
+        if flops >= LARGE_FLOPS:
+            results = common.take_turns(paused, options.rounds, turn_s=0, least=PAUSED_CALLS)
+            tabulate(report, f"{title}, after {1e3 * PAUSE_S:.0f} ms of rest", results, flops)
+
+
+def tabulate(report, title, results, flops):
+    report.table(title, results, ["effnet"], "us")
     for row in report.measured[-len(results):]:
         row["tflop_per_s"] = flops / row["median"] / 1e6
         print(f"  {row['contender']}: {row['tflop_per_s']:.1f} TFLOP/s")
