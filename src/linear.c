@@ -3,6 +3,7 @@
 #include "linear_host.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef EFFNET_HAVE_CUDA
 #include "linear.h"
@@ -50,13 +51,32 @@ int effnet_linear_check(const struct effnet_linear_args *a, struct effnet_error 
     return EFFNET_OK;
 }
 
+/* What the compiler does for a cast, by a call for each element where the processor's own instruction may not
+ * be assumed: the number's bits in a float's place are it times 2^-112. Infinities and NaNs keep their
+ * exponent. */
+static float widen_half(const _Float16 *from)
+{
+    uint16_t half;
+    float value;
+    memcpy(&half, from, sizeof half);
+    uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, sizeof bits);
+    bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
+    bits |= (uint32_t)(half & 0x8000) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 void effnet_linear_widen(const void *from, enum effnet_type type, int64_t rows, int64_t columns, int64_t ld,
                          float *to)
 {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++)
-            to[i * columns + j] = type == EFFNET_FP16 ? (float)((const _Float16 *)from)[i * ld + j]
-                                                      : ((const float *)from)[i * ld + j];
+    for (int64_t i = 0; i < rows; i++, to += columns)
+        if (type == EFFNET_FP16)
+            for (int64_t j = 0; j < columns; j++) to[j] = widen_half((const _Float16 *)from + i * ld + j);
+        else
+            memcpy(to, (const float *)from + i * ld, (size_t)columns * sizeof *to);
 }
 
 void effnet_linear_narrow(const float *from, int64_t rows, int64_t columns, int64_t ld, enum effnet_type type,

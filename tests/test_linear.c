@@ -1,5 +1,6 @@
 /* effnet_linear on host memory, and the reference it is held against. */
 #include "effnet.h"
+#include "linear_host.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -202,6 +203,48 @@ static void test_reference_by_hand(void **unused)
     assert_true(fabs(y[0] - 5 * 0.99999971334842808) < 1e-12 && y[1] == 0);
 }
 
+/* Every half, as the compiler widens it. */
+static void test_widen(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 1 << 16 };
+    static _Float16 half[COUNT];
+    static float wide[COUNT];
+    for (int i = 0; i < COUNT; i++) memcpy(&half[i], &(uint16_t){(uint16_t)i}, 2);
+    effnet_linear_widen(half, EFFNET_FP16, 1, COUNT, COUNT, wide);
+    for (int i = 0; i < COUNT; i++) {
+        const float want = (float)half[i];
+        if (isnan(want))
+            assert_true(isnan(wide[i]));
+        else
+            assert_memory_equal(&wide[i], &want, sizeof want);
+    }
+}
+
+/* The reference's sums to the bit, with k on both sides of what it widens at a time. */
+static void test_reference_long(void **unused)
+{
+    (void)unused;
+    uint64_t state = SEED;
+    const int64_t k[] = {511, 512, 513, 1500};
+    for (int t = 0; t < 16; t++) {
+        struct effnet_linear_args a = dense(3, 5, k[t / 4]);
+        a.ldx += 3, a.ldw += 1;
+        a.x_type = (enum effnet_type)(t % 2);
+        a.w_type = (enum effnet_type)(t / 2 % 2);
+        struct problem p = problem_new(a, false, false, &state);
+        double y[5];
+        effnet_linear_reference(&p.args, 1, y);
+        for (int64_t j = 0; j < a.n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < a.k; l++)
+                sum += get(p.x, a.x_type, a.ldx + l) * get(p.w, a.w_type, j * a.ldw + l);
+            assert_true(y[j] == sum);
+        }
+        problem_free(&p);
+    }
+}
+
 static void test_fold_batch_norm(void **unused)
 {
     (void)unused;
@@ -254,6 +297,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_by_hand),
+        cmocka_unit_test(test_widen),
+        cmocka_unit_test(test_reference_long),
         cmocka_unit_test(test_fold_batch_norm),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_awkward),
