@@ -125,7 +125,11 @@ static double clamp_double(double v, double low, double high)
 static double *reference(const struct problem *p)
 {
     const struct pointwise_args *a = &p->args;
-    double *y = checked_malloc(p->y_count * sizeof *y), *row = checked_malloc((size_t)a->k * sizeof *row);
+    const size_t w_count = (size_t)a->n * a->k;
+    double *y = checked_malloc(p->y_count * sizeof *y), *row = checked_malloc((size_t)a->k * sizeof *row),
+           *w = checked_malloc(w_count * sizeof *w);
+    for (size_t i = 0; i < w_count; i++) /* here, once: a half is widened by a call */
+        w[i] = (double)p->w[i] + (a->w_low ? (double)p->w[w_count + i] : 0);
     if (a->pool_rows) memset(y, 0, p->y_count * sizeof *y);
     for (int m = 0; m < a->m; m++) {
         for (int k = 0; k < a->k; k++) {
@@ -137,9 +141,8 @@ static double *reference(const struct problem *p)
             row[k] = v;
         }
         for (int n = 0; n < a->n; n++) {
-            const half *w = p->w + (size_t)n * a->k, *low = w + (size_t)a->n * a->k;
             double sum = 0;
-            for (int k = 0; k < a->k; k++) sum += row[k] * ((double)w[k] + (a->w_low ? (double)low[k] : 0));
+            for (int k = 0; k < a->k; k++) sum += row[k] * w[(size_t)n * a->k + k];
             sum += p->bias[n];
             if (p->residual) sum += (double)p->residual[(size_t)m * a->n + n];
             sum = clamp_double(sum, a->output_min, a->output_max);
@@ -149,7 +152,7 @@ static double *reference(const struct problem *p)
                 y[(size_t)m * a->n + n] = sum;
         }
     }
-    free(row);
+    free(row), free(w);
     return y;
 }
 
