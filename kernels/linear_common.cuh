@@ -38,10 +38,10 @@ __host__ __device__ inline int element_bytes(int type)
     return type == LINEAR_FP16 ? 2 : 4;
 }
 
-/* Whether 16-byte accesses reach every row. */
-inline bool rows_aligned(const void *base, int64_t ld, int element_bytes)
+/* Whether 16-byte accesses reach every row, of elements of `bytes`. */
+inline bool rows_aligned(const void *base, int64_t ld, int bytes)
 {
-    return reinterpret_cast<uintptr_t>(base) % 16 == 0 && ld * element_bytes % 16 == 0;
+    return reinterpret_cast<uintptr_t>(base) % 16 == 0 && ld * bytes % 16 == 0;
 }
 
 /* Whether x and w can be read in 16-byte pieces that lie inside their rows. */

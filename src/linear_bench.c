@@ -11,7 +11,6 @@ struct effnet_linear_bench {
     struct effnet_linear_args args; /* the CPU's: y is the bench's own */
     struct effnet_linear_bench_info info;
     bool cold;
-    int calls; /* asked for */
 #ifdef EFFNET_HAVE_CUDA
     struct cuda_linear_bench *cuda; /* NULL on the CPU */
 #endif
@@ -37,7 +36,7 @@ static int open_cpu(effnet_linear_bench *bench, struct effnet_error *error)
     return EFFNET_OK;
 }
 
-static int open_bench(effnet_linear_bench *bench, const char *device, struct effnet_error *error)
+static int open_bench(effnet_linear_bench *bench, const char *device, int calls, struct effnet_error *error)
 {
     struct effnet_linear_args check = bench->args;
     static float y; /* stands for the results, which are the bench's own affair */
@@ -52,9 +51,9 @@ static int open_bench(effnet_linear_bench *bench, const char *device, struct eff
     if (kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: the device is to be cpu, cuda or cuda:N");
 #ifdef EFFNET_HAVE_CUDA
-    return cuda_linear_bench_open(&bench->args, index, bench->cold, bench->calls, &bench->cuda, &bench->info,
-                                  error);
+    return cuda_linear_bench_open(&bench->args, index, bench->cold, calls, &bench->cuda, &bench->info, error);
 #else
+    (void)calls;
     return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", device, effnet_no_cuda);
 #endif
 }
@@ -68,8 +67,7 @@ int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *
     bench->args = *args;
     bench->args.y = NULL;
     bench->cold = cold;
-    bench->calls = calls;
-    int status = open_bench(bench, device, error);
+    int status = open_bench(bench, device, calls, error);
     if (status)
         effnet_linear_bench_close(bench);
     else

@@ -275,15 +275,20 @@ static void rest(double ms)
     while (nanosleep(&left, &left)) continue;
 }
 
+static int time_layer(struct linear *linear)
+{
+    struct effnet_error error;
+    double elapsed_us;
+    if (effnet_linear_bench_time(linear->layer, &elapsed_us, &error)) return cli_fail_library(&error);
+    return samples_add(&linear->samples, elapsed_us) ? EFFNET_OK : cli_fail_nomem("the timings");
+}
+
 static int pass_linear(struct bench *bench, void *context)
 {
     struct linear *linear = context;
-    struct effnet_error error;
-    double elapsed_us;
     (void)bench;
     if (linear->options->pause > 0) rest(linear->options->pause);
-    if (effnet_linear_bench_time(linear->layer, &elapsed_us, &error)) return cli_fail_library(&error);
-    return samples_add(&linear->samples, elapsed_us) ? EFFNET_OK : cli_fail_nomem("the timings");
+    return time_layer(linear);
 }
 
 /* calls: in a pass; 0 for as many as make a good one. */
@@ -323,7 +328,7 @@ static int find_peak(struct linear *linear)
                              gpu ? 4096 : 1024, type, type);
     if (!status) status = open_layer(linear, false, 1);
     for (int i = 0; !status && i < PASSES && (!i || now_us() - start_us < 5e6); i++)
-        status = pass_linear(NULL, linear);
+        status = time_layer(linear);
     if (!status) {
         const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
         linear->peak = flops(&linear->args) / s.minimum * 1e-6;
@@ -478,9 +483,9 @@ int cmd_bench_linear(int argc, char **argv)
         {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER,
          &o.bench.repetitions, 1, 1000000, NULL},
         {0, "pause", "MS",
-         "rest so long before each pass, which then is one call (on a GPU, warm:\nright after one that is "
-         "not "
-         "timed); without a pause a GPU reaches its\nlimit of power (default 0)",
+         "rest so long before each pass, which then is one call (on a GPU, warm:\n"
+         "right after one that is not timed); without a pause a GPU reaches its\n"
+         "limit of power (default 0)",
          OPTION_REAL, &o.pause, 0, 60000, NULL},
         {0, "cold", NULL, "every call finds its inputs outside the caches", OPTION_FLAG, &o.bench.cold, 0, 0,
          NULL},

@@ -14,15 +14,20 @@ static void widen_piece(const void *base, enum effnet_type type, int64_t first, 
 
 void effnet_linear_reference(const struct effnet_linear_args *args, int64_t row, double *y)
 {
-    for (int64_t j = 0; j < args->n; j++) {
-        double sum = 0;
-        float x[PIECE], w[PIECE];
-        for (int64_t first = 0; first < args->k; first += PIECE) {
-            const int64_t left = args->k - first, count = left < PIECE ? left : PIECE;
-            widen_piece(args->x, args->x_type, row * args->ldx + first, count, x);
+    float x[PIECE], w[PIECE];
+    for (int64_t j = 0; j < args->n; j++) y[j] = 0;
+    for (int64_t first = 0; first < args->k; first += PIECE) {
+        const int64_t left = args->k - first, count = left < PIECE ? left : PIECE;
+        widen_piece(args->x, args->x_type, row * args->ldx + first, count, x);
+        for (int64_t j = 0; j < args->n; j++) {
+            double sum = y[j];
             widen_piece(args->w, args->w_type, j * args->ldw + first, count, w);
             for (int64_t l = 0; l < count; l++) sum += (double)x[l] * (double)w[l];
+            y[j] = sum;
         }
+    }
+    for (int64_t j = 0; j < args->n; j++) {
+        double sum = y[j];
         if (args->scale) sum *= (double)args->scale[j];
         if (args->shift) sum += (double)args->shift[j];
         y[j] = effnet_reference_activation(args->activation, sum);
