@@ -1,5 +1,6 @@
 /* kernels/linear_math.h, compiled for the host, against double precision over every binade. */
 #include "linear_math.h"
+#include "ulp.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -21,9 +22,7 @@ static float from_bits(uint32_t bits)
 /* |got - want| in units of fp32's spacing at want. */
 static double ulp_error(float got, double want)
 {
-    const float near = fabsf((float)want);
-    const double spacing = near < 0x1p-126f ? 0x1p-149 : (double)(nextafterf(near, INFINITY) - near);
-    return fabs((double)got - want) / spacing;
+    return fabs((double)got - want) / ulp((float)want);
 }
 
 enum { STRIDE = 251 }; /* over the bit patterns: eight million of each sign */

@@ -5,6 +5,7 @@
  * cuBLAS's bare product beside them. */
 #include "effnet.h"
 #include "linear_bench.h"
+#include "ulp.h"
 
 static const uint64_t SEED = 20260204;
 
@@ -393,12 +394,6 @@ static void test_repeatable(uint64_t *state, struct tally *tally)
 
 /* What an error is counted in: an ulp of the result, of the argument, or of Phi times the argument. */
 enum measure { OF_RESULT, OF_ARGUMENT, OF_PHI };
-
-static double ulp(float value)
-{
-    const float at = fabsf(value);
-    return at < 0x1p-126f ? 0x1p-149 : (double)(nextafterf(at, INFINITY) - at);
-}
 
 /* The epilogue on the device at chosen numbers: x is 0, so that y = act(shift). Returns the worst error. */
 static double sweep(enum linear_activation activation, float low, float high, enum measure measure)

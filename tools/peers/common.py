@@ -21,6 +21,15 @@ class CannotCompare(Exception):
     """Something that has to be there is not, or a contender's answer is wrong."""
 
 
+def environment(build):
+    """A process's environment in which programs of `build` find the libraries that were packed with them."""
+    environ = dict(os.environ)
+    carried = Path(build) / "lib"
+    if carried.is_dir():
+        environ["LD_LIBRARY_PATH"] = f"{carried.resolve()}:{environ.get('LD_LIBRARY_PATH', '')}"
+    return environ
+
+
 class Effnet:
     """build/tests/run_session: an open session that obeys commands."""
 
@@ -29,13 +38,9 @@ class Effnet:
         program = Path(build) / "tests" / "run_session"
         if not program.exists():
             raise CannotCompare(f"{program} is not there: run `make tests`")
-        environment = dict(os.environ)
-        carried = Path(build) / "lib"
-        if carried.is_dir():
-            environment["LD_LIBRARY_PATH"] = f"{carried.resolve()}:{environment.get('LD_LIBRARY_PATH', '')}"
         command = [program, weights, device, precision, str(threads), str(max_batch), plan]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=environment)
+                                        stderr=subprocess.PIPE, env=environment(build))
         first = self.process.stdout.readline().decode()
         if not first:
             self.process.wait()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -35,13 +34,10 @@ class EffnetBench:
         self.command = [str(Path(options.build) / "effnet"), "bench", "linear", "--m", str(m), "--n", str(n),
                         "--k", str(k), "--epilogue", epilogue, "--y-type", output, "--device", "cuda",
                         "--format", "json", "--peak-compute", "1e6"]
-        self.environment = dict(os.environ)
-        carried = Path(options.build) / "lib"
-        if carried.is_dir():
-            self.environment["LD_LIBRARY_PATH"] = f"{carried.resolve()}:{self.environment.get('LD_LIBRARY_PATH', '')}"
-        self.pass_s = 0.01
+        self.environment = common.environment(options.build)
         self.idle_s = 0.0  # of the GPU in a turn, while the process starts and makes its data
-        self.row("--repetitions", "3")
+        first = self.row("--repetitions", "3")
+        self.pass_s = 2 * first["median_us"] * first["calls"] / 1e6  # what goes before the timed calls is as long
         self.command.append("--no-verify")
 
     def row(self, *arguments):
@@ -50,7 +46,6 @@ class EffnetBench:
         if done.returncode != 0:
             raise common.CannotCompare(f"{' '.join(self.command)}: {done.stderr.strip()}")
         (row,) = json.loads(done.stdout)["results"]
-        self.pass_s = 2 * row["median_us"] * row["calls"] / 1e6  # the first half is not timed
         return row
 
     def turn(self, _count):
