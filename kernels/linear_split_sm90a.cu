@@ -47,7 +47,7 @@ template <int CONSUMERS_, int TILE_N_, int SPLIT_, int PRODUCERS_> struct plan {
 /* How the launcher cuts the work. */
 struct cut {
     int share_m, share_n, stages;
-    int x_rows; /* of a tile that are copied: m where that is less. The others hold anything. */
+    int x_rows, w_rows; /* of a tile that are copied: m, n where those are less. The others hold anything. */
 };
 
 /* What a block does. */
@@ -67,8 +67,12 @@ template <class P> __device__ __forceinline__ place find_place(const linear_args
     p.peers = p.slice * tiles;
     p.n = (rank - p.peers) / cut.share_m;
     p.m = rank - p.peers - p.n * cut.share_m;
-    p.m0 = (blockIdx.y * cut.share_m + p.m) * P::TILE_M;
-    p.n0 = (blockIdx.z * cut.share_n + p.n) * P::TILE_N;
+    /* A tile that would reach past the end is moved back, and makes some elements, the same bits, once more:
+     * copies of rows that do not exist are slow. */
+    p.m0 = min((static_cast<int>(blockIdx.y) * cut.share_m + p.m) * P::TILE_M,
+               static_cast<int>(args.m) - cut.x_rows);
+    p.n0 = min((static_cast<int>(blockIdx.z) * cut.share_n + p.n) * P::TILE_N,
+               static_cast<int>(args.n) - cut.w_rows);
     p.first = static_cast<int>(all * p.slice / P::SPLIT);
     p.steps = static_cast<int>(all * (p.slice + 1) / P::SPLIT) - p.first;
     return p;
@@ -95,7 +99,7 @@ __device__ __forceinline__ void produce(typename P::state &state, uint32_t stage
                                         const CUtensorMap &w_map, const cut &cut, const place &place,
                                         bool does_w, bool does_x)
 {
-    const uint32_t bytes = P::W_BYTES + cut.x_rows * ROW_BYTES;
+    const uint32_t bytes = (cut.x_rows + cut.w_rows) * ROW_BYTES;
     const uint64_t x_policy = ptx::l2_evict_normal(), w_policy = ptx::l2_evict_last();
     uint32_t row = 0;
     for (int n = 0; n < cut.share_n; n++) row |= 1u << (n * cut.share_m);
@@ -340,14 +344,15 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         const int stages = static_cast<int>(steps < STAGES ? steps : STAGES), ring = stages * P::STAGE_BYTES;
         const int shared_bytes = P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
         const int x_rows = static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M);
+        const int w_rows = static_cast<int>(a.n < P::TILE_N ? a.n : P::TILE_N);
         CUtensorMap x_map, w_map;
         cudaError_t status = allow_shared_memory(kernel, SHARED_WHOLE);
         if (status == cudaSuccess)
             status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2, x_rows,
                                    BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status == cudaSuccess)
-            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2,
-                                   P::TILE_N, BK, CU_TENSOR_MAP_SWIZZLE_128B);
+            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2, w_rows,
+                                   BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status != cudaSuccess) return status;
         cudaLaunchAttribute attributes[2] = {};
         attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -362,31 +367,45 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         config.stream = stream;
         config.attrs = attributes;
         config.numAttrs = LAUNCHES_OVERLAP ? 2 : 1;
-        return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows},
-                                  stores_together(a, 2));
+        return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a,
+                                  cut{SHARE_M, SHARE_N, stages, x_rows, w_rows}, stores_together(a, 2));
     }
 
-    /* A start for each wave, once where blocks start beside each other; an exchange; steps, each as long as
-     * its barriers, its reads from L2 at 8.5 TB/s, what the multiprocessors receive at 12.3 TB/s, or its
-     * products at 4.85 TFLOP/s a multiprocessor; 0.15 us for an element that is stored alone. Fitted to times
-     * on an H200, which holds 66 clusters of two at once, but of four and eight blocks only as many as ten in
-     * eleven of its multiprocessors allow. */
+    /* A step of BK, us, where so many clusters run: its barriers, its reads from L2 at `read` MB/us, what the
+     * multiprocessors receive at 15 TB/s, or its products at 5.1 TFLOP/s a multiprocessor, whichever takes
+     * longest. */
+    static double step_us(const linear_args &a, int64_t clusters, double read)
+    {
+        const double x_rows = a.m < P::TILE_M ? a.m : P::TILE_M, w_rows = a.n < P::TILE_N ? a.n : P::TILE_N;
+        const double row = static_cast<double>(clusters) * BLOCKS * ROW_BYTES / 1e6; /* MB, of all blocks */
+        double step = 0.05;
+        for (const double us : {(x_rows / SHARE_N + w_rows / SHARE_M) * row / read,
+                                (x_rows + w_rows) * row / 15, 2.0 * P::TILE_M * P::TILE_N * BK / 5.1e6})
+            if (us > step) step = us;
+        return step;
+    }
+
+    /* Waves of clusters, the last one with what is left, each a start (all together one, where blocks start
+     * beside each other), an exchange and its steps; 0.15 us for an element that is stored alone. L2 gives 12
+     * TB/s, but 8 to the first wave of a w of more than half of its 50 MB, which is not there any more.
+     * Fitted to times on an H200, which holds 66 clusters of two at once, but of four and eight blocks only
+     * as many as ten in eleven of its multiprocessors allow. */
     static double cost(const linear_args &a, int multiprocessors)
     {
-        const int64_t clusters = down(a) * across(a), steps = divide_up(divide_up(a.k, BK), P::SPLIT);
+        const int64_t clusters = down(a) * across(a);
         const int usable = BLOCKS > 2 ? multiprocessors * 10 / 11 : multiprocessors;
-        const int64_t most = usable >= BLOCKS ? usable / BLOCKS : 1, held = clusters < most ? clusters : most;
-        const double x_rows = a.m < P::TILE_M ? a.m : P::TILE_M, blocks = static_cast<double>(held) * BLOCKS;
-        const double read = (x_rows / SHARE_N + static_cast<double>(P::TILE_N) / SHARE_M) * ROW_BYTES *
-                            blocks;
-        const double received = (x_rows + P::TILE_N) * ROW_BYTES * blocks;
-        const double products = 2.0 * P::TILE_M * P::TILE_N * BK;
-        double step = 0.07;
-        for (const double us : {read / 8.5e6, received / 12.3e6, products / 4.85e6})
-            if (us > step) step = us;
-        const int64_t waves = divide_up(clusters, most);
-        return 1.4 * static_cast<double>(BYTES == SHARED_WHOLE ? waves : 1) + (P::SPLIT > 1 ? 0.8 : 0.0) +
-               static_cast<double>(waves * steps) * step + (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
+        const int64_t most = usable >= BLOCKS ? usable / BLOCKS : 1,
+                      first = clusters < most ? clusters : most;
+        const int64_t more = (clusters - first) / most, rest = clusters - first - more * most;
+        const double waves = static_cast<double>(1 + more + (rest > 0)),
+                     starts = BYTES == SHARED_WHOLE ? waves : 1;
+        const bool w_stays = static_cast<double>(a.n) * static_cast<double>(a.k) * 2 <= 25e6;
+        const double step = step_us(a, first, w_stays ? 12 : 8) +
+                            static_cast<double>(more) * step_us(a, most, 12) +
+                            step_us(a, rest, 12) * (rest > 0);
+        return 1.3 * starts + (P::SPLIT > 1 ? (0.7 + 1e-4 * P::TILE_M * P::TILE_N) * waves : 0.0) +
+               static_cast<double>(divide_up(divide_up(a.k, BK), P::SPLIT)) * step +
+               (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
     }
 
     static constexpr entry make(const char *name)
@@ -401,17 +420,22 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 } // namespace
 
 /* Clusters of eight leave up to a twelfth of the chip without work, so tiles are as wide as makes the most of
- * 120 blocks for 1000 or 4096 columns. */
+ * 120 blocks for 1000 or 4096 columns. The pairs of large tiles are for the numbers of rows between those
+ * that fill the chip with the others. */
 const entry split_entries[] = {
     form<plan<1, 64, 4, 2>, 1, 2, SHARED_HALF>::make("split 64x64 s4 c1x2"),
-    form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>::make("split 64x64 s2"),
     form<plan<1, 64, 2, 2>, 2, 2, SHARED_HALF>::make("split 64x64 s2 c2x2"),
+    form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>::make("split 64x64 s2"),
     form<plan<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>::make("split 64x72 c4x2"),
     form<plan<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 64x80 s2 c1x4"),
     form<plan<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 64x128 c1x2"),
     form<plan<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>::make("split 128x72 c2x4"),
     form<plan<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 128x80 s2 c1x4"),
+    form<plan<2, 80, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x80 c1x2"),
+    form<plan<2, 96, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x96 c1x2"),
     form<plan<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x128 c1x2"),
+    form<plan<3, 96, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 192x96 c1x2"),
+    form<plan<3, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 192x128 c1x2"),
 };
 const int split_entry_count = sizeof split_entries / sizeof *split_entries;
 

@@ -322,7 +322,8 @@ static void bench(const char *what, const char *prefix, uint64_t *state)
     if (all || !strcmp(what, "small"))
         for (int i = 0; i < 10; i++)
             for (int cold = 0; cold < 2; cold++) bench_each(&b, rows[i], 1000, 1280, LINEAR_FP16, cold);
-    static const int64_t sweep[] = {1, 4, 16, 64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096};
+    static const int64_t sweep[] = {1,   4,   16,  32,   64,   128,  192,  256,  320, 384,
+                                    512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096};
     if (all || !strcmp(what, "sweep"))
         for (int i = 0; i < (int)(sizeof sweep / sizeof *sweep); i++) {
             bench_each(&b, sweep[i], 4096, 4096, LINEAR_FP16, false);
