@@ -420,155 +420,76 @@ template <int RowBytes> __device__ __forceinline__ uint64_t wgmma_descriptor_of(
 #define PTX_F16(d, i) PTX_F4(d, i), PTX_F4(d, i + 4), PTX_F4(d, i + 8), PTX_F4(d, i + 12)
 #define PTX_F64(d, i) PTX_F16(d, i), PTX_F16(d, i + 16), PTX_F16(d, i + 32), PTX_F16(d, i + 48)
 
+/* The names of so many accumulators. */
+#define PTX_NAMES_12 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
+#define PTX_NAMES_20 PTX_NAMES_12 ", %12, %13, %14, %15, %16, %17, %18, %19"
+#define PTX_NAMES_24 PTX_NAMES_20 ", %20, %21, %22, %23"
+#define PTX_NAMES_32 PTX_NAMES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define PTX_NAMES_36 PTX_NAMES_32 ", %32, %33, %34, %35"
+#define PTX_NAMES_40 PTX_NAMES_36 ", %36, %37, %38, %39"
+#define PTX_NAMES_48 PTX_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define PTX_NAMES_56 PTX_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define PTX_NAMES_64 PTX_NAMES_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define PTX_NAMES_100                                                                                        \
+    PTX_NAMES_64                                                                                             \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, "                          \
+    "%79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, "                            \
+    "%94, %95, %96, %97, %98, %99"
+
 /* d = a * b + (accumulate ? d : 0): a 64 x 16 and b N x 16, K-major fp16 in shared memory, d fp32. Lane l of
  * warp w of the warpgroup holds, in d[4 * j + 2 * h + i], row 16 * w + l / 4 + 8 * h and column
- * 8 * j + 2 * (l % 4) + i. */
-__device__ __forceinline__ void wgmma_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, %32, %33, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
+ * 8 * j + 2 * (l % 4) + i. For N columns, COUNT accumulators, the numbers of the operands b and `accumulate`,
+ * and the accumulators as operands. */
+#define PTX_WGMMA(N, COUNT, B, ACCUMULATE, ...)                                                              \
+    __device__ __forceinline__ void wgmma_f16(float(&d)[COUNT], uint64_t a, uint64_t b, bool accumulate)     \
+    {                                                                                                        \
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #ACCUMULATE ", 0;\n\t"                         \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" PTX_NAMES_##COUNT            \
+                     "}, %" #COUNT ", %" #B ", p, 1, 1, 0, 0;\n\t}"                                          \
+                     : __VA_ARGS__                                                                           \
+                     : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));                                   \
+    }
 
-__device__ __forceinline__ void wgmma_f16(float (&d)[36], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %38, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
-                 "}, %36, %37, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_f16(float (&d)[40], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %42, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39"
-                 "}, %40, %41, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_f16(float (&d)[48], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %50, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-                 "}, %48, %49, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_f16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F64(d, 0)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-__device__ __forceinline__ void wgmma_f16(float (&d)[100], uint64_t a, uint64_t b, bool accumulate)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %102, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n200k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                 "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                 "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
-                 "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
-                 "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"
-                 "}, %100, %101, p, 1, 1, 0, 0;\n\t}"
-                 : PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80), PTX_F4(d, 96)
-                 : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
+PTX_WGMMA(64, 32, 33, 34, PTX_F16(d, 0), PTX_F16(d, 16))
+PTX_WGMMA(72, 36, 37, 38, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32))
+PTX_WGMMA(80, 40, 41, 42, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36))
+PTX_WGMMA(96, 48, 49, 50, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32))
+PTX_WGMMA(128, 64, 65, 66, PTX_F64(d, 0))
+PTX_WGMMA(200, 100, 101, 102, PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80), PTX_F4(d, 96))
 
 /* d += a * b with a in registers, as mma_m16n8k16_f16 has it, warp w of the warpgroup holding rows 16w..;
- * b N x 16, K-major in shared memory. a and d must not be touched before wgmma_wait. */
+ * b N x 16, K-major in shared memory. a and d must not be touched before wgmma_wait. For N columns, COUNT
+ * accumulators, the numbers of the operands a[1] to a[3] and b, and the accumulators as operands. */
+#define PTX_WGMMA_ADD(N, COUNT, A1, A2, A3, B, ...)                                                          \
+    __device__ __forceinline__ void wgmma_f16_add(float(&d)[COUNT], const uint32_t(&a)[4], uint64_t b)       \
+    {                                                                                                        \
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"                                        \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" PTX_NAMES_##COUNT            \
+                     "}, {%" #COUNT ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 0;\n\t}"             \
+                     : __VA_ARGS__                                                                           \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                  \
+    }
 
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[12], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n24k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
-                 "}, {%12, %13, %14, %15}, %16, p, 1, 1, 0;\n\t}"
-                 : PTX_F4(d, 0), PTX_F4(d, 4), PTX_F4(d, 8)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
+PTX_WGMMA_ADD(24, 12, 13, 14, 15, 16, PTX_F4(d, 0), PTX_F4(d, 4), PTX_F4(d, 8))
+PTX_WGMMA_ADD(40, 20, 21, 22, 23, 24, PTX_F16(d, 0), PTX_F4(d, 16))
+PTX_WGMMA_ADD(48, 24, 25, 26, 27, 28, PTX_F16(d, 0), PTX_F4(d, 16), PTX_F4(d, 20))
+PTX_WGMMA_ADD(80, 40, 41, 42, 43, 44, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36))
+PTX_WGMMA_ADD(96, 48, 49, 50, 51, 52, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32))
+PTX_WGMMA_ADD(112, 56, 57, 58, 59, 60, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48),
+              PTX_F4(d, 52))
 
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[20], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-                 "%17, %18, %19"
-                 "}, {%20, %21, %22, %23}, %24, p, 1, 1, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F4(d, 16)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[24], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-                 "%17, %18, %19, %20, %21, %22, %23"
-                 "}, {%24, %25, %26, %27}, %28, p, 1, 1, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F4(d, 16), PTX_F4(d, 20)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[40], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39"
-                 "}, {%40, %41, %42, %43}, %44, p, 1, 1, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[48], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-                 "}, {%48, %49, %50, %51}, %52, p, 1, 1, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ __forceinline__ void wgmma_f16_add(float (&d)[56], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n112k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-                 "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
-                 "%47, %48, %49, %50, %51, %52, %53, %54, %55"
-                 "}, {%56, %57, %58, %59}, %60, p, 1, 1, 0;\n\t}"
-                 : PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48), PTX_F4(d, 52)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
+#undef PTX_NAMES_12
+#undef PTX_NAMES_20
+#undef PTX_NAMES_24
+#undef PTX_NAMES_32
+#undef PTX_NAMES_36
+#undef PTX_NAMES_40
+#undef PTX_NAMES_48
+#undef PTX_NAMES_56
+#undef PTX_NAMES_64
+#undef PTX_NAMES_100
+#undef PTX_WGMMA
+#undef PTX_WGMMA_ADD
 #undef PTX_F4
 #undef PTX_F16
 #undef PTX_F64
