@@ -40,6 +40,14 @@ bool type_known(int type)
     return type == LINEAR_FP16 || type == LINEAR_FP32;
 }
 
+/* Whether any configuration does; linear_choose says which one is best, and takes longer. */
+bool computes(const linear_args *a)
+{
+    for (int i = 0; i < linear_config_count(); i++)
+        if (linear_config_fits(i, a)) return true;
+    return false;
+}
+
 } // namespace
 
 } // namespace linear
@@ -56,7 +64,7 @@ cudaError_t linear_check(const linear_args *a)
         return cudaErrorMisalignedAddress;
     const int64_t ld_end = int64_t{1} << 32;
     if (a->m > LINEAR_SIZE_MAX || a->n > LINEAR_SIZE_MAX || a->k > LINEAR_SIZE_MAX || a->ldx >= ld_end ||
-        a->ldw >= ld_end || a->ldy >= ld_end || linear_choose(a) < 0)
+        a->ldw >= ld_end || a->ldy >= ld_end || !linear::computes(a))
         return cudaErrorInvalidConfiguration;
     return cudaSuccess;
 }

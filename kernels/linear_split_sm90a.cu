@@ -331,6 +331,13 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 
     static int64_t across(const linear_args &a) { return divide_up(a.n, P::TILE_N * SHARE_N); }
 
+    /* Rows of x and of w that a tile copies, and steps of a block. */
+    static int x_rows(const linear_args &a) { return static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M); }
+
+    static int w_rows(const linear_args &a) { return static_cast<int>(a.n < P::TILE_N ? a.n : P::TILE_N); }
+
+    static int64_t steps(const linear_args &a) { return divide_up(divide_up(a.k, BK), P::SPLIT); }
+
     static bool fits(const linear_args &a)
     {
         return compute_capability() == 90 && mode_of(a) == COPY && divide_up(a.k, BK) >= P::SPLIT &&
@@ -340,19 +347,17 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
     static cudaError_t launch(const linear_args &a, cudaStream_t stream)
     {
         const auto kernel = linear_split_kernel<P>;
-        const int64_t steps = divide_up(divide_up(a.k, BK), P::SPLIT);
-        const int stages = static_cast<int>(steps < STAGES ? steps : STAGES), ring = stages * P::STAGE_BYTES;
+        const int stages = static_cast<int>(steps(a) < STAGES ? steps(a) : STAGES),
+                  ring = stages * P::STAGE_BYTES;
         const int shared_bytes = P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
-        const int x_rows = static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M);
-        const int w_rows = static_cast<int>(a.n < P::TILE_N ? a.n : P::TILE_N);
         CUtensorMap x_map, w_map;
         cudaError_t status = allow_shared_memory(kernel, SHARED_WHOLE);
         if (status == cudaSuccess)
-            status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2, x_rows,
-                                   BK, CU_TENSOR_MAP_SWIZZLE_128B);
+            status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
+                                   x_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status == cudaSuccess)
-            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2, w_rows,
-                                   BK, CU_TENSOR_MAP_SWIZZLE_128B);
+            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2,
+                                   w_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status != cudaSuccess) return status;
         cudaLaunchAttribute attributes[2] = {};
         attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -368,7 +373,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         config.attrs = attributes;
         config.numAttrs = LAUNCHES_OVERLAP ? 2 : 1;
         return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a,
-                                  cut{SHARE_M, SHARE_N, stages, x_rows, w_rows}, stores_together(a, 2));
+                                  cut{SHARE_M, SHARE_N, stages, x_rows(a), w_rows(a)}, stores_together(a, 2));
     }
 
     /* A step of BK, us, where so many clusters run: its barriers, its reads from L2 at `read` MB/us, what the
@@ -376,11 +381,11 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
      * longest. */
     static double step_us(const linear_args &a, int64_t clusters, double read)
     {
-        const double x_rows = a.m < P::TILE_M ? a.m : P::TILE_M, w_rows = a.n < P::TILE_N ? a.n : P::TILE_N;
+        const double x = x_rows(a), w = w_rows(a);
         const double row = static_cast<double>(clusters) * BLOCKS * ROW_BYTES / 1e6; /* MB, of all blocks */
         double step = 0.05;
-        for (const double us : {(x_rows / SHARE_N + w_rows / SHARE_M) * row / read,
-                                (x_rows + w_rows) * row / 15, 2.0 * P::TILE_M * P::TILE_N * BK / 5.1e6})
+        for (const double us : {(x / SHARE_N + w / SHARE_M) * row / read, (x + w) * row / 15,
+                                2.0 * P::TILE_M * P::TILE_N * BK / 5.1e6})
             if (us > step) step = us;
         return step;
     }
@@ -404,8 +409,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
                             static_cast<double>(more) * step_us(a, most, 12) +
                             step_us(a, rest, 12) * (rest > 0);
         return 1.3 * starts + (P::SPLIT > 1 ? (0.7 + 1e-4 * P::TILE_M * P::TILE_N) * waves : 0.0) +
-               static_cast<double>(divide_up(divide_up(a.k, BK), P::SPLIT)) * step +
-               (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
+               static_cast<double>(steps(a)) * step + (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
     }
 
     static constexpr entry make(const char *name)

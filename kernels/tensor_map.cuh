@@ -9,8 +9,8 @@
 /* A tensor of 2- or 4-byte elements with `rank` dimensions, the innermost first, copied in boxes; elements of
  * dimension 0 are neighbours, those of dimension i > 0 are pitch[i - 1] bytes apart, a multiple of 16; `data`
  * is 16-byte aligned; boxes have at most 256 elements along each dimension. Reads outside the tensor give
- * zeros and writes there are dropped. The driver's function is looked up, so that the program needs no driver
- * to start. cudaErrorNotSupported where the driver has none. */
+ * zeros, slowly (docs/linear.md), and writes there are dropped. The driver's function is looked up, so that
+ * the program needs no driver to start. cudaErrorNotSupported where the driver has none. */
 inline cudaError_t tensor_map(CUtensorMap *map, CUtensorMapDataType type, const void *data, int rank,
                               const cuuint64_t *size, const cuuint64_t *pitch, const cuuint32_t *box,
                               CUtensorMapSwizzle swizzle)
