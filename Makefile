@@ -172,8 +172,13 @@ check: ## set up, build, run every test; the last line counts them
 	+@$(SUBMAKE) config program tests weights
 	+@$(SUBMAKE) run-tests
 
+check-c: ## the same with the tests in C alone: for another compiler, or a build without a backend
+	@$(SETUP) --test
+	+@$(SUBMAKE) config program tests weights
+	@V=$(V) PYTHON_TESTS= tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
+
 run-tests:
-	@V=$(V) tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
+	@V=$(V) PYTHON_TESTS=tests tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
 
 tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
 
@@ -247,7 +252,7 @@ help: ## this list
 	@echo
 	@sed -n '3,9s/^#//p' Makefile
 
-.PHONY: all program config setup weights demo check run-tests tests gpu-tests check-gpu gpu-pack lint format man \
+.PHONY: all program config setup weights demo check check-c run-tests tests gpu-tests check-gpu gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -73,6 +73,36 @@ run_pytest() {
     record pytest $((SECONDS - start)) $((total - f - ${s:-0})) "$f" "${s:-0}"
 }
 
+# One part of a longer run, which counts by itself: shows its output, adds its last line of counts, and takes
+# exit status 77 for "skipped": run_part NAME COMMAND...
+run_part() {
+    local name=$1 start=$SECONDS status counts
+    shift
+    echo "======== $name"
+    "$@" 2>&1 </dev/null | tee "$test_log"
+    status=${PIPESTATUS[0]}
+    counts=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$test_log" | tail -n 1)
+    if [ "$status" = 77 ]; then
+        skip_part "$name" "$(sed -n 's/^skipped: //p' "$test_log" | tail -n 1)"
+        return
+    fi
+    # shellcheck disable=SC2086  # one number a word
+    set -- $(echo "$counts" | tr -c '0-9\n' ' ')
+    local p=${1:-0} f=${2:-0} s=${3:-0}
+    if [ "$f" = 0 ] && { [ "$status" != 0 ] || [ "$p" = 0 ]; }; then
+        echo "$name: exit status $status"
+        f=1
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    echo "-------- $name: $p passed, $f failed, $s skipped  ($((SECONDS - start)) s)"
+}
+
+# A part that cannot run here: skip_part NAME REASON
+skip_part() {
+    skipped=$((skipped + 1))
+    echo "-------- $1: skipped, $2"
+}
+
 # Prints the counts as the last line; the exit status tells whether all is well.
 finish() {
     local line="$passed passed, $failed failed"
