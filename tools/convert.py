@@ -14,4 +14,6 @@ if __name__ == "__main__":
             )
             or 69
         )
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(main())

@@ -1,20 +1,18 @@
 """tools/convert.py: arguments, and the files that come out."""
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
-import tempfile
 
-from . import safetensors_file
+from . import onnx_export, safetensors_file, signals
 from .architectures import ARCHITECTURES
 from .errors import EX_NOMEM, EX_OUTPUT, EX_USAGE, ConvertError, printable
-from .labels import IMAGENET_CLASSES, labels_for, read_labels
+from .labels import IMAGENET, IMAGENET_CLASSES, labels_for, read_labels
 from .network import fold
-from .onnx_export import to_onnx
+from .outputs import Output, check_outputs, write_outputs
 from .random_weights import digest, random_network
 from .sources import open_source
 from .state_dict import ACTIVATIONS, read_network
@@ -24,13 +22,20 @@ SOURCE is a PyTorch state dict (old or zip format) or safetensors, or a wheel or
 file. PyTorch is not needed, and nothing that a pickle names is run. docs/weights-format.md describes OUT,
 the naming schemes and the options.
 
+OUT and OUT.onnx are replaced where convert.py made them, as a whole and both or none; other files that are
+there already stay (--force), and files that are read always.
+
 exit status: 0 done; 64 usage; 65 a source or labels file is broken or does not fit; 66 a file is missing or
-unreadable; 69 --onnx without the package onnx; 71 no memory; 74 OUT cannot be written."""
+unreadable; 69 --onnx without the package onnx; 71 no memory; 74 OUT or standard output cannot be
+written."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise ConvertError(message, EX_USAGE)
+
+    def print_help(self, file=None):
+        _say(self.format_help().rstrip())
 
 
 def _checked(read, holds, what):
@@ -110,6 +115,11 @@ def parse(arguments):
         type=_epsilon,
         help="of the batch norms of the convolutions (lite1: 1e-3, b1-plain: 1e-5)",
     )
+    add(
+        "--force",
+        action="store_true",
+        help="replace an OUT that convert.py did not make, or that is read-only; never one that is read",
+    )
     add("--mean", metavar="R,G,B", type=_mean, help="of the pixels 0..255 (lite1: 127)")
     add("--std", metavar="R,G,B", type=_std, help="of the pixels 0..255 (lite1: 128)")
     options = parser.parse_args(arguments)
@@ -119,8 +129,8 @@ def parse(arguments):
         parser.error("--random takes --arch ARCH and OUT.safetensors alone (--help explains)")
     if options.random is not None and options.head_activations is not None:
         parser.error("--random makes a head of one linear layer: --head-activations has no use")
-    if options.onnx and os.path.realpath(options.onnx) == os.path.realpath(options.files[-1]):
-        parser.error("--onnx and OUT.safetensors are the same file")
+    if "" in options.files or "" in (options.onnx, options.labels):
+        parser.error("the name of a file is empty")
     return options
 
 
@@ -132,7 +142,7 @@ def _metadata(network, labels, source):
 
     size = network.arch.size
     return {
-        "format": "effnet",
+        "format": safetensors_file.FORMAT,
         "format_version": "1",
         "network": dump(
             {
@@ -147,32 +157,6 @@ def _metadata(network, labels, source):
     }
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """A stream whose bytes become the file at the end, and not before; on an error nothing is left."""
-    target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise ConvertError(f"{path}: cannot be written: not a regular file", EX_OUTPUT)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".convert-", dir=os.path.dirname(target))
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(stream.fileno(), 0o666 & ~mask)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise ConvertError(f"{path}: cannot be written: {error.strerror}", EX_OUTPUT) from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
 def _random(options, arch):
     """The network and what stands for its source."""
     classes = len(read_labels(options.labels)) if options.labels else IMAGENET_CLASSES
@@ -182,6 +166,11 @@ def _random(options, arch):
 
 def convert(options):
     """Does what the options ask for. Returns what was made, in words."""
+    outputs = [Output(options.files[-1], "OUT.safetensors", "a weights file", safetensors_file.is_ours)]
+    if options.onnx is not None:
+        outputs.append(Output(options.onnx, "--onnx OUT.onnx", "an ONNX file", onnx_export.is_ours))
+    inputs = [*options.files[:-1], options.labels or IMAGENET]
+    check_outputs(outputs, inputs, options.force)
     given = {name: getattr(options, name) for name in ("padding", "epsilon", "mean", "std")}
     changes = {name: value for name, value in given.items() if value is not None}
     label = options.files[0]
@@ -195,12 +184,10 @@ def convert(options):
     labels = labels_for(options.labels, network.classes, label)
     weights = io.BytesIO()
     safetensors_file.write(weights, tensors, _metadata(network, labels, source))
-    outputs = [(options.files[-1], weights.getbuffer())]
-    if options.onnx:
-        outputs.append((options.onnx, to_onnx(network)))
-    for path, data in outputs:
-        with _replacing(path) as stream:
-            stream.write(data)
+    contents = [weights.getbuffer()]
+    if options.onnx is not None:
+        contents.append(onnx_export.to_onnx(network))
+    write_outputs(outputs, contents, inputs, options.force)
     parameters = sum(array.size for array in tensors.values())
     layers, classes = len(network.layers), network.classes
     made = f"{network.arch.name}, {layers} layers, {parameters} parameters, {classes} classes"
@@ -208,16 +195,28 @@ def convert(options):
     return made + (f", head {', '.join(head)}" if len(head) > 1 else "")
 
 
+def _say(text):
+    """Prints on standard output, through to whoever reads it."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is still in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ConvertError(f"standard output: {error.strerror}", EX_OUTPUT) from None
+
+
 def main(arguments=None):
     try:
-        options = parse(arguments)
-        print(printable(f"{options.files[-1]}: {convert(options)}"))
+        with signals.raised():
+            options = parse(arguments)
+            made = convert(options)
+            _say(printable(f"{options.files[-1]}: {made}"))
     except ConvertError as error:
         print(f"convert.py: {error}", file=sys.stderr)
         return error.status
     except MemoryError:
         print("convert.py: memory is exhausted", file=sys.stderr)
         return EX_NOMEM
-    except KeyboardInterrupt:
-        return 130
+    except signals.Stopped as stop:
+        return 128 + stop.number
     return 0

@@ -6,7 +6,7 @@ EX_DATA = 65  # a source or a labels file is broken, or not what was asked for
 EX_NOINPUT = 66  # a file does not exist or cannot be read
 EX_UNAVAILABLE = 69  # a Python package that an option needs is missing
 EX_NOMEM = 71  # memory is exhausted
-EX_OUTPUT = 74  # the result cannot be written
+EX_OUTPUT = 74  # an output, or standard output, cannot be written
 
 
 def printable(text):
@@ -19,5 +19,7 @@ class ConvertError(Exception):
 
     def __init__(self, message, status=EX_DATA):
         message = printable(str(message))
-        super().__init__(message if len(message) <= 500 else message[:497] + "...")
+        if len(message) > 600:  # a long path comes first, the reason last
+            message = message[:200] + "..." + message[-397:]
+        super().__init__(message)
         self.status = status

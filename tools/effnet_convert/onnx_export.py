@@ -9,6 +9,16 @@ from .errors import EX_UNAVAILABLE, ConvertError
 OPSET = 17
 IR_VERSION = 8  # what goes with opset 17; older runtimes take it too
 
+PRODUCER = "effnet"
+
+
+def is_ours(stream):
+    """Whether a binary stream holds a model that to_onnx made: a ModelProto begins with ir_version (field 1, a
+    number) and producer_name (field 2, a length and bytes)."""
+    producer = bytes([2 << 3 | 2, len(PRODUCER)]) + PRODUCER.encode()
+    start = stream.read(2 + len(producer))
+    return start[:1] == bytes([1 << 3]) and start[2:] == producer
+
 
 class _Graph:
     """Nodes and constants of a graph under construction. Each method returns its output's name."""
@@ -109,7 +119,7 @@ def to_onnx(network):
         [value("logits", ["N", network.classes])],
         list(graph.constants.values()),
     )
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="effnet")
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=PRODUCER)
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)

@@ -9,11 +9,24 @@ from .errors import ConvertError
 from .tensors import ELEMENT_TYPES, MAX_DIMENSIONS, SourceTensor
 
 MAX_HEADER_BYTES = 100_000_000
+FORMAT = "effnet"  # in the metadata of the files that we write
 ALIGNMENT = 64  # of the data within the file
 
 
 def looks_like(data):
     return data[8:9] == b"{"
+
+
+def is_ours(stream):
+    """Whether a binary stream holds a weights file of effnet's."""
+    start = stream.read(8)
+    length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES)
+    try:
+        header, _ = _header(start + stream.read(length), "")
+    except ConvertError:
+        return False
+    metadata = header.get("__metadata__")
+    return type(metadata) is dict and metadata.get("format") == FORMAT
 
 
 def _no_duplicates(pairs):

@@ -24,10 +24,15 @@ class Source:
     tensors: dict  # name -> SourceTensor
 
 
+def open_file(path):
+    """A binary stream; a named pipe without a writer must not hang the program."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
 def read_file(path, max_bytes=MAX_SOURCE_BYTES):
     """A regular file's bytes; anything without a size of its own (a device, a pipe) is refused."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        with open_file(path) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConvertError(f"{path}: not a regular file", EX_NOINPUT)
