@@ -100,6 +100,21 @@ static int open_backend(struct effnet_session *session, const struct backend *ba
     return status;
 }
 
+static void note_available(const struct effnet_device *device, void *context)
+{
+    *(bool *)context |= device->available;
+}
+
+/* Why there is no GPU tells something only to those who might have got one: no GPU computes in another
+ * precision than fp16, so on a machine without one nobody who asked for another hears of it. */
+static bool gpu_matters(const struct backend_options *options)
+{
+    bool there = false;
+    if (!options->precision || strcmp(options->precision, "fp16") == 0) return true;
+    cuda_backend->devices(note_available, &there);
+    return there;
+}
+
 /* The GPU where there is one that can do this; else the CPU, and the notice says why. */
 static int open_auto(struct effnet_session *session, const struct backend_options *options,
                      struct effnet_error *error)
@@ -109,11 +124,12 @@ static int open_auto(struct effnet_session *session, const struct backend_option
     int status = open_backend(session, cuda_backend, options, &reason);
     if (status && status != EFFNET_E_UNAVAILABLE) return effnet_fail(error, status, "%s", reason.message);
     if (!status) return EFFNET_OK;
-    memcpy(session->notice, reason.message, sizeof session->notice);
+    bool tell = gpu_matters(options);
+    if (tell) memcpy(session->notice, reason.message, sizeof session->notice);
 
     struct effnet_error cpu_error = {0};
     status = open_backend(session, cpu_backend, options, &cpu_error);
-    if (status == EFFNET_E_UNAVAILABLE) /* neither can; say both */
+    if (status == EFFNET_E_UNAVAILABLE && tell) /* neither can; say both */
         return effnet_fail(error, status, "%.250s; and no GPU: %.240s", cpu_error.message, reason.message);
     return status ? effnet_fail(error, status, "%s", cpu_error.message) : EFFNET_OK;
 }

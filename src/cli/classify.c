@@ -92,6 +92,7 @@ static int finish_batch(struct job *job)
         result.count = effnet_top_k(job->logits + (size_t)i * (size_t)job->classes, job->classes, job->top_k,
                                     job->top);
         status = job->format->print(stdout, &result);
+        if (!status) status = cli_check_output();
     }
     job->pending = 0;
     if (!status) status = cli_flush_output();

@@ -32,8 +32,10 @@ int cli_fail_library(const struct effnet_error *error);
 int cli_fail_nomem(const char *what);
 /* A line on standard error that is no error. */
 void cli_notice(const char *message);
-/* Flushes standard output; a failure since the last call is reported as EFFNET_E_OUTPUT. */
+/* Flushes standard output; a failure of this or an earlier write is EFFNET_E_OUTPUT, reported once. */
 int cli_flush_output(void);
+/* Right after printing, while errno still tells the reason: whether a write has failed, as above. */
+int cli_check_output(void);
 /* Ends the process at once with the exit status for `status`, for when a thread may be blocked in a read
  * that never ends. What standard output still buffers is lost. */
 _Noreturn void cli_exit_now(int status);

@@ -302,7 +302,10 @@ static char *print_text(const char *format, va_list arguments)
 static void end_table(struct report *report)
 {
     struct table *table = &report->table;
-    if (table->columns && !report->no_memory) report->format->table(report, table);
+    if (table->columns && !report->no_memory) {
+        report->format->table(report, table);
+        cli_check_output();
+    }
     for (size_t i = 0; i < table->count; i++) free(table->cells[i].text);
     free(table->cells);
     memset(table, 0, sizeof *table);
@@ -405,8 +408,9 @@ int report_close(struct report *report)
     if (!report) return EFFNET_OK;
     end_table(report);
     report->format->end(report);
-    bool no_memory = report->no_memory;
+    int status = cli_flush_output();
+    if (!status && report->no_memory) status = cli_fail_nomem("the output");
     for (int i = 0; i < report->fact_count; i++) free(report->facts[i].value.text);
     free(report);
-    return no_memory ? cli_fail_nomem("the output") : EFFNET_OK;
+    return status;
 }

@@ -42,7 +42,7 @@ void report_cell_bool(struct report *report, bool value);
 void report_note(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Prints what is left, frees the report; takes NULL. Returns EFFNET_OK, or EFFNET_E_NOMEM when memory was
- * short on the way, reported. Write errors stay with the stream. */
+ * short on the way, or EFFNET_E_OUTPUT, reported. */
 int report_close(struct report *report);
 
 #endif

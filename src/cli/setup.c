@@ -94,7 +94,7 @@ static int find_model(const struct setup *setup, char path[PATH_MAX])
     }
     const char *origin = setup->model ? "" : "EFFNET_MODEL: ";
     if (strlen(asked) >= PATH_MAX)
-        return cli_fail(EFFNET_E_NOINPUT, "%s%.40s...: %s", origin, asked, strerror(ENAMETOOLONG));
+        return cli_fail(EFFNET_E_NOINPUT, "%s%s: %s", origin, asked, strerror(ENAMETOOLONG));
     if (access(asked, F_OK) == 0 || !is_network_name(asked)) {
         strcpy(path, asked);
         if (access(asked, F_OK) == 0) return EFFNET_OK;

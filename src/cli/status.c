@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 #include "cli/text.h"
+#include "common/utf8.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -47,21 +48,30 @@ static void print_line(const char *message)
 
 int cli_fail(int status, const char *format, ...)
 {
-    char message[4096 + 512]; /* a path and words about it */
+    char *message;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(message, sizeof message, format, arguments);
+    if (vasprintf(&message, format, arguments) < 0) message = NULL;
     va_end(arguments);
-    print_line(message);
+    /* What the user gave is as long as he likes: of a long line the middle is left out. */
+    char start[512], end[1024];
+    if (message && strlen(message) >= sizeof start + sizeof end) {
+        effnet_keep_start(start, sizeof start, message);
+        effnet_keep_end(end, sizeof end, message);
+        sprintf(message, "%s%s", start, end + strlen("..."));
+    }
+    print_line(message ? message : format);
+    free(message);
     return status;
 }
 
 int cli_fail_library(const struct effnet_error *error)
 {
-    /* A long path may have pushed the reason out of the message. */
-    if (strlen(error->message) + 1 < sizeof error->message)
-        return cli_fail(error->status, "%s", error->message);
-    return cli_fail(error->status, "%s... (%s)", error->message, effnet_status_text(error->status));
+    /* A long name may have pushed the reason out of the message. */
+    size_t length = strlen(error->message);
+    bool cut = length + 8 > sizeof error->message && !strcmp(error->message + length - 3, "...");
+    return cut ? cli_fail(error->status, "%s (%s)", error->message, effnet_status_text(error->status))
+               : cli_fail(error->status, "%s", error->message);
 }
 
 int cli_fail_nomem(const char *what)
@@ -76,9 +86,19 @@ void cli_notice(const char *message)
 
 int cli_flush_output(void)
 {
+    static bool reported;
+    int reason = ferror(stdout) ? errno : 0; /* a full buffer was written earlier, and that failed */
     errno = 0;
+    if (reported) return EFFNET_E_OUTPUT;
     if (!fflush(stdout) && !ferror(stdout)) return EFFNET_OK;
-    return cli_fail(EFFNET_E_OUTPUT, "standard output: %s", errno ? strerror(errno) : "cannot be written");
+    if (errno) reason = errno;
+    reported = true;
+    return cli_fail(EFFNET_E_OUTPUT, "standard output: %s", reason ? strerror(reason) : "cannot be written");
+}
+
+int cli_check_output(void)
+{
+    return ferror(stdout) ? cli_flush_output() : EFFNET_OK;
 }
 
 _Noreturn void cli_exit_now(int status)

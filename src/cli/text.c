@@ -1,28 +1,10 @@
 #include "cli/text.h"
 
+#include "common/utf8.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Bytes of the UTF-8 sequence at s and its code point, or 0 for none: a stray or missing continuation, an
- * overlong form, a surrogate, past U+10FFFF (RFC 3629). */
-static int utf8_sequence(const unsigned char *s, unsigned *code)
-{
-    static const unsigned lowest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (s[0] < 0x80) {
-        *code = s[0];
-        return 1;
-    }
-    int length = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
-    unsigned c = s[0] & (0x7fu >> length);
-    for (int i = 1; i < length; i++) { /* the terminating zero is no continuation, so this ends in time */
-        if ((s[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (s[i] & 0x3f);
-    }
-    *code = c;
-    return c < lowest[length] || (c >= 0xd800 && c < 0xe000) || c > 0x10ffff ? 0 : length;
-}
 
 /* Controls of ASCII and Latin-1, line and paragraph separators, and what turns the writing direction. */
 static bool is_control(unsigned code)
@@ -34,9 +16,9 @@ static bool is_control(unsigned code)
 int text_write_printable(FILE *out, const char *text)
 {
     int columns = 0;
-    for (const unsigned char *s = (const unsigned char *)text; *s;) {
+    for (const char *s = text; *s;) {
         unsigned code;
-        int length = utf8_sequence(s, &code);
+        int length = effnet_utf8_length(s, &code);
         if (length && !is_control(code)) {
             if (out) fwrite(s, 1, (size_t)length, out);
             columns++;
@@ -46,7 +28,7 @@ int text_write_printable(FILE *out, const char *text)
             length = 1;
         } else {
             length = length ? length : 1;
-            for (int i = 0; out && i < length; i++) fprintf(out, "\\x%02x", s[i]);
+            for (int i = 0; out && i < length; i++) fprintf(out, "\\x%02x", (unsigned char)s[i]);
             columns += 4 * length;
         }
         s += length;
@@ -70,10 +52,9 @@ void text_write_csv(FILE *out, const char *text)
 
 bool text_is_utf8(const char *text)
 {
-    unsigned code;
     int length;
-    for (const unsigned char *s = (const unsigned char *)text; *s; s += length)
-        if (!(length = utf8_sequence(s, &code))) return false;
+    for (const char *s = text; *s; s += length)
+        if (!(length = effnet_utf8_length(s, NULL))) return false;
     return true;
 }
 
@@ -82,10 +63,9 @@ static char *utf8_repaired(const char *text)
 {
     char *copy = malloc(3 * strlen(text) + 1), *to = copy;
     if (!copy) return NULL;
-    for (const unsigned char *s = (const unsigned char *)text; *s;) {
-        unsigned code;
-        int length = utf8_sequence(s, &code);
-        memcpy(to, length ? (const char *)s : "\xef\xbf\xbd", length ? (size_t)length : 3);
+    for (const char *s = text; *s;) {
+        int length = effnet_utf8_length(s, NULL);
+        memcpy(to, length ? s : "\xef\xbf\xbd", length ? (size_t)length : 3);
         to += length ? length : 3;
         s += length ? length : 1;
     }

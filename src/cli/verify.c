@@ -256,7 +256,6 @@ static int print_verify(const struct verify *v)
                 "share: the larger of relative L2 and the worst element's error, in percent of what is "
                 "allowed.");
     status = report_close(report);
-    if (!status) status = cli_flush_output();
     if (!status && misses) {
         cli_fail(CLI_MISS, "verify: %d result%s outside the allowance", misses, misses == 1 ? "" : "s");
         status = CLI_MISS;

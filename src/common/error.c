@@ -1,5 +1,7 @@
 #include "common/error.h"
 
+#include "common/utf8.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -24,8 +26,10 @@ int effnet_fail(struct effnet_error *error, int status, const char *format, ...)
         va_list arguments;
         va_start(arguments, format);
         error->status = status;
-        vsnprintf(error->message, sizeof error->message, format, arguments);
+        char message[2 * sizeof error->message]; /* what does not fit is cut between characters */
+        vsnprintf(message, sizeof message, format, arguments);
         va_end(arguments);
+        effnet_keep_start(error->message, sizeof error->message, message);
         /* A file name may hold control characters; the message stays one line. */
         for (char *p = error->message; *p; p++)
             if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';

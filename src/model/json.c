@@ -1,6 +1,7 @@
 #include "model/json.h"
 
 #include "common/error.h"
+#include "common/utf8.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -13,11 +14,7 @@
 
 void effnet_json_context(struct json_context *context, const char *path, struct effnet_error *error)
 {
-    size_t length = strlen(path), room = sizeof context->path - 1;
-    if (length <= room)
-        memcpy(context->path, path, length + 1);
-    else
-        snprintf(context->path, sizeof context->path, "...%s", path + length - (room - 3));
+    effnet_keep_end(context->path, sizeof context->path, path);
     context->where[0] = 0;
     context->error = error;
 }
@@ -129,32 +126,16 @@ int effnet_json_floats(const struct json_context *context, const cJSON *item, co
     return EFFNET_OK;
 }
 
-/* Length of the UTF-8 sequence at p, 0 where there is none: no overlong forms, surrogates or code points
- * past U+10FFFF (Unicode 15, table 3-7). */
-static int utf8_length(const unsigned char *p)
-{
-    if (p[0] < 0x80) return 1;
-    int more = p[0] >= 0xc2 && p[0] <= 0xdf   ? 1
-               : (p[0] & 0xf0) == 0xe0        ? 2
-               : p[0] >= 0xf0 && p[0] <= 0xf4 ? 3
-                                              : 0;
-    if (!more) return 0;
-    unsigned char low = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80;
-    unsigned char high = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
-    if (p[1] < low || p[1] > high) return 0;
-    for (int i = 2; i <= more; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    return more + 1;
-}
-
 int effnet_json_string(const struct json_context *context, const cJSON *item, const char *what,
                        const char **out)
 {
     if (!cJSON_IsString(item)) return effnet_json_fail(context, "%s is not a string", what);
-    for (const unsigned char *p = (const unsigned char *)item->valuestring; *p;) {
-        int length = utf8_length(p);
+    for (const char *p = item->valuestring; *p;) {
+        unsigned code;
+        int length = effnet_utf8_length(p, &code);
         if (!length) return effnet_json_fail(context, "%s is not valid UTF-8", what);
-        if (*p < 0x20 || *p == 0x7f) return effnet_json_fail(context, "%s holds a control character", what);
+        if (code < 0x20 || code == 0x7f)
+            return effnet_json_fail(context, "%s holds a control character", what);
         p += length;
     }
     *out = item->valuestring;

@@ -19,20 +19,39 @@ struct effnet_model {
 
 enum { FORMAT, VERSION, NETWORK, PREPROCESS, LABELS, SOURCE, METADATA_FIELDS };
 
-/* Finds the members of __metadata__, all of them strings, and checks what kind of file this is. */
+static bool has_tensors(const struct safetensors *file)
+{
+    const cJSON *item = file->header->child;
+    return cJSON_IsObject(item && item == file->metadata ? item->next : item);
+}
+
+/* Refuses tensors of another program's before looking at them, which would find less telling faults: types
+ * that effnet does not take. */
+static int check_format(const struct effnet_model *model, struct json_context *context)
+{
+    const cJSON *format = cJSON_GetObjectItemCaseSensitive(model->file.metadata, "format");
+    char reason[64] = "is missing";
+    if (cJSON_IsString(format) && strcmp(format->valuestring, "effnet") == 0) return EFFNET_OK;
+    if (cJSON_IsString(format))
+        snprintf(reason, sizeof reason, "format \"%.32s\" is not \"effnet\"", format->valuestring);
+    else if (cJSON_IsObject(model->file.metadata))
+        snprintf(reason, sizeof reason, format ? "\"format\" is not a string" : "key \"format\" is missing");
+    effnet_json_where(context, "__metadata__");
+    return effnet_json_fail(context,
+                            "%s: safetensors without effnet's layer table; tools/convert.py makes effnet's "
+                            "weights of it",
+                            reason);
+}
+
+/* Finds the members of __metadata__, all of them strings. */
 static int read_metadata(struct effnet_model *model, struct json_context *context, struct json_field *fields)
 {
     effnet_json_where(context, "__metadata__");
-    if (!model->file.metadata)
-        return effnet_json_fail(context, "is missing: not made by effnet's tools/convert.py?");
     int status = effnet_json_fields(context, model->file.metadata, fields, METADATA_FIELDS, false);
     for (int i = 0; !status && i < METADATA_FIELDS; i++)
         if (fields[i].value && !cJSON_IsString(fields[i].value))
             status = effnet_json_fail(context, "\"%s\" is not a string", fields[i].key);
     if (status) return status;
-    if (strcmp(fields[FORMAT].value->valuestring, "effnet") != 0)
-        return effnet_json_fail(context, "format \"%.32s\" is not \"effnet\"",
-                                fields[FORMAT].value->valuestring);
     if (strcmp(fields[VERSION].value->valuestring, "1") != 0)
         return effnet_json_fail(context,
                                 "format version \"%.32s\" is not supported, only \"1\" is: convert again",
@@ -185,6 +204,8 @@ static int read_model(struct effnet_model *model, const char *path, struct json_
     if (!model->path) return effnet_fail_nomem(context->error, "model", strlen(path));
     model->info.path = model->path;
     int status = effnet_safetensors_open(&model->file, path, context);
+    if (!status && has_tensors(&model->file)) status = check_format(model, context);
+    if (!status) status = effnet_safetensors_read_tensors(&model->file, context);
     if (!status) status = read_metadata(model, context, fields);
     if (!status) status = read_network(model, context, &fields[NETWORK]);
     if (!status) status = read_preprocess(context, &fields[PREPROCESS], &model->info);

@@ -1,6 +1,8 @@
 #include "model/safetensors.h"
 
 #include "common/error.h"
+#include "common/utf8.h"
+#include "model/foreign.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +18,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is l
 
 #define LENGTH_BYTES     8
 #define MAX_HEADER_BYTES 100000000
-#define MAX_INTEGER      (INT64_C(1) << 53) /* whole numbers up to here are exact in a double */
+#define METADATA         "__metadata__"
+#define MADE_BY          "tools/convert.py makes them" /* weights */
+#define MAX_INTEGER      (INT64_C(1) << 53)            /* whole numbers up to here are exact in a double */
 
 /* Maps the whole file. */
 static int map_file(struct safetensors *file, const char *path, struct json_context *context)
@@ -32,9 +36,8 @@ static int map_file(struct safetensors *file, const char *path, struct json_cont
     int status = EFFNET_OK;
     if (!S_ISREG(stat.st_mode))
         status = effnet_fail(context->error, EFFNET_E_NOINPUT, "%s: not a regular file", context->path);
-    else if (stat.st_size < LENGTH_BYTES)
-        status = effnet_json_fail(context, "%lld bytes are too few for a safetensors file",
-                                  (long long)stat.st_size);
+    else if (stat.st_size == 0)
+        status = effnet_json_fail(context, "empty file: 0 bytes are too few for weights (" MADE_BY ")");
     else if ((uint64_t)stat.st_size > SIZE_MAX)
         status = effnet_fail_nomem(context->error, context->path, SIZE_MAX);
     if (!status) {
@@ -50,28 +53,35 @@ static int map_file(struct safetensors *file, const char *path, struct json_cont
     return status;
 }
 
-/* Checks the header's length and parses it. */
+/* Checks the header's length, parses it and finds the metadata. */
 static int parse_header(struct safetensors *file, struct json_context *context)
 {
     uint64_t length;
+    const struct foreign_kind *foreign = effnet_foreign_kind(file->map, file->size_bytes);
+    if (foreign) return effnet_json_fail(context, "%s; %s", foreign->what, foreign->advice);
+    if (file->size_bytes < LENGTH_BYTES)
+        return effnet_json_fail(context, "%zu bytes are too few for weights (" MADE_BY ")", file->size_bytes);
     memcpy(&length, file->map, sizeof length);
     if (length > MAX_HEADER_BYTES)
-        return effnet_json_fail(
-            context, "header of %" PRIu64 " bytes is over the limit of %d: not a safetensors file?", length,
-            MAX_HEADER_BYTES);
+        return effnet_json_fail(context,
+                                "header of %" PRIu64
+                                " bytes is over the limit of %d: not a safetensors file? (" MADE_BY ")",
+                                length, MAX_HEADER_BYTES);
     /* A file without data has no tensors, and cJSON's lookahead needs a byte after the text. */
     if (length >= file->size_bytes - LENGTH_BYTES)
         return effnet_json_fail(context,
                                 "header of %" PRIu64 " bytes leaves no data in a file of %zu: truncated?",
                                 length, file->size_bytes);
-    if (length % 4 != 0)
-        return effnet_json_fail(
-            context, "header of %" PRIu64 " bytes misaligns the data: not a multiple of 4", length);
     file->data = (const uint8_t *)file->map + LENGTH_BYTES + length;
     file->data_bytes = file->size_bytes - LENGTH_BYTES - length;
     effnet_json_where(context, "header");
     int status = effnet_json_parse(context, (const char *)file->map + LENGTH_BYTES, length, &file->header);
     if (!status && !cJSON_IsObject(file->header)) status = effnet_json_fail(context, "not a JSON object");
+    for (const cJSON *item = status ? NULL : file->header->child; item; item = item->next) {
+        if (strcmp(item->string, METADATA) != 0) continue;
+        if (file->metadata) return effnet_json_fail(context, METADATA " appears twice");
+        file->metadata = item;
+    }
     return status;
 }
 
@@ -86,6 +96,21 @@ static const char *shape_text(int rank, const int64_t *shape, char *text, size_t
 }
 
 #define SHAPE_TEXT_SIZE (SAFETENSORS_MAX_RANK * 18 + 3)
+
+#define NAME_TEXT_SIZE 84 /* of a tensor's name in messages */
+
+static void at_tensor(struct json_context *context, const char *name)
+{
+    char text[NAME_TEXT_SIZE];
+    effnet_json_where(context, "tensor '%s'", effnet_keep_start(text, sizeof text, name));
+}
+
+static void at_offset(struct json_context *context, const char *name, uint64_t begin)
+{
+    char text[NAME_TEXT_SIZE];
+    effnet_json_where(context, "tensor '%s' at offset %" PRIu64, effnet_keep_start(text, sizeof text, name),
+                      begin);
+}
 
 static int check_type(const struct json_context *context, const cJSON *item)
 {
@@ -132,7 +157,7 @@ static int read_tensor(const struct safetensors *file, struct json_context *cont
     enum { TYPE, SHAPE, OFFSETS, FIELDS };
     struct json_field fields[FIELDS] = {{.key = "dtype"}, {.key = "shape"}, {.key = "data_offsets"}};
     *tensor = (struct safetensors_tensor){.name = item->string};
-    effnet_json_where(context, "tensor '%.80s'", item->string);
+    at_tensor(context, item->string);
     int status = effnet_json_fields(context, item, fields, FIELDS, true);
     if (status) return status;
 
@@ -142,7 +167,7 @@ static int read_tensor(const struct safetensors *file, struct json_context *cont
     int64_t begin, end;
     status = effnet_json_integer(context, offsets->child, "data_offsets", 0, MAX_INTEGER, &begin);
     if (!status) {
-        effnet_json_where(context, "tensor '%.80s' at offset %" PRId64, item->string, begin);
+        at_offset(context, item->string, (uint64_t)begin);
         status = effnet_json_integer(context, offsets->child->next, "data_offsets", 0, MAX_INTEGER, &end);
     }
     if (status) return status;
@@ -176,12 +201,13 @@ static int check_offsets(const struct safetensors *file, struct json_context *co
 {
     qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_offset);
     uint64_t filled = 0;
+    char other[NAME_TEXT_SIZE];
     for (int i = 0; i < file->tensor_count; i++) {
         const struct safetensors_tensor *tensor = &file->tensors[i];
-        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        at_offset(context, tensor->name, tensor->begin);
         if (tensor->begin < filled)
-            return effnet_json_fail(context, "overlaps tensor '%.80s', which ends at %" PRIu64,
-                                    tensor[-1].name, filled);
+            return effnet_json_fail(context, "overlaps tensor '%s', which ends at %" PRIu64,
+                                    effnet_keep_start(other, sizeof other, tensor[-1].name), filled);
         if (tensor->begin > filled)
             return effnet_json_fail(
                 context, "there is a hole before it: the bytes from %" PRIu64 " are nobody's", filled);
@@ -194,20 +220,18 @@ static int check_offsets(const struct safetensors *file, struct json_context *co
     return EFFNET_OK;
 }
 
-/* Reads all entries; leaves the tensors sorted by name. */
-static int read_tensors(struct safetensors *file, struct json_context *context)
+int effnet_safetensors_read_tensors(struct safetensors *file, struct json_context *context)
 {
+    size_t length = (size_t)(file->data - (const uint8_t *)file->map) - LENGTH_BYTES;
+    effnet_json_where(context, "header");
+    if (length % sizeof(float) != 0)
+        return effnet_json_fail(context, "%zu bytes misalign the data: not a multiple of 4", length);
     size_t count = (size_t)cJSON_GetArraySize(file->header);
     file->tensors = calloc(count + 1, sizeof file->tensors[0]);
     if (!file->tensors)
         return effnet_fail_nomem(context->error, "tensor list", count * sizeof file->tensors[0]);
     for (const cJSON *item = file->header->child; item; item = item->next) {
-        if (strcmp(item->string, "__metadata__") == 0) {
-            effnet_json_where(context, "header");
-            if (file->metadata) return effnet_json_fail(context, "__metadata__ appears twice");
-            file->metadata = item;
-            continue;
-        }
+        if (item == file->metadata) continue;
         int status = read_tensor(file, context, item, &file->tensors[file->tensor_count]);
         if (status) return status;
         file->tensor_count++;
@@ -218,7 +242,7 @@ static int read_tensors(struct safetensors *file, struct json_context *context)
     qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_name);
     for (int i = 1; i < file->tensor_count; i++) {
         const struct safetensors_tensor *tensor = &file->tensors[i];
-        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        at_offset(context, tensor->name, tensor->begin);
         if (strcmp(tensor[-1].name, tensor->name) == 0)
             return effnet_json_fail(context, "there is another of this name at offset %" PRIu64,
                                     tensor[-1].begin);
@@ -233,7 +257,6 @@ int effnet_safetensors_open(struct safetensors *file, const char *path, struct j
     *file = (struct safetensors){0};
     int status = map_file(file, path, context);
     if (!status) status = parse_header(file, context);
-    if (!status) status = read_tensors(file, context);
     return status;
 }
 
@@ -271,10 +294,10 @@ int effnet_safetensors_take(struct safetensors *file, struct json_context *conte
     struct safetensors_tensor key = {.name = name};
     struct safetensors_tensor *tensor = bsearch(&key, file->tensors, (size_t)file->tensor_count, sizeof key,
                                                 by_name);
-    effnet_json_where(context, "tensor '%.80s'", name);
+    at_tensor(context, name);
     if (!tensor) return effnet_json_fail(context, "is missing");
 
-    effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, name, tensor->begin);
+    at_offset(context, name, tensor->begin);
     if (tensor->rank != rank || memcmp(tensor->shape, shape, (size_t)rank * sizeof shape[0]) != 0) {
         char is[SHAPE_TEXT_SIZE], wanted[SHAPE_TEXT_SIZE];
         return effnet_json_fail(context, "shape %s, but the layer table makes it %s",
@@ -294,7 +317,7 @@ int effnet_safetensors_finish(const struct safetensors *file, struct json_contex
 {
     for (int i = 0; i < file->tensor_count; i++) {
         const struct safetensors_tensor *tensor = &file->tensors[i];
-        effnet_json_where(context, "tensor '%.80s' at offset %" PRIu64, tensor->name, tensor->begin);
+        at_offset(context, tensor->name, tensor->begin);
         if (!tensor->taken) return effnet_json_fail(context, "belongs to no layer of the table");
     }
     return EFFNET_OK;

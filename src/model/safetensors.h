@@ -26,10 +26,12 @@ struct safetensors {
     int tensor_count;
 };
 
-/* Maps the file and checks its header: the tensors' names, types, shapes and offsets. The mapping is only
- * as good as the file: whoever truncates it while it is open makes later reads fault. *file may be closed
- * whether this succeeds or not. */
+/* Maps the file, parses its header and finds the metadata; a file of another kind is named. The mapping is
+ * only as good as the file: whoever truncates it while it is open makes later reads fault. *file may be
+ * closed whether this succeeds or not. */
 int effnet_safetensors_open(struct safetensors *file, const char *path, struct json_context *context);
+/* Reads and checks the tensors' names, types, shapes and offsets. */
+int effnet_safetensors_read_tensors(struct safetensors *file, struct json_context *context);
 void effnet_safetensors_close(struct safetensors *file); /* takes zeroed structs */
 
 /* Finds a tensor of this shape, and checks that its values are finite. *out points into the mapping. */

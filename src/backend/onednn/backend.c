@@ -61,7 +61,8 @@ static int choose_type(const char *precision, dnnl_data_type_t *type, struct eff
     *type = dnnl_f32;
     if (!precision || strcmp(precision, "fp32") == 0) return EFFNET_OK;
     if (strcmp(precision, "bf16") != 0)
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "the CPU runs fp32 and bf16, not %s", precision);
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "this CPU runs %s, not %s",
+                           has_bf16() ? "fp32 and bf16" : "fp32", precision);
     if (!has_bf16())
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "this CPU has no bf16 instructions (AVX512_BF16); use fp32");
