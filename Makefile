@@ -244,8 +244,9 @@ uninstall: ## remove what `make install` put there
 clean: ## remove what was built; weights and .venv stay
 	rm -rf build
 
-distclean: clean ## remove what was fetched too: the weights, .venv, .cache
-	rm -rf .venv .cache weights/*.safetensors weights/*.onnx weights/cache
+distclean: clean ## remove what was fetched too: the published weights, .venv, .cache
+	rm -rf .venv .cache weights/cache
+	rm -f $(foreach n,lite1 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22

@@ -85,7 +85,8 @@ static void occupy_standard_streams(void)
 int main(int argc, char **argv)
 {
     occupy_standard_streams();
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an output error like any other */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an output error like any other, */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     int status = dispatch(argc, argv);
     if (status != EFFNET_E_OUTPUT) { /* reported already */
         int written = cli_flush_output();

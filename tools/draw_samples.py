@@ -3,6 +3,8 @@
 
     tools/draw_samples.py [FOLDER]      default: samples
 
+A file that is there already and holds anything else is left alone: remove it to have it drawn anew.
+
 A sample is named after the class it shows. Everything is drawn at four times its size and averaged down,
 with fixed seeds, so the same pixels come out each time.
 """
@@ -341,10 +343,20 @@ def main(arguments):
     default = Path(__file__).resolve().parent.parent / "samples"
     folder = Path(arguments[0]) if arguments else default
     folder.mkdir(exist_ok=True)
+    kept = 0
     for name in SAMPLES:
-        (folder / name).write_bytes(sample_bytes(name))
-        print(f"{folder / name}")
+        path, data = folder / name, sample_bytes(name)
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            if path.read_bytes() != data:
+                print(f"draw_samples.py: {path}: exists, and is another picture: left alone", file=sys.stderr)
+                kept += 1
+                continue
+        print(path)
+    return 73 if kept else 0  # EX_CANTCREAT
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

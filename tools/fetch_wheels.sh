@@ -13,7 +13,9 @@ if sha256sum --check --status "$stamp" 2>/dev/null; then
 fi
 echo "effnet: fetching what $requirements names" >&2
 mkdir -p "$folder"
-rm -f "$folder"/*.whl "$stamp"
+# Wheels of the last time; others in that folder are not ours.
+[ ! -f "$stamp" ] || sed -n 's/^[0-9a-f]*  \(.*\.whl\)$/\1/p' "$stamp" | xargs -r -d '\n' rm -f
+rm -f "$stamp"
 .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
     --only-binary :all: --require-hashes -d "$folder" -r "$requirements"
 sha256sum "$requirements" "$folder"/*.whl >"$stamp"

@@ -84,11 +84,20 @@ find_python() {
 requirements=tools/requirements.txt
 stamp=.venv/requirements.sha256
 wanted=$(sha256sum <"$requirements")
+unfinished=.cache/venv-unfinished # marks a .venv of ours that has no stamp yet
 if [ ! -x .venv/bin/python ] || [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+    if [ -e .venv ] && [ ! -f "$stamp" ] && [ ! -f "$unfinished" ]; then
+        say "there is a .venv that set-up did not make: move it away and start again"
+        exit 73 # EX_CANTCREAT
+    fi
     python=$(find_python)
     say "making .venv with $python from $requirements"
-    "$python" -m venv --clear .venv
+    mkdir -p .cache
+    : >"$unfinished"
+    # What somebody has installed into it besides stays, as long as its Python works.
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
         --require-hashes -r "$requirements"
     echo "$wanted" >"$stamp"
+    rm -f "$unfinished"
 fi

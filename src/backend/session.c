@@ -2,6 +2,7 @@
 #include "backend/backend.h"
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -47,13 +48,14 @@ int effnet_parse_device(const char *name, enum backend_device *kind, int *index,
         const char *digits = name + 5;
         size_t length = strspn(digits, "0123456789");
         if (length < 1 || length > 4 || digits[length] || atoi(digits) >= MAX_DEVICES)
-            return effnet_fail(error, EFFNET_E_USAGE, "device \"%.64s\": N in cuda:N is a number below %d",
-                               name, MAX_DEVICES);
+            return effnet_fail(error, EFFNET_E_USAGE, "device \"%s\": N in cuda:N is a number below %d",
+                               effnet_word(name).text, MAX_DEVICES);
         *kind = DEVICE_CUDA;
         *index = atoi(digits);
     } else {
         return effnet_fail(error, EFFNET_E_USAGE,
-                           "unknown device \"%.64s\": auto, cpu, reference, cuda or cuda:N", name);
+                           "unknown device \"%s\": auto, cpu, reference, cuda or cuda:N",
+                           effnet_word(name).text);
     }
     return EFFNET_OK;
 }
@@ -72,10 +74,11 @@ static int check_options(const struct effnet_session_options *from, struct backe
     static const char *const precisions[] = {"fp32", "bf16", "fp16", NULL};
     static const char *const plans[] = {"auto", "cudnn", NULL};
     if (from->precision && !is_one_of(from->precision, precisions))
-        return effnet_fail(error, EFFNET_E_USAGE, "unknown precision \"%.64s\": fp32, bf16 or fp16",
-                           from->precision);
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown precision \"%s\": fp32, bf16 or fp16",
+                           effnet_word(from->precision).text);
     if (from->plan && !is_one_of(from->plan, plans))
-        return effnet_fail(error, EFFNET_E_USAGE, "unknown plan \"%.64s\": auto or cudnn", from->plan);
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown plan \"%s\": auto or cudnn",
+                           effnet_word(from->plan).text);
     if (from->max_batch < 0 || from->max_batch > MAX_BATCH)
         return effnet_fail(error, EFFNET_E_USAGE, "batch size %d is not from 1 to %d", from->max_batch,
                            MAX_BATCH);

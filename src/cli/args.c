@@ -264,6 +264,10 @@ int args_parse(const struct command_help *help, const struct option_group *group
         int status = store(help, spec, text);
         if (status) return status;
     }
+    for (int i = optind; i < argc; i++) /* as of a shell variable that is not set */
+        if (!*argv[i])
+            return cli_fail(EFFNET_E_USAGE, "%s: the name of a file is empty (see 'effnet %s --help')",
+                            help->name, help->name);
     *first_operand = optind;
     return ARGS_GO_ON;
 }

@@ -48,3 +48,10 @@ char *effnet_keep_start(char *to, size_t size, const char *text)
     memcpy(to + length, "...", 4);
     return to;
 }
+
+struct effnet_word effnet_word(const char *text)
+{
+    struct effnet_word word;
+    effnet_keep_start(word.text, sizeof word.text, text);
+    return word;
+}

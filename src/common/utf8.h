@@ -13,6 +13,12 @@ int effnet_utf8_length(const char *text, unsigned *code);
 char *effnet_keep_end(char *to, size_t size, const char *text);
 char *effnet_keep_start(char *to, size_t size, const char *text);
 
+/* The start of a word from outside, short enough for any message: effnet_word(name).text. */
+struct effnet_word {
+    char text[84];
+};
+struct effnet_word effnet_word(const char *text);
+
 /* Room that a path gets in a message of the library, so that the reason fits behind it. */
 #define EFFNET_PATH_TEXT_SIZE 300
 

@@ -66,7 +66,8 @@ int effnet_json_fields(const struct json_context *context, const cJSON *object, 
         int i = 0;
         while (i < count && strcmp(fields[i].key, item->string) != 0) i++;
         if (i == count) {
-            if (closed) return effnet_json_fail(context, "unknown key \"%.64s\"", item->string);
+            if (closed)
+                return effnet_json_fail(context, "unknown key \"%s\"", effnet_word(item->string).text);
             continue;
         }
         if (fields[i].value) return effnet_json_fail(context, "key \"%s\" appears twice", fields[i].key);

@@ -1,4 +1,5 @@
 #include "common/error.h"
+#include "common/utf8.h"
 #include "model/names.h"
 #include "model/safetensors.h"
 #include "model/table.h"
@@ -30,10 +31,11 @@ static bool has_tensors(const struct safetensors *file)
 static int check_format(const struct effnet_model *model, struct json_context *context)
 {
     const cJSON *format = cJSON_GetObjectItemCaseSensitive(model->file.metadata, "format");
-    char reason[64] = "is missing";
+    char reason[128] = "is missing";
     if (cJSON_IsString(format) && strcmp(format->valuestring, "effnet") == 0) return EFFNET_OK;
     if (cJSON_IsString(format))
-        snprintf(reason, sizeof reason, "format \"%.32s\" is not \"effnet\"", format->valuestring);
+        snprintf(reason, sizeof reason, "format \"%s\" is not \"effnet\"",
+                 effnet_word(format->valuestring).text);
     else if (cJSON_IsObject(model->file.metadata))
         snprintf(reason, sizeof reason, format ? "\"format\" is not a string" : "key \"format\" is missing");
     effnet_json_where(context, "__metadata__");
@@ -54,8 +56,8 @@ static int read_metadata(struct effnet_model *model, struct json_context *contex
     if (status) return status;
     if (strcmp(fields[VERSION].value->valuestring, "1") != 0)
         return effnet_json_fail(context,
-                                "format version \"%.32s\" is not supported, only \"1\" is: convert again",
-                                fields[VERSION].value->valuestring);
+                                "format version \"%s\" is not supported, only \"1\" is: convert again",
+                                effnet_word(fields[VERSION].value->valuestring).text);
     return EFFNET_OK;
 }
 
@@ -87,7 +89,8 @@ static int check_preprocess(struct json_context *context, const cJSON *json, str
     if (status) return status;
 
     int kind = effnet_interpolation_from_name(interpolation);
-    if (kind < 0) return effnet_json_fail(context, "unknown interpolation \"%.32s\"", interpolation);
+    if (kind < 0)
+        return effnet_json_fail(context, "unknown interpolation \"%s\"", effnet_word(interpolation).text);
     p->interpolation = (enum effnet_interpolation)kind;
     p->short_side = (int)short_side;
     p->crop = (int)crop;

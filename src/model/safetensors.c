@@ -97,19 +97,14 @@ static const char *shape_text(int rank, const int64_t *shape, char *text, size_t
 
 #define SHAPE_TEXT_SIZE (SAFETENSORS_MAX_RANK * 18 + 3)
 
-#define NAME_TEXT_SIZE 84 /* of a tensor's name in messages */
-
 static void at_tensor(struct json_context *context, const char *name)
 {
-    char text[NAME_TEXT_SIZE];
-    effnet_json_where(context, "tensor '%s'", effnet_keep_start(text, sizeof text, name));
+    effnet_json_where(context, "tensor '%s'", effnet_word(name).text);
 }
 
 static void at_offset(struct json_context *context, const char *name, uint64_t begin)
 {
-    char text[NAME_TEXT_SIZE];
-    effnet_json_where(context, "tensor '%s' at offset %" PRIu64, effnet_keep_start(text, sizeof text, name),
-                      begin);
+    effnet_json_where(context, "tensor '%s' at offset %" PRIu64, effnet_word(name).text, begin);
 }
 
 static int check_type(const struct json_context *context, const cJSON *item)
@@ -123,7 +118,7 @@ static int check_type(const struct json_context *context, const cJSON *item)
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strcmp(type, others[i]) == 0)
             return effnet_json_fail(context, "type %s is not supported, only F32 is", type);
-    return effnet_json_fail(context, "unknown type \"%.32s\"", type);
+    return effnet_json_fail(context, "unknown type \"%s\"", effnet_word(type).text);
 }
 
 /* Reads the shape, and checks it against the tensor's bytes. */
@@ -201,13 +196,12 @@ static int check_offsets(const struct safetensors *file, struct json_context *co
 {
     qsort(file->tensors, (size_t)file->tensor_count, sizeof file->tensors[0], by_offset);
     uint64_t filled = 0;
-    char other[NAME_TEXT_SIZE];
     for (int i = 0; i < file->tensor_count; i++) {
         const struct safetensors_tensor *tensor = &file->tensors[i];
         at_offset(context, tensor->name, tensor->begin);
         if (tensor->begin < filled)
             return effnet_json_fail(context, "overlaps tensor '%s', which ends at %" PRIu64,
-                                    effnet_keep_start(other, sizeof other, tensor[-1].name), filled);
+                                    effnet_word(tensor[-1].name).text, filled);
         if (tensor->begin > filled)
             return effnet_json_fail(
                 context, "there is a hole before it: the bytes from %" PRIu64 " are nobody's", filled);

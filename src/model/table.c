@@ -1,6 +1,7 @@
 #include "model/table.h"
 
 #include "common/error.h"
+#include "common/utf8.h"
 #include "model/names.h"
 
 #include <stdlib.h>
@@ -34,8 +35,8 @@ static int read_name(struct json_context *context, const cJSON *item, struct eff
     int status = effnet_json_string(context, item, "name", &name);
     if (status) return status;
     if (!name[0] || strlen(name) >= sizeof layer->name)
-        return effnet_json_fail(context, "name \"%.64s\" does not have 1 to %zu characters", name,
-                                sizeof layer->name - 1);
+        return effnet_json_fail(context, "name \"%s\" does not have 1 to %zu characters",
+                                effnet_word(name).text, sizeof layer->name - 1);
     strcpy(layer->name, name);
     effnet_json_where(context, "network: layer %d '%s'", index, name);
     for (int i = 0; i < index; i++)
@@ -50,7 +51,7 @@ static int read_activation(const struct json_context *context, const cJSON *item
     int status = item ? effnet_json_string(context, item, "activation", &name) : EFFNET_OK;
     if (status) return status;
     int activation = effnet_activation_from_name(name);
-    if (activation < 0) return effnet_json_fail(context, "unknown activation \"%.32s\"", name);
+    if (activation < 0) return effnet_json_fail(context, "unknown activation \"%s\"", effnet_word(name).text);
     if (!item && layer->op != EFFNET_OP_POOL)
         return effnet_json_fail(context, "key \"activation\" is missing");
     layer->activation = (enum effnet_activation)activation;
@@ -104,7 +105,7 @@ static int read_residual(const struct json_context *context, const cJSON *item, 
     for (int i = 0; i < index; i++)
         if (strcmp(layers[i].name, name) == 0) layer->residual = i;
     if (layer->residual < 0)
-        return effnet_json_fail(context, "adds \"%.64s\", which is no earlier layer", name);
+        return effnet_json_fail(context, "adds \"%s\", which is no earlier layer", effnet_word(name).text);
     const struct effnet_layer *from = &layers[layer->residual];
     if (from->out_height != layer->out_height || from->out_width != layer->out_width ||
         from->out_channels != layer->out_channels)
@@ -174,7 +175,7 @@ static int read_layer(struct json_context *context, const cJSON *item, struct la
     if (!status) status = effnet_json_string(context, fields[OP].value, "op", &op_name);
     if (status) return status;
     int op = effnet_op_from_name(op_name);
-    if (op < 0) return effnet_json_fail(context, "unknown op \"%.32s\"", op_name);
+    if (op < 0) return effnet_json_fail(context, "unknown op \"%s\"", effnet_word(op_name).text);
     layer->op = (enum effnet_op)op;
 
     int64_t in, out, block = -1;
