@@ -16,6 +16,13 @@ mkdir -p "$folder"
 # Wheels of the last time; others in that folder are not ours.
 [ ! -f "$stamp" ] || sed -n 's/^[0-9a-f]*  \(.*\.whl\)$/\1/p' "$stamp" | xargs -r -d '\n' rm -f
 rm -f "$stamp"
+new=$(mktemp -d "$folder/new.XXXXXX")
+trap 'rm -rf "$new"' EXIT
 .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
-    --only-binary :all: --require-hashes -d "$folder" -r "$requirements"
-sha256sum "$requirements" "$folder"/*.whl >"$stamp"
+    --only-binary :all: --require-hashes -d "$new" -r "$requirements"
+sha256sum "$requirements" >"$new/stamp"
+for wheel in "$new"/*.whl; do
+    mv "$wheel" "$folder"
+    sha256sum "$folder/${wheel##*/}" >>"$new/stamp"
+done
+mv "$new/stamp" "$stamp"

@@ -1,0 +1,128 @@
+"""What the scripts of set-up write over, and what they leave alone."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import draw_samples
+
+CANNOT_CREATE = 73
+
+
+def run(*command, **options):
+    options.setdefault("env", {**os.environ, "PIP_NO_INDEX": "1"})
+    return subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=300, check=False, **options)
+
+
+@pytest.fixture
+def clone(root, tmp_path):
+    """tools/ alone, with no package to install."""
+    (tmp_path / "tools").mkdir()
+    for name in ("setup.sh", "fetch_wheels.sh"):
+        shutil.copy(root / "tools" / name, tmp_path / "tools")
+    (tmp_path / "tools" / "requirements.txt").write_text("# nothing\n")
+    return tmp_path
+
+
+# ---------------------------------------------------------------- .venv
+
+
+def setup(clone):
+    return run(clone / "tools" / "setup.sh", "--python", cwd=clone)
+
+
+@pytest.mark.parametrize("kind", ["environment", "folder", "file", "link"])
+def test_a_venv_of_somebody_else_stays(clone, kind):
+    venv = clone / ".venv"
+    if kind == "file":
+        venv.write_text("precious")
+    else:
+        folder = clone / "elsewhere" if kind == "link" else venv
+        (folder / "bin").mkdir(parents=True)
+        (folder / "precious").write_text("precious")
+        if kind == "environment":
+            (folder / "bin" / "python").symlink_to(sys.executable)
+        if kind == "link":
+            venv.symlink_to("elsewhere")
+    before = {p: p.is_file() and p.read_bytes() for p in clone.rglob("*")}
+    done = setup(clone)
+    assert done.returncode == CANNOT_CREATE and done.stderr.count("\n") == 1 and ".venv" in done.stderr, done.stderr
+    assert {p: p.is_file() and p.read_bytes() for p in clone.rglob("*")} == before
+
+
+def test_what_is_installed_besides_stays(clone):
+    """When the requirements change, as long as its Python works; an unfinished .venv of ours is made anew."""
+    assert setup(clone).returncode == 0
+    added = clone / ".venv" / "added"
+    added.write_text("precious")
+    (clone / "tools" / "requirements.txt").write_text("# nothing, otherwise\n")
+    done = setup(clone)
+    assert done.returncode == 0 and "making .venv" in done.stderr and added.exists()
+    assert setup(clone).stderr == ""
+    for missing in ("requirements.sha256", "bin/python"):
+        (clone / ".venv" / missing).unlink()
+    (clone / ".cache" / "venv-unfinished").write_text("")
+    assert setup(clone).returncode == 0 and not added.exists()
+    assert not list((clone / ".cache").iterdir())
+
+
+# ---------------------------------------------------------------- wheels
+
+
+def test_wheels_of_others_stay(clone):
+    """A stand-in for pip puts the wheel there that the requirements name."""
+    python = clone / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nwhile [ "$1" != -d ]; do shift; done\ncp "$4" "$2/$(cat "$4").whl"\n')
+    python.chmod(0o755)
+    requirements, folder = clone / "requirements", clone / "wheels"
+    folder.mkdir()
+    (folder / "mine.whl").write_text("precious")
+    for name in ("one", "two 2", "one"):
+        requirements.write_text(name)
+        done = run(clone / "tools" / "fetch_wheels.sh", requirements, folder)
+        assert done.returncode == 0, done.stderr
+        assert {p.name for p in folder.glob("*.whl")} == {f"{name}.whl", "mine.whl"}
+        assert "fetching" in done.stderr
+        assert run(clone / "tools" / "fetch_wheels.sh", requirements, folder).stderr == ""
+    assert (folder / "mine.whl").read_text() == "precious"
+
+
+# ---------------------------------------------------------------- make distclean
+
+
+def test_distclean_leaves_other_weights(root, tmp_path):
+    shutil.copy(root / "Makefile", tmp_path)
+    weights = tmp_path / "weights"
+    (weights / "cache").mkdir(parents=True)
+    for name in ("lite1.safetensors", "lite1.onnx", "b1-plain.safetensors", "b1-plain.onnx", "mine.safetensors",
+                 "mine.onnx", "imagenet_labels.tsv", "cache/x.whl"):
+        (weights / name).write_text(name)
+    (tmp_path / ".venv").mkdir()
+    done = run("make", "distclean", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in weights.iterdir()} == {"mine.safetensors", "mine.onnx", "imagenet_labels.tsv"}
+    assert not (tmp_path / ".venv").exists()
+
+
+# ---------------------------------------------------------------- samples
+
+
+def test_samples_are_not_drawn_over_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(draw_samples, "SAMPLES", {n: draw_samples.SAMPLES[n] for n in ("maze.png", "abacus.png")})
+    (tmp_path / "maze.png").write_bytes(b"my own maze")
+    assert draw_samples.main([tmp_path]) == CANNOT_CREATE
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "maze.png" in err and out == f"{tmp_path / 'abacus.png'}\n"
+    assert (tmp_path / "maze.png").read_bytes() == b"my own maze"
+    drawn = hashlib.sha256((tmp_path / "abacus.png").read_bytes()).hexdigest()
+    (tmp_path / "maze.png").unlink()
+    assert draw_samples.main([tmp_path]) == 0  # its own are as they were
+    assert hashlib.sha256((tmp_path / "abacus.png").read_bytes()).hexdigest() == drawn
