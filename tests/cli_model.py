@@ -1,12 +1,16 @@
-"""A very small network and pictures for it, so that the command line's tests cost next to nothing."""
+"""A very small network and pictures for it, so that the command line's tests cost next to nothing, and what these
+share."""
 
 import json
+import subprocess
 
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
 CROP = 16
+# Exit statuses.
+USAGE, DATA, NO_INPUT, UNAVAILABLE, OUTPUT = 64, 65, 66, 69, 74
 LABELS = [
     ("n00000001", "plain"),
     ("n00000002", "comma, inside"),
@@ -51,3 +55,17 @@ def write_picture(path, seed, size=(24, 20)):
     with open(path, "wb") as file:
         Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(file, "PNG")
     return path
+
+
+def assert_one_line(done, status, *words):
+    """It failed with `status`, nothing on standard output, and one line that holds the words."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("effnet: ") and done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert str(word) in done.stderr
+
+
+def run_with_stdout(build, arguments, stdout, **options):
+    return subprocess.run([build / "effnet", *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
+                          stderr=subprocess.PIPE, text=True, timeout=300, check=False, **options)

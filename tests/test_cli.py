@@ -7,10 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_model import write_picture, write_tiny_model
+from cli_model import (
+    DATA,
+    NO_INPUT,
+    OUTPUT,
+    UNAVAILABLE,
+    USAGE,
+    assert_one_line,
+    run_with_stdout,
+    write_picture,
+    write_tiny_model,
+)
 
 COMMANDS = ["classify", "info", "verify", "bench"]
-USAGE, DATA, NO_INPUT, UNAVAILABLE, OUTPUT = 64, 65, 66, 69, 74
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +30,6 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def picture(tmp_path):
     return write_picture(tmp_path / "picture.png", 1)
-
-
-def assert_one_line(done, status, *words):
-    """It failed with `status`, nothing on standard output, and one line that holds the words."""
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("effnet: ") and done.stderr.count("\n") == 1, done.stderr
-    for word in words:
-        assert str(word) in done.stderr
 
 
 def no_model_environment(tmp_path):
@@ -193,11 +193,6 @@ def output_commands(tiny, picture):
             ["classify", "-m", tiny, "--device=cpu", picture],
             ["classify", "-m", tiny, "--device=cpu", "--format", "csv", picture],
             ["verify", "-m", tiny, "--device=cpu"], ["bench", "-m", tiny, "--device=cpu", "--duration", "0"]]
-
-
-def run_with_stdout(build, arguments, stdout, **options):
-    return subprocess.run([build / "effnet", *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
-                          stderr=subprocess.PIPE, text=True, timeout=120, check=False, **options)
 
 
 def assert_output_error(done, *words):

@@ -6,19 +6,27 @@ import json
 import lzma
 import os
 import pickle
-import subprocess
+import resource
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
-from cli_model import write_picture, write_tiny_model
+from cli_model import (
+    DATA,
+    NO_INPUT,
+    OUTPUT,
+    UNAVAILABLE,
+    USAGE,
+    assert_one_line,
+    run_with_stdout,
+    write_picture,
+    write_tiny_model,
+)
 from convert_formats import write_old, write_safetensors, write_zip
 from convert_networks import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
-
-USAGE, DATA, NO_INPUT, UNAVAILABLE, OUTPUT = 64, 65, 66, 69, 74
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +37,6 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def picture(tmp_path):
     return write_picture(tmp_path / "picture.png", 1)
-
-
-def assert_one_line(done, status, *words):
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("effnet: ") and done.stderr.count("\n") == 1, done.stderr
-    for word in words:
-        assert str(word) in done.stderr, done.stderr
 
 
 # ---------------------------------------------------------------- what stands in place of weights
@@ -216,11 +216,6 @@ def test_empty_names(effnet, tiny, picture):
 # ---------------------------------------------------------------- output that fails
 
 
-def run_with_stdout(build, arguments, stdout, **options):
-    return subprocess.run([build / "effnet", *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
-                          stderr=subprocess.PIPE, text=True, timeout=300, check=False, **options)
-
-
 def large_outputs(lite1, picture):
     """More than one buffer of the C library, so that writing fails before the last flush."""
     formats = ("text", "json", "csv", "markdown")
@@ -250,8 +245,6 @@ def test_a_failed_write_keeps_its_reason(build, lite1, picture, stdout, reason):
 
 
 def test_a_file_without_room(build, lite1, tmp_path):
-    import resource
-
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 

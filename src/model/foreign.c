@@ -11,57 +11,48 @@
 #define UNPACK   "unpack it; tools/convert.py reads PyTorch checkpoints and safetensors"
 #define DOWNLOAD "download the file itself; tools/convert.py then makes effnet's weights of it"
 #define AN_IMAGE "-m takes weights, which tools/convert.py makes; images are named without -m"
+#define PULL     "fetch that with 'git lfs pull', and see tools/convert.py"
+#define UNZIP    "tools/convert.py reads one that holds a PyTorch checkpoint"
 #define SEARCHED 4096 /* bytes in which a second sign is looked for */
 
-/* A sign is bytes at an offset; the first row whose sign and, where there is one, second sign are found is
+#define SIGN(text) text, sizeof text - 1
+
+/* The first row whose sign stands at its offset and whose second sign, where there is one, follows soon is
  * it. */
 static const struct {
-    size_t offset, length;
     const char *sign;
+    size_t length, offset;
     const char *second; /* anywhere in the first SEARCHED bytes */
     struct foreign_kind kind;
 } signatures[] = {
-    {0, 4, "PK\3\4", "data.pkl", {"a PyTorch checkpoint", CONVERT}},
-    {0, 4, "PK\3\4", ".npy", {"an archive of NumPy arrays", ORIGINAL}},
-    {0, 4, "PK\3\4", "config.json", {"a Keras model", ORIGINAL}},
-    {0, 4, "PK\3\4", NULL, {"a zip archive", "tools/convert.py reads one that holds a PyTorch checkpoint"}},
-    /* the magic number of torch.save's old format, pickled */
-    {0,
-     14,
-     "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
-     NULL,
-     {"a PyTorch checkpoint", CONVERT}},
-    {0, 2, "\x80\x02", NULL, {"a Python pickle", ORIGINAL}},
-    {0, 2, "\x80\x03", NULL, {"a Python pickle", ORIGINAL}},
-    {0, 2, "\x80\x04", NULL, {"a Python pickle", ORIGINAL}},
-    {0, 2, "\x80\x05", NULL, {"a Python pickle", ORIGINAL}},
-    {0,
-     34,
-     "version https://git-lfs.github.com",
-     NULL,
-     {"a git-lfs pointer, not the file itself", "fetch that with 'git lfs pull', and see tools/convert.py"}},
-    {0, 3, "\x08\x01\x12", NULL, {"a TensorFlow model", ORIGINAL}},
-    {4, 4, "TFL3", NULL, {"a TensorFlow Lite model", ORIGINAL}},
-    {0, 8, "\x89HDF\r\n\x1a\n", NULL, {"an HDF5 file, as Keras writes them", ORIGINAL}},
-    {0, 4, "GGUF", NULL, {"a GGUF model", ORIGINAL}},
-    {0, 6, "\x93NUMPY", NULL, {"a NumPy array", ORIGINAL}},
-    {0, 3, "\x1f\x8b\x08", NULL, {"compressed with gzip", UNPACK}},
-    {0,
-     6,
-     "\xfd"
-     "7zXZ\0",
-     NULL,
-     {"compressed with xz", UNPACK}},
-    {0, 4, "\x28\xb5\x2f\xfd", NULL, {"compressed with zstd", UNPACK}},
-    {0, 3, "BZh", NULL, {"compressed with bzip2", UNPACK}},
-    {0, 6, "7z\xbc\xaf\x27\x1c", NULL, {"a 7-Zip archive", UNPACK}},
-    {257, 5, "ustar", NULL, {"a tar archive", UNPACK}},
-    {0, 8, "\x89PNG\r\n\x1a\n", NULL, {"a PNG image", AN_IMAGE}},
-    {0, 3, "\xff\xd8\xff", NULL, {"a JPEG image", AN_IMAGE}},
-    {0, 4, "GIF8", NULL, {"a GIF image", AN_IMAGE}},
-    {8, 4, "WEBP", NULL, {"a WebP image", AN_IMAGE}},
-    {0, 2, "BM", NULL, {"a BMP image", AN_IMAGE}},
-    {0, 1, "{", NULL, {"a JSON file", ORIGINAL}},
+    {SIGN("PK\3\4"), 0, "data.pkl", {"a PyTorch checkpoint", CONVERT}},
+    {SIGN("PK\3\4"), 0, ".npy", {"an archive of NumPy arrays", ORIGINAL}},
+    {SIGN("PK\3\4"), 0, "config.json", {"a Keras model", ORIGINAL}},
+    {SIGN("PK\3\4"), 0, NULL, {"a zip archive", UNZIP}},
+    /* torch.save's old format begins with a magic number, pickled */
+    {SIGN("\x80\2\x8a\12\x6c\xfc\x9c\x46\xf9\x20"), 0, NULL, {"a PyTorch checkpoint", CONVERT}},
+    {SIGN("\x80\2"), 0, NULL, {"a Python pickle", ORIGINAL}},
+    {SIGN("\x80\3"), 0, NULL, {"a Python pickle", ORIGINAL}},
+    {SIGN("\x80\4"), 0, NULL, {"a Python pickle", ORIGINAL}},
+    {SIGN("\x80\5"), 0, NULL, {"a Python pickle", ORIGINAL}},
+    {SIGN("version https://git-lfs"), 0, NULL, {"a git-lfs pointer, not the file itself", PULL}},
+    {SIGN("\x08\1\x12"), 0, NULL, {"a TensorFlow model", ORIGINAL}},
+    {SIGN("TFL3"), 4, NULL, {"a TensorFlow Lite model", ORIGINAL}},
+    {SIGN("\x89HDF\r\n\x1a\n"), 0, NULL, {"an HDF5 file, as Keras writes them", ORIGINAL}},
+    {SIGN("GGUF"), 0, NULL, {"a GGUF model", ORIGINAL}},
+    {SIGN("\x93NUMPY"), 0, NULL, {"a NumPy array", ORIGINAL}},
+    {SIGN("\x1f\x8b\x08"), 0, NULL, {"compressed with gzip", UNPACK}},
+    {SIGN("\3757zXZ"), 0, NULL, {"compressed with xz", UNPACK}},
+    {SIGN("\x28\xb5\x2f\xfd"), 0, NULL, {"compressed with zstd", UNPACK}},
+    {SIGN("BZh"), 0, NULL, {"compressed with bzip2", UNPACK}},
+    {SIGN("7z\xbc\xaf\x27\x1c"), 0, NULL, {"a 7-Zip archive", UNPACK}},
+    {SIGN("ustar"), 257, NULL, {"a tar archive", UNPACK}},
+    {SIGN("\x89PNG\r\n\x1a\n"), 0, NULL, {"a PNG image", AN_IMAGE}},
+    {SIGN("\xff\xd8\xff"), 0, NULL, {"a JPEG image", AN_IMAGE}},
+    {SIGN("GIF8"), 0, NULL, {"a GIF image", AN_IMAGE}},
+    {SIGN("WEBP"), 8, NULL, {"a WebP image", AN_IMAGE}},
+    {SIGN("BM"), 0, NULL, {"a BMP image", AN_IMAGE}},
+    {SIGN("{"), 0, NULL, {"a JSON file", ORIGINAL}},
 };
 
 /* An ONNX model has no signature: a protobuf message whose first field is ir_version, 3 or later, followed by
