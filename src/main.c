@@ -46,6 +46,9 @@ static int print_help(void)
 
 static int fail_command(const char *name)
 {
+    if (access(name, F_OK) == 0)
+        return cli_fail(EFFNET_E_USAGE,
+                        "%s is no command: 'effnet classify' takes images (see 'effnet --help')", name);
     return cli_fail(EFFNET_E_USAGE, "unknown %s '%s' (see 'effnet --help')",
                     *name == '-' ? "option" : "command", name);
 }

@@ -213,6 +213,16 @@ def test_empty_names(effnet, tiny, picture):
         assert_one_line(effnet(*arguments, "-m", tiny), USAGE, "empty", f"effnet {arguments[0]} --help")
 
 
+def test_a_file_where_a_command_belongs(effnet, picture):
+    assert_one_line(effnet(picture), USAGE, picture, "effnet classify")
+
+
+def test_a_folder_in_place_of_weights(effnet, tmp_path):
+    assert_one_line(effnet("info", "-m", tmp_path), NO_INPUT, f"{tmp_path}: a folder, not a regular file")
+    os.mkfifo(tmp_path / "fifo")
+    assert_one_line(effnet("info", "-m", tmp_path / "fifo"), NO_INPUT, "fifo: not a regular file")
+
+
 # ---------------------------------------------------------------- output that fails
 
 

@@ -35,7 +35,8 @@ static int map_file(struct safetensors *file, const char *path, struct json_cont
     }
     int status = EFFNET_OK;
     if (!S_ISREG(stat.st_mode))
-        status = effnet_fail(context->error, EFFNET_E_NOINPUT, "%s: not a regular file", context->path);
+        status = effnet_fail(context->error, EFFNET_E_NOINPUT, "%s: %s", context->path,
+                             S_ISDIR(stat.st_mode) ? "a folder, not a regular file" : "not a regular file");
     else if (stat.st_size == 0)
         status = effnet_json_fail(context, "empty file: 0 bytes are too few for weights (" MADE_BY ")");
     else if ((uint64_t)stat.st_size > SIZE_MAX)
