@@ -21,10 +21,22 @@
 
 #define PAGE 4096
 
+/* Whether oneDNN compiles its kernels for these instructions here. An instruction set has the bits of those
+ * that it contains. The constants are x86's: other processors' are numbers of the same range. */
+static bool has_isa(dnnl_cpu_isa_t isa)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
+#else
+    (void)isa;
+    return false;
+#endif
+}
+
 /* bf16 needs the instructions: where there are none oneDNN emulates them, slowly, or refuses. */
 static bool has_bf16(void)
 {
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+    return has_isa(dnnl_cpu_isa_avx512_core_bf16);
 }
 
 /* What oneDNN compiles its kernels for here. */
@@ -39,10 +51,13 @@ static const char *instruction_set(void)
         {dnnl_cpu_isa_avx512_core, "oneDNN with AVX-512"},
         {dnnl_cpu_isa_avx2, "oneDNN with AVX2"},
     };
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
-        if ((isa & sets[i].isa) == sets[i].isa) return sets[i].words;
+        if (has_isa(sets[i].isa)) return sets[i].words;
+#if defined(__x86_64__) || defined(__i386__)
     return "oneDNN without AVX2: slow";
+#else
+    return "oneDNN";
+#endif
 }
 
 static void visit_devices(void (*visit)(const struct effnet_device *, void *), void *context)
@@ -151,13 +166,14 @@ static int build_layers(struct backend_state *state, struct effnet_error *error)
 static dnnl_status_t create_view(const struct backend_state *state, const struct onednn_variant *variant,
                                  char *scratch, struct onednn_view *view)
 {
-    dnnl_status_t status = dnnl_memory_create(&view->source, &variant->source, state->engine,
-                                              DNNL_MEMORY_NONE);
+    onednn_const_desc source = effnet_onednn_desc(variant, dnnl_query_src_md, 0);
+    onednn_const_desc destination = effnet_onednn_desc(variant, dnnl_query_dst_md, 0);
+    onednn_const_desc scratchpad = effnet_onednn_desc(variant, dnnl_query_scratchpad_md, 0);
+    dnnl_status_t status = dnnl_memory_create(&view->source, source, state->engine, DNNL_MEMORY_NONE);
     if (!status)
-        status = dnnl_memory_create(&view->destination, &variant->destination, state->engine,
-                                    DNNL_MEMORY_NONE);
-    if (!status && dnnl_memory_desc_get_size(&variant->scratch) > 0)
-        status = dnnl_memory_create(&view->scratch, &variant->scratch, state->engine, scratch);
+        status = dnnl_memory_create(&view->destination, destination, state->engine, DNNL_MEMORY_NONE);
+    if (!status && dnnl_memory_desc_get_size(scratchpad) > 0)
+        status = dnnl_memory_create(&view->scratch, scratchpad, state->engine, scratch);
     return status;
 }
 

@@ -1,8 +1,8 @@
 /* effnet_linear on the CPU: one oneDNN matrix product with its epilogue as post-operations. */
+#include "backend/onednn/api.h"
 #include "common/error.h"
 #include "linear_host.h"
 
-#include <dnnl.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -14,14 +14,17 @@ struct job {
     dnnl_post_ops_t operations;
     dnnl_primitive_desc_t description;
     dnnl_primitive_t primitive;
-    dnnl_memory_t memory[5]; /* x, w, y, scale, shift */
+    onednn_desc shape[5];    /* of x, w, y, scale, shift */
+    dnnl_memory_t memory[5]; /* of the same */
     float *copy[3];          /* fp32 x, w, y where they are fp16 */
 };
 
 static void job_free(struct job *job)
 {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         if (job->memory[i]) dnnl_memory_destroy(job->memory[i]);
+        onednn_desc_destroy(job->shape[i]);
+    }
     if (job->primitive) dnnl_primitive_destroy(job->primitive);
     if (job->description) dnnl_primitive_desc_destroy(job->description);
     if (job->operations) dnnl_post_ops_destroy(job->operations);
@@ -50,20 +53,14 @@ static dnnl_status_t add_activation(dnnl_post_ops_t operations, enum effnet_acti
     dnnl_status_t status = dnnl_success;
     switch (activation) {
     case EFFNET_ACT_NONE: break;
-    case EFFNET_ACT_RELU:
-        status = dnnl_post_ops_append_eltwise(operations, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f);
-        break;
-    case EFFNET_ACT_RELU6:
-        status = dnnl_post_ops_append_eltwise(operations, 1.0f, dnnl_eltwise_clip, 0.0f, 6.0f);
-        break;
-    case EFFNET_ACT_SILU:
-        status = dnnl_post_ops_append_eltwise(operations, 1.0f, dnnl_eltwise_swish, 1.0f, 0.0f);
-        break;
+    case EFFNET_ACT_RELU: status = onednn_append_eltwise(operations, dnnl_eltwise_relu, 0.0f, 0.0f); break;
+    case EFFNET_ACT_RELU6: status = onednn_append_eltwise(operations, dnnl_eltwise_clip, 0.0f, 6.0f); break;
+    case EFFNET_ACT_SILU: status = onednn_append_eltwise(operations, dnnl_eltwise_swish, 1.0f, 0.0f); break;
     case EFFNET_ACT_GELU:
     case EFFNET_ACT_GELU_RELU:
-        status = dnnl_post_ops_append_eltwise(operations, 1.0f, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
+        status = onednn_append_eltwise(operations, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
         if (status == dnnl_success && activation == EFFNET_ACT_GELU_RELU)
-            status = dnnl_post_ops_append_eltwise(operations, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f);
+            status = onednn_append_eltwise(operations, dnnl_eltwise_relu, 0.0f, 0.0f);
         break;
     }
     return status;
@@ -76,34 +73,33 @@ static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, co
     const dnnl_dims_t dims[5] = {{a->m, a->k}, {a->k, a->n}, {a->m, a->n}, {1, a->n}, {1, a->n}};
     const dnnl_dims_t strides[5] = {{ld[0], 1}, {1, ld[1]}, {ld[2], 1}, {a->n, 1}, {a->n, 1}};
     const void *all[5] = {pointers[0], pointers[1], pointers[2], a->scale, a->shift};
-    dnnl_memory_desc_t memory[5];
     dnnl_exec_arg_t arguments[5];
     int count = 0, operation = 0;
     dnnl_status_t s = dnnl_engine_create(&job->engine, dnnl_cpu, 0);
     if (s == dnnl_success) s = dnnl_stream_create(&job->stream, job->engine, dnnl_stream_default_flags);
     if (s == dnnl_success) s = dnnl_primitive_attr_create(&job->attributes);
+    if (s == dnnl_success) s = dnnl_primitive_attr_set_fpmath_mode(job->attributes, dnnl_fpmath_mode_strict);
     if (s == dnnl_success) s = dnnl_post_ops_create(&job->operations);
     for (int i = 0; s == dnnl_success && i < 5; i++) {
         static const int roles[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
         if (!all[i]) continue;
-        s = dnnl_memory_desc_init_by_strides(&memory[i], 2, dims[i], dnnl_f32, strides[i]);
+        s = onednn_desc_by_strides(&job->shape[i], 2, dims[i], dnnl_f32, strides[i]);
         /* oneDNN takes inputs and outputs alike as void *, and writes to y alone */
         if (s == dnnl_success)
-            s = dnnl_memory_create(&job->memory[i], &memory[i], job->engine, (void *)(uintptr_t)all[i]);
+            s = dnnl_memory_create(&job->memory[i], job->shape[i], job->engine, (void *)(uintptr_t)all[i]);
         int role = i < 3 ? roles[i] : DNNL_ARG_ATTR_MULTIPLE_POST_OP(operation) | DNNL_ARG_SRC_1;
         if (s == dnnl_success && i >= 3) {
             s = dnnl_post_ops_append_binary(job->operations, i == 3 ? dnnl_binary_mul : dnnl_binary_add,
-                                            &memory[i]);
+                                            job->shape[i]);
             operation++;
         }
         if (s == dnnl_success) arguments[count++] = (dnnl_exec_arg_t){role, job->memory[i]};
     }
     if (s == dnnl_success) s = add_activation(job->operations, a->activation);
     if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(job->attributes, job->operations);
-    dnnl_matmul_desc_t product;
-    if (s == dnnl_success) s = dnnl_matmul_desc_init(&product, &memory[0], &memory[1], NULL, &memory[2]);
     if (s == dnnl_success)
-        s = dnnl_primitive_desc_create(&job->description, &product, job->attributes, job->engine, NULL);
+        s = onednn_matmul(&job->description, job->engine, job->shape[0], job->shape[1], job->shape[2],
+                          job->attributes);
     if (s == dnnl_success) s = dnnl_primitive_create(&job->primitive, job->description);
     if (s == dnnl_success) s = dnnl_primitive_execute(job->primitive, job->stream, count, arguments);
     if (s == dnnl_success) s = dnnl_stream_wait(job->stream);

@@ -5,9 +5,8 @@
 #define EFFNET_BACKEND_ONEDNN_ONEDNN_H
 
 #include "backend/backend.h"
+#include "backend/onednn/api.h"
 #include "backend/onednn/pool.h"
-
-#include <dnnl.h>
 
 /* What the strips of one layer may differ in. */
 struct onednn_shape {
@@ -18,8 +17,6 @@ struct onednn_shape {
 struct onednn_variant {
     struct onednn_shape shape;
     dnnl_primitive_t primitive;
-    dnnl_memory_desc_t source, destination, weights, bias;
-    dnnl_memory_desc_t scratch; /* of no bytes where the primitive needs none */
 };
 
 /* Part of a layer: rows of its output, or pixels (pointwise), or channels (linear). */
@@ -85,6 +82,11 @@ struct backend_state {
 
 /* Reports a oneDNN failure on `what` (a layer's name); returns the status. */
 int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const char *what);
+
+/* strips.c: what a variant's primitive takes as its `what` number `index`: dnnl_query_src_md,
+ * dnnl_query_dst_md, dnnl_query_weights_md (0: weights, 1: bias), dnnl_query_scratchpad_md (of no bytes where
+ * it needs none). The descriptor belongs to the primitive. */
+onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_query_t what, int index);
 
 /* plan.c: where each tensor lies in an arena, and of which type it is. Needs only layers[].layer and the
  * state's model and type; sets the offsets, types and copies_residual, and arena_bytes. */

@@ -103,8 +103,8 @@ static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, stru
     if (layer->copies_residual)
         memcpy(destination, arena + layer->residual_offset + strip->destination_offset,
                strip->destination_bytes);
-    dnnl_status_t status = dnnl_memory_set_data_handle_v2(view->source, source, worker->stream);
-    if (!status) status = dnnl_memory_set_data_handle_v2(view->destination, destination, worker->stream);
+    dnnl_status_t status = dnnl_memory_set_data_handle(view->source, source);
+    if (!status) status = dnnl_memory_set_data_handle(view->destination, destination);
     if (status) return status;
     dnnl_exec_arg_t arguments[5] = {{DNNL_ARG_SRC, view->source}, {DNNL_ARG_DST, view->destination}};
     int count = 2;

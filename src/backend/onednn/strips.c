@@ -20,6 +20,13 @@ int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const c
                        "oneDNN: %s: %s", what, dnnl_status2str(status));
 }
 
+onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_query_t what, int index)
+{
+    const_dnnl_primitive_desc_t description;
+    if (dnnl_primitive_get_primitive_desc(variant->primitive, &description)) return NULL;
+    return dnnl_primitive_desc_query_md(description, what, index);
+}
+
 /* Rows, pixels or steps of channels that can be shared out. */
 static int divisible(const struct effnet_layer *layer)
 {
@@ -100,17 +107,17 @@ static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, in
 static dnnl_status_t append_epilogue(const struct effnet_layer *layer, dnnl_post_ops_t post_ops)
 {
     dnnl_status_t status = dnnl_success;
-    if (layer->residual >= 0) status = dnnl_post_ops_append_sum(post_ops, 1);
+    if (layer->residual >= 0) status = onednn_append_sum(post_ops);
     if (status) return status;
     switch (layer->activation) {
     case EFFNET_ACT_NONE: break;
-    case EFFNET_ACT_RELU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_relu, 0, 0);
-    case EFFNET_ACT_RELU6: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_clip, 0, 6);
-    case EFFNET_ACT_SILU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_swish, 1, 0);
-    case EFFNET_ACT_GELU: return dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
+    case EFFNET_ACT_RELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
+    case EFFNET_ACT_RELU6: return onednn_append_eltwise(post_ops, dnnl_eltwise_clip, 0, 6);
+    case EFFNET_ACT_SILU: return onednn_append_eltwise(post_ops, dnnl_eltwise_swish, 1, 0);
+    case EFFNET_ACT_GELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
     case EFFNET_ACT_GELU_RELU:
-        status = dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_gelu_erf, 0, 0);
-        return status ? status : dnnl_post_ops_append_eltwise(post_ops, 1, dnnl_eltwise_relu, 0, 0);
+        status = onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
+        return status ? status : onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
     }
     return status;
 }
@@ -120,6 +127,8 @@ static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_pr
     dnnl_post_ops_t post_ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(attributes);
     if (!status) status = dnnl_primitive_attr_set_scratchpad_mode(*attributes, dnnl_scratchpad_mode_user);
+    /* oneDNN's environment variables may ask for less than fp32 */
+    if (!status) status = dnnl_primitive_attr_set_fpmath_mode(*attributes, dnnl_fpmath_mode_strict);
     if (!status) status = dnnl_post_ops_create(&post_ops);
     if (!status) status = append_epilogue(layer, post_ops);
     if (!status) status = dnnl_primitive_attr_set_post_ops(*attributes, post_ops);
@@ -141,56 +150,47 @@ static int weight_dims(const struct effnet_layer *layer, int out_channels, dnnl_
     return count;
 }
 
-static dnnl_status_t describe_convolution(const struct onednn_layer *layer, struct onednn_variant *variant,
-                                          dnnl_convolution_desc_t *operation)
+static dnnl_status_t choose_convolution(dnnl_engine_t engine, const struct onednn_layer *layer,
+                                        const struct onednn_shape *shape, onednn_const_desc source,
+                                        onednn_const_desc destination, const_dnnl_primitive_attr_t attributes,
+                                        dnnl_primitive_desc_t *chosen)
 {
     const struct effnet_layer *from = layer->layer;
-    const struct onednn_shape *shape = &variant->shape;
-    dnnl_dims_t weights, bias = {shape->out_channels}, strides = {from->stride, from->stride};
+    dnnl_dims_t weight, channels = {shape->out_channels}, strides = {from->stride, from->stride};
     int right = (shape->out_width - 1) * from->stride + from->kernel - from->pad_left - shape->in_width;
     dnnl_dims_t before = {shape->pad_top, from->pad_left}, after = {shape->pad_bottom, right > 0 ? right : 0};
-    int count = weight_dims(from, shape->out_channels, weights);
-    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&variant->weights, count, weights, layer->source_type,
-                                                        dnnl_format_tag_any);
-    if (!status) status = dnnl_memory_desc_init_by_tag(&variant->bias, 1, bias, dnnl_f32, dnnl_x);
-    return status ? status
-                  : dnnl_convolution_forward_desc_init(
-                        operation, dnnl_forward_inference, dnnl_convolution_direct, &variant->source,
-                        &variant->weights, &variant->bias, &variant->destination, strides, before, after);
-}
-
-static dnnl_status_t describe_pooling(const struct onednn_variant *variant, dnnl_pooling_desc_t *operation)
-{
-    dnnl_dims_t kernel = {variant->shape.in_height, variant->shape.in_width}, strides = {1, 1}, none = {0, 0};
-    return dnnl_pooling_forward_desc_init(operation, dnnl_forward_inference, dnnl_pooling_avg_exclude_padding,
-                                          &variant->source, &variant->destination, strides, kernel, none,
-                                          none);
-}
-
-/* Describes the operation of variant->shape and has oneDNN pick an implementation. */
-static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct onednn_layer *layer,
-                                           struct onednn_variant *variant, dnnl_primitive_desc_t *chosen)
-{
-    const struct onednn_shape *shape = &variant->shape;
-    dnnl_dims_t source = {1, layer->layer->in_channels, shape->in_height, shape->in_width};
-    dnnl_dims_t destination = {1, shape->out_channels, shape->out_height, shape->out_width};
-    dnnl_primitive_attr_t attributes = NULL;
-    union {
-        dnnl_convolution_desc_t convolution;
-        dnnl_pooling_desc_t pooling;
-    } operation;
-    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&variant->source, 4, source, layer->source_type,
-                                                        dnnl_nhwc);
+    int count = weight_dims(from, shape->out_channels, weight);
+    onednn_desc weights = NULL, bias = NULL;
+    dnnl_status_t status = onednn_desc_by_tag(&weights, count, weight, layer->source_type,
+                                              dnnl_format_tag_any);
+    if (!status) status = onednn_desc_by_tag(&bias, 1, channels, dnnl_f32, dnnl_x);
     if (!status)
-        status = dnnl_memory_desc_init_by_tag(&variant->destination, 4, destination, layer->destination_type,
-                                              dnnl_nhwc);
+        status = onednn_convolution(chosen, engine, source, weights, bias, destination, strides, before,
+                                    after, attributes);
+    onednn_desc_destroy(bias);
+    onednn_desc_destroy(weights);
+    return status;
+}
+
+/* Describes the layer's operation on strips of this shape and has oneDNN pick an implementation. */
+static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct onednn_layer *layer,
+                                           const struct onednn_shape *shape, dnnl_primitive_desc_t *chosen)
+{
+    dnnl_dims_t in = {1, layer->layer->in_channels, shape->in_height, shape->in_width};
+    dnnl_dims_t out = {1, shape->out_channels, shape->out_height, shape->out_width};
+    dnnl_dims_t window = {shape->in_height, shape->in_width}, strides = {1, 1}; /* of a pool */
+    dnnl_primitive_attr_t attributes = NULL;
+    onednn_desc source = NULL, destination = NULL;
+    dnnl_status_t status = onednn_desc_by_tag(&source, 4, in, layer->source_type, dnnl_nhwc);
+    if (!status) status = onednn_desc_by_tag(&destination, 4, out, layer->destination_type, dnnl_nhwc);
     if (!status) status = create_attributes(layer->layer, &attributes);
     if (!status)
         status = layer->layer->op == EFFNET_OP_POOL
-                     ? describe_pooling(variant, &operation.pooling)
-                     : describe_convolution(layer, variant, &operation.convolution);
-    if (!status) status = dnnl_primitive_desc_create(chosen, &operation, attributes, engine, NULL);
+                     ? onednn_average(chosen, engine, source, destination, strides, window, attributes)
+                     : choose_convolution(engine, layer, shape, source, destination, attributes, chosen);
     if (attributes) dnnl_primitive_attr_destroy(attributes);
+    onednn_desc_destroy(destination);
+    onednn_desc_destroy(source);
     return status;
 }
 
@@ -198,12 +198,10 @@ static dnnl_status_t create_variant(dnnl_engine_t engine, struct onednn_layer *l
                                     struct onednn_variant *variant)
 {
     dnnl_primitive_desc_t chosen = NULL;
-    dnnl_status_t status = choose_implementation(engine, layer, variant, &chosen);
+    dnnl_status_t status = choose_implementation(engine, layer, &variant->shape, &chosen);
     if (!status) status = dnnl_primitive_create(&variant->primitive, chosen);
     if (!status) {
-        variant->weights = *dnnl_primitive_desc_query_md(chosen, dnnl_query_weights_md, 0);
-        variant->scratch = *dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0);
-        size_t scratch = dnnl_memory_desc_get_size(&variant->scratch);
+        size_t scratch = dnnl_memory_desc_get_size(effnet_onednn_desc(variant, dnnl_query_scratchpad_md, 0));
         if (scratch > layer->scratch_bytes) layer->scratch_bytes = scratch;
         const char *name = "";
         dnnl_primitive_desc_query(chosen, dnnl_query_impl_info_str, 0, &name);
@@ -230,10 +228,10 @@ static dnnl_status_t find_variant(dnnl_engine_t engine, struct onednn_layer *lay
 }
 
 /* Copies weights from the mapped file into the variant's format and type. */
-static dnnl_status_t reorder(dnnl_engine_t engine, const dnnl_memory_desc_t *plain, const float *from,
+static dnnl_status_t reorder(dnnl_engine_t engine, onednn_const_desc plain, const float *from,
                              dnnl_memory_t to)
 {
-    const dnnl_memory_desc_t *packed;
+    onednn_const_desc packed;
     dnnl_memory_t file = NULL;
     dnnl_primitive_desc_t description = NULL;
     dnnl_primitive_t primitive = NULL;
@@ -255,9 +253,9 @@ static dnnl_status_t reorder(dnnl_engine_t engine, const dnnl_memory_desc_t *pla
 
 /* Whether a strip whose variant wants `format` can use what is packed already. */
 static bool is_packed(const struct onednn_packed *packed, const struct onednn_strip *strip,
-                      const dnnl_memory_desc_t *format)
+                      onednn_const_desc format)
 {
-    const dnnl_memory_desc_t *have = NULL;
+    onednn_const_desc have = NULL;
     if (packed->first_channel != strip->first_channel) return false;
     return !dnnl_memory_get_memory_desc(packed->weights, &have) && dnnl_memory_desc_equal(have, format);
 }
@@ -266,29 +264,29 @@ static dnnl_status_t pack(dnnl_engine_t engine, struct onednn_layer *layer, stru
 {
     const struct effnet_layer *from = layer->layer;
     const struct onednn_variant *variant = &layer->variants[strip->variant];
+    onednn_const_desc weights = effnet_onednn_desc(variant, dnnl_query_weights_md, 0);
+    onednn_const_desc bias = effnet_onednn_desc(variant, dnnl_query_weights_md, 1);
     for (int i = 0; i < layer->packed_count; i++) {
         strip->packed = i;
-        if (is_packed(&layer->packed[i], strip, &variant->weights)) return dnnl_success;
+        if (is_packed(&layer->packed[i], strip, weights)) return dnnl_success;
     }
     struct onednn_packed *packed = &layer->packed[layer->packed_count];
     packed->first_channel = strip->first_channel;
     strip->packed = layer->packed_count++;
-    dnnl_memory_desc_t plain;
+    onednn_desc plain = NULL;
     dnnl_dims_t dims;
     int count = weight_dims(from, strip->shape.out_channels, dims);
     size_t channel_size = (size_t)from->in_channels; /* only linear layers are cut by channel */
-    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&plain, count, dims, dnnl_f32,
-                                                        count == 5 ? dnnl_goihw : dnnl_oihw);
+    dnnl_status_t status = onednn_desc_by_tag(&plain, count, dims, dnnl_f32,
+                                              count == 5 ? dnnl_goihw : dnnl_oihw);
+    if (!status) status = dnnl_memory_create(&packed->weights, weights, engine, DNNL_MEMORY_ALLOCATE);
     if (!status)
-        status = dnnl_memory_create(&packed->weights, &variant->weights, engine, DNNL_MEMORY_ALLOCATE);
+        status = dnnl_memory_create(&packed->bias, bias, engine, (void *)(from->bias + strip->first_channel));
     if (!status)
-        status = dnnl_memory_create(&packed->bias, &variant->bias, engine,
-                                    (void *)(from->bias + strip->first_channel));
-    if (!status)
-        status = reorder(engine, &plain, from->weight + (size_t)strip->first_channel * channel_size,
+        status = reorder(engine, plain, from->weight + (size_t)strip->first_channel * channel_size,
                          packed->weights);
-    layer->weight_bytes += dnnl_memory_desc_get_size(&variant->weights) +
-                           dnnl_memory_desc_get_size(&variant->bias);
+    layer->weight_bytes += dnnl_memory_desc_get_size(weights) + dnnl_memory_desc_get_size(bias);
+    onednn_desc_destroy(plain);
     return status;
 }
 

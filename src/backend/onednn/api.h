@@ -1,0 +1,170 @@
+/* oneDNN's C interface, as much of it as changed with 3.0: the one file that knows which version this is.
+ *
+ * 3.0 made memory descriptors opaque, with handles that somebody owns, dropped the descriptors of operations
+ * that stood between those and primitive descriptors, and took the scale from element-wise post-operations.
+ * The functions here follow 3.x; 2.6 is made to look like it. What both have in common is called directly. */
+#ifndef EFFNET_BACKEND_ONEDNN_API_H
+#define EFFNET_BACKEND_ONEDNN_API_H
+
+#include <dnnl.h>
+
+#if DNNL_VERSION_MAJOR < 2 || (DNNL_VERSION_MAJOR == 2 && DNNL_VERSION_MINOR < 6)
+#error "oneDNN must be 2.6 or newer"
+#endif
+
+#if DNNL_VERSION_MAJOR >= 3
+
+/* A handle, to be released by onednn_desc_destroy, and one that belongs to a memory or a primitive. */
+typedef dnnl_memory_desc_t onednn_desc;
+typedef const_dnnl_memory_desc_t onednn_const_desc;
+
+/* Functions that create set *desc or *created only where they succeed. */
+
+static inline dnnl_status_t onednn_desc_by_tag(onednn_desc *desc, int count, const dnnl_dims_t dims,
+                                               dnnl_data_type_t type, dnnl_format_tag_t tag)
+{
+    return dnnl_memory_desc_create_with_tag(desc, count, dims, type, tag);
+}
+
+static inline dnnl_status_t onednn_desc_by_strides(onednn_desc *desc, int count, const dnnl_dims_t dims,
+                                                   dnnl_data_type_t type, const dnnl_dims_t strides)
+{
+    return dnnl_memory_desc_create_with_strides(desc, count, dims, type, strides);
+}
+
+static inline void onednn_desc_destroy(onednn_desc desc)
+{
+    if (desc) dnnl_memory_desc_destroy(desc);
+}
+
+static inline dnnl_status_t onednn_append_sum(dnnl_post_ops_t post_ops)
+{
+    return dnnl_post_ops_append_sum(post_ops, 1, 0, dnnl_data_type_undef);
+}
+
+static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl_alg_kind_t kind, float alpha,
+                                                  float beta)
+{
+    return dnnl_post_ops_append_eltwise(post_ops, kind, alpha, beta);
+}
+
+/* A direct convolution, for inference. */
+static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                               onednn_const_desc source, onednn_const_desc weights,
+                                               onednn_const_desc bias, onednn_const_desc destination,
+                                               const dnnl_dims_t strides, const dnnl_dims_t pad_before,
+                                               const dnnl_dims_t pad_after, const_dnnl_primitive_attr_t attr)
+{
+    const dnnl_dims_t dilation = {0};
+    return dnnl_convolution_forward_primitive_desc_create(
+        created, engine, dnnl_forward_inference, dnnl_convolution_direct, source, weights, bias, destination,
+        strides, dilation, pad_before, pad_after, attr);
+}
+
+/* The average over windows of `window` elements without padding, for inference. */
+static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                           onednn_const_desc source, onednn_const_desc destination,
+                                           const dnnl_dims_t strides, const dnnl_dims_t window,
+                                           const_dnnl_primitive_attr_t attr)
+{
+    const dnnl_dims_t none = {0};
+    return dnnl_pooling_forward_primitive_desc_create(created, engine, dnnl_forward_inference,
+                                                      dnnl_pooling_avg_exclude_padding, source, destination,
+                                                      strides, window, none, none, none, attr);
+}
+
+/* A matrix product without a bias. */
+static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                          onednn_const_desc source, onednn_const_desc weights,
+                                          onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(created, engine, source, weights, NULL, destination, attr);
+}
+
+#else /* 2.x */
+
+#include <stdlib.h>
+
+typedef dnnl_memory_desc_t *onednn_desc;
+typedef const dnnl_memory_desc_t *onednn_const_desc;
+
+static inline void onednn_desc_destroy(onednn_desc desc)
+{
+    free(desc);
+}
+
+static inline dnnl_status_t onednn_desc_by_tag(onednn_desc *desc, int count, const dnnl_dims_t dims,
+                                               dnnl_data_type_t type, dnnl_format_tag_t tag)
+{
+    onednn_desc made = malloc(sizeof *made);
+    if (!made) return dnnl_out_of_memory;
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(made, count, dims, type, tag);
+    if (status)
+        onednn_desc_destroy(made);
+    else
+        *desc = made;
+    return status;
+}
+
+static inline dnnl_status_t onednn_desc_by_strides(onednn_desc *desc, int count, const dnnl_dims_t dims,
+                                                   dnnl_data_type_t type, const dnnl_dims_t strides)
+{
+    onednn_desc made = malloc(sizeof *made);
+    if (!made) return dnnl_out_of_memory;
+    dnnl_status_t status = dnnl_memory_desc_init_by_strides(made, count, dims, type, strides);
+    if (status)
+        onednn_desc_destroy(made);
+    else
+        *desc = made;
+    return status;
+}
+
+static inline dnnl_status_t onednn_append_sum(dnnl_post_ops_t post_ops)
+{
+    return dnnl_post_ops_append_sum(post_ops, 1);
+}
+
+static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl_alg_kind_t kind, float alpha,
+                                                  float beta)
+{
+    return dnnl_post_ops_append_eltwise(post_ops, 1, kind, alpha, beta);
+}
+
+static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                               onednn_const_desc source, onednn_const_desc weights,
+                                               onednn_const_desc bias, onednn_const_desc destination,
+                                               const dnnl_dims_t strides, const dnnl_dims_t pad_before,
+                                               const dnnl_dims_t pad_after, const_dnnl_primitive_attr_t attr)
+{
+    dnnl_convolution_desc_t operation;
+    dnnl_status_t status = dnnl_convolution_forward_desc_init(&operation, dnnl_forward_inference,
+                                                              dnnl_convolution_direct, source, weights, bias,
+                                                              destination, strides, pad_before, pad_after);
+    return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+}
+
+static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                           onednn_const_desc source, onednn_const_desc destination,
+                                           const dnnl_dims_t strides, const dnnl_dims_t window,
+                                           const_dnnl_primitive_attr_t attr)
+{
+    const dnnl_dims_t none = {0};
+    dnnl_pooling_desc_t operation;
+    dnnl_status_t status = dnnl_pooling_forward_desc_init(&operation, dnnl_forward_inference,
+                                                          dnnl_pooling_avg_exclude_padding, source,
+                                                          destination, strides, window, none, none);
+    return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+}
+
+static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                          onednn_const_desc source, onednn_const_desc weights,
+                                          onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t operation;
+    dnnl_status_t status = dnnl_matmul_desc_init(&operation, source, weights, NULL, destination);
+    return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+}
+
+#endif
+
+#endif
