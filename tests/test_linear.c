@@ -165,6 +165,20 @@ static void test_awkward(void **unused)
     }
 }
 
+/* Dimensions of one element, whose strides mean nothing to some libraries. */
+static void test_single_elements(void **unused)
+{
+    (void)unused;
+    uint64_t state = SEED;
+    for (int t = 0; t < 8 * 8; t++) {
+        struct effnet_linear_args a = dense(t & 1 ? 1 : 5, t & 2 ? 1 : 19, t & 4 ? 1 : 70);
+        a.ldx += t & 8 ? 3 : 0, a.ldw += t & 16 ? 2 : 0, a.ldy += t & 32 ? 1 : 0;
+        struct problem p = problem_new(a, true, true, &state);
+        check(&p, 1e-5);
+        problem_free(&p);
+    }
+}
+
 /* A row with a NaN changes nothing in the others. */
 static void test_nan_stays_in_its_row(void **unused)
 {
@@ -302,6 +316,7 @@ int main(void)
         cmocka_unit_test(test_fold_batch_norm),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_awkward),
+        cmocka_unit_test(test_single_elements),
         cmocka_unit_test(test_nan_stays_in_its_row),
         cmocka_unit_test(test_refusals),
     };

@@ -16,7 +16,7 @@ struct job {
     dnnl_primitive_t primitive;
     onednn_desc shape[5];    /* of x, w, y, scale, shift */
     dnnl_memory_t memory[5]; /* of the same */
-    float *copy[3];          /* fp32 x, w, y where they are fp16 */
+    float *copy[3];          /* dense fp32 x, w, y where they are not taken as they are */
 };
 
 static void job_free(struct job *job)
@@ -34,11 +34,14 @@ static void job_free(struct job *job)
     for (int i = 0; i < 3; i++) free(job->copy[i]);
 }
 
-/* A fp32 copy of rows of fp16, and where to find it; fp32 rows are taken as they are. */
+/* A fp32 copy of rows of fp16, and where to find it; fp32 rows are taken as they are. To oneDNN the stride of
+ * a dimension of one element is no one's business: 3.7 writes a strided column as a dense one. So a single
+ * row gets the dense stride, and a column is copied. */
 static int widen(struct job *job, int index, const void **base, enum effnet_type type, int64_t rows,
                  int64_t columns, int64_t *ld, bool fill, struct effnet_error *error)
 {
-    if (type == EFFNET_FP32) return EFFNET_OK;
+    if (rows == 1) *ld = columns;
+    if (type == EFFNET_FP32 && (columns > 1 || *ld == columns)) return EFFNET_OK;
     size_t bytes = (size_t)rows * (size_t)columns * sizeof(float);
     float *copy = job->copy[index] = malloc(bytes);
     if (!copy) return effnet_fail_nomem(error, "a linear layer's operand", bytes);
