@@ -155,12 +155,20 @@ def test_verify_seeds_differ(effnet, b1_plain):
 
 
 # A library that comes before oneDNN's and adds $EFFNET_BREAK_BY, which may be nan, to the first element of
-# what a step with weights computes, where that has as many channels as $EFFNET_BREAK_CHANNELS says.
+# what a fp32 step with weights computes, where that has as many channels as $EFFNET_BREAK_CHANNELS says: one bias
+# each. A descriptor goes through void *, since 2.6 and 3.x name its type differently.
 BREAKER = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <dnnl.h>
 #include <stdlib.h>
+
+static size_t size(dnnl_memory_t memory)
+{
+    void *shape;
+    dnnl_memory_get_memory_desc(memory, (void *)&shape);
+    return dnnl_memory_desc_get_size(shape);
+}
 
 dnnl_status_t dnnl_primitive_execute(const_dnnl_primitive_t primitive, dnnl_stream_t stream, int count,
                                      const dnnl_exec_arg_t *arguments)
@@ -169,16 +177,13 @@ dnnl_status_t dnnl_primitive_execute(const_dnnl_primitive_t primitive, dnnl_stre
         (dnnl_status_t(*)(const_dnnl_primitive_t, dnnl_stream_t, int, const dnnl_exec_arg_t *))dlsym(
             RTLD_NEXT, "dnnl_primitive_execute");
     dnnl_status_t status = real(primitive, stream, count, arguments);
-    int channels = atoi(getenv("EFFNET_BREAK_CHANNELS"));
-    int weighted = 0;
-    for (int i = 0; i < count; i++) weighted |= arguments[i].arg == DNNL_ARG_WEIGHTS;
-    for (int i = 0; weighted && i < count; i++) {
-        const dnnl_memory_desc_t *shape;
+    size_t channels = strtoul(getenv("EFFNET_BREAK_CHANNELS"), NULL, 10);
+    int hit = 0;
+    for (int i = 0; i < count; i++)
+        hit |= arguments[i].arg == DNNL_ARG_BIAS && size(arguments[i].memory) == channels * sizeof(float);
+    for (int i = 0; hit && i < count; i++) {
         void *data;
         if (arguments[i].arg != DNNL_ARG_DST) continue;
-        dnnl_memory_get_memory_desc(arguments[i].memory, &shape);
-        if (shape->ndims < 2 || shape->data_type != dnnl_f32) continue;
-        if (shape->dims[1] != channels) continue;
         dnnl_stream_wait(stream);
         dnnl_memory_get_data_handle(arguments[i].memory, &data);
         ((float *)data)[0] += strtof(getenv("EFFNET_BREAK_BY"), NULL);

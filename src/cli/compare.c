@@ -13,10 +13,12 @@
  * for both. */
 #define PEAK 16.0
 
+/* bf16: to round input, weights and output and nothing else puts lite1's first depthwise layer off by 1.23e-2
+ * on a smooth image, where its filters' terms cancel. */
 static const struct {
     const char *precision;
     double unit, logits;
-} allowances[] = {{"fp32", 1e-5, 1e-5}, {"fp16", 1e-3, 5e-3}, {"bf16", 1e-2, 5e-2}};
+} allowances[] = {{"fp32", 1e-5, 1e-5}, {"fp16", 1e-3, 5e-3}, {"bf16", 2e-2, 5e-2}};
 enum { ALLOWANCE_COUNT = sizeof allowances / sizeof allowances[0] };
 
 /* An unknown precision is held to fp32's. */

@@ -310,7 +310,7 @@ int cmd_verify(int argc, char **argv)
         "Runs every unit of a device alone on the plain reference's input and compares, then the\n"
         "whole network; on drawn pictures, or on FILEs. Prints the largest absolute error, the\n"
         "relative L2 error of the worst image, and where one element is furthest off. The\n"
-        "allowance, as relative L2, is 1e-5 for fp32, 1e-3 for fp16 and 1e-2 for bf16, for\n"
+        "allowance, as relative L2, is 1e-5 for fp32, 1e-3 for fp16 and 2e-2 for bf16, for\n"
         "logits 1e-5, 5e-3 and 5e-2; every element must also be within the allowance times its\n"
         "size plus 16 times the image's root mean square. NaN passes only where the reference\n"
         "has it. Exits with 1 where a result is outside its allowance.",
