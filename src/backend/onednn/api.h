@@ -7,6 +7,8 @@
 #define EFFNET_BACKEND_ONEDNN_API_H
 
 #include <dnnl.h>
+#include <stdbool.h>
+#include <string.h>
 
 #if DNNL_VERSION_MAJOR < 2 || (DNNL_VERSION_MAJOR == 2 && DNNL_VERSION_MINOR < 6)
 #error "oneDNN must be 2.6 or newer"
@@ -48,6 +50,29 @@ static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl
     return dnnl_post_ops_append_eltwise(post_ops, kind, alpha, beta);
 }
 
+static inline bool onednn_is_avx2(const_dnnl_primitive_desc_t description, const char *family)
+{
+    const char *name = "";
+    dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, &name);
+    return strncmp(name, family, strlen(family)) == 0 && strstr(name, ":avx2");
+}
+
+/* On AVX2 3.x offers convolutions by "brgemm" first, 2.6's "jit" after them: depthwise ones by 1.2 to 1.6
+ * times as fast, others by up to 1.1. So those, where they come. */
+static inline dnnl_status_t onednn_prefer_jit(dnnl_primitive_desc_t *chosen)
+{
+    dnnl_primitive_desc_t first;
+    if (!onednn_is_avx2(*chosen, "br")) return dnnl_success;
+    dnnl_status_t status = dnnl_primitive_desc_clone(&first, *chosen);
+    if (status) return status;
+    do {
+        status = dnnl_primitive_desc_next_impl(*chosen);
+    } while (!status && !onednn_is_avx2(*chosen, "jit"));
+    dnnl_primitive_desc_destroy(status ? *chosen : first);
+    if (status) *chosen = first;
+    return dnnl_success;
+}
+
 /* A direct convolution, for inference. */
 static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                                onednn_const_desc source, onednn_const_desc weights,
@@ -56,9 +81,10 @@ static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, d
                                                const dnnl_dims_t pad_after, const_dnnl_primitive_attr_t attr)
 {
     const dnnl_dims_t dilation = {0};
-    return dnnl_convolution_forward_primitive_desc_create(
+    dnnl_status_t status = dnnl_convolution_forward_primitive_desc_create(
         created, engine, dnnl_forward_inference, dnnl_convolution_direct, source, weights, bias, destination,
         strides, dilation, pad_before, pad_after, attr);
+    return status ? status : onednn_prefer_jit(created);
 }
 
 /* The average over windows of `window` elements without padding, for inference. */
