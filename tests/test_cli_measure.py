@@ -155,19 +155,31 @@ def test_verify_seeds_differ(effnet, b1_plain):
 
 
 # A library that comes before oneDNN's and adds $EFFNET_BREAK_BY, which may be nan, to the first element of
-# what a fp32 step with weights computes, where that has as many channels as $EFFNET_BREAK_CHANNELS says: one bias
-# each. A descriptor goes through void *, since 2.6 and 3.x name its type differently.
+# what a step with weights computes, where that has as many channels as $EFFNET_BREAK_CHANNELS says.
 BREAKER = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <dnnl.h>
 #include <stdlib.h>
 
-static size_t size(dnnl_memory_t memory)
+/* Whether these are floats in so many channels. */
+static int is_hit(dnnl_memory_t memory, int channels)
 {
-    void *shape;
-    dnnl_memory_get_memory_desc(memory, (void *)&shape);
-    return dnnl_memory_desc_get_size(shape);
+#if DNNL_VERSION_MAJOR >= 3
+    const_dnnl_memory_desc_t shape;
+    int32_t count;
+    dnnl_dims_t *dims;
+    dnnl_data_type_t type;
+    dnnl_memory_get_memory_desc(memory, &shape);
+    dnnl_memory_desc_query(shape, dnnl_query_ndims_s32, &count);
+    dnnl_memory_desc_query(shape, dnnl_query_dims, &dims);
+    dnnl_memory_desc_query(shape, dnnl_query_data_type, &type);
+    return count >= 2 && type == dnnl_f32 && (*dims)[1] == channels;
+#else
+    const dnnl_memory_desc_t *shape;
+    dnnl_memory_get_memory_desc(memory, &shape);
+    return shape->ndims >= 2 && shape->data_type == dnnl_f32 && shape->dims[1] == channels;
+#endif
 }
 
 dnnl_status_t dnnl_primitive_execute(const_dnnl_primitive_t primitive, dnnl_stream_t stream, int count,
@@ -177,13 +189,12 @@ dnnl_status_t dnnl_primitive_execute(const_dnnl_primitive_t primitive, dnnl_stre
         (dnnl_status_t(*)(const_dnnl_primitive_t, dnnl_stream_t, int, const dnnl_exec_arg_t *))dlsym(
             RTLD_NEXT, "dnnl_primitive_execute");
     dnnl_status_t status = real(primitive, stream, count, arguments);
-    size_t channels = strtoul(getenv("EFFNET_BREAK_CHANNELS"), NULL, 10);
-    int hit = 0;
-    for (int i = 0; i < count; i++)
-        hit |= arguments[i].arg == DNNL_ARG_BIAS && size(arguments[i].memory) == channels * sizeof(float);
-    for (int i = 0; hit && i < count; i++) {
+    int channels = atoi(getenv("EFFNET_BREAK_CHANNELS"));
+    int weighted = 0;
+    for (int i = 0; i < count; i++) weighted |= arguments[i].arg == DNNL_ARG_WEIGHTS;
+    for (int i = 0; weighted && i < count; i++) {
         void *data;
-        if (arguments[i].arg != DNNL_ARG_DST) continue;
+        if (arguments[i].arg != DNNL_ARG_DST || !is_hit(arguments[i].memory, channels)) continue;
         dnnl_stream_wait(stream);
         dnnl_memory_get_data_handle(arguments[i].memory, &data);
         ((float *)data)[0] += strtof(getenv("EFFNET_BREAK_BY"), NULL);
