@@ -20,8 +20,8 @@
 typedef dnnl_memory_desc_t onednn_desc;
 typedef const_dnnl_memory_desc_t onednn_const_desc;
 
-/* Functions that create set *desc or *created only where they succeed. */
-
+/* Memory of these dimensions: dense in a named format, or with strides (in elements). *desc is to be NULL,
+ * and stays so on failure. */
 static inline dnnl_status_t onednn_desc_by_tag(onednn_desc *desc, int count, const dnnl_dims_t dims,
                                                dnnl_data_type_t type, dnnl_format_tag_t tag)
 {
@@ -50,6 +50,7 @@ static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl
     return dnnl_post_ops_append_eltwise(post_ops, kind, alpha, beta);
 }
 
+/* Whether an implementation is one for AVX2 whose name begins with `family`. */
 static inline bool onednn_is_avx2(const_dnnl_primitive_desc_t description, const char *family)
 {
     const char *name = "";
@@ -114,35 +115,33 @@ static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_e
 typedef dnnl_memory_desc_t *onednn_desc;
 typedef const dnnl_memory_desc_t *onednn_const_desc;
 
-static inline void onednn_desc_destroy(onednn_desc desc)
+static inline dnnl_status_t onednn_desc_copy(onednn_desc *desc, const dnnl_memory_desc_t *value)
 {
-    free(desc);
+    *desc = malloc(sizeof *value);
+    if (!*desc) return dnnl_out_of_memory;
+    **desc = *value;
+    return dnnl_success;
 }
 
 static inline dnnl_status_t onednn_desc_by_tag(onednn_desc *desc, int count, const dnnl_dims_t dims,
                                                dnnl_data_type_t type, dnnl_format_tag_t tag)
 {
-    onednn_desc made = malloc(sizeof *made);
-    if (!made) return dnnl_out_of_memory;
-    dnnl_status_t status = dnnl_memory_desc_init_by_tag(made, count, dims, type, tag);
-    if (status)
-        onednn_desc_destroy(made);
-    else
-        *desc = made;
-    return status;
+    dnnl_memory_desc_t value;
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&value, count, dims, type, tag);
+    return status ? status : onednn_desc_copy(desc, &value);
 }
 
 static inline dnnl_status_t onednn_desc_by_strides(onednn_desc *desc, int count, const dnnl_dims_t dims,
                                                    dnnl_data_type_t type, const dnnl_dims_t strides)
 {
-    onednn_desc made = malloc(sizeof *made);
-    if (!made) return dnnl_out_of_memory;
-    dnnl_status_t status = dnnl_memory_desc_init_by_strides(made, count, dims, type, strides);
-    if (status)
-        onednn_desc_destroy(made);
-    else
-        *desc = made;
-    return status;
+    dnnl_memory_desc_t value;
+    dnnl_status_t status = dnnl_memory_desc_init_by_strides(&value, count, dims, type, strides);
+    return status ? status : onednn_desc_copy(desc, &value);
+}
+
+static inline void onednn_desc_destroy(onednn_desc desc)
+{
+    free(desc);
 }
 
 static inline dnnl_status_t onednn_append_sum(dnnl_post_ops_t post_ops)
