@@ -1,5 +1,6 @@
 /* effnet_linear: checks, and the way to the GPU's kernels, to oneDNN, or to the reference. */
 #include "common/error.h"
+#include "common/half.h"
 #include "linear_host.h"
 
 #include <stdlib.h>
@@ -51,30 +52,12 @@ int effnet_linear_check(const struct effnet_linear_args *a, struct effnet_error 
     return EFFNET_OK;
 }
 
-/* What the compiler does for a cast, by a call for each element where the processor's own instruction may not
- * be assumed: the number's bits in a float's place are it times 2^-112. Infinities and NaNs keep their
- * exponent. */
-static float widen_half(const _Float16 *from)
-{
-    uint16_t half;
-    float value;
-    memcpy(&half, from, sizeof half);
-    uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
-    memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, sizeof bits);
-    bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-    bits |= (uint32_t)(half & 0x8000) << 16;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 void effnet_linear_widen(const void *from, enum effnet_type type, int64_t rows, int64_t columns, int64_t ld,
                          float *to)
 {
     for (int64_t i = 0; i < rows; i++, to += columns)
         if (type == EFFNET_FP16)
-            for (int64_t j = 0; j < columns; j++) to[j] = widen_half((const _Float16 *)from + i * ld + j);
+            for (int64_t j = 0; j < columns; j++) to[j] = half_to_float(((const half *)from)[i * ld + j]);
         else
             memcpy(to, (const float *)from + i * ld, (size_t)columns * sizeof *to);
 }
@@ -85,7 +68,7 @@ void effnet_linear_narrow(const float *from, int64_t rows, int64_t columns, int6
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++)
             if (type == EFFNET_FP16)
-                ((_Float16 *)to)[i * ld + j] = (_Float16)from[i * columns + j];
+                ((half *)to)[i * ld + j] = half_from_float(from[i * columns + j]);
             else
                 ((float *)to)[i * ld + j] = from[i * columns + j];
 }
@@ -96,21 +79,17 @@ static int run_reference(const struct effnet_linear_args *a, struct effnet_error
 {
     size_t n = (size_t)a->n;
     double *row = malloc(n * sizeof *row);
-    float *rounded = malloc(n * sizeof *rounded);
-    int status = EFFNET_OK;
-    if (!row || !rounded) {
-        status = effnet_fail_nomem(error, "a row of the linear layer", n * (sizeof *row + sizeof *rounded));
-    } else {
-        for (int64_t i = 0; i < a->m; i++) {
-            effnet_linear_reference(a, i, row);
-            for (size_t j = 0; j < n; j++) rounded[j] = (float)row[j];
-            effnet_linear_narrow(rounded, 1, a->n, a->ldy, a->y_type,
-                                 (char *)a->y + (size_t)(i * a->ldy) * effnet_type_bytes(a->y_type));
-        }
+    if (!row) return effnet_fail_nomem(error, "a row of the linear layer", n * sizeof *row);
+    for (int64_t i = 0; i < a->m; i++) {
+        effnet_linear_reference(a, i, row);
+        for (int64_t j = 0; j < a->n; j++)
+            if (a->y_type == EFFNET_FP16)
+                ((half *)a->y)[i * a->ldy + j] = half_from_double(row[j]);
+            else
+                ((float *)a->y)[i * a->ldy + j] = (float)row[j];
     }
     free(row);
-    free(rounded);
-    return status;
+    return EFFNET_OK;
 }
 #endif
 

@@ -1,5 +1,6 @@
 /* effnet bench linear: one linear layer on random data, verified, then timed. */
 #include "cli/bench.h"
+#include "common/half.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -121,7 +122,7 @@ static void *make_noise(int64_t count, enum effnet_type type, double size, doubl
     for (int64_t i = 0; data && i < count; i++) {
         const double v = offset + size * next_normal(&seed);
         if (type == EFFNET_FP16)
-            ((_Float16 *)data)[i] = (_Float16)v;
+            ((half *)data)[i] = half_from_double(v);
         else
             ((float *)data)[i] = (float)v;
     }

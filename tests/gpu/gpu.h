@@ -2,6 +2,8 @@
 #ifndef EFFNET_TESTS_GPU_GPU_H
 #define EFFNET_TESTS_GPU_GPU_H
 
+#include "common/half.h"
+
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdbool.h>
@@ -9,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef _Float16 half;
 
 enum { GPU_EXIT_SKIPPED = 77 };
 
@@ -131,7 +131,7 @@ static inline struct comparison compare_half(const half *out, const double *refe
         if (isfinite(reference[i])) norm += reference[i] * reference[i], finite++;
     const double rms = finite ? sqrt(norm / (double)finite) : 0;
     for (size_t i = 0; i < count; i++) {
-        const double o = (double)out[i], r = reference[i];
+        const double o = (double)half_to_float(out[i]), r = reference[i];
         if (!isfinite(o) || !isfinite(r)) {
             if (!(isnan(o) && isnan(r)) && o != r) c.mismatched++;
             continue;

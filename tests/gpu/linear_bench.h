@@ -19,7 +19,7 @@ static void *noise_array(size_t count, int type, float scale, uint64_t *state)
     void *p = checked_malloc(count * type_bytes(type));
     for (size_t i = 0; i < count; i++)
         if (type == LINEAR_FP16)
-            ((half *)p)[i] = (half)(scale * noise(state));
+            ((half *)p)[i] = half_from_float(scale * noise(state));
         else
             ((float *)p)[i] = scale * noise(state);
     return p;

@@ -19,7 +19,7 @@ static struct problem problem_new(int64_t rows, int channels, float low, float h
     p.x = checked_malloc(p.count * sizeof(half));
     p.y = checked_malloc(p.count * sizeof(half));
     p.bias = checked_malloc((size_t)channels * sizeof(float));
-    for (size_t i = 0; i < p.count; i++) p.x[i] = (half)(6 * noise(state));
+    for (size_t i = 0; i < p.count; i++) p.x[i] = half_from_float(6 * noise(state));
     for (int c = 0; c < channels; c++) p.bias[c] = 4 * noise(state);
     p.out = guarded_alloc(p.count * sizeof(half));
     p.args = (struct bias_act_args){.x = device_copy(p.x, p.count * sizeof(half)),
@@ -52,8 +52,8 @@ static void check_problem(struct problem *p)
     const struct bias_act_args *a = &p->args;
     half *want = checked_malloc(p->count * sizeof *want);
     for (size_t i = 0; i < p->count; i++) {
-        float v = (float)p->x[i] + p->bias[i % (size_t)a->channels];
-        want[i] = (half)(v < a->output_min ? a->output_min : v > a->output_max ? a->output_max : v);
+        float v = half_to_float(p->x[i]) + p->bias[i % (size_t)a->channels];
+        want[i] = half_from_float(v < a->output_min ? a->output_min : v > a->output_max ? a->output_max : v);
     }
     for (int in_place = 0; in_place <= 1; in_place++) {
         struct bias_act_args args = *a;
@@ -66,7 +66,7 @@ static void check_problem(struct problem *p)
         const size_t at = first_difference(p->y, want, p->count);
         expect(at == p->count, "%lld x %d, %g to %g%s: value %zu is %g, not %g", (long long)a->rows,
                a->channels, (double)a->output_min, (double)a->output_max, in_place ? ", in place" : "", at,
-               (double)p->y[at % p->count], (double)want[at % p->count]);
+               (double)half_to_float(p->y[at % p->count]), (double)half_to_float(want[at % p->count]));
         expect(guarded_intact(&p->out), "%lld x %d: written beyond the output", (long long)a->rows,
                a->channels);
     }
@@ -85,8 +85,9 @@ static void check(int64_t rows, int channels, uint64_t *state)
 static void check_special_values(uint64_t *state)
 {
     struct problem p = problem_new(33, 24, 0, 6, state);
-    p.x[0] = p.x[25] = p.x[33 * 24 - 1] = (half)NAN;
-    p.x[50] = (half)INFINITY, p.x[51] = (half)-INFINITY, p.x[52] = (half)65504, p.x[53] = (half)-0.0;
+    p.x[0] = p.x[25] = p.x[33 * 24 - 1] = half_from_float(NAN);
+    p.x[50] = half_from_float(INFINITY), p.x[51] = half_from_float(-INFINITY),
+    p.x[52] = half_from_float(65504), p.x[53] = half_from_float(-0.0);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.count * sizeof(half), cudaMemcpyHostToDevice));
     check_problem(&p);
     p.args.output_min = -INFINITY, p.args.output_max = INFINITY;

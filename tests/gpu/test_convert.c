@@ -5,20 +5,23 @@
 
 static const uint64_t SEED = 20260105;
 
-/* The fp16 neighbours of w: below <= w <= above, equal where w is exact. */
-static void neighbours(float w, half *below, half *above)
+static float rounded(float w)
 {
-    uint16_t bits;
-    half nearest = (half)w;
+    return half_to_float(half_from_float(w));
+}
+
+/* The fp16 neighbours of w: below <= w <= above, equal where w is exact. */
+static void neighbours(float w, float *below, float *above)
+{
+    half other = half_from_float(w);
+    const float nearest = half_to_float(other);
     *below = *above = nearest;
-    if ((float)nearest == w || !isfinite((float)nearest)) return;
-    memcpy(&bits, &nearest, sizeof bits);
-    if ((bits & 0x7fff) == 0) /* from 0 the next value on w's side is the smallest */
-        bits = w > 0 ? 0x0001 : 0x8001;
+    if (nearest == w || !isfinite(nearest)) return;
+    if (nearest == 0) /* from 0 the next value on w's side is the smallest */
+        other.bits = w > 0 ? 0x0001 : 0x8001;
     else
-        bits = (uint16_t)(bits + (fabsf(w) > fabsf((float)nearest) ? 1 : -1));
-    half *other = (float)nearest > w ? below : above;
-    memcpy(other, &bits, sizeof bits);
+        other.bits = (uint16_t)(other.bits + (fabsf(w) > fabsf(nearest) ? 1 : -1));
+    *(nearest > w ? below : above) = half_to_float(other);
 }
 
 struct row_report {
@@ -33,22 +36,24 @@ static struct row_report report_row(const float *w, const half *q, int columns)
 {
     struct row_report r = {0};
     for (int i = 0; i < columns; i++) {
-        half below, above;
+        const float value = half_to_float(q[i]);
+        float below, above;
         neighbours(w[i], &below, &above);
-        r.outside += q[i] != below && q[i] != above;
-        r.moved += q[i] != (half)w[i];
-        r.error += (double)q[i] - (double)w[i];
-        r.nearest_error += (double)(half)w[i] - (double)w[i];
+        r.outside += value != below && value != above;
+        r.moved += value != rounded(w[i]);
+        r.error += (double)value - (double)w[i];
+        r.nearest_error += (double)rounded(w[i]) - (double)w[i];
         r.size += fabs((double)w[i]);
     }
     r.left = INFINITY;
     for (int i = 0; i < columns; i++) {
-        half below, above;
+        const float value = half_to_float(q[i]);
+        float below, above;
         neighbours(w[i], &below, &above);
-        if (q[i] != (half)w[i] || below == above || (half)w[i] == 0) continue; /* moved already, or stays */
-        const half other = q[i] == below ? above : below;
-        const double step = (double)other - (double)q[i], left = fabs(r.error + step);
-        if (isfinite((float)other) && left < r.left) r.left = left, r.step = fabs(step);
+        if (value != rounded(w[i]) || below == above || value == 0) continue; /* moved already, or stays */
+        const float other = value == below ? above : below;
+        const double step = (double)other - (double)value, left = fabs(r.error + step);
+        if (isfinite(other) && left < r.left) r.left = left, r.step = fabs(step);
     }
     return r;
 }
@@ -117,7 +122,7 @@ static void check_special_values(void)
     CUDA_OK(cudaMemcpy(q, out.data, sizeof q, cudaMemcpyDeviceToHost));
     half want[ROWS][COLUMNS];
     for (int i = 0; i < ROWS * COLUMNS; i++)
-        want[i / COLUMNS][i % COLUMNS] = (half)w[i / COLUMNS][i % COLUMNS];
+        want[i / COLUMNS][i % COLUMNS] = half_from_float(w[i / COLUMNS][i % COLUMNS]);
     const size_t at = first_difference(&q[0][0], &want[0][0], ROWS * COLUMNS);
     expect(at == ROWS * COLUMNS, "special values: row %zu, column %zu", at / COLUMNS, at % COLUMNS);
     expect(guarded_intact(&out), "special values: written beyond the output");
@@ -138,8 +143,9 @@ static void check_split(int count, float scale, uint64_t *state)
     CUDA_OK(cudaMemcpy(low, out_low.data, bytes, cudaMemcpyDeviceToHost));
     int wrong = 0, coarse = 0;
     for (int i = 0; i < count; i++) {
-        wrong += high[i] != (half)x[i] || low[i] != (half)(x[i] - (float)(half)x[i]);
-        const double error = fabs((double)high[i] + (double)low[i] - (double)x[i]);
+        const float h = half_to_float(high[i]), l = half_to_float(low[i]);
+        wrong += h != rounded(x[i]) || l != rounded(x[i] - h);
+        const double error = fabs((double)h + (double)l - (double)x[i]);
         coarse += error > 0x1p-22 * fabs((double)x[i]) && error > 0x1p-25; /* half the smallest fp16 */
     }
     expect(!wrong && !coarse, "split of %d: %d wrong, %d too coarse", count, wrong, coarse);

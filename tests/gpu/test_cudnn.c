@@ -72,8 +72,8 @@ static half *noise_new(size_t count, float scale, uint64_t *state, float **as_fl
     half *values = checked_malloc(count * sizeof *values);
     *as_float = checked_malloc(count * sizeof **as_float);
     for (size_t i = 0; i < count; i++) {
-        values[i] = (half)(scale * noise(state));
-        (*as_float)[i] = (float)values[i];
+        values[i] = half_from_float(scale * noise(state));
+        (*as_float)[i] = half_to_float(values[i]);
     }
     return values;
 }
@@ -146,7 +146,8 @@ static bool right(struct problem *p, const char *what, double *relative_l2)
     printf("  %s: %zu NaN or infinite, relative L2 %.2e, worst %.2e at n%zu h%zu w%zu c%zu (%.6g for %.6g), "
            "guards %s\n",
            what, c.mismatched, c.relative_l2, c.worst, i / k / ow / oh, i / k / ow % oh, i / k % ow, i % k,
-           (double)p->out[i], p->reference[i], guarded_intact(&p->y) ? "intact" : "OVERWRITTEN");
+           (double)half_to_float(p->out[i]), p->reference[i],
+           guarded_intact(&p->y) ? "intact" : "OVERWRITTEN");
     return false;
 }
 

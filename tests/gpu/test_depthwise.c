@@ -48,7 +48,7 @@ static struct problem problem_new(int n, int height, int width, const struct sha
     p.x_count = (size_t)n * (size_t)height * (size_t)width * channels;
     p.y_count = (size_t)n * (size_t)out_height * (size_t)out_width * channels;
     p.x = checked_malloc(p.x_count * sizeof *p.x);
-    for (size_t i = 0; i < p.x_count; i++) p.x[i] = (half)(3.0f + 3.0f * noise(state));
+    for (size_t i = 0; i < p.x_count; i++) p.x[i] = half_from_float(3.0f + 3.0f * noise(state));
     p.w = noise_float(taps * channels, 1.0f, state);
     p.bias = noise_float(channels, 2.0f, state);
     p.y = guarded_alloc(p.y_count * sizeof(half));
@@ -91,7 +91,7 @@ static double reference_at(const struct problem *p, int n, int oy, int ox, int c
             const int iy = oy * a->stride - a->pad_top + ky, ix = ox * a->stride - a->pad_left + kx;
             if (iy < 0 || iy >= a->height || ix < 0 || ix >= a->width) continue;
             const size_t pixel = ((size_t)n * (size_t)a->height + (size_t)iy) * (size_t)a->width + (size_t)ix;
-            sum += (double)p->x[pixel * (size_t)a->channels + (size_t)c] *
+            sum += (double)half_to_float(p->x[pixel * (size_t)a->channels + (size_t)c]) *
                    (double)p->w[(ky * a->kernel + kx) * a->channels + c];
         }
     return sum < a->output_min ? a->output_min : sum > a->output_max ? a->output_max : sum; /* a NaN passes */
@@ -138,7 +138,7 @@ static int check(const char *name, const struct problem *p, int *runs)
                    "place; "
                    "guards %s; bits %s\n",
                    name, depthwise_config_name(config), c.relative_l2, c.worst, c.worst_index,
-                   (double)got[c.worst_index], want[c.worst_index], c.mismatched,
+                   (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched,
                    intact ? "intact" : "overwritten",
                    same ? "the same" : "differ from the first configuration's");
         }
@@ -154,8 +154,8 @@ static int check_special_values(uint64_t *state, int *runs)
 {
     const struct shape s = {"NaN, infinity", 9, 16, 3, 1, 1, 1};
     struct problem p = problem_new(2, 9, 9, &s, 6, state);
-    p.x[(4 * 9 + 4) * 16 + 3] = (half)NAN;
-    p.x[(81 + 2 * 9 + 7) * 16 + 9] = (half)INFINITY;
+    p.x[(4 * 9 + 4) * 16 + 3] = half_from_float(NAN);
+    p.x[(81 + 2 * 9 + 7) * 16 + 9] = half_from_float(INFINITY);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.x_count * sizeof(half), cudaMemcpyHostToDevice));
     const int failures = check(s.name, &p, runs);
     problem_free(&p);

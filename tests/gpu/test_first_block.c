@@ -190,7 +190,7 @@ static void check(const struct shape *s, uint64_t *state)
         expect(!c.mismatched && c.relative_l2 <= 3e-4 && c.worst <= 5e-4,
                "%s, %s: relative L2 %.2e, worst %.2e at %zu: %g, not %g; %zu NaN or infinite", s->name,
                first_block_config_name(config), c.relative_l2, c.worst, c.worst_index,
-               (double)got[c.worst_index], want[c.worst_index], c.mismatched);
+               (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched);
         expect(guarded_intact(&p.y), "%s, %s: wrote outside y", s->name, first_block_config_name(config));
         if (first)
             expect(!memcmp(first, got, p.y_count * sizeof *got), "%s, %s: other bits than %s", s->name,

@@ -65,8 +65,13 @@ struct problem {
 static half *noise_half(size_t count, float scale, uint64_t *state)
 {
     half *p = checked_malloc(count * sizeof *p);
-    for (size_t i = 0; i < count; i++) p[i] = (half)(scale * noise(state));
+    for (size_t i = 0; i < count; i++) p[i] = half_from_float(scale * noise(state));
     return p;
+}
+
+static half half_times(half a, float factor)
+{
+    return half_from_float(half_to_float(a) * factor);
 }
 
 /* Values such that sums stay near 1 and both ends of a clamp are hit. */
@@ -78,13 +83,13 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
     p.x = noise_half(x_count, 4.0f, state);
     p.w = noise_half(s->w_low ? 2 * w_count : w_count, 2.0f / sqrtf((float)s->k), state);
     for (size_t i = 0; s->w_low && i < w_count; i++)
-        p.w[w_count + i] *= (half)0x1p-7f; /* enough to be missed */
+        p.w[w_count + i] = half_times(p.w[w_count + i], 0x1p-7f); /* enough to be missed */
     p.bias = checked_malloc((size_t)s->n * sizeof *p.bias);
     for (int i = 0; i < s->n; i++) p.bias[i] = 2.0f * noise(state);
     if (s->residual) p.residual = noise_half(full, 3.0f, state);
     if (s->prologue) { /* high parts, then low ones that are their rounding errors */
         p.input_bias = noise_half(2 * (size_t)s->k, 3.0f, state);
-        for (int i = 0; i < s->k; i++) p.input_bias[s->k + i] *= (half)0x1p-11f;
+        for (int i = s->k; i < 2 * s->k; i++) p.input_bias[i] = half_times(p.input_bias[i], 0x1p-11f);
     }
     const int pool_rows = s->pool ? s->side * s->side : 0;
     p.y_count = pool_rows ? full / (size_t)pool_rows : full;
@@ -116,6 +121,11 @@ static void problem_free(struct problem *p)
     free(p->x), free(p->w), free(p->residual), free(p->input_bias), free(p->bias);
 }
 
+static double round_to_half(double v)
+{
+    return (double)half_to_float(half_from_double(v));
+}
+
 static double clamp_double(double v, double low, double high)
 {
     return v < low ? low : v > high ? high : v; /* a NaN passes */
@@ -128,15 +138,16 @@ static double *reference(const struct problem *p)
     const size_t w_count = (size_t)a->n * a->k;
     double *y = checked_malloc(p->y_count * sizeof *y), *row = checked_malloc((size_t)a->k * sizeof *row),
            *w = checked_malloc(w_count * sizeof *w);
-    for (size_t i = 0; i < w_count; i++) /* here, once: a half is widened by a call */
-        w[i] = (double)p->w[i] + (a->w_low ? (double)p->w[w_count + i] : 0);
+    for (size_t i = 0; i < w_count; i++) /* here, once */
+        w[i] = (double)half_to_float(p->w[i]) + (a->w_low ? (double)half_to_float(p->w[w_count + i]) : 0);
     if (a->pool_rows) memset(y, 0, p->y_count * sizeof *y);
     for (int m = 0; m < a->m; m++) {
         for (int k = 0; k < a->k; k++) {
-            double v = (double)p->x[(size_t)m * a->k + k];
+            double v = (double)half_to_float(p->x[(size_t)m * a->k + k]);
             if (p->input_bias) { /* two sums in half, as the interface says */
-                v = (double)(half)(v + (double)p->input_bias[k]);
-                v = clamp_double((double)(half)(v + (double)p->input_bias[a->k + k]), 0, a->input_max);
+                v = round_to_half(v + (double)half_to_float(p->input_bias[k]));
+                v = round_to_half(v + (double)half_to_float(p->input_bias[a->k + k]));
+                v = clamp_double(v, 0, a->input_max);
             }
             row[k] = v;
         }
@@ -144,7 +155,7 @@ static double *reference(const struct problem *p)
             double sum = 0;
             for (int k = 0; k < a->k; k++) sum += row[k] * w[(size_t)n * a->k + k];
             sum += p->bias[n];
-            if (p->residual) sum += (double)p->residual[(size_t)m * a->n + n];
+            if (p->residual) sum += (double)half_to_float(p->residual[(size_t)m * a->n + n]);
             sum = clamp_double(sum, a->output_min, a->output_max);
             if (a->pool_rows)
                 y[(size_t)(m / a->pool_rows) * a->n + n] += sum / a->pool_rows;
@@ -187,7 +198,7 @@ static int check(const char *name, const struct problem *p, int *runs)
                    "%zu NaN or infinite out of place; guards %s\n",
                    name, pointwise_config_name(config), p->args.m, p->args.n, p->args.k, c.relative_l2,
                    c.worst, c.worst_index / (size_t)p->args.n, c.worst_index % (size_t)p->args.n,
-                   (double)got[c.worst_index], want[c.worst_index], c.mismatched,
+                   (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched,
                    intact ? "intact" : "overwritten");
         }
     }
@@ -210,8 +221,8 @@ static int check_special_values(uint64_t *state, int *runs)
 {
     const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, 6, false, false};
     struct problem p = problem_new(77, &s, state);
-    p.x[5 * 72 + 3] = (half)NAN;
-    p.x[40 * 72 + 71] = (half)INFINITY;
+    p.x[5 * 72 + 3] = half_from_float(NAN);
+    p.x[40 * 72 + 71] = half_from_float(INFINITY);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, 77 * 72 * sizeof(half), cudaMemcpyHostToDevice));
     const int failures = check(s.name, &p, runs);
     problem_free(&p);

@@ -19,7 +19,7 @@ static struct problem problem_new(int n, int pixels, int channels, uint64_t *sta
                         .y_count = (size_t)n * (size_t)channels};
     p.x = checked_malloc(p.x_count * sizeof(half));
     p.y = checked_malloc(p.y_count * sizeof(half));
-    for (size_t i = 0; i < p.x_count; i++) p.x[i] = (half)(3 + 3 * noise(state));
+    for (size_t i = 0; i < p.x_count; i++) p.x[i] = half_from_float(3 + 3 * noise(state));
     p.out = guarded_alloc(p.y_count * sizeof(half));
     p.args = (struct pool_args){.x = device_copy(p.x, p.x_count * sizeof(half)),
                                 .y = p.out.data,
@@ -49,7 +49,7 @@ static double mean(const struct problem *p, int i, int c, double *size)
 {
     double sum = 0, magnitude = 0;
     for (int q = 0; q < p->args.pixels; q++) {
-        const double x = (double)p->x[((size_t)i * p->args.pixels + q) * p->args.channels + c];
+        const double x = (double)half_to_float(p->x[((size_t)i * p->args.pixels + q) * p->args.channels + c]);
         sum += x, magnitude += fabs(x);
     }
     *size = magnitude / p->args.pixels;
@@ -64,7 +64,8 @@ static void check_values(const struct problem *p, const char *name)
     for (int i = 0; i < a->n; i++)
         for (int c = 0; c < a->channels; c++) {
             double size;
-            const double want = mean(p, i, c, &size), got = (double)p->y[(size_t)i * a->channels + c];
+            const double want = mean(p, i, c, &size),
+                         got = (double)half_to_float(p->y[(size_t)i * a->channels + c]);
             const double bound = 1.001 * half_rounding(want) + (a->pixels / 32 + 16) * 0x1p-24 * size;
             const bool good = isfinite(want) ? fabs(got - want) <= bound
                               : isnan(want)  ? isnan(got)
@@ -111,11 +112,11 @@ static void check_special_values(uint64_t *state)
 {
     struct problem p = problem_new(3, 70, 72, state);
     const size_t image = 70 * 72;
-    p.x[image + 5 * 72 + 3] = (half)NAN;
-    p.x[image + 69 * 72 + 71] = (half)INFINITY;
-    p.x[2 * image + 33 * 72] = (half)-INFINITY;
+    p.x[image + 5 * 72 + 3] = half_from_float(NAN);
+    p.x[image + 69 * 72 + 71] = half_from_float(INFINITY);
+    p.x[2 * image + 33 * 72] = half_from_float(-INFINITY);
     for (int q = 0; q < 70; q++)
-        p.x[q * 72 + 8] = (half)65504, p.x[q * 72 + 9] = (half)(q % 2 ? 65504 : -65504);
+        p.x[q * 72 + 8] = half_from_float(65504), p.x[q * 72 + 9] = half_from_float(q % 2 ? 65504 : -65504);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.x_count * sizeof(half), cudaMemcpyHostToDevice));
     run(&p);
     check_values(&p, "special values");

@@ -37,14 +37,15 @@ static void check(int64_t pixel_count, const float *mean, const float *std, uint
     struct problem p = problem_new(pixel_count, mean, std, state);
     const size_t values = 3 * (size_t)pixel_count;
     half *want = checked_malloc(values * sizeof *want), *got = checked_malloc(values * sizeof *got);
-    for (size_t i = 0; i < values; i++) want[i] = (half)(((float)p.pixels[i] - mean[i % 3]) / std[i % 3]);
+    for (size_t i = 0; i < values; i++)
+        want[i] = half_from_float(((float)p.pixels[i] - mean[i % 3]) / std[i % 3]);
     CUDA_OK(normalise_launch(&p.args, 0));
     CUDA_OK(cudaDeviceSynchronize());
     CUDA_OK(cudaMemcpy(got, p.out.data, values * sizeof *got, cudaMemcpyDeviceToHost));
     const size_t at = first_difference(got, want, values);
     expect(at == values, "%lld pixels: value %zu (pixel value %d, mean %g, std %g) is %g, not %g",
            (long long)pixel_count, at, p.pixels[at % values], (double)mean[at % 3], (double)std[at % 3],
-           (double)got[at % values], (double)want[at % values]);
+           (double)half_to_float(got[at % values]), (double)half_to_float(want[at % values]));
     expect(guarded_intact(&p.out), "%lld pixels: written beyond the output", (long long)pixel_count);
     problem_free(&p);
     free(want), free(got);

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "bias_act.h"
+#include "common/half.h"
 #include "depthwise.h"
 #include "first_block.h"
 #include "linear.h"
@@ -282,12 +283,13 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
 static int upload_floats(const struct backend_state *state, const float *host, size_t count, int tensor,
                          struct effnet_error *error)
 {
-    _Float16 *half = malloc(count * sizeof *half);
-    if (!half) return effnet_fail_nomem(error, "unit input", count * sizeof *half);
-    for (size_t i = 0; i < count; i++) half[i] = (_Float16)host[i];
-    const cudaError_t status = cudaMemcpyAsync(cuda_tensor_data(state, tensor), half, count * sizeof *half,
-                                               cudaMemcpyHostToDevice, state->stream);
-    free(half);
+    half *rounded = malloc(count * sizeof *rounded);
+    if (!rounded) return effnet_fail_nomem(error, "unit input", count * sizeof *rounded);
+    for (size_t i = 0; i < count; i++) rounded[i] = half_from_float(host[i]);
+    const cudaError_t status = cudaMemcpyAsync(cuda_tensor_data(state, tensor), rounded,
+                                               count * sizeof *rounded, cudaMemcpyHostToDevice,
+                                               state->stream);
+    free(rounded);
     CUDA_TRY(status, "unit input");
     return EFFNET_OK;
 }
@@ -295,12 +297,12 @@ static int upload_floats(const struct backend_state *state, const float *host, s
 static int download_floats(const struct backend_state *state, int tensor, size_t count, float *host,
                            struct effnet_error *error)
 {
-    _Float16 *half = malloc(count * sizeof *half);
-    if (!half) return effnet_fail_nomem(error, "unit output", count * sizeof *half);
-    const cudaError_t status = cudaMemcpy(half, cuda_tensor_data(state, tensor), count * sizeof *half,
+    half *stored = malloc(count * sizeof *stored);
+    if (!stored) return effnet_fail_nomem(error, "unit output", count * sizeof *stored);
+    const cudaError_t status = cudaMemcpy(stored, cuda_tensor_data(state, tensor), count * sizeof *stored,
                                           cudaMemcpyDeviceToHost);
-    for (size_t i = 0; i < count && status == cudaSuccess; i++) host[i] = (float)half[i];
-    free(half);
+    for (size_t i = 0; i < count && status == cudaSuccess; i++) host[i] = half_to_float(stored[i]);
+    free(stored);
     CUDA_TRY(status, "unit output");
     return EFFNET_OK;
 }
