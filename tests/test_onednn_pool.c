@@ -12,7 +12,6 @@
 
 #include "backend/onednn/pool.h"
 
-#include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>

@@ -2,7 +2,6 @@
 
 #include "common/error.h"
 
-#include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -24,4 +24,8 @@ int effnet_pool_threads(const struct pool *pool);
  * one thread at a time. */
 int effnet_pool_run(struct pool *pool, int threads, int tasks, pool_task task, void *context);
 
+/* Two functions of OpenMP, declared here because clang's omp.h lies in a package of its own. */
+void omp_set_num_threads(int threads);
+int omp_get_max_threads(void);
+
 #endif
