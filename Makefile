@@ -5,6 +5,8 @@
 #   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
+#   BUILD=folder       build there and not in build; the folder may lie outside of the source
+#   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
 #   PREFIX= DESTDIR=   where `make install` puts things
 #
 # Nothing is asked of gcc, Python or CUDA while this file is read, so `make demo` can install them.
@@ -17,10 +19,19 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 PREFIX ?= /usr/local
 DESTDIR ?=
 SETUP := tools/setup.sh
+ifeq ($(wildcard include/effnet.h),)
+$(error effnet: start make in the folder of effnet's source, or by "make -C folder")
+endif
+ifneq ($(words $(BUILD)),1)
+$(error effnet: BUILD="$(BUILD)" is to be one word: make cannot work with spaces in names)
+endif
+ifeq ($(realpath $(BUILD)),$(CURDIR))
+$(error effnet: BUILD=$(BUILD) is the source folder, where what is built would lie among the sources)
+endif
 PYTHON := .venv/bin/python
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 # One job a processor where nobody asked for a number of jobs.
-SUBMAKE = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+SUBMAKE = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
 VERSION := $(shell sed -n 's/^.define EFFNET_VERSION "\(.*\)"/\1/p' include/effnet.h)
 
 # ---------------------------------------------------------------- what is there
@@ -40,7 +51,11 @@ HAVE_ONEDNN := $(filter 1,$(ONEDNN))
 
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS ?= -O3 -g
-ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) -fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
+# What is built does not depend on the folder: paths are relative, and debug information calls the source ".".
+# gcc takes the folder's name from PWD, which may be one through a link.
+export PWD := $(CURDIR)
+ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.' $(CPPFLAGS) $(CFLAGS) \
+	-fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
 ALL_LDFLAGS :=
 LDLIBS := -lpng -lcjson -lm -lpthread
 ifeq ($(SAN),1)
@@ -68,8 +83,10 @@ GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
 LDLIBS += $(CUDART) -ldl -lrt -lstdc++
 endif
 
-NVCC_FLAGS := -std=c++17 -O3 -lineinfo -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v \
-	-Iinclude -Isrc -Ikernels
+NVCC_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v -objtemp \
+	-Iinclude -Isrc -Ikernels $(NVCCFLAGS)
+# Names in anonymous namespaces hold a hash of this path, and without the option of the file's real one.
+NVCC_PATH = -Xcudafe --orig_src_path_name=/effnet/$<
 # A kernel named *_sm90a.cu uses what sm_90a alone has (wgmma, TMA) and is compiled for nothing else.
 NEWEST_ARCH := $(shell printf '%s\n' $(CUDA_ARCHS) | sort -n | tail -n 1)
 NVCC_TARGETS := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
@@ -98,7 +115,7 @@ program: $(BUILD)/effnet
 
 $(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
 	@echo "  AR    $@"
-	$(Q)rm -f $@ && ar rcs $@ $(LIB_OBJECTS)
+	$(Q)rm -f $@ && $(AR) rcsD $@ $(LIB_OBJECTS)
 
 $(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
@@ -118,7 +135,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/cc.flags
 $(BUILD)/obj/%.o: %.cu $(BUILD)/nvcc.flags
 	@echo "  NVCC  $<"
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %_sm90a.cu,$<),$(NVCC_TARGETS_SM90A),$(NVCC_TARGETS)) \
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(NVCC_PATH) $(if $(filter %_sm90a.cu,$<),$(NVCC_TARGETS_SM90A),$(NVCC_TARGETS)) \
 		-MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas.txt) \
 		|| { grep -v '^ptxas info\|^    [0-9]* bytes stack' $(@:.o=.ptxas.txt) >&2; rm -f $@; exit 1; }
 
@@ -136,13 +153,13 @@ $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/libeffnet.a $(BUILD)/l
 $(BUILD)/tests/gpu/test_network: $(BUILD)/obj/tests/weights_builder.o
 
 # Each of these files holds what its dependents were made with, and is written only when that changes.
-$(BUILD)/cc.flags: REMEMBER = $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null) $(ALL_CFLAGS)
-$(BUILD)/ld.flags: REMEMBER = $(CC) $(ALL_LDFLAGS) $(LDLIBS) $(CLI_OBJECTS) $(SUPPORT_OBJECTS)
-$(BUILD)/nvcc.flags: REMEMBER = $(NVCC) $(NVCC_FLAGS) $(NVCC_TARGETS) $(NVCC_TARGETS_SM90A)
-$(BUILD)/objects.list: REMEMBER = $(LIB_OBJECTS)
+$(BUILD)/cc.flags: export REMEMBER = $(shell $(CC) --version 2>/dev/null | head -n 1) $(CC) $(ALL_CFLAGS)
+$(BUILD)/ld.flags: export REMEMBER = $(CC) $(ALL_LDFLAGS) $(LDLIBS) $(CLI_OBJECTS) $(SUPPORT_OBJECTS)
+$(BUILD)/nvcc.flags: export REMEMBER = $(NVCC) $(NVCC_FLAGS) $(NVCC_TARGETS) $(NVCC_TARGETS_SM90A)
+$(BUILD)/objects.list: export REMEMBER = $(LIB_OBJECTS)
 $(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: FORCE
 	@mkdir -p $(@D)
-	@echo '$(REMEMBER)' | cmp -s - $@ || echo '$(REMEMBER)' >$@
+	@printf '%s\n' "$$REMEMBER" | cmp -s - $@ || printf '%s\n' "$$REMEMBER" >$@
 
 config: ## say what was found for the build, and what is left out
 	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
@@ -154,7 +171,6 @@ setup: ## install what is missing: Debian packages, the Python environment .venv
 	@$(SETUP)
 
 weights: ## fetch the published weights and convert them: weights/*.safetensors
-	@$(SETUP) --python
 	@tools/make_weights.sh
 
 # The sub-make reads this file anew, and so finds what set-up has just installed.
@@ -215,34 +231,48 @@ $(BUILD)/effnet.1: docs/effnet.1.md
 	@mkdir -p $(@D)
 	$(Q)pandoc --standalone --from markdown --to man -o $@ $<
 
-BIN_DIR = $(DESTDIR)$(PREFIX)/bin
-LIB_DIR = $(DESTDIR)$(PREFIX)/lib
-INCLUDE_DIR = $(DESTDIR)$(PREFIX)/include
-DATA_DIR = $(DESTDIR)$(PREFIX)/share/effnet
-MAN_DIR = $(DESTDIR)$(PREFIX)/share/man/man1
+# In quotes, since both may have spaces in them.
+BIN_DIR = "$(DESTDIR)$(PREFIX)/bin"
+LIB_DIR = "$(DESTDIR)$(PREFIX)/lib"
+INCLUDE_DIR = "$(DESTDIR)$(PREFIX)/include"
+DATA_DIR = "$(DESTDIR)$(PREFIX)/share/effnet"
+MAN_DIR = "$(DESTDIR)$(PREFIX)/share/man/man1"
+INSTALLED_WEIGHTS := weights/lite1.safetensors weights/b1-plain.safetensors
 
-install: all weights ## install under PREFIX (default /usr/local): program, weights, manual, library
-	+@command -v pandoc >/dev/null && $(SUBMAKE) man \
-		|| echo "effnet: no pandoc, so the manual page is left out (apt-get install pandoc)"
+# Weights that are there are taken as they are: neither network nor Python is needed then.
+install: all ## install under PREFIX (default /usr/local): program, weights, manual, library
+	@case "$(PREFIX)" in /*) ;; *) echo "effnet: PREFIX=$(PREFIX) is not an absolute path" >&2; exit 1 ;; esac
+	+@for w in $(INSTALLED_WEIGHTS); do test -f $$w || { $(SUBMAKE) weights || exit 1; break; }; done
+	+@if command -v pandoc >/dev/null; then $(SUBMAKE) man; \
+		else echo "effnet: no pandoc, so the manual page is left out (apt-get install pandoc)"; fi
+	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'Name: effnet' 'Description: EfficientNet-B1-class image classifiers' \
+		'Version: $(VERSION)' 'Cflags: -I"$${prefix}/include"' \
+		'Libs: -L"$${prefix}/lib" -leffnet $(LDLIBS)' >$(BUILD)/effnet.pc
 	$(Q)install -d $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(DATA_DIR) $(MAN_DIR)
 	$(Q)install -m 755 $(BUILD)/effnet $(BIN_DIR)/effnet
 	$(Q)install -m 644 $(BUILD)/libeffnet.a $(LIB_DIR)/libeffnet.a
 	$(Q)install -m 644 include/effnet.h $(INCLUDE_DIR)/effnet.h
-	$(Q)install -m 644 weights/lite1.safetensors weights/b1-plain.safetensors $(DATA_DIR)
+	$(Q)install -m 644 $(INSTALLED_WEIGHTS) $(DATA_DIR)
 	$(Q)test ! -f $(BUILD)/effnet.1 || install -m 644 $(BUILD)/effnet.1 $(MAN_DIR)/effnet.1
-	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'Name: effnet' 'Description: EfficientNet-B1-class image classifiers' \
-		'Version: $(VERSION)' 'Cflags: -I$${prefix}/include' 'Libs: -L$${prefix}/lib -leffnet $(LDLIBS)' \
-		>$(LIB_DIR)/pkgconfig/effnet.pc
+	$(Q)install -m 644 $(BUILD)/effnet.pc $(LIB_DIR)/pkgconfig/effnet.pc
 	@echo "installed under $(DESTDIR)$(PREFIX)"
 
 uninstall: ## remove what `make install` put there
 	$(Q)rm -f $(BIN_DIR)/effnet $(LIB_DIR)/libeffnet.a $(LIB_DIR)/pkgconfig/effnet.pc \
 		$(INCLUDE_DIR)/effnet.h $(MAN_DIR)/effnet.1 \
-		$(DATA_DIR)/lite1.safetensors $(DATA_DIR)/b1-plain.safetensors
+		$(foreach w,$(INSTALLED_WEIGHTS),$(DATA_DIR)/$(notdir $(w)))
 	$(Q)test ! -d $(DATA_DIR) || rmdir --ignore-fail-on-non-empty $(DATA_DIR)
 
+# A folder of somebody else's choice may hold more than was built.
 clean: ## remove what was built; weights and .venv stay
+ifneq ($(filter build build/%,$(BUILD)),)
 	rm -rf build
+else
+	rm -rf $(addprefix $(BUILD)/obj/,src kernels tests) $(BUILD)/pack
+	rm -f $(addprefix $(BUILD)/,effnet libeffnet.a cc.flags ld.flags nvcc.flags objects.list effnet.1 effnet.pc \
+		pytest.xml gpu-tests.txz) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS) $(RUNNER_PROGRAMS)
+	for d in obj tests/gpu tests .; do test ! -d $(BUILD)/$$d || rmdir --ignore-fail-on-non-empty $(BUILD)/$$d; done
+endif
 
 distclean: clean ## remove what was fetched too: the published weights, .venv, .cache
 	rm -rf .venv .cache weights/cache
@@ -251,7 +281,7 @@ distclean: clean ## remove what was fetched too: the published weights, .venv, .
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 	@echo
-	@sed -n '3,9s/^#//p' Makefile
+	@sed -n '/^[^#]/q; s/^#  / /p' Makefile
 
 .PHONY: all program config setup weights demo check check-c run-tests tests gpu-tests check-gpu gpu-pack lint format man \
 	install uninstall clean distclean help FORCE

@@ -6,22 +6,35 @@ set -eu
 
 line() { printf '  %-10s%s\n' "$1" "$2"; }
 
-# The value of a macro of an installed header, or nothing.
-macro() { echo "#include <$1>" | "$CC" ${3:-} -E -dM - 2>/dev/null | sed -n "s/^#define $2 //p" | tr -d '"'; }
+# The value of a macro of an installed header, or nothing. $CC may be several words, as in "ccache gcc".
+macro() { echo "#include <$1>" | $CC ${3:-} -E -dM - 2>/dev/null | sed -n "s/^#define $2 //p" | tr -d '"'; }
 
-if ! command -v "$CC" >/dev/null; then
+# "gcc-12 12.2.0"; "cc (clang 14.0.6)" where the name does not tell what it is.
+compiler() {
+    if macro stddef.h __clang__ | grep -q 1; then
+        kind=clang version=$(macro stddef.h __clang_version__ | cut -d ' ' -f 1)
+    else
+        kind=gcc version=$($CC -dumpfullversion)
+    fi
+    case $CC in
+    $kind | $kind-*) echo "$CC $version" ;;
+    *) echo "$CC ($kind $version)" ;;
+    esac
+}
+
+if ! command -v ${CC%% *} >/dev/null || ! echo '#include <stddef.h>' | $CC -E - >/dev/null 2>&1; then
     echo "effnet: no C compiler ('$CC'): apt-get install gcc libc6-dev, or run 'make setup'" >&2
     exit 1
 fi
 for need in png.h:libpng-dev cjson/cJSON.h:libcjson-dev stb/stb_image.h:libstb-dev; do
     if ! echo "#include <stdio.h>
-#include <${need%%:*}>" | "$CC" -E - >/dev/null 2>&1; then
+#include <${need%%:*}>" | $CC -E - >/dev/null 2>&1; then
         echo "effnet: ${need%%:*} is not here: apt-get install ${need##*:}, or run 'make setup'" >&2
         exit 1
     fi
 done
 
-line compiler "$CC $("$CC" -dumpfullversion)$([ "$SAN" = 1 ] && echo ', address and undefined-behaviour sanitizers')"
+line compiler "$(compiler)$([ "$SAN" = 1 ] && echo ', address and undefined-behaviour sanitizers')"
 line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image"
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
@@ -37,7 +50,12 @@ elif [ -z "$CUDART" ]; then
 elif [ -z "$CUDNN_HEADER" ]; then
     line GPU "left out: $CUDA is there, but cuDNN's cudnn_backend.h is not"
 else
+    # nvcc compiles the host's part with it.
+    if ! command -v g++ >/dev/null; then
+        echo "effnet: nvcc wants a C++ compiler: apt-get install g++, or leave the GPU out by CUDA=" >&2
+        exit 1
+    fi
     headers="-I$(dirname "$CUDNN_HEADER") -I$CUDA/include"
-    version() { echo '#include <cudnn_version.h>' | "$CC" $headers -E -dM - 2>/dev/null | sed -n "s/^#define CUDNN_$1 //p"; }
+    version() { echo '#include <cudnn_version.h>' | $CC $headers -E -dM - 2>/dev/null | sed -n "s/^#define CUDNN_$1 //p"; }
     line GPU "CUDA $("$NVCC" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), cuDNN $(version MAJOR).$(version MINOR).$(version PATCHLEVEL), for $(printf 'sm_%s ' $CUDA_ARCHS)and PTX"
 fi

