@@ -113,6 +113,8 @@ all: config ## build the program, build/effnet (the default)
 
 program: $(BUILD)/effnet
 
+objects: $(LIB_OBJECTS) $(CLI_OBJECTS) $(TEST_OBJECTS)
+
 $(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
 	@echo "  AR    $@"
 	$(Q)rm -f $@ && $(AR) rcsD $@ $(LIB_OBJECTS)
@@ -283,7 +285,7 @@ help: ## this list
 	@echo
 	@sed -n '/^[^#]/q; s/^#  / /p' Makefile
 
-.PHONY: all program config setup weights demo check check-c run-tests tests gpu-tests check-gpu gpu-pack lint format man \
+.PHONY: all program objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
