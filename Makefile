@@ -273,7 +273,8 @@ else
 	rm -rf $(addprefix $(BUILD)/obj/,src kernels tests) $(BUILD)/pack
 	rm -f $(addprefix $(BUILD)/,effnet libeffnet.a cc.flags ld.flags nvcc.flags objects.list effnet.1 effnet.pc \
 		pytest.xml gpu-tests.txz) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS) $(RUNNER_PROGRAMS)
-	for d in obj tests/gpu tests .; do test ! -d $(BUILD)/$$d || rmdir --ignore-fail-on-non-empty $(BUILD)/$$d; done
+	for d in $(addprefix $(BUILD),/obj /tests/gpu /tests /); do \
+		test ! -d $$d || rmdir --ignore-fail-on-non-empty $$d; done
 endif
 
 distclean: clean ## remove what was fetched too: the published weights, .venv, .cache

@@ -1,11 +1,14 @@
-"""`make install`: the installed program finds its weights, the library links by its pkg-config file, and
-`make uninstall` leaves nothing behind."""
+"""`make install`, to a place with spaces in its name: the installed program finds its weights, the library links
+by its pkg-config file, and `make uninstall` leaves nothing behind."""
 
 import os
+import re
+import shlex
 import shutil
-import subprocess
+import stat
 
 import pytest
+from make_run import make, run
 
 EXAMPLE = r"""
 #include <effnet.h>
@@ -21,31 +24,28 @@ int main(int argc, char **argv)
     return 0;
 }
 """
+PREFIX = "/opt/eff net"
 
 
-def run(*command, **options):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout
-
-
-def make(root, build, sanitized, *arguments):
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MFLAGS")}
-    # Variables of an outer `make check` (CUDA=, ONEDNN=0) count here too, its job slots do not.
-    flags = environment.pop("MAKEFLAGS", "")
-    variables = flags.split(" -- ", 1)[1].split() if " -- " in flags else []
-    run("make", *variables, f"BUILD={os.path.relpath(build, root)}", f"SAN={int(sanitized)}", *arguments,
-        cwd=root, env=environment)
+def make_target(target, root, build, sanitized, folder):
+    done = make(root, f"BUILD={build}", f"SAN={int(sanitized)}", f"DESTDIR={folder}", f"PREFIX={PREFIX}", target,
+                umask=0o077)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
-def installed(root, build, sanitized, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("install")
-    places = f"DESTDIR={folder}/staged", "PREFIX=/opt/effnet"
-    make(root, build, sanitized, "install", *places)
-    yield folder / "staged" / "opt" / "effnet"
-    make(root, build, sanitized, "uninstall", *places)
+def staged(root, build, sanitized, tmp_path_factory):
+    """DESTDIR of an installation under PREFIX."""
+    folder = tmp_path_factory.mktemp("install") / "staged here"
+    make_target("install", root, build, sanitized, folder)
+    yield folder
+    make_target("uninstall", root, build, sanitized, folder)
     assert not [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def installed(staged):
+    return staged / PREFIX.lstrip("/")
 
 
 def test_files(installed):
@@ -54,6 +54,14 @@ def test_files(installed):
     if shutil.which("pandoc"):
         wanted.add("share/man/man1/effnet.1")
     assert {str(p.relative_to(installed)) for p in installed.rglob("*") if p.is_file()} == wanted
+
+
+def test_everybody_may_read(staged, installed):
+    """Although it was installed under umask 077."""
+    for path in staged.rglob("*"):
+        runs = path.is_dir() or path.name == "effnet" and path.parent.name == "bin"
+        assert stat.S_IMODE(path.stat().st_mode) & 0o777 == (0o755 if runs else 0o644), path
+    assert (installed / "bin").is_dir()
 
 
 def test_program_finds_its_weights(installed, root):
@@ -65,9 +73,17 @@ def test_program_finds_its_weights(installed, root):
 
 def test_library_links(installed, lite1, sanitized, tmp_path):
     (tmp_path / "example.c").write_text(EXAMPLE)
-    facts = dict(line.split(": ", 1) for line in (installed / "lib/pkgconfig/effnet.pc").read_text().splitlines()
-                 if ": " in line)
-    flags = [f.replace("${prefix}", str(installed)) for f in f"{facts['Cflags']} {facts['Libs']}".split()]
+    text = (installed / "lib/pkgconfig/effnet.pc").read_text()
+    assert text.startswith(f"prefix={PREFIX}\n")
+    facts = dict(re.findall(r"^(\w+): (.*)$", text, re.MULTILINE))
+    flags = shlex.split(f"{facts['Cflags']} {facts['Libs']}".replace("${prefix}", str(installed)))
     extra = ["-fsanitize=address,undefined"] if sanitized else []
     run("gcc", "-o", tmp_path / "example", tmp_path / "example.c", *extra, *flags)
     assert run(tmp_path / "example", lite1) == "lite1 1000\n"
+
+
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
+def test_pkg_config_quotes_the_space(installed):
+    flags = run("pkg-config", "--cflags", "--libs", "effnet",
+                env=os.environ | {"PKG_CONFIG_PATH": str(installed / "lib/pkgconfig")})
+    assert f"-I{PREFIX}/include" in shlex.split(flags) and f"-L{PREFIX}/lib" in shlex.split(flags)
