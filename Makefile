@@ -180,7 +180,7 @@ demo: ## set up, build, make the weights, classify everything in samples/
 	@$(SETUP)
 	+@$(SUBMAKE) all weights
 	@echo
-	@$(BUILD)/effnet classify $(sort $(wildcard samples/*.png samples/*.jpg))
+	@$(BUILD)/effnet classify -m weights/lite1.safetensors $(sort $(wildcard samples/*.png samples/*.jpg))
 
 # ---------------------------------------------------------------- tests
 

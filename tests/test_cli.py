@@ -149,8 +149,10 @@ def test_missing_model(effnet, tmp_path):
     assert_one_line(effnet("info", "-m", "x" * 5000), NO_INPUT, "too long")
 
 
-def test_network_by_name(effnet, lite1, b1_plain, tmp_path):
+def test_network_by_name(effnet, build, lite1, b1_plain, tmp_path):
     """A name is looked for in the build's place; a file of that name in the way wins."""
+    if lite1.parent not in (build.parent / "weights", build.parent.parent / "weights"):
+        pytest.skip("built outside of the source")
     environment = no_model_environment(tmp_path)
     assert "network           b1-plain\n" in effnet("info", "-m", "b1-plain", env=environment).stdout
     assert "network           lite1\n" in effnet("info", env=environment).stdout
