@@ -2,6 +2,7 @@
 #
 #   V=1                show the commands
 #   SAN=1              address and undefined-behaviour sanitizers, in build/san, without CUDA
+#   TSAN=1             the thread sanitizer, in build/tsan, without CUDA
 #   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
@@ -14,7 +15,16 @@
 V ?= 0
 Q := $(if $(filter 0,$(V)),@,)
 SAN ?= 0
-BUILD := $(if $(filter 1,$(SAN)),build/san,build)
+TSAN ?= 0
+SANITIZERS :=
+BUILD := build
+ifeq ($(SAN),1)
+SANITIZERS := address,undefined
+BUILD := build/san
+else ifeq ($(TSAN),1)
+SANITIZERS := thread
+BUILD := build/tsan
+endif
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -43,7 +53,7 @@ CUDART := $(if $(CUDA),$(firstword $(wildcard $(addprefix $(CUDA)/,lib64/libcuda
 	lib/libcudart_static.a lib/x86_64-linux-gnu/libcudart_static.a))))
 CUDNN_HEADER := $(firstword $(wildcard $(addsuffix /cudnn_backend.h,$(if $(CUDA),$(CUDA)/include) \
 	/usr/include /usr/include/x86_64-linux-gnu /usr/local/include)))
-HAVE_CUDA := $(if $(filter 1,$(SAN)),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
+HAVE_CUDA := $(if $(SANITIZERS),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
 ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
 HAVE_ONEDNN := $(filter 1,$(ONEDNN))
 
@@ -58,9 +68,9 @@ ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.'
 	-fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
 ALL_LDFLAGS :=
 LDLIBS := -lpng -lcjson -lm -lpthread
-ifeq ($(SAN),1)
-ALL_CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-ALL_LDFLAGS += -fsanitize=address,undefined
+ifneq ($(SANITIZERS),)
+ALL_CFLAGS += -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer
+ALL_LDFLAGS += -fsanitize=$(SANITIZERS)
 endif
 ALL_LDFLAGS += $(LDFLAGS)
 
@@ -165,7 +175,7 @@ $(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: F
 
 config: ## say what was found for the build, and what is left out
 	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
-		HAVE_ONEDNN='$(HAVE_ONEDNN)' CUDA_ARCHS='$(CUDA_ARCHS)' SAN='$(SAN)' tools/config.sh
+		HAVE_ONEDNN='$(HAVE_ONEDNN)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
 
 # ---------------------------------------------------------------- set-up, demo, weights
 

@@ -7,6 +7,7 @@ trap 'rm -f "$test_log"' EXIT
 
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-"suppressions='$PWD/tests/tsan.supp'"}
 
 # Adds one program's counts and prints its line; the log follows if anything failed.
 # record NAME SECONDS PASSED FAILED SKIPPED

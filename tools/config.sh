@@ -1,6 +1,6 @@
 #!/bin/sh
 # Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
-# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, CUDA_ARCHS and SAN. Fails when something
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, CUDA_ARCHS and SANITIZERS. Fails when something
 # that effnet cannot do without is missing.
 set -eu
 
@@ -34,14 +34,14 @@ for need in png.h:libpng-dev cjson/cJSON.h:libcjson-dev stb/stb_image.h:libstb-d
     fi
 done
 
-line compiler "$(compiler)$([ "$SAN" = 1 ] && echo ', address and undefined-behaviour sanitizers')"
+line compiler "$(compiler)${SANITIZERS:+, sanitizers: $SANITIZERS}"
 line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image"
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
 else
     line CPU "left out: oneDNN (libdnnl-dev); the slow reference backend alone runs"
 fi
-if [ "$SAN" = 1 ]; then
+if [ -n "$SANITIZERS" ]; then
     line GPU "left out: sanitizers"
 elif [ -z "$NVCC" ]; then
     line GPU "left out: no nvcc (name the CUDA toolkit by CUDA=)"

@@ -36,8 +36,9 @@ enum {
 };
 
 /* The same loops for newer processors, picked when the program starts. Integer sums do not depend on the
- * vectors' length. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+ * vectors' length. The thread sanitizer would instrument the choice, which runs before it is ready itself. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) &&             \
+    !defined(__SANITIZE_THREAD__)
 #define FOR_EVERY_CPU __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EVERY_CPU
