@@ -85,11 +85,14 @@ static int check_options(const struct effnet_session_options *from, struct backe
     if (from->threads < 0 || from->threads > MAX_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
                            MAX_THREADS);
+    int cpu_threads = effnet_cpu_threads();
     *to = (struct backend_options){
         .precision = from->precision,
         .plan = from->plan ? from->plan : "auto",
         .max_batch = from->max_batch ? from->max_batch : 1,
-        .threads = from->threads ? from->threads : effnet_cpu_threads(),
+        .threads = from->threads               ? from->threads
+                   : cpu_threads < MAX_THREADS ? cpu_threads
+                                               : MAX_THREADS,
         .tune = from->tune,
     };
     return EFFNET_OK;

@@ -67,8 +67,7 @@ static int run_files(struct bench *bench, struct feed *feed)
 
 static int pass_end_to_end(struct bench *bench, void *samples)
 {
-    int64_t threads = bench->options->setup.threads;
-    int workers = threads ? (int)threads : usable_processors();
+    int workers = setup_threads(&bench->options->setup);
     const struct feed_options options = {
         .preprocess = &effnet_model_get_info(bench->model)->preprocess,
         .image = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT},

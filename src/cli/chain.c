@@ -1,6 +1,8 @@
 #include "cli/chain.h"
 
 #include "cli/cli.h"
+#include "common/cpu.h"
+#include "common/thread.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -19,7 +21,7 @@ int64_t layer_in_size(const struct effnet_layer *layer)
 int chain_open(const effnet_model *model, const uint8_t *pixels, int n, struct chain *chain)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
-    int processors = usable_processors();
+    int processors = effnet_cpu_threads();
     *chain = (struct chain){.model = model, .n = n, .workers = n < processors ? n : processors};
     size_t tensor_size = (size_t)info->height * (size_t)info->width * (size_t)info->channels;
     chain->tensor = malloc((size_t)n * tensor_size * sizeof *chain->tensor);
@@ -74,7 +76,7 @@ static int run_layer(const struct chain *chain, int index, bool raw, float **out
         shares[i] = (struct share){chain, index, first, end - first, raw, result, 0, {0}};
         first = end;
         bool last = i + 1 == chain->workers; /* this thread's own part */
-        started[i] = !last && !pthread_create(&threads[i], NULL, run_share, &shares[i]);
+        started[i] = !last && !effnet_thread_start(&threads[i], run_share, &shares[i]);
         if (!started[i]) run_share(&shares[i]);
     }
     for (int i = 0; shares && threads && started && i < chain->workers; i++) {

@@ -143,7 +143,7 @@ static int open_all(struct job *job)
     job->top = calloc((size_t)job->top_k, sizeof *job->top);
     if (!job->files || !job->crops || !job->logits || !job->top) return cli_fail_nomem("a batch");
 
-    int workers = o->setup.threads ? (int)o->setup.threads : usable_processors();
+    int workers = setup_threads(&o->setup);
     const struct feed_options feed = {
         .preprocess = &info->preprocess,
         .image = {.max_pixels = o->max_pixels, .ignore_exif = o->ignore_exif},

@@ -77,7 +77,7 @@ int setup_open_model(const struct setup *setup, effnet_model **out);
 /* Opens a session for up to max_batch images; passes its notice on unless quiet. */
 int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
                        effnet_session **out);
-/* How many processors this process may use, at least 1. */
-int usable_processors(void);
+/* How many threads to share work out to: --threads, else as many as the process may use. */
+int setup_threads(const struct setup *setup);
 
 #endif

@@ -1,6 +1,7 @@
 #include "cli/feed.h"
 
 #include "cli/cli.h"
+#include "common/thread.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -93,7 +94,7 @@ int feed_open(const struct feed_options *options, char *const *paths, int count,
     }
     for (int i = 0; i < slot_count; i++) feed->slots[i].item.crop = feed->crops + (size_t)i * crop_bytes;
     while (feed->time.workers < workers &&
-           !pthread_create(&feed->threads[feed->time.workers], NULL, work, feed))
+           !effnet_thread_start(&feed->threads[feed->time.workers], work, feed))
         feed->time.workers++;
     if (!feed->time.workers) { /* fewer than asked for will do, none will not */
         feed_close(feed);

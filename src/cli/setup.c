@@ -1,8 +1,8 @@
 #include "cli/cli.h"
+#include "common/cpu.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,7 +32,7 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
          "on a GPU)",
          OPTION_CHOICE, &setup->precision, 0, 0, NULL},
         {0, "threads", "N", "threads on the CPU; 0 is as many as the process may use\n(default 0)",
-         OPTION_INTEGER, &setup->threads, 0, 1024, NULL},
+         OPTION_INTEGER, &setup->threads, 0, 4096, NULL},
         {0, "plan", "auto|cudnn",
          plan_given ? "print what runs for which layers; on a GPU, by this plan\n(default auto)"
                     : "GPU: which kernels; cudnn keeps the convolutions to cuDNN\n(default auto)",
@@ -137,9 +137,7 @@ int setup_open_session(const struct setup *setup, const effnet_model *model, int
     return EFFNET_OK;
 }
 
-int usable_processors(void)
+int setup_threads(const struct setup *setup)
 {
-    cpu_set_t set;
-    int count = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return count > 0 ? count : 1;
+    return setup->threads ? (int)setup->threads : effnet_cpu_threads();
 }

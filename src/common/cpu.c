@@ -3,7 +3,6 @@
 #include "common/error.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,59 +35,6 @@ const char *effnet_cpu_name(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, read_cpu_name);
     return cpu_name;
-}
-
-/* Processors in the affinity mask, or those online where the mask cannot be had. */
-static int affinity_count(void)
-{
-    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 4) { /* the kernel's mask may be wider than cpu_set_t */
-        cpu_set_t *set = CPU_ALLOC(cpus);
-        if (!set) break;
-        size_t size = CPU_ALLOC_SIZE(cpus);
-        int count = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
-        CPU_FREE(set);
-        if (count > 0) return count;
-    }
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (int)online : 1;
-}
-
-/* Whole processors that one control group's cpu.max ("200000 100000", "max 100000") allows, or `limit`. */
-static int quota_of(const char *group, int limit)
-{
-    char path[4200];
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
-    FILE *file = fopen(path, "re");
-    if (!file) return limit;
-    double quota, period;
-    if (fscanf(file, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0) {
-        double cpus = quota / period;
-        int whole = cpus < limit ? (int)cpus + (cpus > (int)cpus) : limit;
-        if (whole < limit) limit = whole;
-    }
-    fclose(file);
-    return limit;
-}
-
-int effnet_cpu_threads(void)
-{
-    int threads = affinity_count();
-    char group[4096] = "";
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    char line[4096];
-    while (file && fgets(line, sizeof line, file)) {
-        line[strcspn(line, "\n")] = 0;
-        if (strncmp(line, "0::", 3) == 0) snprintf(group, sizeof group, "%s", line + 3);
-    }
-    if (file) fclose(file);
-    /* A parent's limit holds for its children too: walk up to the root. */
-    for (;;) {
-        threads = quota_of(group, threads);
-        char *slash = strrchr(group, '/');
-        if (!slash) break;
-        *slash = 0;
-    }
-    return threads > 0 ? threads : 1;
 }
 
 double effnet_clock_us(void)

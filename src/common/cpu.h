@@ -7,7 +7,9 @@
 /* "AMD EPYC 7763 64-Core Processor"; the architecture's name where the system tells no more. Static. */
 const char *effnet_cpu_name(void);
 
-/* How many threads run at once: the affinity mask, less what the control groups (v2) allow; at least 1. */
+/* How many threads of this process can run at once, for all who share out work: the processors that the
+ * calling thread may run on, or fewer where control groups allow less time (a part of one counts as one); at
+ * least 1. */
 int effnet_cpu_threads(void);
 
 /* Microseconds on the monotonic clock, from an arbitrary start. */

@@ -1,6 +1,7 @@
 #include "backend/onednn/pool.h"
 
 #include "common/error.h"
+#include "common/thread.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -140,7 +141,7 @@ int effnet_pool_open(int threads, struct pool **out, struct effnet_error *error)
     for (pool->threads = 1; pool->threads < threads; pool->threads++) {
         struct pool_worker *worker = &pool->workers[pool->threads];
         *worker = (struct pool_worker){.pool = pool, .number = pool->threads};
-        if (pthread_create(&worker->thread, NULL, worker_main, worker)) break;
+        if (effnet_thread_start(&worker->thread, worker_main, worker)) break;
     }
     return EFFNET_OK;
 }
