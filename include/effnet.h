@@ -173,7 +173,8 @@ struct effnet_session_info {
     const char *backend;   /* "reference", "onednn", "cuda" */
     const char *device;    /* processor's name */
     const char *precision; /* "fp32" ... */
-    const char *notice;    /* why "auto" did not take the GPU, one line; or "" */
+    const char *notice; /* one line, or "": why "auto" did not take the GPU, and which options of a GPU alone
+                           went unused */
     int max_batch, threads;
     int64_t memory_bytes; /* activations, weights and workspaces that the session holds */
 };

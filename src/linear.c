@@ -96,7 +96,7 @@ static int run_reference(const struct effnet_linear_args *a, struct effnet_error
 static int run_host(const struct effnet_linear_args *args, struct effnet_error *error)
 {
 #ifdef EFFNET_HAVE_ONEDNN
-    return effnet_onednn_linear(args, error);
+    return effnet_onednn_linear_split(args, error);
 #else
     return run_reference(args, error);
 #endif

@@ -5,8 +5,9 @@
 #include "effnet.h"
 
 #ifdef EFFNET_HAVE_ONEDNN
-/* Host memory, through oneDNN's matrix product. */
+/* Host memory, through oneDNN's matrix product, on as many threads as OpenMP says; and on threads of ours. */
 int effnet_onednn_linear(const struct effnet_linear_args *args, struct effnet_error *error);
+int effnet_onednn_linear_split(const struct effnet_linear_args *args, struct effnet_error *error);
 #endif
 
 /* Whether sizes, leading dimensions, pointers, types and activation are as effnet_linear wants them. */

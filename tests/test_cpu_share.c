@@ -4,6 +4,7 @@
 #include "common/cpu.h"
 #include "common/cpu_share.h"
 #include "common/thread.h"
+#include "fake_root.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -98,37 +98,6 @@ static void test_bound_thread(void **state)
 }
 
 /* ---------------------------------------------------------------- control groups */
-
-static char root[64];
-
-/* Writes a file below the fake root, with the folders that it wants. */
-static void put(const char *name, const char *text)
-{
-    char path[512];
-    snprintf(path, sizeof path, "%s%s", root, name);
-    for (char *slash = strchr(path + strlen(root) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
-        *slash = '/';
-    }
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    assert_int_equal(fclose(file), 0);
-}
-
-static void new_root(void)
-{
-    strcpy(root, "/tmp/effnet-cpu-XXXXXX");
-    assert_non_null(mkdtemp(root));
-}
-
-static void remove_root(void)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", root);
-    assert_int_equal(system(command), 0);
-}
 
 #define V2_MOUNT "31 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 #define V1_MOUNT(root, place)                                                                                \
@@ -255,11 +224,12 @@ static void test_quotas(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof trees / sizeof trees[0]; i++) {
-        new_root();
-        for (const struct file *file = trees[i].files; file->name; file++) put(file->name, file->text);
-        int limit = effnet_cpu_quota(root);
+        fake_root_new();
+        for (const struct file *file = trees[i].files; file->name; file++)
+            fake_root_put(file->name, file->text);
+        int limit = effnet_cpu_quota(fake_root);
         if (limit != trees[i].limit) fail_msg("%s: %d, expected %d", trees[i].what, limit, trees[i].limit);
-        remove_root();
+        fake_root_remove();
     }
 }
 
@@ -270,13 +240,13 @@ static void test_long_names(void **state)
     enum { DEPTH = 60, NAME = 60 };
     char group[DEPTH * (NAME + 1) + 1] = "", line[sizeof group + 16];
     for (int i = 0; i < DEPTH; i++) sprintf(group + strlen(group), "/%0*d", NAME, i);
-    new_root();
+    fake_root_new();
     snprintf(line, sizeof line, "0::%s\n", group);
-    put("/proc/self/cgroup", line);
-    put("/proc/self/mountinfo", V2_MOUNT);
-    put("/sys/fs/cgroup/cpu.max", "700000 100000\n");
-    assert_int_equal(effnet_cpu_quota(root), 7);
-    remove_root();
+    fake_root_put("/proc/self/cgroup", line);
+    fake_root_put("/proc/self/mountinfo", V2_MOUNT);
+    fake_root_put("/sys/fs/cgroup/cpu.max", "700000 100000\n");
+    assert_int_equal(effnet_cpu_quota(fake_root), 7);
+    fake_root_remove();
 }
 
 /* ---------------------------------------------------------------- threads of ours */

@@ -22,9 +22,10 @@ struct backend {
     void (*devices)(void (*visit)(const struct effnet_device *, void *), void *context);
 
     /* Builds everything for up to max_batch images; allocates all memory that run needs. *out is NULL on
-     * failure. EFFNET_E_UNAVAILABLE means that another backend may try. */
+     * failure. */
     int (*open)(const effnet_model *model, const struct backend_options *options, struct backend_state **out,
                 struct effnet_error *error);
+    /* A CPU backend's may be called in a child of the process that opened the state, without its threads. */
     void (*close)(struct backend_state *state);
 
     /* Fills device, precision, threads and memory_bytes; strings live as long as the state. */
@@ -51,6 +52,16 @@ enum backend_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE, DEVICE_CUDA };
 int effnet_parse_device(const char *name, enum backend_device *kind, int *index, struct effnet_error *error);
 /* What to say where CUDA is asked for and the build has none. */
 extern const char effnet_no_cuda[];
+
+/* What sessions may choose from. */
+struct backend_choice {
+    const struct backend *cpu, *cuda; /* cuda NULL: not in this build */
+    bool nvidia_hardware; /* there is some, so "auto" owes an explanation where it takes the CPU */
+};
+/* effnet_session_open with another choice than this build and machine give, for tests. */
+int effnet_session_open_from(const struct backend_choice *choice, const effnet_model *model,
+                             const struct effnet_session_options *options, effnet_session **out,
+                             struct effnet_error *error);
 
 extern const struct backend backend_reference;
 #ifdef EFFNET_HAVE_ONEDNN

@@ -2,8 +2,12 @@
 #include "backend/backend.h"
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/fork.h"
+#include "common/nvidia.h"
 #include "common/utf8.h"
 
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +34,7 @@ struct effnet_session {
     const struct backend *backend;
     struct backend_state *state;
     struct effnet_session_info info;
+    int forks; /* effnet_fork_count when it was opened */
     char notice[sizeof((struct effnet_error *)0)->message];
 };
 
@@ -98,6 +103,18 @@ static int check_options(const struct effnet_session_options *from, struct backe
     return EFFNET_OK;
 }
 
+/* CUDA does not work in a child of a process that has used it: calls fail there, or hang where another thread
+ * of the parent was inside. */
+static int check_cuda_fork(struct effnet_error *error)
+{
+    static atomic_int first_use = -1; /* effnet_fork_count then */
+    int now = effnet_fork_count(), before = -1;
+    if (atomic_compare_exchange_strong(&first_use, &before, now) || before == now) return EFFNET_OK;
+    return effnet_fail(
+        error, EFFNET_E_UNAVAILABLE,
+        "cuda: a process that this one was forked from has used it, which leaves none for children");
+}
+
 static int open_backend(struct effnet_session *session, const struct backend *backend,
                         const struct backend_options *options, struct effnet_error *error)
 {
@@ -106,72 +123,78 @@ static int open_backend(struct effnet_session *session, const struct backend *ba
     return status;
 }
 
-static void note_available(const struct effnet_device *device, void *context)
+static int open_cuda(struct effnet_session *session, const struct backend *cuda,
+                     const struct backend_options *options, struct effnet_error *error)
 {
-    *(bool *)context |= device->available;
+    if (!cuda) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
+    int status = check_cuda_fork(error);
+    return status ? status : open_backend(session, cuda, options, error);
 }
 
-/* Why there is no GPU tells something only to those who might have got one: no GPU computes in another
- * precision than fp16, so on a machine without one nobody who asked for another hears of it. */
-static bool gpu_matters(const struct backend_options *options)
+/* The GPU where there is one that can do this; else the CPU, and the notice says why, whatever it was. Where
+ * there is no such hardware nobody asks why, save who wants what only a GPU has. */
+static int open_auto(struct effnet_session *session, const struct backend_choice *choice,
+                     const struct backend_options *options, struct effnet_error *error)
 {
-    bool there = false;
-    if (!options->precision || strcmp(options->precision, "fp16") == 0) return true;
-    cuda_backend->devices(note_available, &there);
-    return there;
+    struct effnet_error gpu = {0}, cpu = {0};
+    if (choice->nvidia_hardware) {
+        if (!open_cuda(session, choice->cuda, options, &gpu)) return EFFNET_OK;
+        snprintf(session->notice, sizeof session->notice, "using the CPU: %.420s", gpu.message);
+    } else if (options->precision && strcmp(options->precision, "fp16") == 0) {
+        effnet_fail(&gpu, EFFNET_E_UNAVAILABLE, "no NVIDIA GPU in this machine");
+    }
+    int status = open_backend(session, choice->cpu, options, &cpu);
+    if (status && gpu.status) /* neither can; say both */
+        return effnet_fail(error, status, "%.240s; nor on a GPU: %.240s", cpu.message, gpu.message);
+    return status ? effnet_fail(error, status, "%s", cpu.message) : EFFNET_OK;
 }
 
-/* The GPU where there is one that can do this; else the CPU, and the notice says why. */
-static int open_auto(struct effnet_session *session, const struct backend_options *options,
-                     struct effnet_error *error)
+/* Adds to the notice which options mean nothing on the CPU. */
+static void notice_unused(struct effnet_session *session, const struct backend_options *options)
 {
-    if (!cuda_backend) return open_backend(session, cpu_backend, options, error);
-    struct effnet_error reason = {0};
-    int status = open_backend(session, cuda_backend, options, &reason);
-    if (status && status != EFFNET_E_UNAVAILABLE) return effnet_fail(error, status, "%s", reason.message);
-    if (!status) return EFFNET_OK;
-    bool tell = gpu_matters(options);
-    if (tell) memcpy(session->notice, reason.message, sizeof session->notice);
-
-    struct effnet_error cpu_error = {0};
-    status = open_backend(session, cpu_backend, options, &cpu_error);
-    if (status == EFFNET_E_UNAVAILABLE && tell) /* neither can; say both */
-        return effnet_fail(error, status, "%.250s; and no GPU: %.240s", cpu_error.message, reason.message);
-    return status ? effnet_fail(error, status, "%s", cpu_error.message) : EFFNET_OK;
+    const bool cudnn = strcmp(options->plan, "cudnn") == 0;
+    const size_t length = strlen(session->notice);
+    if (!cudnn && !options->tune) return;
+    const char *what = !options->tune ? "plan cudnn is" : cudnn ? "plan cudnn and tuning are" : "tuning is";
+    snprintf(session->notice + length, sizeof session->notice - length,
+             "%s%s for a GPU alone and not used here", length ? "; " : "", what);
 }
 
-static int open_session(struct effnet_session *session, const struct effnet_session_options *options,
-                        struct effnet_error *error)
+static int open_device(struct effnet_session *session, const struct backend_choice *choice,
+                       const struct effnet_session_options *from, struct effnet_error *error)
 {
-    struct backend_options checked;
+    struct backend_options options;
     enum backend_device kind;
-    int index;
-    int status = check_options(options, &checked, error);
-    if (!status) status = effnet_parse_device(options->device, &kind, &index, error);
+    int status = check_options(from, &options, error);
+    if (!status) status = effnet_parse_device(from->device, &kind, &options.device_index, error);
     if (status) return status;
-    checked.device_index = index;
+    struct effnet_error reason = {0};
     switch (kind) {
-    case DEVICE_AUTO: status = open_auto(session, &checked, error); break;
-    case DEVICE_CPU: status = open_backend(session, cpu_backend, &checked, error); break;
-    case DEVICE_REFERENCE: status = open_backend(session, &backend_reference, &checked, error); break;
+    case DEVICE_AUTO: status = open_auto(session, choice, &options, error); break;
+    case DEVICE_CPU: status = open_backend(session, choice->cpu, &options, error); break;
+    case DEVICE_REFERENCE: status = open_backend(session, &backend_reference, &options, error); break;
     case DEVICE_CUDA:
-        status = cuda_backend ? open_backend(session, cuda_backend, &checked, error)
-                              : effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", options->device,
-                                            effnet_no_cuda);
+        status = open_cuda(session, choice->cuda, &options, &reason);
+        if (status && !choice->cuda)
+            effnet_fail(error, status, "device \"%s\": %s", from->device, reason.message);
+        else if (status)
+            effnet_fail(error, status, "%s", reason.message);
         break;
     }
     if (status) return status;
+    if (session->backend != choice->cuda) notice_unused(session, &options);
     session->info = (struct effnet_session_info){
         .backend = session->backend->name,
         .notice = session->notice,
-        .max_batch = checked.max_batch,
+        .max_batch = options.max_batch,
     };
     session->backend->describe(session->state, &session->info);
     return EFFNET_OK;
 }
 
-int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
-                        effnet_session **out, struct effnet_error *error)
+int effnet_session_open_from(const struct backend_choice *choice, const effnet_model *model,
+                             const struct effnet_session_options *options, effnet_session **out,
+                             struct effnet_error *error)
 {
     static const struct effnet_session_options defaults;
     if (!out) return effnet_fail(error, EFFNET_E_USAGE, "session: no place to put it");
@@ -180,7 +203,8 @@ int effnet_session_open(const effnet_model *model, const struct effnet_session_o
     struct effnet_session *session = calloc(1, sizeof *session);
     if (!session) return effnet_fail_nomem(error, "session", sizeof *session);
     session->model = model;
-    int status = open_session(session, options ? options : &defaults, error);
+    session->forks = effnet_fork_count();
+    int status = open_device(session, choice, options ? options : &defaults, error);
     if (status) {
         free(session);
         return status;
@@ -189,10 +213,28 @@ int effnet_session_open(const effnet_model *model, const struct effnet_session_o
     return EFFNET_OK;
 }
 
+int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
+                        effnet_session **out, struct effnet_error *error)
+{
+    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware("")};
+    return effnet_session_open_from(&choice, model, options, out, error);
+}
+
+/* What a session holds for its process, threads and a GPU, is not there in a child. */
+static int check_process(const effnet_session *session, const char *what, struct effnet_error *error)
+{
+    if (session->forks == effnet_fork_count()) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_USAGE,
+                       "%s: the session belongs to the process that this one was forked from: open another",
+                       what);
+}
+
 void effnet_session_close(effnet_session *session)
 {
     if (!session) return;
-    session->backend->close(session->state);
+    /* In a child the GPU's part is left alone: it is the parent's, and CUDA does not work. */
+    if (session->backend != cuda_backend || session->forks == effnet_fork_count())
+        session->backend->close(session->state);
     free(session);
 }
 
@@ -206,7 +248,8 @@ int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, fl
 {
     if (!session || !pixels || !logits || n < 1)
         return effnet_fail(error, EFFNET_E_USAGE, "run: a session, pixels, logits and n >= 1 are needed");
-    return session->backend->run(session->state, pixels, n, logits, error);
+    int status = check_process(session, "run", error);
+    return status ? status : session->backend->run(session->state, pixels, n, logits, error);
 }
 
 int effnet_session_unit_count(const effnet_session *session)
@@ -220,14 +263,14 @@ const struct effnet_unit *effnet_session_unit(const effnet_session *session, int
     return session->backend->unit(session->state, index);
 }
 
-/* n images must fit in one pass. */
+/* n images must fit in one pass; and the session must be this process's. */
 static int check_batch(const struct effnet_session *session, const char *what, int n,
                        struct effnet_error *error)
 {
     if (n < 1 || n > session->info.max_batch)
         return effnet_fail(error, EFFNET_E_USAGE, "%s: %d images, not from 1 to the session's batch of %d",
                            what, n, session->info.max_batch);
-    return EFFNET_OK;
+    return check_process(session, what, error);
 }
 
 int effnet_session_run_unit(effnet_session *session, int index, int n, const float *input,

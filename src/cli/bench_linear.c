@@ -1,6 +1,7 @@
 /* effnet bench linear: one linear layer on random data, verified, then timed. */
 #include "cli/bench.h"
 #include "common/half.h"
+#include "common/nvidia.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -65,29 +66,25 @@ static const char *type_name(enum effnet_type type)
 
 /* ---------------------------------------------------------------- the device */
 
-struct search {
-    const char *device; /* found */
-    char notice[256];   /* why not the GPU */
-};
-
-static void visit_device(const struct effnet_device *device, void *context)
-{
-    struct search *search = context;
-    if (strncmp(device->name, "cuda", 4) != 0) return;
-    if (device->available)
-        search->device = "cuda";
-    else
-        snprintf(search->notice, sizeof search->notice, "%s", device->detail);
-}
-
-/* "auto" is the GPU where there is one. */
+/* "auto" is the GPU where there is one on which a small layer opens; else the CPU, with a line that says why
+ * unless the machine has no such hardware. */
 static const char *find_device(const struct linear_options *o)
 {
-    struct search search = {.device = NULL};
     if (strcmp(o->device, "auto") != 0) return o->device;
-    effnet_devices(visit_device, &search);
-    if (search.device) return search.device;
-    if (*search.notice && !o->quiet) cli_notice(search.notice);
+    if (!effnet_nvidia_hardware("")) return "cpu";
+    enum { SIDE = 8 };
+    static const uint16_t zeros[SIDE * SIDE]; /* fp16 */
+    const struct effnet_linear_args args = {
+        .m = SIDE, .n = SIDE, .k = SIDE, .x = zeros, .w = zeros, .ldx = SIDE, .ldw = SIDE};
+    struct effnet_error error;
+    effnet_linear_bench *layer;
+    if (!effnet_linear_bench_open(&args, "cuda", false, 1, &layer, &error)) {
+        effnet_linear_bench_close(layer);
+        return "cuda";
+    }
+    char notice[600];
+    snprintf(notice, sizeof notice, "using the CPU: %s", error.message);
+    if (!o->quiet) cli_notice(notice);
     return "cpu";
 }
 

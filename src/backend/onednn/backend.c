@@ -4,6 +4,7 @@
 #include "backend/onednn/onednn.h"
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/fork.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,12 +63,14 @@ static const char *instruction_set(void)
 
 static void visit_devices(void (*visit)(const struct effnet_device *, void *), void *context)
 {
+    effnet_fork_block();
     struct effnet_device device = {.name = "cpu",
                                    .description = effnet_cpu_name(),
                                    .backend = "onednn",
                                    .precisions = has_bf16() ? "fp32 bf16" : "fp32",
                                    .detail = instruction_set(),
                                    .available = true};
+    effnet_fork_unblock();
     visit(&device, context);
 }
 
@@ -263,10 +266,9 @@ static int build(struct backend_state *state, int threads, struct effnet_error *
     return status;
 }
 
-static int open_state(const effnet_model *model, const struct backend_options *options,
-                      struct backend_state **out, struct effnet_error *error)
+static int open_unforked(const effnet_model *model, const struct backend_options *options,
+                         struct backend_state **out, struct effnet_error *error)
 {
-    *out = NULL;
     dnnl_data_type_t type;
     int status = choose_type(options->precision, &type, error);
     if (status) return status;
@@ -283,6 +285,18 @@ static int open_state(const effnet_model *model, const struct backend_options *o
     }
     *out = state;
     return EFFNET_OK;
+}
+
+/* A child made in between would find oneDNN's cache of primitives locked, or wait there for a primitive that
+ * a thread of its parent is making. */
+static int open_state(const effnet_model *model, const struct backend_options *options,
+                      struct backend_state **out, struct effnet_error *error)
+{
+    *out = NULL;
+    effnet_fork_block();
+    int status = open_unforked(model, options, out, error);
+    effnet_fork_unblock();
+    return status;
 }
 
 /* ---------------------------------------------------------------- the rest of the table */

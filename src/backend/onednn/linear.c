@@ -1,6 +1,7 @@
 /* effnet_linear on the CPU: one oneDNN matrix product with its epilogue as post-operations. */
 #include "backend/onednn/api.h"
 #include "common/error.h"
+#include "common/fork.h"
 #include "linear_host.h"
 
 #include <math.h>
@@ -78,6 +79,7 @@ static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, co
     const void *all[5] = {pointers[0], pointers[1], pointers[2], a->scale, a->shift};
     dnnl_exec_arg_t arguments[5];
     int count = 0, operation = 0;
+    effnet_fork_block(); /* oneDNN keeps primitives in a cache with locks of its own */
     dnnl_status_t s = dnnl_engine_create(&job->engine, dnnl_cpu, 0);
     if (s == dnnl_success) s = dnnl_stream_create(&job->stream, job->engine, dnnl_stream_default_flags);
     if (s == dnnl_success) s = dnnl_primitive_attr_create(&job->attributes);
@@ -104,6 +106,7 @@ static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, co
         s = onednn_matmul(&job->description, job->engine, job->shape[0], job->shape[1], job->shape[2],
                           job->attributes);
     if (s == dnnl_success) s = dnnl_primitive_create(&job->primitive, job->description);
+    effnet_fork_unblock();
     if (s == dnnl_success) s = dnnl_primitive_execute(job->primitive, job->stream, count, arguments);
     if (s == dnnl_success) s = dnnl_stream_wait(job->stream);
     return s;

@@ -1,6 +1,7 @@
 #include "backend/onednn/pool.h"
 
 #include "common/error.h"
+#include "common/fork.h"
 #include "common/thread.h"
 
 #include <pthread.h>
@@ -27,6 +28,7 @@ struct pool_worker {
 
 struct pool {
     int threads;
+    int forks; /* effnet_fork_count when it was made: a child has the pool, but not its threads */
     _Atomic uint64_t claims; /* workers:16 tasks:24 next:24 */
     atomic_int unfinished, failure;
     /* Written by the caller while nothing is left to claim or unfinished; read after a claim. */
@@ -135,6 +137,7 @@ int effnet_pool_open(int threads, struct pool **out, struct effnet_error *error)
     struct pool *pool = calloc(1, size);
     *out = pool;
     if (!pool) return effnet_fail_nomem(error, "threads", size);
+    pool->forks = effnet_fork_count();
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
@@ -149,6 +152,10 @@ int effnet_pool_open(int threads, struct pool **out, struct effnet_error *error)
 void effnet_pool_close(struct pool *pool)
 {
     if (!pool) return;
+    if (effnet_pool_lost(pool)) { /* nobody to wait for, and the mutex as a thread left it */
+        free(pool);
+        return;
+    }
     atomic_store(&pool->stop, true);
     wake_sleepers(pool);
     for (int i = 1; i < pool->threads; i++) pthread_join(pool->workers[i].thread, NULL);
@@ -156,6 +163,11 @@ void effnet_pool_close(struct pool *pool)
     pthread_cond_destroy(&pool->done);
     pthread_mutex_destroy(&pool->mutex);
     free(pool);
+}
+
+bool effnet_pool_lost(const struct pool *pool)
+{
+    return pool->forks != effnet_fork_count();
 }
 
 int effnet_pool_threads(const struct pool *pool)

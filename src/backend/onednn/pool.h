@@ -17,6 +17,9 @@ typedef int (*pool_task)(void *context, int worker, int index);
  */
 int effnet_pool_open(int threads, struct pool **out, struct effnet_error *error);
 void effnet_pool_close(struct pool *pool);
+/* Whether this is a child of the process that made the pool: then its threads are not here, and it can only
+ * be closed. */
+bool effnet_pool_lost(const struct pool *pool);
 int effnet_pool_threads(const struct pool *pool);
 
 /* Runs tasks 0..tasks-1, each once, on at most `threads` threads (workers 0..threads-1), and returns when all
