@@ -223,21 +223,23 @@ static char *header_text(const struct weights *w)
 }
 
 static char path[128];
+static pid_t owner; /* of the path: a child has one of its own */
 
 static void remove_file(void)
 {
-    unlink(path);
+    if (owner == getpid()) unlink(path);
 }
 
 const char *weights_path(void)
 {
-    if (!path[0]) {
+    if (owner != getpid()) {
         const char *directory = getenv("TMPDIR");
         snprintf(path, sizeof path, "%.60s/effnet-test-XXXXXX", directory ? directory : "/tmp");
         int fd = mkstemp(path);
         require(fd >= 0, path);
         close(fd);
-        atexit(remove_file);
+        if (!owner) atexit(remove_file);
+        owner = getpid();
     }
     return path;
 }
