@@ -139,13 +139,18 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
     struct effnet_error gpu = {0}, cpu = {0};
     if (choice->nvidia_hardware) {
         if (!open_cuda(session, choice->cuda, options, &gpu)) return EFFNET_OK;
-        snprintf(session->notice, sizeof session->notice, "using the CPU: %.420s", gpu.message);
+        char reason[420]; /* which leaves room for notice_unused */
+        effnet_keep_start(reason, sizeof reason, gpu.message);
+        snprintf(session->notice, sizeof session->notice, "using the CPU: %s", reason);
     } else if (options->precision && strcmp(options->precision, "fp16") == 0) {
         effnet_fail(&gpu, EFFNET_E_UNAVAILABLE, "no NVIDIA GPU in this machine");
     }
     int status = open_backend(session, choice->cpu, options, &cpu);
-    if (status && gpu.status) /* neither can; say both */
-        return effnet_fail(error, status, "%.240s; nor on a GPU: %.240s", cpu.message, gpu.message);
+    if (status && gpu.status) { /* neither can; say both */
+        char reason[240];
+        effnet_keep_start(reason, sizeof reason, cpu.message);
+        return effnet_fail(error, status, "%s; nor on a GPU: %s", reason, gpu.message);
+    }
     return status ? effnet_fail(error, status, "%s", cpu.message) : EFFNET_OK;
 }
 

@@ -96,10 +96,6 @@ int feed_open(const struct feed_options *options, char *const *paths, int count,
     while (feed->time.workers < workers &&
            !effnet_thread_start(&feed->threads[feed->time.workers], work, feed))
         feed->time.workers++;
-    if (!feed->time.workers) { /* fewer than asked for will do, none will not */
-        feed_close(feed);
-        return cli_fail(EFFNET_E_INTERNAL, "cannot start a thread to read images");
-    }
     *out = feed;
     return EFFNET_OK;
 }
@@ -115,6 +111,11 @@ const struct feed_item *feed_next(struct feed *feed)
     struct slot *slot = NULL;
     if (feed->next_out < feed->count) {
         slot = &feed->slots[feed->next_out % feed->slot_count];
+        if (!feed->time.workers) { /* the system gave no thread: then here, nobody else has the lock */
+            pthread_mutex_unlock(&feed->lock);
+            read_and_fit(feed, feed->next_out, slot);
+            pthread_mutex_lock(&feed->lock);
+        }
         while (!slot->ready) pthread_cond_wait(&feed->slot_ready, &feed->lock);
         feed->next_out++;
         feed->held = true;

@@ -4,8 +4,8 @@
 
 #include <signal.h>
 
-/* Ten times what oneDNN and the decoders were seen to take; only pages that are touched cost memory. */
-#define STACK_BYTES ((size_t)2 << 20)
+/* Twenty times what oneDNN and the decoders were seen to take; only pages that are touched cost memory. */
+#define STACK_BYTES ((size_t)1 << 20)
 
 /* All signals, but those that a thread's own fault raises and a profiler's. */
 static void fill_blocked(sigset_t *set)

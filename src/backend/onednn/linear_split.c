@@ -4,6 +4,7 @@
 #include "backend/onednn/pool.h"
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/memory.h"
 #include "linear_host.h"
 
 #include <omp.h>
@@ -13,6 +14,8 @@
 /* A piece takes a thread 10 us or more; to wake one takes up to 50. Pieces are whole steps of rows or
  * columns. */
 enum { PIECE_MULTIPLY_ADDS = 1 << 19, PIECE_STEP = 16 };
+
+#define BUILD_BYTES ((size_t)32 << 20) /* more than oneDNN takes to make a product's primitive */
 
 struct split {
     const struct effnet_linear_args *args;
@@ -105,6 +108,8 @@ static int run_alone(const struct effnet_linear_args *args, struct effnet_error 
 int effnet_onednn_linear_split(const struct effnet_linear_args *args, struct effnet_error *error)
 {
     const int64_t steps = (args->m >= args->n ? args->m : args->n) / PIECE_STEP;
+    /* oneDNN's compiler writes to memory that it did not get. */
+    if (!effnet_memory_left(BUILD_BYTES)) return effnet_fail_nomem(error, "a linear layer", BUILD_BYTES);
     const double worth = (double)args->m * (double)args->n * (double)args->k / PIECE_MULTIPLY_ADDS;
     if (worth < 2 || steps < 2) return run_alone(args, error);
     struct split split = {.args = args};
