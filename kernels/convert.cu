@@ -10,6 +10,7 @@
  *
  * Grid: one warp a row, 8 a block. It runs once: 5.4 million weights, 66 launches. */
 #include "convert.h"
+#include "launch.cuh"
 
 #include <cuda_fp16.h>
 
@@ -76,15 +77,13 @@ __global__ void convert_split(const float *x, __half *high, __half *low, int cou
 cudaError_t convert_weights_launch(const convert_args *args, cudaStream_t stream)
 {
     if (args->rows < 1 || args->columns < 1) return cudaErrorInvalidValue;
-    convert_weights<<<(args->rows - 1) / WARPS + 1, 32 * WARPS, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_after(convert_weights, (args->rows - 1) / WARPS + 1, 32 * WARPS, 0, stream, *args);
 }
 
 cudaError_t convert_split_launch(const float *x, void *high, void *low, int count, cudaStream_t stream)
 {
     constexpr int THREADS = 256;
     if (count < 1) return cudaErrorInvalidValue;
-    convert_split<<<(count - 1) / THREADS + 1, THREADS, 0, stream>>>(x, static_cast<__half *>(high),
-                                                                     static_cast<__half *>(low), count);
-    return cudaGetLastError();
+    return launch_after(convert_split, (count - 1) / THREADS + 1, THREADS, 0, stream, x,
+                        static_cast<__half *>(high), static_cast<__half *>(low), count);
 }

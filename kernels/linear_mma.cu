@@ -303,12 +303,8 @@ template <class T, int MODE> bool fits(const linear_args &a)
 
 template <class T, int MODE> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 {
-    const auto kernel = linear_mma_kernel<T, MODE>;
-    cudaError_t status = allow_shared_memory(kernel, T::SHARED_BYTES);
-    if (status != cudaSuccess) return status;
-    kernel<<<static_cast<unsigned>(block_count<T>(a)), T::THREADS, T::SHARED_BYTES, stream>>>(
-        a, rows_aligned(a.y, a.ldy, element_bytes(a.y_type)));
-    return cudaGetLastError();
+    return launch_after(linear_mma_kernel<T, MODE>, static_cast<unsigned>(block_count<T>(a)), T::THREADS,
+                        T::SHARED_BYTES, stream, a, rows_aligned(a.y, a.ldy, element_bytes(a.y_type)));
 }
 
 /* Waves of blocks, each as long as its products at 2.9 TFLOP/s a multiprocessor or its reads at 52 kB/us,

@@ -156,17 +156,13 @@ template <class S> bool fits(const linear_args &a)
 
 template <class S> cudaError_t launch(const linear_args &a, cudaStream_t stream)
 {
-    const auto kernel = linear_small_kernel<S>;
     const int64_t rounds = divide_up(divide_up(a.k, CHUNK), WARPS);
     const int depth = static_cast<int>(rounds < S::DEPTH ? rounds : S::DEPTH);
     const int queues = depth * S::SLOT_BYTES, sums = WARPS * S::ROWS * COLUMNS * 4;
-    const int shared_bytes = queues > sums ? queues : sums;
-    const cudaError_t status = allow_shared_memory(kernel, S::DEPTH * S::SLOT_BYTES);
-    if (status != cudaSuccess) return status;
+    const shared_memory shared(queues > sums ? queues : sums, S::DEPTH * S::SLOT_BYTES);
     const dim3 grid(static_cast<unsigned>(divide_up(a.n, COLUMNS)),
                     static_cast<unsigned>(divide_up(a.m, S::ROWS)));
-    kernel<<<grid, THREADS, shared_bytes, stream>>>(a, depth);
-    return cudaGetLastError();
+    return launch_after(linear_small_kernel<S>, grid, THREADS, shared, stream, a, depth);
 }
 
 /* Waves of blocks, each a start and its reads at 55 kB/us, a fifth of that where x is rounded as it is used,

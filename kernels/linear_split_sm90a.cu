@@ -346,34 +346,20 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 
     static cudaError_t launch(const linear_args &a, cudaStream_t stream)
     {
-        const auto kernel = linear_split_kernel<P>;
         const int stages = static_cast<int>(steps(a) < STAGES ? steps(a) : STAGES),
                   ring = stages * P::STAGE_BYTES;
-        const int shared_bytes = P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
+        const shared_memory shared(P::STATE_BYTES + (ring > STAGED ? ring : STAGED), SHARED_WHOLE);
         CUtensorMap x_map, w_map;
-        cudaError_t status = allow_shared_memory(kernel, SHARED_WHOLE);
-        if (status == cudaSuccess)
-            status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
-                                   x_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
+        cudaError_t status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
+                                           x_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status == cudaSuccess)
             status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2,
                                    w_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
         if (status != cudaSuccess) return status;
-        cudaLaunchAttribute attributes[2] = {};
-        attributes[0].id = cudaLaunchAttributeClusterDimension;
-        attributes[0].val.clusterDim.x = BLOCKS;
-        attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-        attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[1].val.programmaticStreamSerializationAllowed = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(BLOCKS, static_cast<unsigned>(down(a)), static_cast<unsigned>(across(a)));
-        config.blockDim = dim3(P::THREADS);
-        config.dynamicSmemBytes = shared_bytes;
-        config.stream = stream;
-        config.attrs = attributes;
-        config.numAttrs = LAUNCHES_OVERLAP ? 2 : 1;
-        return cudaLaunchKernelEx(&config, kernel, x_map, w_map, a,
-                                  cut{SHARE_M, SHARE_N, stages, x_rows(a), w_rows(a)}, stores_together(a, 2));
+        const dim3 grid(BLOCKS, static_cast<unsigned>(down(a)), static_cast<unsigned>(across(a)));
+        return launch_kernel(linear_split_kernel<P>, {grid, dim3(P::THREADS), shared, BLOCKS, true}, stream,
+                             x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows(a), w_rows(a)},
+                             stores_together(a, 2));
     }
 
     /* A step of BK, us, where so many clusters run: its barriers, its reads from L2 at `read` MB/us, what the

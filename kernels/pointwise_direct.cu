@@ -173,7 +173,7 @@ template <class S> struct launcher {
 
     static bool fits(const pointwise_args &args)
     {
-        if (args.n * 2 <= S::BN) return false;               /* never the fastest */
+        if (!fills_tile(args.n, S::BN)) return false;
         if (S::WK > 1 && args.k <= 16 * S::WK) return false; /* half the warps would have nothing to add */
         if (args.pool_rows && (S::WK == 1 || args.pool_rows > S::BM || args.residual)) return false;
         if (S::WK == 1 && args.w_low && args.residual) return false; /* no layer has both */

@@ -202,6 +202,8 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
 }
 
 template <class T, int BLOCKS_A_SM> struct launcher {
+    static constexpr int SHARED_MOST = 99 * 1024; /* that sm_89 gives a block */
+
     static int shared_bytes(const pointwise_args &args)
     {
         return T::STAGES_BYTES + (args.input_bias ? T::bias_bytes(args.k) : 0);
@@ -209,10 +211,9 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 
     static bool fits(const pointwise_args &args)
     {
-        /* More than half a tile's columns unused is never the fastest. */
-        if (args.n * 2 <= T::BN) return false;
+        if (!fills_tile(args.n, T::BN)) return false;
         if (args.pool_rows && (T::WARPS_M != 1 || args.pool_rows > T::BM || args.residual)) return false;
-        return shared_bytes(args) <= 99 * 1024;
+        return shared_bytes(args) <= SHARED_MOST;
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
@@ -221,17 +222,19 @@ template <class T, int BLOCKS_A_SM> struct launcher {
                                           : pointwise_tiled<T, BLOCKS_A_SM, false>;
         const int bytes = shared_bytes(args);
         int sms = 0, blocks = 0;
-        cudaError_t status = allow_shared_memory(kernel, bytes); /* or none would be resident */
+        cudaFuncAttributes unused;
+        cudaError_t status = prepare_kernel(kernel, SHARED_MOST, &unused); /* or none would be resident */
         if (status == cudaSuccess) status = multiprocessor_count(&sms);
         if (status == cudaSuccess)
             status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, T::THREADS, bytes);
+        cuda_forget_error(status);
         if (status != cudaSuccess) return status;
         const int rows = args.pool_rows ? args.pool_rows : T::BM;
         const long long tiles = static_cast<long long>((args.m + rows - 1) / rows) *
                                 ((args.n + T::BN - 1) / T::BN);
         const long long resident = static_cast<long long>(sms) * blocks;
         return launch_overlapping(kernel, static_cast<unsigned>(tiles < resident ? tiles : resident),
-                                  T::THREADS, bytes, stream, args);
+                                  T::THREADS, {bytes, SHARED_MOST}, stream, args);
     }
 };
 

@@ -286,8 +286,8 @@ template <class R> struct launcher_sm90a {
 
     static bool fits(const pointwise_args &args)
     {
-        if (args.n * 2 <= R::BN || args.k <= R::BK / 2) return false; /* mostly padding: never the fastest */
-        if (args.m < 1024) return false;                              /* too few tiles to be the fastest */
+        if (!fills_tile(args.n, R::BN) || args.k <= R::BK / 2) return false; /* else mostly padding */
+        if (args.m < 1024) return false; /* too few tiles to be the fastest */
         if (4 * args.n + 4 * (args.k + R::BK) > R::VECTORS_BYTES) return false;
         if (args.residual && !R::ADDS_RESIDUAL) return false;
         if (args.w_low != (R::W_PARTS == 2)) return false;

@@ -14,6 +14,7 @@
  * Fewest bytes: those of the rectangle once, and the crop. A reduction by s reads each input four times over
  * (the filter's support), from shared memory across and from the caches down, with 3 * 4 * s multiply-adds an
  * output pixel and pass. */
+#include "launch.cuh"
 #include "resize.h"
 
 namespace
@@ -176,15 +177,13 @@ __global__ void __launch_bounds__(COLUMN_THREADS *OUTPUT_THREADS)
 cudaError_t launch_across(const plane &in, const resize_axis &axis, uint8_t *out, cudaStream_t stream)
 {
     const dim3 grid((in.rows - 1) / TILE_ROWS + 1, (axis.outputs - 1) / TILE_OUTPUTS + 1);
-    resize_across<<<grid, THREADS, 0, stream>>>(in, axis, out);
-    return cudaGetLastError();
+    return launch_after(resize_across, grid, THREADS, 0, stream, in, axis, out);
 }
 
 cudaError_t launch_down(const plane &in, const resize_axis &axis, uint8_t *out, cudaStream_t stream)
 {
     const dim3 grid((in.row_bytes - 1) / (4 * COLUMN_THREADS) + 1, (axis.outputs - 1) / OUTPUT_THREADS + 1);
-    resize_down<<<grid, dim3(COLUMN_THREADS, OUTPUT_THREADS), 0, stream>>>(in, axis, out);
-    return cudaGetLastError();
+    return launch_after(resize_down, grid, dim3(COLUMN_THREADS, OUTPUT_THREADS), 0, stream, in, axis, out);
 }
 
 /* A grid has at most 65535 blocks in y. */

@@ -2,6 +2,9 @@
 #ifndef EFFNET_KERNELS_TENSOR_MAP_CUH
 #define EFFNET_KERNELS_TENSOR_MAP_CUH
 
+#include "last_error.h"
+
+#include <atomic>
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <stdint.h>
@@ -15,14 +18,18 @@ inline cudaError_t tensor_map(CUtensorMap *map, CUtensorMapDataType type, const 
                               const cuuint64_t *size, const cuuint64_t *pitch, const cuuint32_t *box,
                               CUtensorMapSwizzle swizzle)
 {
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    /* Several threads may look it up at once; they all find the same. */
+    static std::atomic<PFN_cuTensorMapEncodeTiled_v12000> known{nullptr};
+    PFN_cuTensorMapEncodeTiled_v12000 encode = known.load(std::memory_order_relaxed);
     if (!encode) {
         void *function = nullptr;
         cudaDriverEntryPointQueryResult found;
         const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
                                                                     12000, cudaEnableDefault, &found);
+        cuda_forget_error(status);
         if (status != cudaSuccess || found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
         encode = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+        known.store(encode, std::memory_order_relaxed);
     }
     const cuuint32_t every[] = {1, 1, 1, 1, 1};
     const CUresult result = encode(map, type, static_cast<cuuint32_t>(rank), const_cast<void *>(data), size,
