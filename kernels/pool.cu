@@ -4,9 +4,9 @@
  * take every 32nd pixel. The groups' sums are added in a fixed order, four within each warp by shuffles and
  * then the eight warps', so an image's result does not depend on the batch.
  *
- * Grid: (channels / 64, n). Block: 256 threads, 2 KB of shared memory. Fewest bytes: 2 a value read, and the
- * means; one addition a value. A wider piece of the channels leaves a batch of one with too few blocks: 256
- * channels a block are 5 blocks for 1280 channels, 64 are 20. */
+ * Grid: (channels / 64, n), n in parts of what a grid holds. Block: 256 threads, 2 KB of shared memory.
+ * Fewest bytes: 2 a value read, and the means; one addition a value. A wider piece of the channels leaves a
+ * batch of one with too few blocks: 256 channels a block are 5 blocks for 1280 channels, 64 are 20. */
 #include "launch.cuh"
 #include "pool.h"
 #include "ptx.cuh"
@@ -20,6 +20,7 @@ constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr int VECTORS = 8, CHANNELS = 8 * VECTORS; /* of a block; a vector is 16 bytes, eight channels */
 constexpr int SLICES = THREADS / VECTORS;          /* groups of lanes, each with pixels of its own */
 constexpr unsigned ALL = 0xffffffffu;
+constexpr int GRID_MOST = 65535; /* blocks along y */
 
 union vector {
     uint4 word;
@@ -77,8 +78,17 @@ __global__ void __launch_bounds__(THREADS) pool_kernel(const __grid_constant__ p
 
 cudaError_t pool_launch(const pool_args *args, cudaStream_t stream)
 {
-    if (args->n < 1 || args->n > 65535 || args->pixels < 1 || args->channels < 8 || args->channels % 8)
+    if (args->n < 1 || args->pixels < 1 || args->channels < 8 || args->channels % 8)
         return cudaErrorInvalidValue;
-    const dim3 grid((args->channels - 1) / CHANNELS + 1, args->n);
-    return launch_overlapping(pool_kernel, grid, THREADS, 0, stream, *args);
+    const size_t image = static_cast<size_t>(args->pixels) * args->channels; /* values */
+    pool_args part = *args;
+    for (int left = args->n; left > 0; left -= part.n) {
+        part.n = left < GRID_MOST ? left : GRID_MOST;
+        const dim3 grid((args->channels - 1) / CHANNELS + 1, part.n);
+        const cudaError_t status = launch_overlapping(pool_kernel, grid, THREADS, 0, stream, part);
+        if (status != cudaSuccess) return status;
+        part.x = static_cast<const __half *>(part.x) + part.n * image;
+        part.y = static_cast<__half *>(part.y) + static_cast<size_t>(part.n) * args->channels;
+    }
+    return cudaSuccess;
 }
