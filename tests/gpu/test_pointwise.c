@@ -1,5 +1,7 @@
 /* kernels/pointwise against plain loops in double: every configuration on every 1x1 layer of both networks,
- * then on seeded awkward shapes. `--small`: few and small shapes, for compute-sanitizer. `--bench`: times. */
+ * then on narrow layers of every kind and on seeded awkward shapes. A shape that nothing computes, or a
+ * configuration that nothing has run, is a failure. `--small`: few and small shapes, for compute-sanitizer.
+ * `--bench`: times. */
 #include "gpu.h"
 #include "pointwise.h"
 
@@ -41,7 +43,7 @@ static const struct shape LAYERS[] = {
 };
 enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
 
-/* What the configurations for sm_90a need to fit, on as few rows as they take; for --small. */
+/* What the configurations for sm_90a need to fit, on as few rows as they take; also for --small. */
 static const struct shape SMALL[] = {
     {"small expand", 33, 16, 96, false, false, 6, false, false},
     {"small expand", 33, 24, 144, false, false, 6, false, false},
@@ -167,16 +169,17 @@ static double *reference(const struct problem *p)
     return y;
 }
 
-/* Runs every configuration that fits; returns how many failed. */
+/* Runs every configuration that fits, of which there must be one; returns how many failed. */
 static int check(const char *name, const struct problem *p, int *runs)
 {
     double *want = reference(p);
     half *got = checked_malloc(p->y_count * sizeof *got);
     struct guarded y = p->y;
-    int failures = 0;
+    int failures = 0, fitting = 0;
     double worst = 0;
     for (int config = 0; config < pointwise_config_count(); config++) {
         if (!pointwise_config_fits(config, &p->args)) continue;
+        fitting++;
         guarded_poison(&y);
         const cudaError_t status = pointwise_launch(config, &p->args, 0);
         if (status != cudaSuccess) {
@@ -202,8 +205,12 @@ static int check(const char *name, const struct problem *p, int *runs)
                    intact ? "intact" : "overwritten");
         }
     }
-    printf("%-24s m %-7d n %-5d k %-5d worst relative L2 %.1e\n", name, p->args.m, p->args.n, p->args.k,
-           worst);
+    printf("%-24s m %-7d n %-5d k %-5d %2d configurations, worst relative L2 %.1e\n", name, p->args.m,
+           p->args.n, p->args.k, fitting, worst);
+    if (!fitting) {
+        failures++, (*runs)++;
+        printf("FAIL %s: no configuration computes it\n", name);
+    }
     free(want), free(got);
     return failures;
 }
@@ -229,6 +236,40 @@ static int check_special_values(uint64_t *state, int *runs)
     return failures;
 }
 
+/* As few channels as a network may have, in every way that a layer may have them: behind a depthwise layer or
+ * not; with a residual, with weights in two parts, or with neither. */
+static int check_narrow(bool small, uint64_t *state, int *runs)
+{
+    static const int widths[] = {8, 16, 24, 40}, depths[] = {8, 16, 24, 72, 520}, rows[] = {77, 1, 1087};
+    int failures = 0, turn = 0;
+    for (size_t n = 0; n < (small ? 1 : sizeof widths / sizeof *widths); n++)
+        for (size_t k = 0; k < (small ? 2 : sizeof depths / sizeof *depths); k++)
+            for (int way = 0; way < 6; way++) {
+                const struct shape s = {.name = "narrow",
+                                        .side = 1,
+                                        .k = depths[k],
+                                        .n = widths[n],
+                                        .prologue = way % 2,
+                                        .residual = way / 2 == 1,
+                                        .w_low = way / 2 == 2,
+                                        .output_max = way / 2 == 0 ? 6 : 0};
+                struct problem p = problem_new(rows[small ? 0 : turn++ % 3], &s, state);
+                failures += check(s.name, &p, runs);
+                problem_free(&p);
+            }
+    return failures;
+}
+
+/* Whether an image's pixels can be averaged where they are made; else a network has a unit for that. */
+static bool pools(const struct shape *s, int m)
+{
+    const struct pointwise_args args = {
+        .m = m, .n = s->n, .k = s->k, .w_low = s->w_low, .pool_rows = s->side * s->side};
+    for (int c = 0; c < pointwise_config_count(); c++)
+        if (pointwise_config_fits(c, &args)) return true;
+    return false;
+}
+
 static int check_awkward(int count, int largest, uint64_t *state, int *runs)
 {
     static const int edges[] = {1,  7,  8,   9,   15,  16,  17,  31,   33,   63,
@@ -248,15 +289,42 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
         s.output_max = maxima[noise_range(state, 0, 2)];
         int m = edges[noise_range(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
         if (noise_range(state, 0, 3) == 0) {
-            s.pool = true, s.residual = false;
+            s.residual = false;
             s.side = noise_range(state, 1, 8);
             m = s.side * s.side * noise_range(state, 1, 40);
+            s.pool = pools(&s, m);
         }
         struct problem p = problem_new(m, &s, state);
         failures += check(s.name, &p, runs);
         problem_free(&p);
     }
     return failures;
+}
+
+/* Whether some configuration that runs on every device computes each shape that a network may have, narrow or
+ * wide. Asks no device. */
+static int check_coverage(void)
+{
+    static const char there; /* only whether a pointer is NULL is looked at */
+    static const int channels[] = {8, 16, 24, 32, 40, 56, 64, 72, 120, 136, 264, 1024, 1288, 65528};
+    enum { COUNT = sizeof channels / sizeof *channels };
+    int missing = 0;
+    for (int i = 0; i < COUNT * COUNT * 3 * 4; i++) {
+        static const int rows[] = {1, 64, 1 << 20};
+        const int way = i % 4, n = channels[i / 12 % COUNT], k = channels[i / 12 / COUNT];
+        const struct pointwise_args args = {.m = rows[i / 4 % 3],
+                                            .n = n,
+                                            .k = k,
+                                            .residual = way & 1 ? &there : NULL,
+                                            .w_low = !(way & 1),
+                                            .input_bias = way & 2 ? &there : NULL};
+        bool found = false;
+        for (int c = 0; c < pointwise_config_count(); c++)
+            found |= !pointwise_config_sm90a(c) && pointwise_config_shared_bytes(c, &args) >= 0;
+        missing += !found;
+        if (!found) printf("FAIL nothing computes m %d n %d k %d, way %d\n", args.m, n, k, way);
+    }
+    return missing;
 }
 
 static int check_refusals(void)
@@ -274,6 +342,23 @@ static int check_refusals(void)
     failures += accepted == 0;
     failures += pointwise_launch(pointwise_config_count(), &a, 0) != cudaErrorInvalidValue;
     if (failures) printf("FAIL refusals: %d wrong answers\n", failures);
+    return failures;
+}
+
+/* Every configuration that this device runs must have computed something. */
+static int check_all_ran(int *runs)
+{
+    struct cudaDeviceProp device;
+    int failures = 0;
+    CUDA_OK(cudaGetDeviceProperties(&device, 0));
+    const bool sm90a = device.major == 9 && device.minor == 0;
+    for (int c = 0; c < pointwise_config_count(); c++) {
+        if (pointwise_config_sm90a(c) && !sm90a) continue;
+        (*runs)++;
+        if (configs_run >> c & 1) continue;
+        printf("FAIL %s: never ran\n", pointwise_config_name(c));
+        failures++;
+    }
     return failures;
 }
 
@@ -325,7 +410,7 @@ int main(int argc, char **argv)
     const bool small = argc > 1 && !strcmp(argv[1], "--small"),
                timing = argc > 1 && !strcmp(argv[1], "--bench");
     uint64_t state = SEED;
-    int failures = check_refusals(), runs = 1;
+    int failures = check_refusals() + check_coverage(), runs = 1;
     if (failures) return 1;
     gpu_require();
     printf("seed %llu\n", (unsigned long long)SEED);
@@ -337,14 +422,12 @@ int main(int argc, char **argv)
         for (int l = 0; l < LAYER_COUNT; l++)
             for (int batch = 1; batch <= 3; batch += 2)
                 failures += check_layer(&LAYERS[l], batch, &state, &runs);
-    for (int l = 0; small && l < SMALL_COUNT; l++)
+    for (int l = 0; l < SMALL_COUNT; l++)
         failures += check_layer(&SMALL[l], SMALL[l].pool ? 17 : 1, &state, &runs);
     failures += check_special_values(&state, &runs);
+    failures += check_narrow(small, &state, &runs);
     failures += check_awkward(small ? 4 : 60, small ? 96 : 320, &state, &runs);
-    printf("configurations that never ran:");
-    for (int c = 0; c < pointwise_config_count(); c++)
-        if (!(configs_run >> c & 1)) printf(" [%s]", pointwise_config_name(c));
-    printf("\n");
+    if (!small) failures += check_all_ran(&runs);
     printf("%d passed, %d failed\n", runs - failures, failures);
     return failures != 0;
 }
