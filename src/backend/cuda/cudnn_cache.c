@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/error.h"
@@ -48,6 +50,27 @@ static bool make_folders(const char *path)
     }
     free(copy);
     return made;
+}
+
+/* Keeps other savers, threads and processes, away from the file's folder until the descriptor is closed. -1
+ * where that takes too long, or the file system has no locks: then a saver may lose another's entries. */
+static int lock_folder(const char *path)
+{
+    enum { TRIES = 250 };
+    const struct timespec pause = {.tv_nsec = 4000000};
+    char *folder = strdup(path);
+    if (!folder) return -1;
+    *strrchr(folder, '/') = '\0';
+    int descriptor = open(*folder ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(folder);
+    if (descriptor < 0) return -1;
+    for (int i = 0; i < TRIES; i++) {
+        if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) return descriptor;
+        if (errno != EWOULDBLOCK) break;
+        nanosleep(&pause, NULL);
+    }
+    close(descriptor);
+    return -1;
 }
 
 /* ---------------------------------------------------------------- lines */
@@ -192,6 +215,16 @@ int cudnn_cache_open(struct cudnn_cache *cache, struct effnet_error *error)
     return status;
 }
 
+void cudnn_cache_refresh(struct cudnn_cache *cache)
+{
+    if (!cache->path) return;
+    struct cudnn_cache file = {.path = cache->path};
+    if (read_file(&file, NULL) == EFFNET_OK)
+        for (int i = 0; i < file.count; i++)
+            if (!cudnn_cache_find(cache, file.entries[i].key)) add(cache, &file.entries[i], NULL);
+    free(file.entries);
+}
+
 void cudnn_cache_close(struct cudnn_cache *cache)
 {
     free(cache->path);
@@ -203,7 +236,7 @@ void cudnn_cache_close(struct cudnn_cache *cache)
 static bool write_file(const struct cudnn_cache *cache)
 {
     char *name = NULL;
-    if (!make_folders(cache->path) || asprintf(&name, "%s.XXXXXX", cache->path) < 0) return false;
+    if (asprintf(&name, "%s.XXXXXX", cache->path) < 0) return false;
     int descriptor = mkostemp(name, O_CLOEXEC);
     FILE *file = descriptor >= 0 ? fdopen(descriptor, "w") : NULL;
     if (!file && descriptor >= 0) close(descriptor);
@@ -224,6 +257,8 @@ static bool write_file(const struct cudnn_cache *cache)
 bool cudnn_cache_save(struct cudnn_cache *cache)
 {
     if (!cache->path || !cache->changed) return true;
+    if (!make_folders(cache->path)) return false;
+    const int lock = lock_folder(cache->path);
     /* What others wrote since first, our own over it: theirs may be newer only for keys we did not time. */
     struct cudnn_cache merged = {.path = cache->path};
     bool saved = read_file(&merged, NULL) == EFFNET_OK;
@@ -231,6 +266,7 @@ bool cudnn_cache_save(struct cudnn_cache *cache)
         saved = add(&merged, &cache->entries[i], NULL) == EFFNET_OK;
     saved = saved && write_file(&merged);
     free(merged.entries);
+    if (lock >= 0) close(lock);
     if (saved) cache->changed = false;
     return saved;
 }

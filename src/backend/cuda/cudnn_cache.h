@@ -10,7 +10,8 @@
  * Nothing in it is trusted: a line that does not parse is skipped, a file of another format or over 1 MiB is
  * ignored and written anew, and an entry that cuDNN then refuses is timed again. A cache that cannot be
  * read or written is no error. Files are replaced as a whole by renaming, so readers never see half of one;
- * of two processes that save at the same moment one may lose new entries, which are then timed again. */
+ * who saves locks the folder and keeps what others have saved. (Where the file system has no locks, of two
+ * that save at the same moment one may lose new entries, which are then timed again.) */
 #ifndef EFFNET_BACKEND_CUDA_CUDNN_CACHE_H
 #define EFFNET_BACKEND_CUDA_CUDNN_CACHE_H
 
@@ -38,6 +39,8 @@ struct cudnn_cache {
 
 /* Reads the file, if there is one. The only failure is memory. */
 int cudnn_cache_open(struct cudnn_cache *cache, struct effnet_error *error);
+/* Adds what others have saved since, except under keys that are here already. */
+void cudnn_cache_refresh(struct cudnn_cache *cache);
 /* Frees it without saving. Takes a zeroed one. */
 void cudnn_cache_close(struct cudnn_cache *cache);
 
