@@ -293,8 +293,8 @@ struct effnet_linear_bench_info {
 };
 
 /* args: x, w, scale and shift in host memory, which must stay until the bench is closed; y and ldy are not
- * used. device: "cpu", "cuda" or "cuda:N", which becomes the current device. cold: every call finds its
- * inputs outside the caches, else in them as far as they fit. calls: that one timing is to be the mean of, or
+ * used. device: "cpu", "cuda" or "cuda:N"; the calling thread's current device stays. cold: every call finds
+ * its inputs outside the caches, else in them as far as they fit. calls: that one timing is to be the mean of, or
  * 0 for as many as fill about 10 ms, 200 at most; the CPU makes one. Fails as effnet_linear does, and with
  * EFFNET_E_UNAVAILABLE where there is no such device. */
 int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold, int calls,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #ifdef EFFNET_HAVE_CUDA
+#include "backend/cuda/cuda_internal.h"
 #include "linear.h"
 #endif
 
@@ -141,19 +142,15 @@ static int run_cuda(const struct effnet_linear_args *a, void *stream, struct eff
 {
     if (a->w_type != EFFNET_FP16)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
+    int checked = cuda_process_check(error);
+    if (checked) return checked;
     const struct linear_args args = kernel_args(a);
     cudaError_t status = linear_launch(linear_choose(&args), &args, stream);
-    switch (status) {
-    case cudaSuccess: return EFFNET_OK;
-    case cudaErrorInvalidConfiguration:
+    if (status == cudaSuccess) return EFFNET_OK;
+    if (status == cudaErrorInvalidConfiguration)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: %lld x %lld x %lld is too large for the GPU",
                            (long long)a->m, (long long)a->n, (long long)a->k);
-    case cudaErrorNoDevice:
-    case cudaErrorInsufficientDriver:
-    case cudaErrorNoKernelImageForDevice:
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "linear: %s", cudaGetErrorString(status));
-    default: return effnet_fail(error, EFFNET_E_INTERNAL, "linear: %s", cudaGetErrorString(status));
-    }
+    return cuda_fail(error, status, "linear");
 }
 
 #else

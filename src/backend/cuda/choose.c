@@ -193,12 +193,12 @@ static int depthwise_scratch(struct backend_state *state, const struct effnet_la
     const size_t w_offset = y_offset + (y + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     cudaError_t status = cudaMalloc(memory, w_offset + w);
     if (status == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); /* a large batch's tensors fit once, not also where cuDNN was timed */
+        cuda_forget_error(status); /* a large batch's tensors fit once, not also where cuDNN was timed */
         cudnn_context_release(state->cudnn);
         status = cudaMalloc(memory, w_offset + w);
     }
     if (status == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); /* dealt with here */
+        cuda_forget_error(status);
         return effnet_fail(error, EFFNET_E_NOMEM,
                            "layer %s: a batch of %d does not fit into the GPU's memory", l->name,
                            state->max_batch);
@@ -267,8 +267,9 @@ static int choose_config(struct backend_state *state, struct cuda_unit *u, const
         return EFFNET_OK;
     EFFNET_TRY(time_family(state, family, args, &u->config, &elapsed_us, error));
     if (u->config < 0)
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: no kernel fits a batch of %d",
-                           u->layer->name, state->max_batch);
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: no kernel computes %d to %d channels of %d images on this GPU",
+                           u->layer->name, u->layer->in_channels, u->layer->out_channels, state->max_batch);
     cudnn_context_remember(state->cudnn, key, u->config, elapsed_us);
     return EFFNET_OK;
 }
@@ -325,6 +326,9 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
         case CUDA_UNIT_LINEAR:
             cuda_linear_arguments(state, u, &state->slots[0], &args);
             u->config = linear_choose(&args);
+            if (u->config < 0)
+                return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: %d to %d: too large for the GPU",
+                                   u->layer->name, u->layer->in_channels, u->layer->out_channels);
             snprintf(u->kernel, sizeof u->kernel, "linear %s", linear_config_get(u->config)->name);
         }
     }

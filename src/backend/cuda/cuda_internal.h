@@ -1,6 +1,6 @@
 /* The CUDA backend's own types: a network as a list of units on device tensors.
  *
- *   device.c       finding a device, CUDA errors in words
+ *   device.c       finding a device, being on it for a while, CUDA errors in words
  *   network.c      layer table -> units and tensors
  *   first_block.c  the first three layers as one unit
  *   memory.c       one arena: lifetimes -> offsets, weights upload
@@ -11,21 +11,42 @@
 #ifndef EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
 #define EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include "backend/backend.h"
 #include "backend/cuda/cudnn_conv.h"
 #include "common/error.h"
+#include "last_error.h"
 
 /* ---------------------------------------------------------------- device.c */
 
 enum { CUDA_LOWEST_CAPABILITY = 80 }; /* 10 * major + minor: mma.sync with fp16, cp.async */
 
-/* Makes device `index` current and describes it. EFFNET_E_UNAVAILABLE where there is no driver, no such
- * device, or it is older than CUDA_LOWEST_CAPABILITY. */
-int cuda_device_open(int index, struct cudaDeviceProp *properties, struct effnet_error *error);
+struct cuda_device {
+    int index;
+    CUcontext context; /* its primary one, which the runtime uses; NULL: not open */
+    struct cudaDeviceProp properties;
+};
 
-/* Fails with CUDA's own words for `status`; `what` is the layer or the step. */
+/* Finds device `index`, starts and describes it. The calling thread's current device stays what it is.
+ * EFFNET_E_UNAVAILABLE where there is no driver, no such device, it is older than CUDA_LOWEST_CAPABILITY, or
+ * another process has it to itself; EFFNET_E_NOMEM where its memory is full. On failure it is closed. */
+int cuda_device_open(int index, struct cuda_device *device, struct effnet_error *error);
+/* Takes a zeroed one. */
+void cuda_device_close(struct cuda_device *device);
+/* Makes the device the calling thread's current one until cuda_device_leave, which brings back what was.
+ * EFFNET_E_UNAVAILABLE in a child of the process that opened it. */
+int cuda_device_enter(const struct cuda_device *device, struct effnet_error *error);
+void cuda_device_leave(void);
+
+/* A process that is forked from one that uses CUDA must not call it (it fails, or waits for ever). Whether
+ * this is one; cuda_process_check fails in words then, else notes that this process uses CUDA. */
+bool cuda_is_inherited(void);
+int cuda_process_check(struct effnet_error *error);
+
+/* Fails with CUDA's own words for `status`, which cudaGetLastError() then does not tell any more; `what` is
+ * the layer or the step. */
 int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what);
 
 /* Returns from the calling function on failure. */
@@ -114,8 +135,8 @@ struct cuda_slot {
 struct backend_state {
     const effnet_model *model;
     const struct effnet_model_info *info;
-    struct cudaDeviceProp device;
-    int device_index, max_batch;
+    struct cuda_device device;
+    int max_batch;
     bool tune;
     bool cudnn_only;       /* plan cudnn: every convolution that is not 1x1 is cuDNN's */
     bool first_block;      /* the first three layers are one unit */
@@ -136,8 +157,8 @@ struct backend_state {
 };
 
 /* network.c */
-/* EFFNET_E_UNAVAILABLE where a layer is none that our kernels compute. */
-int cuda_network_check(const effnet_model *model, struct effnet_error *error);
+/* EFFNET_E_UNAVAILABLE where a layer is none that our kernels compute, or not for that batch. */
+int cuda_network_check(const effnet_model *model, int max_batch, struct effnet_error *error);
 /* Fills units and tensors. */
 int cuda_network_plan(struct backend_state *state, struct effnet_error *error);
 /* Frees them again, for another plan. */
@@ -191,6 +212,7 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
                            const struct cuda_slot *slot, struct linear_args *args);
 void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *unit,
                                 const struct cuda_slot *slot, struct first_block_args *args);
+/* On failure it is closed. */
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
 void cuda_slot_close(struct cuda_slot *slot);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

@@ -22,6 +22,7 @@ struct cudnn_context {
     struct cudnn_scratch scratch;
     char device[160]; /* as the cache's key has it */
     char name[32];
+    bool measures; /* its turn, until it has settled (cudnn_conv.c) */
 };
 
 /* cudnn_context_open on a target of one's own, which the context then owns, also on failure. */

@@ -1,5 +1,6 @@
 #include "backend/cuda/cudnn_conv.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,10 +58,27 @@ void cudnn_context_release(struct cudnn_context *context)
     cudnn_scratch_free(&context->scratch);
 }
 
+/* Of the contexts of a process one measures at a time, since times of two at once would be of both. */
+static pthread_mutex_t measuring = PTHREAD_MUTEX_INITIALIZER;
+
+/* Waits for this context's turn, which lasts until it has settled. Returns whether it had to be taken: then
+ * another may have found meanwhile what was to be measured here, and two sessions that are opened side by
+ * side run the same. */
+static bool begin_measuring(struct cudnn_context *context)
+{
+    if (context->measures) return false;
+    pthread_mutex_lock(&measuring);
+    context->measures = true;
+    cudnn_cache_refresh(&context->cache);
+    return true;
+}
+
 void cudnn_context_settle(struct cudnn_context *context)
 {
     cudnn_context_release(context);
     cudnn_cache_save(&context->cache);
+    if (context->measures) pthread_mutex_unlock(&measuring);
+    context->measures = false;
 }
 
 void cudnn_context_close(struct cudnn_context *context)
@@ -69,6 +87,12 @@ void cudnn_context_close(struct cudnn_context *context)
     cudnn_context_settle(context);
     cudnn_cache_close(&context->cache);
     cudnn_target_close(&context->target);
+    free(context);
+}
+
+void cudnn_context_abandon(struct cudnn_context *context)
+{
+    if (context) cudnn_cache_close(&context->cache);
     free(context);
 }
 
@@ -151,8 +175,9 @@ int cudnn_plan_create(struct cudnn_context *context, const struct cudnn_conv_sha
     if (!status) {
         char key[CUDNN_CACHE_KEY_SIZE];
         cudnn_cache_key(key, context->device, context->target.library->version, shape, &options);
-        if (!plan_recall(plan, &graph, &options, key))
-            status = plan_measure(plan, &graph, shape, &options, key, error);
+        bool known = plan_recall(plan, &graph, &options, key);
+        if (!known && begin_measuring(context)) known = plan_recall(plan, &graph, &options, key);
+        if (!known) status = plan_measure(plan, &graph, shape, &options, key, error);
         cudnn_graph_free(&graph);
     }
     if (status) {
@@ -170,6 +195,11 @@ void cudnn_plan_destroy(struct cudnn_plan *plan)
     if (!plan) return;
     cudnn_descriptor_free(&plan->context->target, &plan->pack);
     cudnn_executable_free(&plan->executable);
+    free(plan);
+}
+
+void cudnn_plan_abandon(struct cudnn_plan *plan)
+{
     free(plan);
 }
 
@@ -202,11 +232,12 @@ static void choice_key(char key[CUDNN_CACHE_KEY_SIZE], const struct cudnn_contex
              context->target.library->version, what);
 }
 
-bool cudnn_context_recall(const struct cudnn_context *context, const char *what, int *choice)
+bool cudnn_context_recall(struct cudnn_context *context, const char *what, int *choice)
 {
     char key[CUDNN_CACHE_KEY_SIZE];
     choice_key(key, context, what);
     const struct cudnn_cache_entry *entry = cudnn_cache_find(&context->cache, key);
+    if (!entry && begin_measuring(context)) entry = cudnn_cache_find(&context->cache, key);
     if (entry) *choice = (int)entry->config.engine;
     return entry != NULL;
 }

@@ -43,17 +43,21 @@ int cudnn_context_open(const struct cudaDeviceProp *device, struct cudnn_context
                        struct effnet_error *error);
 /* Takes NULL. Plans must be destroyed before. Saves new results. */
 void cudnn_context_close(struct cudnn_context *context);
+/* Frees its host memory and calls nothing, for a process that must not call CUDA any more. Takes NULL. */
+void cudnn_context_abandon(struct cudnn_context *context);
 /* "cuDNN 9.14.0"; lives as long as the context. */
 const char *cudnn_context_name(const struct cudnn_context *context);
 /* Frees the device memory that timing took; the next timing takes it anew. */
 void cudnn_context_release(struct cudnn_context *context);
-/* To be called when all plans of a network are made: releases, and saves new results. A cache that cannot be
- * written is no error. */
+/* To be called when all plans of a network are made: releases, saves new results, and lets another context
+ * measure. A cache that cannot be written is no error. */
 void cudnn_context_settle(struct cudnn_context *context);
 
 /* Measured choices among our own kernels, kept with cuDNN's: `what` says all that a choice depends on besides
- * the device and cuDNN's version. choice is from 0 to 9998. */
-bool cudnn_context_recall(const struct cudnn_context *context, const char *what, int *choice);
+ * the device and cuDNN's version. choice is from 0 to 9998. Where recall returns false, the caller is to
+ * measure: it has waited until no other context of this process does, and none will until this one settles.
+ */
+bool cudnn_context_recall(struct cudnn_context *context, const char *what, int *choice);
 void cudnn_context_remember(struct cudnn_context *context, const char *what, int choice, double elapsed_us);
 
 struct cudnn_plan_options {
@@ -67,7 +71,8 @@ struct cudnn_plan_options {
 struct cudnn_plan;
 
 /* Makes the plan for `shape`: the one kept on disk, else the fastest by timing on this device, for which
- * device memory for w, x, y and the workspace is taken until cudnn_context_settle. Must not run inside a
+ * device memory for w, x, y and the workspace is taken until cudnn_context_settle, as is the turn to measure
+ * (a second context of the same thread would wait for ever). Must not run inside a
  * stream capture. On failure *out is NULL: EFFNET_E_UNAVAILABLE where no engine may or can run the shape,
  * EFFNET_E_NOMEM where timing does not fit into the device. */
 int cudnn_plan_create(struct cudnn_context *context, const struct cudnn_conv_shape *shape,
@@ -75,6 +80,8 @@ int cudnn_plan_create(struct cudnn_context *context, const struct cudnn_conv_sha
                       struct effnet_error *error);
 /* Takes NULL. */
 void cudnn_plan_destroy(struct cudnn_plan *plan);
+/* As cudnn_context_abandon. */
+void cudnn_plan_abandon(struct cudnn_plan *plan);
 
 struct cudnn_plan_info {
     char engine[160];        /* "ConvFwd_eng57_k2=3_k17=528", as cuDNN's own logs have it */

@@ -71,9 +71,11 @@ static int load(struct cudnn_library *library, struct effnet_error *error)
 
 #define CUDNN_RESOLVE(member, symbol)                                                                        \
     *(void **)&library->member = dlsym(file, #symbol);                                                       \
-    if (!library->member)                                                                                    \
+    if (!library->member) {                                                                                  \
+        dlclose(file);                                                                                       \
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,                                                      \
-                           "the cuDNN library found here has no " #symbol ": cuDNN 9 is needed");
+                           "the cuDNN library found here has no " #symbol ": cuDNN 9 is needed");            \
+    }
     CUDNN_SYMBOLS(CUDNN_RESOLVE)
 #undef CUDNN_RESOLVE
 

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "common/error.h"
+#include "last_error.h"
 
 static const double runs_target_us = 200; /* device time of one graph, about */
 enum { RUNS_LEAST = 2, RUNS_MOST = 16 };
@@ -27,7 +28,7 @@ static const double runtime_compiled_handicap = 1.03;
 
 static int cuda_fail(cudaError_t code, const char *layer, const char *what, struct effnet_error *error)
 {
-    cudaGetLastError(); /* the next caller shall not find this one */
+    cuda_forget_error(code);
     int status = code == cudaErrorMemoryAllocation ? EFFNET_E_NOMEM : EFFNET_E_INTERNAL;
     return effnet_fail(error, status, "%s: CUDA, %s: %s", layer, what, cudaGetErrorString(code));
 }
@@ -84,7 +85,7 @@ static int scratch_reserve(struct cudnn_scratch *scratch, size_t size_bytes, con
     scratch->size_bytes = 0;
     code = cudaMalloc(&scratch->memory, size_bytes);
     if (code == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
+        cuda_forget_error(code);
         scratch->memory = NULL;
         return effnet_fail(error, EFFNET_E_NOMEM, "%s: timing cuDNN's engines takes %zu MiB of device memory",
                            layer, (size_bytes >> 20) + 1);
@@ -182,7 +183,7 @@ static int capture(const struct subject *s, int runs, cudaGraphExec_t *out, stru
         if (code) status = cuda_fail(code, s->layer, "graph", error);
     }
     if (graph) cudaGraphDestroy(graph);
-    if (status) cudaGetLastError();
+    cuda_forget_error(code);
     return status;
 }
 

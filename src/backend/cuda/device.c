@@ -1,28 +1,91 @@
-/* Finding a device, and CUDA's errors in words. */
+/* Finding a device, being on it for a while, and CUDA's errors in words. */
+#include <cudaTypedefs.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "backend/cuda/cuda_internal.h"
 
+/* ---------------------------------------------------------------- errors */
+
+/* What another backend could do nothing about either is internal; the rest is what this machine lacks. */
+static int status_of(cudaError_t status)
+{
+    switch (status) {
+    case cudaErrorMemoryAllocation: return EFFNET_E_NOMEM;
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorDeviceNotLicensed:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorSystemNotReady:
+    case cudaErrorStubLibrary:
+    case cudaErrorCallRequiresNewerDriver:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+    case cudaErrorInitializationError: return EFFNET_E_UNAVAILABLE;
+    default: return EFFNET_E_INTERNAL;
+    }
+}
+
 int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what)
 {
-    const int code = status == cudaErrorMemoryAllocation ? EFFNET_E_NOMEM : EFFNET_E_INTERNAL;
-    return effnet_fail(error, code, "%s: CUDA: %s (%s)", what, cudaGetErrorString(status),
+    cuda_forget_error(status);
+    return effnet_fail(error, status_of(status), "%s: CUDA: %s (%s)", what, cudaGetErrorString(status),
                        cudaGetErrorName(status));
 }
+
+/* ---------------------------------------------------------------- processes */
+
+/* The process that this copy of the library uses CUDA in; 0: none yet. */
+static _Atomic pid_t using_cuda;
+
+bool cuda_is_inherited(void)
+{
+    const pid_t known = atomic_load_explicit(&using_cuda, memory_order_relaxed);
+    return known && known != getpid();
+}
+
+int cuda_process_check(struct effnet_error *error)
+{
+    if (cuda_is_inherited())
+        return effnet_fail(
+            error, EFFNET_E_UNAVAILABLE,
+            "cuda: the GPU is not available to a process that was forked from one that uses it");
+    atomic_store_explicit(&using_cuda, getpid(), memory_order_relaxed);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- devices */
 
 /* How many devices there are, or why none can be counted. */
 static int count_devices(int *count, struct effnet_error *error)
 {
-    const cudaError_t status = cudaGetDeviceCount(count);
-    if (status == cudaSuccess && *count > 0) return EFFNET_OK;
     *count = 0;
-    if (status == cudaSuccess || status == cudaErrorNoDevice)
+    if (cuda_is_inherited()) return cuda_process_check(error);
+    const cudaError_t status = cudaGetDeviceCount(count);
+    cuda_forget_error(status);
+    if (status == cudaSuccess && *count > 0) return cuda_process_check(error);
+    *count = 0;
+    switch (status) {
+    case cudaSuccess:
+    case cudaErrorNoDevice:
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: no NVIDIA GPU in this machine");
-    if (status == cudaErrorInsufficientDriver)
+    case cudaErrorInsufficientDriver:
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "cuda: no NVIDIA driver, or one older than CUDA %d.%d needs: install or update it",
                            CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    return effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: %s", cudaGetErrorString(status));
+    case cudaErrorInitializationError:
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "cuda: the driver does not start here (%s): its device files are missing, or this "
+                           "process was forked from one that uses it",
+                           cudaGetErrorString(status));
+    default: return effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: %s", cudaGetErrorString(status));
+    }
 }
 
 static int check_capability(int index, const struct cudaDeviceProp *p, struct effnet_error *error)
@@ -33,18 +96,115 @@ static int check_capability(int index, const struct cudaDeviceProp *p, struct ef
                        p->major, p->minor, CUDA_LOWEST_CAPABILITY / 10, CUDA_LOWEST_CAPABILITY % 10);
 }
 
-int cuda_device_open(int index, struct cudaDeviceProp *properties, struct effnet_error *error)
+/* The driver's functions that the runtime has no others for: to make a device current and have back exactly
+ * what was. (Setting the caller's device again would start the one that a thread has by default, which nobody
+ * may have used, and would replace a context of the caller's own.) */
+static struct {
+    PFN_cuDeviceGet_v2000 device_get;
+    PFN_cuDevicePrimaryCtxRetain_v7000 retain;
+    PFN_cuDevicePrimaryCtxRelease_v11000 release;
+    PFN_cuCtxPushCurrent_v4000 push;
+    PFN_cuCtxPopCurrent_v4000 pop;
+} driver;
+
+static int load_driver(struct effnet_error *error)
+{
+    static const struct {
+        const char *name;
+        unsigned version;
+        void *function;
+    } functions[] = {{"cuDeviceGet", 2000, &driver.device_get},
+                     {"cuDevicePrimaryCtxRetain", 7000, &driver.retain},
+                     {"cuDevicePrimaryCtxRelease", 11000, &driver.release},
+                     {"cuCtxPushCurrent", 4000, &driver.push},
+                     {"cuCtxPopCurrent", 4000, &driver.pop}};
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    int status = EFFNET_OK;
+    pthread_mutex_lock(&mutex);
+    for (size_t i = 0; i < sizeof functions / sizeof *functions && !status && !driver.pop; i++) {
+        enum cudaDriverEntryPointQueryResult found;
+        void *function = NULL;
+        const cudaError_t asked = cudaGetDriverEntryPointByVersion(
+            functions[i].name, &function, functions[i].version, cudaEnableDefault, &found);
+        if (asked != cudaSuccess)
+            status = cuda_fail(error, asked, functions[i].name);
+        else if (found != cudaDriverEntryPointSuccess || !function)
+            status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: the driver has no %s: update it",
+                                 functions[i].name);
+        else
+            *(void **)functions[i].function = function;
+    }
+    pthread_mutex_unlock(&mutex);
+    return status;
+}
+
+/* Starts the device for this process, which takes a few hundred megabytes of its memory. */
+static int start_device(int index, struct effnet_error *error)
+{
+    const cudaError_t status = cudaInitDevice(index, 0, 0);
+    char name[24];
+    cuda_forget_error(status);
+    switch (status) {
+    case cudaSuccess: return EFFNET_OK;
+    case cudaErrorDevicesUnavailable:
+        return effnet_fail(
+            error, EFFNET_E_UNAVAILABLE,
+            "cuda:%d: the GPU is busy or not available: another process may hold it in exclusive "
+            "mode, or the mode prohibits its use",
+            index);
+    case cudaErrorMemoryAllocation:
+        return effnet_fail(error, EFFNET_E_NOMEM, "cuda:%d: too little GPU memory is free to start on it",
+                           index);
+    default: snprintf(name, sizeof name, "cuda:%d", index); return cuda_fail(error, status, name);
+    }
+}
+
+static int retain_device(struct cuda_device *device, struct effnet_error *error)
+{
+    CUdevice handle;
+    EFFNET_TRY(load_driver(error));
+    if (driver.device_get(&handle, device->index) == CUDA_SUCCESS &&
+        driver.retain(&device->context, handle) == CUDA_SUCCESS)
+        return EFFNET_OK;
+    device->context = NULL;
+    return effnet_fail(error, EFFNET_E_INTERNAL, "cuda:%d: the driver does not give its context",
+                       device->index);
+}
+
+int cuda_device_open(int index, struct cuda_device *device, struct effnet_error *error)
 {
     int count;
+    *device = (struct cuda_device){.index = index};
     EFFNET_TRY(count_devices(&count, error));
     if (index < 0 || index >= count)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "cuda:%d: no such device; there %s %d, counted from 0", index,
                            count == 1 ? "is" : "are", count);
-    CUDA_TRY(cudaGetDeviceProperties(properties, index), "cuda device");
-    EFFNET_TRY(check_capability(index, properties, error));
-    CUDA_TRY(cudaSetDevice(index), "cuda device");
-    return EFFNET_OK;
+    CUDA_TRY(cudaGetDeviceProperties(&device->properties, index), "cuda device");
+    EFFNET_TRY(check_capability(index, &device->properties, error));
+    EFFNET_TRY(start_device(index, error));
+    return retain_device(device, error);
+}
+
+void cuda_device_close(struct cuda_device *device)
+{
+    CUdevice handle;
+    if (!device->context || cuda_is_inherited()) return;
+    if (driver.device_get(&handle, device->index) == CUDA_SUCCESS) driver.release(handle);
+    device->context = NULL;
+}
+
+int cuda_device_enter(const struct cuda_device *device, struct effnet_error *error)
+{
+    EFFNET_TRY(cuda_process_check(error));
+    if (driver.push(device->context) == CUDA_SUCCESS) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_INTERNAL, "cuda:%d: the device's context is gone", device->index);
+}
+
+void cuda_device_leave(void)
+{
+    CUcontext context;
+    driver.pop(&context);
 }
 
 void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *context)
@@ -63,9 +223,12 @@ void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *con
         char name[24], detail[128];
         snprintf(name, sizeof name, "cuda:%d", i);
         device.name = name;
+        device.description = "NVIDIA GPU";
         device.available = false;
         device.detail = "the driver does not describe it";
-        if (cudaGetDeviceProperties(&p, i) == cudaSuccess) {
+        const cudaError_t described = cudaGetDeviceProperties(&p, i);
+        cuda_forget_error(described);
+        if (described == cudaSuccess) {
             device.description = p.name;
             device.available = check_capability(i, &p, &error) == EFFNET_OK;
             snprintf(detail, sizeof detail, "compute capability %d.%d, %d multiprocessors, %zu MiB", p.major,

@@ -10,10 +10,14 @@ int cuda_capture(cudaStream_t stream, cuda_enqueue *enqueue, void *context, int 
     CUDA_TRY(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "graph capture");
     for (int i = 0; i < calls && status == EFFNET_OK; i++) status = enqueue(context, i, stream, error);
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+    cuda_forget_error(ended); /* a failed call ends the capture, too */
     if (status == EFFNET_OK && ended != cudaSuccess) status = cuda_fail(error, ended, "graph capture");
     if (status == EFFNET_OK) {
         const cudaError_t made = cudaGraphInstantiate(out, graph, 0);
-        if (made != cudaSuccess) status = cuda_fail(error, made, "graph instantiation");
+        if (made != cudaSuccess) {
+            *out = NULL;
+            status = cuda_fail(error, made, "graph instantiation");
+        }
     }
     if (graph) cudaGraphDestroy(graph);
     return status;

@@ -13,7 +13,7 @@ static const size_t COLD_BYTES = (size_t)2 << 30; /* of arrays at most, where on
 
 struct cuda_linear_bench {
     struct effnet_linear_args args; /* of the first call: device pointers */
-    struct cudaDeviceProp device;
+    struct cuda_device device;
     unsigned char *memory;            /* x, w and y of every set, scale and shift */
     size_t x_bytes, w_bytes, y_bytes; /* of a set, rounded up to ALIGNMENT */
     int sets, calls;
@@ -40,6 +40,15 @@ static struct effnet_linear_args set_args(const struct cuda_linear_bench *b, int
     return a;
 }
 
+/* In the order of the bench's stream, to the device or on it. (The default stream may not be used: another
+ * thread's capture could forbid it, or be spoilt by it.) */
+static int copy(const struct cuda_linear_bench *b, void *to, const void *from, size_t bytes,
+                struct effnet_error *error)
+{
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, b->stream), "linear");
+    return EFFNET_OK;
+}
+
 /* Allocates for `sets` sets and fills all of them. `host` has the arrays to copy. */
 static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int sets,
                  struct effnet_error *error)
@@ -50,6 +59,7 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
     cudaFree(b->memory);
     b->memory = NULL;
     const cudaError_t status = cudaMalloc((void **)&b->memory, bytes);
+    cuda_forget_error(status);
     if (status == cudaErrorMemoryAllocation)
         return effnet_fail_nomem(error, "a linear layer's arrays on the GPU", bytes);
     CUDA_TRY(status, "linear");
@@ -62,19 +72,16 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
     b->args.ldy = host->n;
     b->args.scale = host->scale ? (const float *)columns : NULL;
     b->args.shift = host->shift ? (const float *)(columns + column) : NULL;
-    CUDA_TRY(cudaMemcpy(b->memory, host->x, (size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type),
-                        cudaMemcpyHostToDevice),
-             "linear");
-    CUDA_TRY(cudaMemcpy(b->memory + b->x_bytes, host->w, (size_t)(host->n * host->ldw) * sizeof(uint16_t),
-                        cudaMemcpyHostToDevice),
-             "linear");
+    EFFNET_TRY(
+        copy(b, b->memory, host->x, (size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type), error));
+    EFFNET_TRY(
+        copy(b, b->memory + b->x_bytes, host->w, (size_t)(host->n * host->ldw) * sizeof(uint16_t), error));
     for (int i = 1; i < sets; i++)
-        CUDA_TRY(cudaMemcpy(b->memory + (size_t)i * set, b->memory, b->x_bytes + b->w_bytes,
-                            cudaMemcpyDeviceToDevice),
-                 "linear");
+        EFFNET_TRY(copy(b, b->memory + (size_t)i * set, b->memory, b->x_bytes + b->w_bytes, error));
     const size_t n = (size_t)host->n * sizeof(float);
-    if (host->scale) CUDA_TRY(cudaMemcpy(columns, host->scale, n, cudaMemcpyHostToDevice), "linear");
-    if (host->shift) CUDA_TRY(cudaMemcpy(columns + column, host->shift, n, cudaMemcpyHostToDevice), "linear");
+    if (host->scale) EFFNET_TRY(copy(b, columns, host->scale, n, error));
+    if (host->shift) EFFNET_TRY(copy(b, columns + column, host->shift, n, error));
+    CUDA_TRY(cudaStreamSynchronize(b->stream), "linear");
     return EFFNET_OK;
 }
 
@@ -93,7 +100,7 @@ static int capture(struct cuda_linear_bench *b, int calls, struct effnet_error *
     return cuda_capture(b->stream, enqueue_call, b, calls, &b->graph, error);
 }
 
-int cuda_linear_bench_time(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
+static int time_graph(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
 {
     EFFNET_TRY(cuda_time_graph(&b->timer, b->graph, b->cold, elapsed_us, error));
     *elapsed_us /= b->calls;
@@ -106,28 +113,24 @@ static int choose_calls(struct cuda_linear_bench *b, int *calls, struct effnet_e
     enum { TRIAL = 5 };
     double elapsed_us = 0;
     EFFNET_TRY(capture(b, TRIAL, error));
-    EFFNET_TRY(cuda_linear_bench_time(b, &elapsed_us, error));
-    EFFNET_TRY(cuda_linear_bench_time(b, &elapsed_us, error));
+    EFFNET_TRY(time_graph(b, &elapsed_us, error));
+    EFFNET_TRY(time_graph(b, &elapsed_us, error));
     const double wanted = PASS_US / (elapsed_us > 1 ? elapsed_us : 1);
     *calls = wanted < 1 ? 1 : wanted > CALLS_MAX ? CALLS_MAX : (int)wanted;
     return EFFNET_OK;
 }
 
-static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int device_index,
-                   bool cold, int calls, struct effnet_error *error)
+static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int calls,
+                   struct effnet_error *error)
 {
-    if (host->w_type != EFFNET_FP16)
-        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
-    EFFNET_TRY(cuda_device_open(device_index, &b->device, error));
     b->x_bytes = round_up((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
     b->w_bytes = round_up((size_t)(host->n * host->ldw) * sizeof(uint16_t));
     b->y_bytes = round_up((size_t)(host->m * host->n) * effnet_type_bytes(host->y_type));
-    b->cold = cold;
-    CUDA_TRY(cudaStreamCreate(&b->stream), "stream");
-    EFFNET_TRY(cuda_timer_open(b->stream, &b->device, &b->timer, error));
+    CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
+    EFFNET_TRY(cuda_timer_open(b->stream, &b->device.properties, &b->timer, error));
     EFFNET_TRY(place(b, host, 1, error));
     if (calls < 1) EFFNET_TRY(choose_calls(b, &calls, error));
-    if (cold) {
+    if (b->cold) {
         const size_t most = COLD_BYTES / (b->x_bytes + b->w_bytes + b->y_bytes);
         if ((size_t)calls > most) calls = most ? (int)most : 1;
         EFFNET_TRY(place(b, host, calls, error));
@@ -139,17 +142,26 @@ int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_ind
                            struct cuda_linear_bench **out, struct effnet_linear_bench_info *info,
                            struct effnet_error *error)
 {
+    if (args->w_type != EFFNET_FP16)
+        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
     struct cuda_linear_bench *b = calloc(1, sizeof *b);
     if (!b) return effnet_fail_nomem(error, "a linear layer", sizeof *b);
-    const int status = prepare(b, args, device_index, cold, calls, error);
+    b->cold = cold;
+    int status = cuda_device_open(device_index, &b->device, error);
+    if (!status) status = cuda_device_enter(&b->device, error);
+    if (!status) {
+        status = prepare(b, args, calls, error);
+        if (!status)
+            *info = (struct effnet_linear_bench_info){.backend = "cuda",
+                                                      .device = b->device.properties.name,
+                                                      .kernel = effnet_linear_cuda_kernel(&b->args),
+                                                      .calls = b->calls};
+        cuda_device_leave();
+    }
     if (status) {
         cuda_linear_bench_close(b);
         return status;
     }
-    *info = (struct effnet_linear_bench_info){.backend = "cuda",
-                                              .device = b->device.name,
-                                              .kernel = effnet_linear_cuda_kernel(&b->args),
-                                              .calls = b->calls};
     *out = b;
     return EFFNET_OK;
 }
@@ -157,15 +169,19 @@ int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_ind
 void cuda_linear_bench_close(struct cuda_linear_bench *b)
 {
     if (!b) return;
-    if (b->graph) cudaGraphExecDestroy(b->graph);
-    cuda_timer_close(&b->timer);
-    if (b->stream) cudaStreamDestroy(b->stream);
-    cudaFree(b->memory);
+    if (b->device.context && cuda_device_enter(&b->device, NULL) == EFFNET_OK) {
+        if (b->graph) cudaGraphExecDestroy(b->graph);
+        cuda_timer_close(&b->timer);
+        if (b->stream) cudaStreamDestroy(b->stream);
+        cudaFree(b->memory);
+        cuda_device_leave();
+        cuda_device_close(&b->device);
+    }
     free(b);
 }
 
-int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
-                           struct effnet_error *error)
+static int compute_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
+                        struct effnet_error *error)
 {
     const size_t element = effnet_type_bytes(b->args.y_type), n = (size_t)b->args.n;
     void *row = malloc(n * element);
@@ -175,12 +191,31 @@ int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int
     const int ran = effnet_linear(&b->args, EFFNET_MEMORY_CUDA, b->stream, error);
     if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
     for (int i = 0; i < count && status == cudaSuccess && ran == EFFNET_OK; i++) {
-        status = cudaMemcpy(row, (unsigned char *)b->args.y + (size_t)rows[i] * n * element, n * element,
-                            cudaMemcpyDeviceToHost);
-        effnet_linear_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
+        status = cudaMemcpyAsync(row, (unsigned char *)b->args.y + (size_t)rows[i] * n * element, n * element,
+                                 cudaMemcpyDeviceToHost, b->stream);
+        if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
+        if (status == cudaSuccess)
+            effnet_linear_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
     }
     free(row);
     if (ran != EFFNET_OK) return ran;
     CUDA_TRY(status, "linear");
     return EFFNET_OK;
+}
+
+int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
+                           struct effnet_error *error)
+{
+    EFFNET_TRY(cuda_device_enter(&b->device, error));
+    const int status = compute_rows(b, rows, count, y, error);
+    cuda_device_leave();
+    return status;
+}
+
+int cuda_linear_bench_time(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
+{
+    EFFNET_TRY(cuda_device_enter(&b->device, error));
+    const int status = time_graph(b, elapsed_us, error);
+    cuda_device_leave();
+    return status;
 }

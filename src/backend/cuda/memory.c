@@ -201,7 +201,7 @@ static int fail_too_large(const struct backend_state *state, size_t fixed, size_
     return effnet_fail(
         error, EFFNET_E_NOMEM,
         "cuda:%d: a batch of %d needs %zu MiB of GPU memory and %zu MiB are free; about %zu images fit",
-        state->device_index, state->max_batch, needed >> 20, free_bytes >> 20, fits);
+        state->device.index, state->max_batch, needed >> 20, free_bytes >> 20, fits);
 }
 
 size_t cuda_pixel_bytes(const struct backend_state *state)
@@ -252,8 +252,8 @@ int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
     const cudaError_t status = cudaMalloc((void **)&state->arena, state->arena_bytes);
     if (status == cudaErrorMemoryAllocation) {
         size_t free_bytes = 0, total_bytes = 0;
-        cudaGetLastError(); /* dealt with here */
-        cudaMemGetInfo(&free_bytes, &total_bytes);
+        cuda_forget_error(status);
+        cuda_forget_error(cudaMemGetInfo(&free_bytes, &total_bytes));
         return fail_too_large(state, weights, state->arena_bytes, free_bytes, error);
     }
     if (status != cudaSuccess) return cuda_fail(error, status, "device memory");

@@ -7,7 +7,7 @@
  *                     faster runs that instead, bias and activation included.
  *   pointwise         one fused kernel; with the pooling layer behind it, if its maps are small
  *   pool, linear      one kernel each */
-#include <limits.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -35,21 +35,6 @@ static bool leaves_activation(const effnet_model *model, int index, int layer_co
            (layer->activation == EFFNET_ACT_RELU || layer->activation == EFFNET_ACT_RELU6);
 }
 
-/* Whether the pointwise layer can average its own pixels: some configuration must hold an image's. */
-static bool pools_itself(const effnet_model *model, int index, int layer_count)
-{
-    const struct effnet_layer *layer = effnet_model_layer(model, index);
-    if (index + 1 >= layer_count || effnet_model_layer(model, index + 1)->op != EFFNET_OP_POOL) return false;
-    for (int i = index + 1; i < layer_count; i++)
-        if (effnet_model_layer(model, i)->residual == index) return false;
-    const int rows = layer->out_height * layer->out_width;
-    const struct pointwise_args args = {
-        .m = rows, .n = layer->out_channels, .k = layer->in_channels, .pool_rows = rows};
-    for (int c = 0; layer->residual < 0 && c < pointwise_config_count(); c++)
-        if (pointwise_config_fits(c, &args)) return true;
-    return false;
-}
-
 /* Whether a pointwise layer's output is so much smaller than its terms that weights rounded to fp16 would
  * cost 1e-3 of it: a projection, which no activation and no residual follow. (lite1's
  * blocks.15.project: 1.1e-3, with weights in two parts 8e-4, the rest of which comes from its input.) */
@@ -58,13 +43,36 @@ static bool sums_cancel(const struct effnet_layer *layer)
     return layer->activation == EFFNET_ACT_NONE && layer->residual < 0;
 }
 
+/* Whether the pointwise layer can average its own pixels: some configuration must hold an image's.
+ * `raw_input` as of its unit. */
+static bool pools_itself(const effnet_model *model, int index, bool raw_input, int layer_count)
+{
+    static const char there; /* pointers are not looked at, only whether they are NULL */
+    const struct effnet_layer *layer = effnet_model_layer(model, index);
+    if (index + 1 >= layer_count || effnet_model_layer(model, index + 1)->op != EFFNET_OP_POOL) return false;
+    for (int i = index + 1; i < layer_count; i++)
+        if (effnet_model_layer(model, i)->residual == index) return false;
+    const int rows = layer->out_height * layer->out_width;
+    const struct pointwise_args args = {.m = rows,
+                                        .n = layer->out_channels,
+                                        .k = layer->in_channels,
+                                        .w_low = sums_cancel(layer),
+                                        .input_bias = raw_input ? &there : NULL,
+                                        .pool_rows = rows};
+    for (int c = 0; layer->residual < 0 && c < pointwise_config_count(); c++)
+        if (pointwise_config_fits(c, &args)) return true;
+    return false;
+}
+
 static int check_layer(const struct effnet_layer *layer, bool first, struct effnet_error *error)
 {
+    /* cuDNN takes the image's channels as they are. */
+    const bool any_input = layer->op == EFFNET_OP_LINEAR || (first && layer->op == EFFNET_OP_CONV);
     float low, high;
     if (layer->op != EFFNET_OP_LINEAR && !cuda_activation_range(layer->activation, &low, &high))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
                            layer->name, effnet_activation_name(layer->activation));
-    if (layer->op != EFFNET_OP_LINEAR && ((!first && layer->in_channels % 8) || layer->out_channels % 8))
+    if ((!any_input && layer->in_channels % 8) || (layer->op != EFFNET_OP_LINEAR && layer->out_channels % 8))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "layer %s: %d to %d channels: only multiples of 8 are supported on a GPU",
                            layer->name, layer->in_channels, layer->out_channels);
@@ -75,10 +83,29 @@ static int check_layer(const struct effnet_layer *layer, bool first, struct effn
     return EFFNET_OK;
 }
 
-int cuda_network_check(const effnet_model *model, struct effnet_error *error)
+/* The kernels of pointwise layers count a batch's pixels in an int, and those that convert weights their
+ * weights. */
+static int check_size(const struct effnet_layer *layer, int max_batch, struct effnet_error *error)
 {
-    for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++)
+    const int64_t most = 1 << 30, pixels = (int64_t)layer->out_height * layer->out_width;
+    if (layer->op == EFFNET_OP_POINTWISE && max_batch * pixels > most)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: a batch of %d with %" PRId64
+                           " pixels each is too large for a GPU; %" PRId64 " fit",
+                           layer->name, max_batch, pixels, most / pixels);
+    if (layer->parameters > most)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: %" PRId64 " weights are too many for a GPU", layer->name,
+                           layer->parameters);
+    return EFFNET_OK;
+}
+
+int cuda_network_check(const effnet_model *model, int max_batch, struct effnet_error *error)
+{
+    for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++) {
         EFFNET_TRY(check_layer(effnet_model_layer(model, i), i == 0, error));
+        EFFNET_TRY(check_size(effnet_model_layer(model, i), max_batch, error));
+    }
     return EFFNET_OK;
 }
 
@@ -152,7 +179,8 @@ int cuda_network_plan(struct backend_state *state, struct effnet_error *error)
         u->unit.raw_output = u->kind == CUDA_UNIT_CONV && leaves_activation(state->model, i, layers);
         u->weight_low = u->kind == CUDA_UNIT_POINTWISE && sums_cancel(layer);
         if (u->kind == CUDA_UNIT_FIRST_BLOCK) u->unit.last = i + 2;
-        if (u->kind == CUDA_UNIT_POINTWISE && pools_itself(state->model, i, layers)) u->unit.last = i + 1;
+        if (u->kind == CUDA_UNIT_POINTWISE && pools_itself(state->model, i, u->unit.raw_input, layers))
+            u->unit.last = i + 1;
         last = effnet_model_layer(state->model, u->unit.last);
         u->input = previous;
         if (previous >= 0) state->tensors[previous].last_unit = index;

@@ -14,13 +14,6 @@
 #include "pool.h"
 #include "preprocess.h"
 
-/* A session's calls may come from any thread, and others may have chosen another device in between. */
-static int make_current(const struct backend_state *state, struct effnet_error *error)
-{
-    CUDA_TRY(cudaSetDevice(state->device_index), "cuda device");
-    return EFFNET_OK;
-}
-
 /* ---------------------------------------------------------------- units */
 
 static int enqueue_conv(const struct backend_state *state, const struct cuda_unit *u, cudaStream_t stream,
@@ -201,7 +194,7 @@ static int enqueue_pass_call(void *context, int call, cudaStream_t stream, struc
     return enqueue_network(c->state, c->slot, stream, error);
 }
 
-int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+static int fill_slot(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
 {
     CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, cuda_pixel_bytes(state)), "pinned memory");
     CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, cuda_logit_bytes(state)), "pinned memory");
@@ -214,6 +207,13 @@ int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct e
     return cuda_capture(state->stream, enqueue_pass_call, &call, 1, &slot->graph, error);
 }
 
+int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+{
+    const int status = fill_slot(state, slot, error);
+    if (status != EFFNET_OK) cuda_slot_close(slot); /* the next run tries again */
+    return status;
+}
+
 void cuda_slot_close(struct cuda_slot *slot)
 {
     if (slot->graph) cudaGraphExecDestroy(slot->graph);
@@ -221,6 +221,7 @@ void cuda_slot_close(struct cuda_slot *slot)
     if (slot->done) cudaEventDestroy(slot->done);
     cudaFreeHost(slot->host_pixels);
     cudaFreeHost(slot->host_logits);
+    *slot = (struct cuda_slot){.pixels = slot->pixels, .logits = slot->logits};
 }
 
 /* Waits for the pass in `slot`, if there is one, and hands out its logits. */
@@ -261,10 +262,10 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
              struct effnet_error *error)
 {
     const size_t image_bytes = (size_t)state->info->height * (size_t)state->info->width * 3;
-    int status = make_current(state, error);
-    for (int first = 0, pass = 0; first < n && status == EFFNET_OK; first += state->max_batch, pass++) {
+    int status = EFFNET_OK;
+    for (int first = 0, images, pass = 0; first < n && status == EFFNET_OK; first += images, pass++) {
         struct cuda_slot *slot = &state->slots[pass % CUDA_SLOTS];
-        const int images = n - first < state->max_batch ? n - first : state->max_batch;
+        images = n - first < state->max_batch ? n - first : state->max_batch;
         if (!slot->graph) status = cuda_slot_open(state, slot, error);
         if (status == EFFNET_OK) status = finish_pass(state, slot, error);
         if (status == EFFNET_OK)
@@ -274,6 +275,10 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
     for (int i = 0; i < CUDA_SLOTS; i++) {
         const int finished = finish_pass(state, &state->slots[i], status == EFFNET_OK ? error : NULL);
         if (status == EFFNET_OK) status = finished;
+    }
+    if (status != EFFNET_OK) { /* what was begun may still use the slots' memory */
+        cuda_forget_error(cudaStreamSynchronize(state->copy_stream));
+        cuda_forget_error(cudaStreamSynchronize(state->stream));
     }
     return status;
 }
@@ -299,8 +304,9 @@ static int download_floats(const struct backend_state *state, int tensor, size_t
 {
     half *stored = malloc(count * sizeof *stored);
     if (!stored) return effnet_fail_nomem(error, "unit output", count * sizeof *stored);
-    const cudaError_t status = cudaMemcpy(stored, cuda_tensor_data(state, tensor), count * sizeof *stored,
-                                          cudaMemcpyDeviceToHost);
+    cudaError_t status = cudaMemcpyAsync(stored, cuda_tensor_data(state, tensor), count * sizeof *stored,
+                                         cudaMemcpyDeviceToHost, state->stream);
+    if (status == cudaSuccess) status = cudaStreamSynchronize(state->stream);
     for (size_t i = 0; i < count && status == cudaSuccess; i++) host[i] = half_to_float(stored[i]);
     free(stored);
     CUDA_TRY(status, "unit output");
@@ -315,7 +321,6 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
     const size_t in = (size_t)n * (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
     const size_t out = (size_t)n * (size_t)last->out_height * (size_t)last->out_width *
                        (size_t)last->out_channels;
-    EFFNET_TRY(make_current(state, error));
     if (u->input < 0)
         EFFNET_TRY(cuda_first_block_set_pixels(state, n, input, state->slots[0].pixels, error));
     else
@@ -324,8 +329,10 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
     EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
     if (u->output >= 0) return download_floats(state, u->output, out, output, error);
-    CUDA_TRY(cudaMemcpy(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost),
+    CUDA_TRY(cudaMemcpyAsync(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost,
+                             state->stream),
              l->name);
+    CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
     return EFFNET_OK;
 }
 
@@ -334,7 +341,6 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
 int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error)
 {
     (void)n; /* a pass always takes the whole batch */
-    EFFNET_TRY(make_current(state, error));
     return cuda_time_graph(&state->timer, state->slots[0].graph, cold, elapsed_us, error);
 }
 
@@ -356,7 +362,6 @@ int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us,
     enum { WARM_REPEAT = 10 };
     const int repeat = cold ? 1 : WARM_REPEAT;
     (void)n;
-    EFFNET_TRY(make_current(state, error));
     for (int i = 0; i < state->unit_count; i++) {
         struct unit_call call = {state, &state->units[i]};
         cudaGraphExec_t exec;
