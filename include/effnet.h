@@ -215,7 +215,8 @@ int effnet_session_run_unit(effnet_session *session, int index, int n, const flo
                             const float *residual, float *output, struct effnet_error *error);
 
 /* One timed pass over n <= max_batch images that are in place already: the compute alone, on the device's
- * own clock. cold: evict the last-level cache first. */
+ * own clock. (A pass on a GPU computes max_batch images, or that halved and halved again, rounded up, as long
+ * as n fit.) cold: evict the last-level cache first. */
 int effnet_session_time(effnet_session *session, int n, bool cold, double *elapsed_us,
                         struct effnet_error *error);
 /* The same, unit by unit: unit_us[unit_count]. */
@@ -294,9 +295,9 @@ struct effnet_linear_bench_info {
 
 /* args: x, w, scale and shift in host memory, which must stay until the bench is closed; y and ldy are not
  * used. device: "cpu", "cuda" or "cuda:N"; the calling thread's current device stays. cold: every call finds
- * its inputs outside the caches, else in them as far as they fit. calls: that one timing is to be the mean of, or
- * 0 for as many as fill about 10 ms, 200 at most; the CPU makes one. Fails as effnet_linear does, and with
- * EFFNET_E_UNAVAILABLE where there is no such device. */
+ * its inputs outside the caches, else in them as far as they fit. calls: that one timing is to be the mean
+ * of, or 0 for as many as fill about 10 ms, 200 at most; the CPU makes one. Fails as effnet_linear does, and
+ * with EFFNET_E_UNAVAILABLE where there is no such device. */
 int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold, int calls,
                              effnet_linear_bench **out, struct effnet_error *error);
 void effnet_linear_bench_close(effnet_linear_bench *bench);

@@ -206,7 +206,7 @@ static int depthwise_scratch(struct backend_state *state, const struct effnet_la
     CUDA_TRY(status, l->name);
     /* Values of an ordinary size: zeros would draw less power than a real pass. */
     CUDA_TRY(cudaMemsetAsync(*memory, 0x3a, w_offset + w, state->stream), l->name);
-    cuda_depthwise_shape(state, l, args);
+    cuda_depthwise_shape(l, state->max_batch, args);
     args->x = *memory;
     args->y = (unsigned char *)*memory + y_offset;
     args->w = (float *)((unsigned char *)*memory + w_offset);
@@ -279,7 +279,7 @@ static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, st
     const struct family family = pointwise_family();
     struct pointwise_args args;
     char key[160];
-    cuda_pointwise_arguments(state, u, &args);
+    cuda_pointwise_arguments(state, u, state->max_batch, &args);
     snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s", fingerprint(&family),
              args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
              args.input_bias ? ", input bias" : "", args.w_low ? ", two-part weights" : "");
@@ -291,7 +291,7 @@ static int choose_first_block(struct backend_state *state, struct cuda_unit *u, 
     const struct family family = first_block_family();
     struct first_block_args args;
     char key[160];
-    cuda_first_block_arguments(state, u, &state->slots[0], &args);
+    cuda_first_block_arguments(state, u, &state->slots[0], state->max_batch, &args);
     snprintf(key, sizeof key, "first block %08" PRIx32 ", %dx%dx%d", fingerprint(&family), args.n,
              args.height, args.width);
     return choose_config(state, u, &family, &args, key, error);
@@ -324,7 +324,7 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
             break;
         case CUDA_UNIT_POOL: snprintf(u->kernel, sizeof u->kernel, "pool"); break;
         case CUDA_UNIT_LINEAR:
-            cuda_linear_arguments(state, u, &state->slots[0], &args);
+            cuda_linear_arguments(state, u, &state->slots[0], state->max_batch, &args);
             u->config = linear_choose(&args);
             if (u->config < 0)
                 return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: %d to %d: too large for the GPU",

@@ -121,12 +121,16 @@ struct cuda_unit {
     int config;              /* of our own kernel, of the other kinds */
 };
 
-enum { CUDA_SLOTS = 2 }; /* passes under way at once: one computes while the next one's pixels travel */
+enum {
+    CUDA_SLOTS = 2,   /* passes under way at once: one computes while the next one's pixels travel */
+    CUDA_GRAPHS = 17, /* of 65536 images, a half of them, ... 1 */
+};
 
 struct cuda_slot {
-    uint8_t *host_pixels, *pixels; /* pinned and device, [max_batch][crop][crop][3] */
-    float *host_logits, *logits;   /* [max_batch][classes] */
-    cudaGraphExec_t graph;         /* the whole network from `pixels` to `logits` */
+    uint8_t *host_pixels, *pixels;       /* pinned and device, [max_batch][crop][crop][3] */
+    float *host_logits, *logits;         /* [max_batch][classes] */
+    cudaGraphExec_t graphs[CUDA_GRAPHS]; /* the whole network from `pixels` to `logits`, for max_batch images
+                                            and for fewer; NULL from the first that is of one image on */
     cudaEvent_t uploaded, done;
     int images; /* of the pass under way; 0: none */
     float *destination;
@@ -183,7 +187,7 @@ struct first_block_args;
 /* Whether the first three layers, and the pixels, are such as kernels/first_block computes. */
 bool cuda_first_block_fits(const struct backend_state *state);
 /* All but the pointers. */
-void cuda_first_block_shape(const struct backend_state *state, struct first_block_args *args);
+void cuda_first_block_shape(const struct backend_state *state, int images, struct first_block_args *args);
 int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error);
 /* Fills the pixels of n images with what the normalised tensor was made from, rounded to 8 bits. */
 int cuda_first_block_set_pixels(const struct backend_state *state, int n, const float *tensor,
@@ -197,21 +201,20 @@ int cuda_choose_convolutions(struct backend_state *state, struct effnet_error *e
 /* After it: chooses configurations, names what every unit runs, and saves what was measured. */
 int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error);
 
-/* run.c */
+/* run.c. The arguments of a unit's kernel for the first `images` of a pass. */
 /* The largest value of a clamping activation; false where it is not one. */
 bool cuda_activation_range(enum effnet_activation activation, float *low, float *high);
 struct pointwise_args;
-void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *unit,
+void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *unit, int images,
                               struct pointwise_args *args);
 struct depthwise_args;
 /* All but the pointers. */
-void cuda_depthwise_shape(const struct backend_state *state, const struct effnet_layer *layer,
-                          struct depthwise_args *args);
+void cuda_depthwise_shape(const struct effnet_layer *layer, int images, struct depthwise_args *args);
 struct linear_args;
 void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *unit,
-                           const struct cuda_slot *slot, struct linear_args *args);
+                           const struct cuda_slot *slot, int images, struct linear_args *args);
 void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *unit,
-                                const struct cuda_slot *slot, struct first_block_args *args);
+                                const struct cuda_slot *slot, int images, struct first_block_args *args);
 /* On failure it is closed. */
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
 void cuda_slot_close(struct cuda_slot *slot);

@@ -32,7 +32,7 @@ static struct first_block_layers host_layers(const struct backend_state *state)
     return layers;
 }
 
-void cuda_first_block_shape(const struct backend_state *state, struct first_block_args *args)
+void cuda_first_block_shape(const struct backend_state *state, int images, struct first_block_args *args)
 {
     const struct effnet_layer *stem = effnet_model_layer(state->model, STEM),
                               *project = effnet_model_layer(state->model, PROJECT);
@@ -40,7 +40,7 @@ void cuda_first_block_shape(const struct backend_state *state, struct first_bloc
     *args = (struct first_block_args){
         .stem_max = layers.stem_max,
         .depthwise_max = layers.depthwise_max,
-        .n = state->max_batch,
+        .n = images,
         .height = stem->in_height,
         .width = stem->in_width,
         .out_height = stem->out_height,
@@ -80,7 +80,7 @@ bool cuda_first_block_fits(const struct backend_state *state)
 {
     struct first_block_args args;
     if (!layers_match(state)) return false;
-    cuda_first_block_shape(state, &args);
+    cuda_first_block_shape(state, state->max_batch, &args);
     const struct first_block_layers layers = host_layers(state);
     return first_block_config_fits(0, &args) && first_block_weights_fit(&layers);
 }

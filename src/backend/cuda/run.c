@@ -16,8 +16,9 @@
 
 /* ---------------------------------------------------------------- units */
 
-static int enqueue_conv(const struct backend_state *state, const struct cuda_unit *u, cudaStream_t stream,
-                        struct effnet_error *error)
+/* cuDNN's plan is of max_batch images, so that an image has the same bits in every pass. */
+static int enqueue_conv(const struct backend_state *state, const struct cuda_unit *u, int images,
+                        cudaStream_t stream, struct effnet_error *error)
 {
     void *y = cuda_tensor_data(state, u->output);
     void *workspace = u->unit.workspace_bytes ? state->arena + state->workspace_offset : NULL;
@@ -28,14 +29,14 @@ static int enqueue_conv(const struct backend_state *state, const struct cuda_uni
     struct bias_act_args args = {.x = y,
                                  .y = y,
                                  .bias = u->bias,
-                                 .rows = (int64_t)state->max_batch * l->out_height * l->out_width,
+                                 .rows = (int64_t)images * l->out_height * l->out_width,
                                  .channels = l->out_channels};
     cuda_activation_range(l->activation, &args.output_min, &args.output_max);
     CUDA_TRY(bias_act_launch(&args, stream), l->name);
     return EFFNET_OK;
 }
 
-void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *u,
+void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *u, int images,
                               struct pointwise_args *args)
 {
     const struct effnet_layer *l = u->layer;
@@ -48,7 +49,7 @@ void cuda_pointwise_arguments(const struct backend_state *state, const struct cu
         .input_bias = u->input_bias,
         .input_max = u->input_max,
         .y = cuda_tensor_data(state, u->output),
-        .m = state->max_batch * l->out_height * l->out_width,
+        .m = images * l->out_height * l->out_width,
         .n = l->out_channels,
         .k = l->in_channels,
         .pool_rows = u->unit.last > u->unit.first ? l->out_height * l->out_width : 0,
@@ -56,11 +57,10 @@ void cuda_pointwise_arguments(const struct backend_state *state, const struct cu
     cuda_activation_range(l->activation, &args->output_min, &args->output_max);
 }
 
-void cuda_depthwise_shape(const struct backend_state *state, const struct effnet_layer *l,
-                          struct depthwise_args *args)
+void cuda_depthwise_shape(const struct effnet_layer *l, int images, struct depthwise_args *args)
 {
     *args = (struct depthwise_args){
-        .n = state->max_batch,
+        .n = images,
         .channels = l->out_channels,
         .height = l->in_height,
         .width = l->in_width,
@@ -75,16 +75,16 @@ void cuda_depthwise_shape(const struct backend_state *state, const struct effnet
 }
 
 void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *u,
-                                const struct cuda_slot *slot, struct first_block_args *args)
+                                const struct cuda_slot *slot, int images, struct first_block_args *args)
 {
-    cuda_first_block_shape(state, args);
+    cuda_first_block_shape(state, images, args);
     args->pixels = slot->pixels;
     args->weights = u->weight;
     args->y = cuda_tensor_data(state, u->output);
 }
 
 void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *u,
-                           const struct cuda_slot *slot, struct linear_args *args)
+                           const struct cuda_slot *slot, int images, struct linear_args *args)
 {
     static const enum linear_activation activations[] = {
         [EFFNET_ACT_NONE] = LINEAR_NONE,   [EFFNET_ACT_RELU] = LINEAR_RELU,
@@ -97,7 +97,7 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
         .w = u->weight,
         .shift = u->bias,
         .y = u->output < 0 ? slot->logits : cuda_tensor_data(state, u->output),
-        .m = state->max_batch,
+        .m = images,
         .n = l->out_channels,
         .k = l->in_channels,
         .ldx = l->in_channels,
@@ -109,22 +109,38 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
     };
 }
 
-/* Puts a unit onto `stream`; the pixels and the logits are `slot`'s. */
+/* Some configurations take no fewer than so many rows: then more images than are wanted are computed. */
+static int enqueue_pointwise(const struct backend_state *state, const struct cuda_unit *u, int images,
+                             cudaStream_t stream, struct effnet_error *error)
+{
+    struct pointwise_args args;
+    cuda_pointwise_arguments(state, u, images, &args);
+    while (images < state->max_batch && !pointwise_config_fits(u->config, &args)) {
+        images = images > state->max_batch / 2 ? state->max_batch : 2 * images;
+        cuda_pointwise_arguments(state, u, images, &args);
+    }
+    CUDA_TRY(pointwise_launch(u->config, &args, stream), u->layer->name);
+    return EFFNET_OK;
+}
+
+/* Puts a unit onto `stream`, for the first `images` of a pass at least; the pixels and the logits are
+ * `slot`'s. */
 static int enqueue_unit(const struct backend_state *state, const struct cuda_unit *u,
-                        const struct cuda_slot *slot, cudaStream_t stream, struct effnet_error *error)
+                        const struct cuda_slot *slot, int images, cudaStream_t stream,
+                        struct effnet_error *error)
 {
     const struct effnet_layer *l = u->layer;
     switch (u->kind) {
     case CUDA_UNIT_FIRST_BLOCK: {
         struct first_block_args args;
-        cuda_first_block_arguments(state, u, slot, &args);
+        cuda_first_block_arguments(state, u, slot, images, &args);
         CUDA_TRY(first_block_launch(u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
-    case CUDA_UNIT_CONV: return enqueue_conv(state, u, stream, error);
+    case CUDA_UNIT_CONV: return enqueue_conv(state, u, images, stream, error);
     case CUDA_UNIT_DEPTHWISE: {
         struct depthwise_args args;
-        cuda_depthwise_shape(state, l, &args);
+        cuda_depthwise_shape(l, images, &args);
         args.x = cuda_tensor_data(state, u->input);
         args.w = u->weight;
         args.bias = u->bias;
@@ -132,16 +148,11 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
         CUDA_TRY(depthwise_launch(u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
-    case CUDA_UNIT_POINTWISE: {
-        struct pointwise_args args;
-        cuda_pointwise_arguments(state, u, &args);
-        CUDA_TRY(pointwise_launch(u->config, &args, stream), l->name);
-        return EFFNET_OK;
-    }
+    case CUDA_UNIT_POINTWISE: return enqueue_pointwise(state, u, images, stream, error);
     case CUDA_UNIT_POOL: {
         const struct pool_args args = {.x = cuda_tensor_data(state, u->input),
                                        .y = cuda_tensor_data(state, u->output),
-                                       .n = state->max_batch,
+                                       .n = images,
                                        .pixels = l->in_height * l->in_width,
                                        .channels = l->in_channels};
         CUDA_TRY(pool_launch(&args, stream), l->name);
@@ -149,7 +160,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     }
     case CUDA_UNIT_LINEAR: {
         struct linear_args args;
-        cuda_linear_arguments(state, u, slot, &args);
+        cuda_linear_arguments(state, u, slot, images, &args);
         CUDA_TRY(linear_launch(u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
@@ -157,13 +168,13 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     return effnet_fail(error, EFFNET_E_INTERNAL, "layer %s: unknown unit", l->name);
 }
 
-static int enqueue_normalise(const struct backend_state *state, const uint8_t *pixels, cudaStream_t stream,
-                             struct effnet_error *error)
+static int enqueue_normalise(const struct backend_state *state, const uint8_t *pixels, int images,
+                             cudaStream_t stream, struct effnet_error *error)
 {
     const struct effnet_preprocess *p = &state->info->preprocess;
     struct normalise_args args = {.pixels = pixels,
                                   .y = cuda_tensor_data(state, state->units[0].input),
-                                  .pixel_count = (int64_t)state->max_batch * p->crop * p->crop};
+                                  .pixel_count = (int64_t)images * p->crop * p->crop};
     memcpy(args.mean, p->mean, sizeof args.mean);
     memcpy(args.std, p->std, sizeof args.std);
     CUDA_TRY(normalise_launch(&args, stream), "preprocessing");
@@ -172,26 +183,42 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 
 /* ---------------------------------------------------------------- slots */
 
-static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot,
+static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot, int images,
                            cudaStream_t stream, struct effnet_error *error)
 {
-    if (state->units[0].input >= 0) EFFNET_TRY(enqueue_normalise(state, slot->pixels, stream, error));
+    if (state->units[0].input >= 0) EFFNET_TRY(enqueue_normalise(state, slot->pixels, images, stream, error));
     for (int i = 0; i < state->unit_count; i++)
-        EFFNET_TRY(enqueue_unit(state, &state->units[i], slot, stream, error));
+        EFFNET_TRY(enqueue_unit(state, &state->units[i], slot, images, stream, error));
     return EFFNET_OK;
+}
+
+/* A slot has graphs of max_batch images, of a half, a quarter and so on, rounded up, down to 1. */
+static int graph_images(const struct backend_state *state, int graph)
+{
+    return (int)(((int64_t)state->max_batch + (1 << graph) - 1) >> graph);
+}
+
+/* The smallest graph that computes n images. */
+static int choose_graph(const struct backend_state *state, int n)
+{
+    int graph = 0;
+    while (graph + 1 < CUDA_GRAPHS && graph_images(state, graph) > 1 && graph_images(state, graph + 1) >= n)
+        graph++;
+    return graph;
 }
 
 /* The network between a slot's buffers. */
 struct pass_call {
     const struct backend_state *state;
     const struct cuda_slot *slot;
+    int images;
 };
 
 static int enqueue_pass_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
     const struct pass_call *c = context;
     (void)call;
-    return enqueue_network(c->state, c->slot, stream, error);
+    return enqueue_network(c->state, c->slot, c->images, stream, error);
 }
 
 static int fill_slot(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
@@ -201,10 +228,13 @@ static int fill_slot(struct backend_state *state, struct cuda_slot *slot, struct
     CUDA_TRY(cudaEventCreateWithFlags(&slot->uploaded, cudaEventDisableTiming), "event");
     CUDA_TRY(cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming), "event");
     /* Once outside a capture: the first run of a kernel loads its code. */
-    EFFNET_TRY(enqueue_network(state, slot, state->stream, error));
+    EFFNET_TRY(enqueue_network(state, slot, state->max_batch, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), "first pass");
-    struct pass_call call = {state, slot};
-    return cuda_capture(state->stream, enqueue_pass_call, &call, 1, &slot->graph, error);
+    for (int graph = choose_graph(state, 1); graph >= 0; graph--) {
+        struct pass_call call = {state, slot, graph_images(state, graph)};
+        EFFNET_TRY(cuda_capture(state->stream, enqueue_pass_call, &call, 1, &slot->graphs[graph], error));
+    }
+    return EFFNET_OK;
 }
 
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
@@ -216,7 +246,8 @@ int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct e
 
 void cuda_slot_close(struct cuda_slot *slot)
 {
-    if (slot->graph) cudaGraphExecDestroy(slot->graph);
+    for (int i = 0; i < CUDA_GRAPHS; i++)
+        if (slot->graphs[i]) cudaGraphExecDestroy(slot->graphs[i]);
     if (slot->uploaded) cudaEventDestroy(slot->uploaded);
     if (slot->done) cudaEventDestroy(slot->done);
     cudaFreeHost(slot->host_pixels);
@@ -235,8 +266,9 @@ static int finish_pass(const struct backend_state *state, struct cuda_slot *slot
     return EFFNET_OK;
 }
 
-/* Starts a pass over n <= max_batch images. Every pass runs the graph of the whole batch, so that an image's
- * logits are the same bits whatever comes with it; what the unused places hold does not matter. */
+/* Starts a pass over n <= max_batch images. Whatever n is, each unit runs the same configuration, chosen for
+ * max_batch images, so that an image's logits are the same bits whatever comes with it; what the unused
+ * places hold does not matter. */
 static int start_pass(struct backend_state *state, struct cuda_slot *slot, const uint8_t *pixels, int n,
                       float *logits, struct effnet_error *error)
 {
@@ -248,7 +280,7 @@ static int start_pass(struct backend_state *state, struct cuda_slot *slot, const
              "pixels");
     CUDA_TRY(cudaEventRecord(slot->uploaded, state->copy_stream), "pixels");
     CUDA_TRY(cudaStreamWaitEvent(state->stream, slot->uploaded, 0), "pixels");
-    CUDA_TRY(cudaGraphLaunch(slot->graph, state->stream), "pass");
+    CUDA_TRY(cudaGraphLaunch(slot->graphs[choose_graph(state, n)], state->stream), "pass");
     CUDA_TRY(
         cudaMemcpyAsync(slot->host_logits, slot->logits, logit_bytes, cudaMemcpyDeviceToHost, state->stream),
         "logits");
@@ -266,7 +298,7 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
     for (int first = 0, images, pass = 0; first < n && status == EFFNET_OK; first += images, pass++) {
         struct cuda_slot *slot = &state->slots[pass % CUDA_SLOTS];
         images = n - first < state->max_batch ? n - first : state->max_batch;
-        if (!slot->graph) status = cuda_slot_open(state, slot, error);
+        if (!slot->graphs[0]) status = cuda_slot_open(state, slot, error);
         if (status == EFFNET_OK) status = finish_pass(state, slot, error);
         if (status == EFFNET_OK)
             status = start_pass(state, slot, pixels + (size_t)first * image_bytes, images,
@@ -326,7 +358,8 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
     else
         EFFNET_TRY(upload_floats(state, input, in, u->input, error));
     if (u->residual >= 0) EFFNET_TRY(upload_floats(state, residual, out, u->residual, error));
-    EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], state->stream, error));
+    const int images = graph_images(state, choose_graph(state, n)); /* as a pass has them */
+    EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], images, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
     if (u->output >= 0) return download_floats(state, u->output, out, output, error);
     CUDA_TRY(cudaMemcpyAsync(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost,
@@ -340,30 +373,30 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *in
 
 int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error)
 {
-    (void)n; /* a pass always takes the whole batch */
-    return cuda_time_graph(&state->timer, state->slots[0].graph, cold, elapsed_us, error);
+    return cuda_time_graph(&state->timer, state->slots[0].graphs[choose_graph(state, n)], cold, elapsed_us,
+                           error);
 }
 
 /* A unit between slot 0's buffers. */
 struct unit_call {
     const struct backend_state *state;
     const struct cuda_unit *unit;
+    int images;
 };
 
 static int enqueue_unit_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
     const struct unit_call *c = context;
     (void)call;
-    return enqueue_unit(c->state, c->unit, &c->state->slots[0], stream, error);
+    return enqueue_unit(c->state, c->unit, &c->state->slots[0], c->images, stream, error);
 }
 
 int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error)
 {
     enum { WARM_REPEAT = 10 };
-    const int repeat = cold ? 1 : WARM_REPEAT;
-    (void)n;
+    const int repeat = cold ? 1 : WARM_REPEAT, images = graph_images(state, choose_graph(state, n));
     for (int i = 0; i < state->unit_count; i++) {
-        struct unit_call call = {state, &state->units[i]};
+        struct unit_call call = {state, &state->units[i], images};
         cudaGraphExec_t exec;
         EFFNET_TRY(cuda_capture(state->stream, enqueue_unit_call, &call, repeat, &exec, error));
         const int status = cuda_time_graph(&state->timer, exec, cold, &unit_us[i], error);
