@@ -162,7 +162,8 @@ $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/libeffnet.a $(BUILD)/l
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $(filter %.o,$^) $(BUILD)/libeffnet.a $(LDLIBS)
 
-$(BUILD)/tests/gpu/test_network: $(BUILD)/obj/tests/weights_builder.o
+$(BUILD)/tests/gpu/test_network $(BUILD)/tests/gpu/test_session $(BUILD)/tests/gpu/test_threads: \
+	$(BUILD)/obj/tests/weights_builder.o
 
 # Each of these files holds what its dependents were made with, and is written only when that changes.
 $(BUILD)/cc.flags: export REMEMBER = $(shell $(CC) --version 2>/dev/null | head -n 1) $(CC) $(ALL_CFLAGS)

@@ -1,4 +1,5 @@
-/* The cache of cuDNN's plans on disk: round trip, keys, damage, limits, places, several processes. */
+/* The cache of cuDNN's plans on disk: round trip, keys, damage, limits, places, several threads and
+ * processes. */
 #ifndef EFFNET_HAVE_CUDA
 #include <stdio.h>
 int main(void)
@@ -17,6 +18,7 @@ int main(void)
 
 #include <dirent.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -376,38 +378,98 @@ static void test_cache_merge(void **state)
     cudnn_cache_close(&a);
 }
 
-/* Many processes at once: whoever reads finds a whole file, and no litter stays. */
+/* One that reads again finds what others have saved, and keeps what it has itself. */
+static void test_cache_refresh(void **state)
+{
+    (void)state;
+    struct cudnn_cache a = cache_new(), b = cache_new();
+    struct cudnn_cache_entry first = entry_new(1), other = entry_new(1), second = entry_new(2);
+    other.elapsed_ns++;
+    cache_add(&a, &first);
+    cache_add(&b, &other);
+    cache_add(&b, &second);
+    assert_true(cudnn_cache_save(&b));
+    cudnn_cache_refresh(&a);
+    expect_entry(&a, &first);
+    expect_entry(&a, &second);
+    assert_int_equal(a.count, 2);
+    cudnn_cache_close(&a);
+    cudnn_cache_close(&b);
+
+    setenv("EFFNET_CACHE", "", 1); /* no file */
+    a = cache_new();
+    cache_add(&a, &first);
+    cudnn_cache_refresh(&a);
+    assert_int_equal(a.count, 1);
+    cudnn_cache_close(&a);
+}
+
+enum { SAVERS = 6, SAVER_ROUNDS = 40 };
+
+/* Opens, adds an entry, saves and reads again, many times. Returns 0, or what went wrong. */
+static int save_rounds(int saver)
+{
+    for (int round = 0; round < SAVER_ROUNDS; round++) {
+        struct cudnn_cache cache;
+        struct cudnn_cache_entry entry = entry_new(saver * SAVER_ROUNDS + round);
+        if (cudnn_cache_open(&cache, NULL) || cudnn_cache_put(&cache, &entry, NULL) ||
+            !cudnn_cache_save(&cache))
+            return 1;
+        cudnn_cache_close(&cache);
+        /* The file exists from now on, and always begins and ends well. */
+        if (cudnn_cache_open(&cache, NULL) || !cudnn_cache_find(&cache, entry.key)) return 2;
+        cudnn_cache_close(&cache);
+    }
+    return 0;
+}
+
+/* All entries of all savers are there, and no litter. */
+static void expect_all_saved(void)
+{
+    struct cudnn_cache cache = cache_new();
+    for (int i = 0; i < SAVERS * SAVER_ROUNDS; i++) {
+        struct cudnn_cache_entry entry = entry_new(i);
+        expect_entry(&cache, &entry);
+    }
+    cudnn_cache_close(&cache);
+    assert_int_equal(files_left(), 1);
+}
+
+static void *save_in_thread(void *saver)
+{
+    return (void *)(intptr_t)save_rounds((int)(intptr_t)saver);
+}
+
+static void test_cache_threads(void **state)
+{
+    (void)state;
+    pthread_t threads[SAVERS];
+    for (intptr_t i = 0; i < SAVERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, save_in_thread, (void *)i), 0);
+    for (int i = 0; i < SAVERS; i++) {
+        void *result;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_null(result);
+    }
+    expect_all_saved();
+}
+
+/* Many processes at once: whoever reads finds a whole file, and nobody's entries are lost. */
 static void test_cache_processes(void **state)
 {
     (void)state;
-    enum { PROCESSES = 6, ROUNDS = 40 };
-    pid_t children[PROCESSES];
-    for (int p = 0; p < PROCESSES; p++) {
+    pid_t children[SAVERS];
+    for (int p = 0; p < SAVERS; p++) {
         children[p] = fork();
         assert_true(children[p] >= 0);
-        if (children[p]) continue;
-        for (int round = 0; round < ROUNDS; round++) {
-            struct cudnn_cache cache;
-            struct cudnn_cache_entry entry = entry_new(p * ROUNDS + round);
-            if (cudnn_cache_open(&cache, NULL) || cudnn_cache_put(&cache, &entry, NULL) ||
-                !cudnn_cache_save(&cache))
-                _exit(1);
-            cudnn_cache_close(&cache);
-            /* The file exists from now on, and always begins and ends well. */
-            if (cudnn_cache_open(&cache, NULL) || cache.count == 0) _exit(2);
-            cudnn_cache_close(&cache);
-        }
-        _exit(0);
+        if (!children[p]) _exit(save_rounds(p));
     }
-    for (int p = 0; p < PROCESSES; p++) {
+    for (int p = 0; p < SAVERS; p++) {
         int status = 0;
         assert_int_equal(waitpid(children[p], &status, 0), children[p]);
         assert_int_equal(status, 0);
     }
-    struct cudnn_cache cache = cache_new();
-    assert_true(cache.count > 0);
-    cudnn_cache_close(&cache);
-    assert_int_equal(files_left(), 1);
+    expect_all_saved();
 }
 
 int main(void)
@@ -420,6 +482,8 @@ int main(void)
         cmocka_unit_test_setup(test_cache_limits, cache_reset),
         cmocka_unit_test_setup(test_cache_places, cache_reset),
         cmocka_unit_test_setup(test_cache_merge, cache_reset),
+        cmocka_unit_test_setup(test_cache_refresh, cache_reset),
+        cmocka_unit_test_setup(test_cache_threads, cache_reset),
         cmocka_unit_test_setup(test_cache_processes, cache_reset),
     };
     if (!mkdtemp(folder)) return 1;

@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh [PART...]     BUILD=folder: of the programs, else build
 #
 #   kernels     each kernel's test, and cuDNN's engines
-#   network     the backend as a whole, and `effnet verify` on lite1 and b1-plain
+#   network     the backend as a whole, alone and in many threads, and `effnet verify` on lite1 and b1-plain
 #   memcheck, racecheck, initcheck
 #               all test programs, on few and small shapes, under that tool of compute-sanitizer
 #   sanitize    these three
@@ -33,7 +33,10 @@ trap 'rm -rf "$test_log" "$EFFNET_CACHE"' EXIT
 kernels() {
     local program
     for program in "${programs[@]}"; do
-        case $program in */test_network) ;; *) run_program "$program" timeout "$limit" "$program" ;; esac
+        case $program in
+        */test_network | */test_session | */test_threads) ;;
+        *) run_program "$program" timeout "$limit" "$program" ;;
+        esac
     done
 }
 
@@ -47,8 +50,11 @@ verify() {
 # In plan cudnn the depthwise layers' sums are rounded to fp16 before bias and activation (docs/cudnn.md), so it is
 # allowed twice what plan auto is.
 network() {
-    local name weights program=$build/tests/gpu/test_network samples=(samples/*.png)
-    run_program "$program" timeout "$limit" "$program"
+    local name weights program samples=(samples/*.png)
+    for name in network session threads; do
+        program=$build/tests/gpu/test_$name
+        run_program "$program" timeout "$limit" "$program"
+    done
     for name in lite1 b1-plain; do
         weights=weights/$name.safetensors
         if [ ! -x "$build/effnet" ] || [ ! -r "$weights" ]; then
@@ -85,8 +91,14 @@ under() {
         # Under racecheck (2025.3, on an H200) linear's kernels for sm_90a, blocks in clusters that TMA feeds, do not
         # come back or end in "Internal Sanitizer Error", even where the filter leaves them out.
         if [ "$name" = test_linear ] && [ "$tool" = racecheck ]; then arguments+=(no-sm90a); fi
+        # It looks for races inside a kernel, and these run no other kernels than the rest, but such as well.
+        case $tool,$name in racecheck,test_session | racecheck,test_threads) continue ;; esac
         # These measure what they choose: not under the tool.
-        case $name in test_cudnn | test_network) timeout "$limit" "$program" --small >/dev/null 2>&1 ;; esac
+        case $name in
+        test_cudnn | test_network | test_session | test_threads)
+            timeout "$limit" "$program" --small >/dev/null 2>&1
+            ;;
+        esac
         run_command "$tool $name" timeout "$limit" "$sanitizer" --tool "$tool" --error-exitcode 99 \
             --print-limit 20 "${filter[@]}" "$program" "${arguments[@]}"
     done

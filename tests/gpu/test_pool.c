@@ -107,6 +107,15 @@ static void check(int n, int pixels, int channels, const char *name, uint64_t *s
     problem_free(&p);
 }
 
+/* More images than a grid holds along y. */
+static void check_many(int n, uint64_t *state)
+{
+    struct problem p = problem_new(n, 3, 72, state);
+    run(&p);
+    check_values(&p, "many images");
+    problem_free(&p);
+}
+
 /* A NaN and infinities stay in their channels; sums beyond fp16's range do not overflow. */
 static void check_special_values(uint64_t *state)
 {
@@ -126,9 +135,9 @@ static void check_special_values(uint64_t *state)
 static void check_refusals(void)
 {
     static const struct pool_args wrong[] = {
-        {.n = 0, .pixels = 1, .channels = 8},  {.n = 65536, .pixels = 1, .channels = 8},
-        {.n = 1, .pixels = 0, .channels = 8},  {.n = 1, .pixels = 1, .channels = 0},
-        {.n = 1, .pixels = 1, .channels = 12}, {.n = -1, .pixels = -1, .channels = -8},
+        {.n = 0, .pixels = 1, .channels = 8},    {.n = 1, .pixels = 0, .channels = 8},
+        {.n = 1, .pixels = 1, .channels = 0},    {.n = 1, .pixels = 1, .channels = 12},
+        {.n = -1, .pixels = -1, .channels = -8},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         expect(pool_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %zu", i);
@@ -168,6 +177,7 @@ int main(int argc, char **argv)
         for (int n = 1; n <= 10; n += 9) check(n, heads[i][0], heads[i][1], "head", &state);
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
         check(3, edges[i][0], edges[i][1], "edge", &state);
+    for (int n = 65535; !small && n <= 65537; n++) check_many(n, &state);
     check_special_values(&state);
     for (int i = 0; i < (small ? 5 : 60); i++)
         check(noise_range(&state, 1, 5), noise_range(&state, 1, small ? 80 : 500),

@@ -1,5 +1,6 @@
 /* Finding a device, being on it for a while, and CUDA's errors in words. */
 #include <cudaTypedefs.h>
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -107,35 +108,40 @@ static struct {
     PFN_cuCtxPopCurrent_v4000 pop;
 } driver;
 
-static int load_driver(struct effnet_error *error)
+/* Not by cudaGetDriverEntryPoint, which may start the thread's default device. The runtime has loaded the
+ * driver's library already, under this name. */
+static bool find_functions(void)
 {
     static const struct {
         const char *name;
-        unsigned version;
         void *function;
-    } functions[] = {{"cuDeviceGet", 2000, &driver.device_get},
-                     {"cuDevicePrimaryCtxRetain", 7000, &driver.retain},
-                     {"cuDevicePrimaryCtxRelease", 11000, &driver.release},
-                     {"cuCtxPushCurrent", 4000, &driver.push},
-                     {"cuCtxPopCurrent", 4000, &driver.pop}};
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    int status = EFFNET_OK;
-    pthread_mutex_lock(&mutex);
-    for (size_t i = 0; i < sizeof functions / sizeof *functions && !status && !driver.pop; i++) {
-        enum cudaDriverEntryPointQueryResult found;
-        void *function = NULL;
-        const cudaError_t asked = cudaGetDriverEntryPointByVersion(
-            functions[i].name, &function, functions[i].version, cudaEnableDefault, &found);
-        if (asked != cudaSuccess)
-            status = cuda_fail(error, asked, functions[i].name);
-        else if (found != cudaDriverEntryPointSuccess || !function)
-            status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: the driver has no %s: update it",
-                                 functions[i].name);
-        else
-            *(void **)functions[i].function = function;
+    } functions[] = {{"cuDeviceGet", &driver.device_get},
+                     {"cuDevicePrimaryCtxRetain", &driver.retain},
+                     {"cuDevicePrimaryCtxRelease_v2", &driver.release},
+                     {"cuCtxPushCurrent_v2", &driver.push},
+                     {"cuCtxPopCurrent_v2", &driver.pop}};
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    bool found = library != NULL;
+    for (size_t i = 0; i < sizeof functions / sizeof *functions && found; i++) {
+        void *function = dlsym(library, functions[i].name);
+        *(void **)functions[i].function = function;
+        found = function != NULL;
     }
+    if (library && !found) dlclose(library);
+    return found;
+}
+
+static int load_driver(struct effnet_error *error)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static bool loaded;
+    pthread_mutex_lock(&mutex);
+    if (!loaded) loaded = find_functions();
+    const bool found = loaded;
     pthread_mutex_unlock(&mutex);
-    return status;
+    return found ? EFFNET_OK
+                 : effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                               "cuda: the driver's libcuda.so.1 is not found, or lacks functions");
 }
 
 /* Starts the device for this process, which takes a few hundred megabytes of its memory. */
