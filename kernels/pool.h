@@ -11,7 +11,7 @@ extern "C" {
 struct pool_args {
     const void *x;           /* half [n][pixels][channels], 16-byte aligned */
     void *y;                 /* half [n][channels], 16-byte aligned */
-    int n, pixels, channels; /* channels a multiple of 8; n <= 65535 */
+    int n, pixels, channels; /* channels a multiple of 8 */
 };
 
 /* Enqueues the kernel. cudaErrorInvalidValue for other sizes; else what the launch returned. An image's means

@@ -53,11 +53,12 @@ bool cuda_is_inherited(void)
 
 int cuda_process_check(struct effnet_error *error)
 {
-    if (cuda_is_inherited())
+    const pid_t known = atomic_load_explicit(&using_cuda, memory_order_relaxed), self = getpid();
+    if (known && known != self)
         return effnet_fail(
             error, EFFNET_E_UNAVAILABLE,
             "cuda: the GPU is not available to a process that was forked from one that uses it");
-    atomic_store_explicit(&using_cuda, getpid(), memory_order_relaxed);
+    if (!known) atomic_store_explicit(&using_cuda, self, memory_order_relaxed);
     return EFFNET_OK;
 }
 
