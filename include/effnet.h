@@ -268,8 +268,8 @@ enum effnet_memory { EFFNET_MEMORY_HOST, EFFNET_MEMORY_CUDA };
  * waited for, so a fault shows in a later call; allocates nothing and may be captured into a graph. Fastest
  * where k, ldx and ldw are multiples of 8, n is of 4, ldy of 16 bytes, and the arrays are 16-byte aligned.
  * EFFNET_E_USAGE: a size or leading dimension out of range, a NULL, a pointer that is no multiple of its
- * element's size, fp32 w on the GPU. EFFNET_E_UNAVAILABLE: a build without CUDA. EFFNET_E_NOMEM,
- * EFFNET_E_INTERNAL: as they say. */
+ * element's size, fp32 w on the GPU. EFFNET_E_UNAVAILABLE: a build without CUDA, no GPU, or a
+ * process forked from one that uses it. EFFNET_E_NOMEM, EFFNET_E_INTERNAL: as they say. */
 int effnet_linear(const struct effnet_linear_args *args, enum effnet_memory memory, void *stream,
                   struct effnet_error *error);
 
