@@ -10,7 +10,7 @@
 
 /* ---------------------------------------------------------------- errors */
 
-/* What another backend could do nothing about either is internal; the rest is what this machine lacks. */
+/* What a machine lacks or does not allow is 'not available'; what should happen nowhere is internal. */
 static int status_of(cudaError_t status)
 {
     switch (status) {
