@@ -4,9 +4,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include "backend/cuda/cuda_internal.h"
+#include "common/fork.h"
 
 /* ---------------------------------------------------------------- errors */
 
@@ -42,23 +42,23 @@ int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what)
 
 /* ---------------------------------------------------------------- processes */
 
-/* The process that this copy of the library uses CUDA in; 0: none yet. */
-static _Atomic pid_t using_cuda;
+/* effnet_fork_count() of the process that uses CUDA, by this copy of the library; -1: none does yet. */
+static atomic_int using_cuda = -1;
 
 bool cuda_is_inherited(void)
 {
-    const pid_t known = atomic_load_explicit(&using_cuda, memory_order_relaxed);
-    return known && known != getpid();
+    const int known = atomic_load_explicit(&using_cuda, memory_order_relaxed);
+    return known >= 0 && known != effnet_fork_count();
 }
 
 int cuda_process_check(struct effnet_error *error)
 {
-    const pid_t known = atomic_load_explicit(&using_cuda, memory_order_relaxed), self = getpid();
-    if (known && known != self)
+    const int known = atomic_load_explicit(&using_cuda, memory_order_relaxed), here = effnet_fork_count();
+    if (known >= 0 && known != here)
         return effnet_fail(
             error, EFFNET_E_UNAVAILABLE,
             "cuda: the GPU is not available to a process that was forked from one that uses it");
-    if (!known) atomic_store_explicit(&using_cuda, self, memory_order_relaxed);
+    if (known < 0) atomic_store_explicit(&using_cuda, here, memory_order_relaxed);
     return EFFNET_OK;
 }
 
