@@ -206,7 +206,7 @@ static const char *check_last_error(struct thread_work *t, bool provoke, uint64_
     t->left_error = provoke && random_int(random, 0, 3) == 0;
     if (t->left_error) {
         void *none;
-        if (cudaMalloc(&none, (size_t)1 << 60) != cudaErrorMemoryAllocation) return "2^60 bytes are there";
+        if (cudaMalloc(&none, (size_t)1 << 45) != cudaErrorMemoryAllocation) return "2^45 bytes are there";
     }
     return NULL;
 }

@@ -31,7 +31,6 @@ static void close_state(struct backend_state *state)
     if (state->device.context && cuda_device_enter(&state->device, NULL) == EFFNET_OK) {
         release(state);
         cuda_device_leave();
-        cuda_device_close(&state->device);
     } else {
         abandon(state);
     }

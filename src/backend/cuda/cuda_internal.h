@@ -31,10 +31,9 @@ struct cuda_device {
 
 /* Finds device `index`, starts and describes it. The calling thread's current device stays what it is.
  * EFFNET_E_UNAVAILABLE where there is no driver, no such device, it is older than CUDA_LOWEST_CAPABILITY, or
- * another process has it to itself; EFFNET_E_NOMEM where its memory is full. On failure it is closed. */
+ * another process has it to itself; EFFNET_E_NOMEM where its memory is full. On failure its context is NULL;
+ * there is nothing to close. */
 int cuda_device_open(int index, struct cuda_device *device, struct effnet_error *error);
-/* Takes a zeroed one. */
-void cuda_device_close(struct cuda_device *device);
 /* Makes the device the calling thread's current one until cuda_device_leave, which brings back what was.
  * EFFNET_E_UNAVAILABLE in a child of the process that opened it. */
 int cuda_device_enter(const struct cuda_device *device, struct effnet_error *error);

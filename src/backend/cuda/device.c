@@ -104,7 +104,6 @@ static int check_capability(int index, const struct cudaDeviceProp *p, struct ef
 static struct {
     PFN_cuDeviceGet_v2000 device_get;
     PFN_cuDevicePrimaryCtxRetain_v7000 retain;
-    PFN_cuDevicePrimaryCtxRelease_v11000 release;
     PFN_cuCtxPushCurrent_v4000 push;
     PFN_cuCtxPopCurrent_v4000 pop;
 } driver;
@@ -118,7 +117,6 @@ static bool find_functions(void)
         void *function;
     } functions[] = {{"cuDeviceGet", &driver.device_get},
                      {"cuDevicePrimaryCtxRetain", &driver.retain},
-                     {"cuDevicePrimaryCtxRelease_v2", &driver.release},
                      {"cuCtxPushCurrent_v2", &driver.push},
                      {"cuCtxPopCurrent_v2", &driver.pop}};
     void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
@@ -166,6 +164,8 @@ static int start_device(int index, struct effnet_error *error)
     }
 }
 
+/* The reference is not given back: as the runtime sees it, too, a device's primary context stays for as long
+ * as the process does. */
 static int retain_device(struct cuda_device *device, struct effnet_error *error)
 {
     CUdevice handle;
@@ -191,14 +191,6 @@ int cuda_device_open(int index, struct cuda_device *device, struct effnet_error 
     EFFNET_TRY(check_capability(index, &device->properties, error));
     EFFNET_TRY(start_device(index, error));
     return retain_device(device, error);
-}
-
-void cuda_device_close(struct cuda_device *device)
-{
-    CUdevice handle;
-    if (!device->context || cuda_is_inherited()) return;
-    if (driver.device_get(&handle, device->index) == CUDA_SUCCESS) driver.release(handle);
-    device->context = NULL;
 }
 
 int cuda_device_enter(const struct cuda_device *device, struct effnet_error *error)

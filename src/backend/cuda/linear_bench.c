@@ -175,7 +175,6 @@ void cuda_linear_bench_close(struct cuda_linear_bench *b)
         if (b->stream) cudaStreamDestroy(b->stream);
         cudaFree(b->memory);
         cuda_device_leave();
-        cuda_device_close(&b->device);
     }
     free(b);
 }
