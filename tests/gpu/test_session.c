@@ -69,8 +69,8 @@ static void check_linear_bench(const char *device, const struct surroundings *be
     enum { M = 3, N = 24, K = 64 };
     static half x[M * K], w[N * K];
     uint64_t state = SEED;
-    for (int i = 0; i < M * K; i++) x[i] = (half)noise(&state);
-    for (int i = 0; i < N * K; i++) w[i] = (half)noise(&state);
+    for (int i = 0; i < M * K; i++) x[i] = half_from_float(noise(&state));
+    for (int i = 0; i < N * K; i++) w[i] = half_from_float(noise(&state));
     const struct effnet_linear_args args = {
         .m = M, .n = N, .k = K, .x = x, .w = w, .ldx = K, .ldw = K, .y_type = EFFNET_FP32};
     const int64_t row = M - 1;

@@ -23,7 +23,7 @@ static double now_s(void)
 static half *device_noise(size_t count, float scale, uint64_t *state)
 {
     half *values = checked_malloc(count * sizeof *values);
-    for (size_t i = 0; i < count; i++) values[i] = (half)(scale * noise(state));
+    for (size_t i = 0; i < count; i++) values[i] = half_from_float(scale * noise(state));
     half *device = device_copy(values, count * sizeof *values);
     free(values);
     return device;
