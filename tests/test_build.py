@@ -1,6 +1,7 @@
 """The Makefile: where it builds, what it says, and that what it makes does not depend on the folder."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -135,3 +136,11 @@ def test_header_compiles_alone(root, compiler, standards):
     for standard in standards:
         run(compiler, f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-x",
             "c++" if "++" in compiler else "c", root / "include" / "effnet.h")
+
+
+def test_sources_use_nothing_that_some_compilers_lack(root):
+    """gcc 11 has no _Float16; clang has omp.h in a package of its own."""
+    files = [path for folder in ("include", "kernels", "src", "tests") for path in (root / folder).rglob("*.[ch]")]
+    found = [str(path.relative_to(root)) for path in files
+             if path.name != "half.h" and re.search(r"\b_Float16\b|<omp\.h>", path.read_text())]
+    assert files and not found
