@@ -12,6 +12,11 @@ def run(*command, **options):
     return done.stdout
 
 
+def build_under_test(root, build, sanitized):
+    """Make's variables for it. Relative, since the source's own folder may have a space in its name."""
+    return f"BUILD={os.path.relpath(build, root)}", f"SAN={int(sanitized)}"
+
+
 def make(folder, *arguments, env=None, **options):
     """The finished `make ...` in a folder. Variables of an outer `make check` (CUDA=, ONEDNN=0) count there too, its
     job slots do not; `env` adds to the environment."""

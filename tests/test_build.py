@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from make_run import make, run
+from make_run import build_under_test, make, run
 
 FAST = "BUILD=build", "CUDA=", "SAN=0", "CFLAGS=-O0 -g", "-j2"
 
@@ -93,7 +93,7 @@ def test_refused_in_one_line(root, arguments, said):
 
 
 def test_relative_prefix_is_refused(root, build, sanitized):
-    done = make(root, f"BUILD={build}", f"SAN={int(sanitized)}", "PREFIX=here", "install")
+    done = make(root, *build_under_test(root, build, sanitized), "PREFIX=here", "install")
     assert done.returncode == 2 and "effnet: PREFIX=here is not an absolute path\n" in done.stderr
     assert not (root / "here").exists()
 

@@ -8,7 +8,7 @@ import shutil
 import stat
 
 import pytest
-from make_run import make, run
+from make_run import build_under_test, make, run
 
 EXAMPLE = r"""
 #include <effnet.h>
@@ -28,7 +28,7 @@ PREFIX = "/opt/eff net"
 
 
 def make_target(target, root, build, sanitized, folder):
-    done = make(root, f"BUILD={build}", f"SAN={int(sanitized)}", f"DESTDIR={folder}", f"PREFIX={PREFIX}", target,
+    done = make(root, *build_under_test(root, build, sanitized), f"DESTDIR={folder}", f"PREFIX={PREFIX}", target,
                 umask=0o077)
     assert done.returncode == 0, done.stderr
 
