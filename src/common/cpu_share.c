@@ -43,6 +43,16 @@ static void add_place(int place, cpu_set_t *set, size_t size_bytes)
     free(ids);
 }
 
+/* Leaves in `all` what the kernel lets this thread have of it: places may name processors that are not there,
+ * or not for this process. Only a thread that takes a mask learns that; this one, whose own is `mask`, takes
+ * it back. */
+static void keep_allowed(cpu_set_t *all, const cpu_set_t *mask, size_t size_bytes)
+{
+    if (sched_setaffinity(0, size_bytes, all) != 0) return;
+    if (sched_getaffinity(0, size_bytes, all) != 0) memcpy(all, mask, size_bytes);
+    sched_setaffinity(0, size_bytes, mask);
+}
+
 /* Where `mask` is one of OpenMP's places, widens it to all of them; returns whether it did. */
 static bool widen_to_places(cpu_set_t *mask, size_t size_bytes)
 {
@@ -58,6 +68,7 @@ static bool widen_to_places(cpu_set_t *mask, size_t size_bytes)
             CPU_OR_S(size_bytes, all, all, place);
         }
         bound = bound && !CPU_EQUAL_S(size_bytes, all, mask);
+        if (bound) keep_allowed(all, mask, size_bytes);
         if (bound) memcpy(mask, all, size_bytes);
     }
     free(place);

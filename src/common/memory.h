@@ -5,8 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Whether the system would still map so many bytes for this process (`ulimit -v`, strict overcommitment). For
- * calls of libraries that end the program where they get none; what they take stays well below. */
-bool effnet_memory_left(size_t bytes);
+/* Whether the system would still give this process `bytes` of memory and `reserved` of address space beside
+ * it
+ * (`ulimit -v`, strict overcommitment). For calls of libraries that end the program where they get none. */
+bool effnet_memory_left(size_t bytes, size_t reserved);
 
 #endif

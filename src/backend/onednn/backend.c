@@ -134,8 +134,8 @@ struct build_job {
     int max_strips, min_pixels;
 };
 
-/* oneDNN's compiler writes to memory that it did not get. What it takes for a layer on each of a few threads, and
- * the layer's weights in whatever layouts they pass through, stays below this. */
+/* oneDNN's compiler writes to memory that it did not get. What it takes for a layer on each of a few threads,
+ * and the layer's weights in whatever layouts they pass through, stays below this. */
 #define BUILD_BYTES ((size_t)32 << 20)
 
 static int build_task(void *context, int worker, int index)
@@ -144,7 +144,7 @@ static int build_task(void *context, int worker, int index)
     const struct build_job *job = context;
     const struct effnet_layer *layer = job->state->layers[index].layer;
     const size_t bytes = BUILD_BYTES + 4 * sizeof(float) * (size_t)layer->parameters;
-    if (!effnet_memory_left(bytes)) return effnet_fail_nomem(&job->errors[index], layer->name, bytes);
+    if (!effnet_memory_left(bytes, 0)) return effnet_fail_nomem(&job->errors[index], layer->name, bytes);
     return effnet_onednn_build_layer(job->state, &job->state->layers[index], job->max_strips, job->min_pixels,
                                      &job->errors[index]);
 }

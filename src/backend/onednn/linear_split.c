@@ -109,7 +109,7 @@ int effnet_onednn_linear_split(const struct effnet_linear_args *args, struct eff
 {
     const int64_t steps = (args->m >= args->n ? args->m : args->n) / PIECE_STEP;
     /* oneDNN's compiler writes to memory that it did not get. */
-    if (!effnet_memory_left(BUILD_BYTES)) return effnet_fail_nomem(error, "a linear layer", BUILD_BYTES);
+    if (!effnet_memory_left(BUILD_BYTES, 0)) return effnet_fail_nomem(error, "a linear layer", BUILD_BYTES);
     const double worth = (double)args->m * (double)args->n * (double)args->k / PIECE_MULTIPLY_ADDS;
     if (worth < 2 || steps < 2) return run_alone(args, error);
     struct split split = {.args = args};

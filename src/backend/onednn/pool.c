@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "common/fork.h"
+#include "common/memory.h"
 #include "common/thread.h"
 
 #include <pthread.h>
@@ -131,8 +132,14 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
+/* What glibc reserves for a thread that allocates for the first time, while it looks for an aligned arena;
+ * and what is to be left to work with. Where address space is short, fewer threads. */
+#define ARENA_BYTES ((size_t)128 << 20)
+#define WORK_BYTES  ((size_t)32 << 20)
+
 int effnet_pool_open(int threads, struct pool **out, struct effnet_error *error)
 {
+    while (threads > 1 && !effnet_memory_left(WORK_BYTES, (size_t)(threads - 1) * ARENA_BYTES)) threads--;
     size_t size = sizeof(struct pool) + (size_t)threads * sizeof(struct pool_worker);
     struct pool *pool = calloc(1, size);
     *out = pool;
