@@ -113,6 +113,12 @@ TEST_SOURCES := $(sort $(wildcard tests/test_*.c))
 TEST_RUNNERS := $(sort $(wildcard tests/run_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c tests/run_%.c,$(sort $(wildcard tests/*.c)))
 TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
+PYTHON_TESTS := tests
+# Under the thread sanitizer, what works in threads; the rest would take hours and show nothing.
+ifeq ($(TSAN),1)
+TEST_PROGRAMS := $(filter %/test_threads %/test_onednn_pool %/test_linear %/test_cpu_share,$(TEST_PROGRAMS))
+PYTHON_TESTS := tests/test_cli_classify.py
+endif
 GPU_TEST_PROGRAMS := $(GPU_TEST_SOURCES:%.c=$(BUILD)/%)
 RUNNER_PROGRAMS := $(TEST_RUNNERS:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(TEST_SUPPORT:%.c=$(BUILD)/obj/%.o)
@@ -207,7 +213,7 @@ check-c: ## the same with the tests in C alone: for another compiler, or a build
 	@V=$(V) PYTHON_TESTS= tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
 
 run-tests:
-	@V=$(V) PYTHON_TESTS=tests tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
+	@V=$(V) PYTHON_TESTS=$(PYTHON_TESTS) tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
 
 tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
 

@@ -9,6 +9,13 @@
  *  - Objects are opaque handles. An open function sets *out to NULL on failure; a close function takes
  *    NULL. Different handles may be used from different threads; one handle, from one thread at a time
  *    (an effnet_model is read-only once open, and may be shared).
+ *  - The library's own threads block signals, save those of their own faults and SIGPROF. It changes neither
+ *    handlers nor the caller's threads. A call on the CPU needs 128 KB of
+ *    stack.
+ *  - fork waits while another thread opens a session. A child (of fork, not of _Fork or clone) may close what
+ * it has from its parent, exit, use models and images, and open sessions of its own; it may only close and
+ * ask for info of a session of its parent's, and running one is EFFNET_E_USAGE. A child of a process that has
+ * used a GPU here gets none.
  *  - Tensors are NHWC, C fastest, without padding between rows.
  *  - The library prints nothing. */
 #ifndef EFFNET_H
@@ -165,7 +172,7 @@ struct effnet_session_options {
         *precision;   /* "fp32", "bf16", "fp16"; NULL is the device's own: fp32 on the CPU, fp16 on a GPU */
     const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
     int max_batch;    /* images a pass at most; 0 is 1 */
-    int threads;      /* CPU; 0 is as many as the process may use */
+    int threads;      /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
     bool tune;        /* GPU: try every engine, also those that take long to build */
 };
 
@@ -263,7 +270,8 @@ struct effnet_linear_args {
 enum effnet_memory { EFFNET_MEMORY_HOST, EFFNET_MEMORY_CUDA };
 
 /* Computes it where the arrays are. Host: on the CPU, through oneDNN where the build has it, else by the
- * reference; done on return; `stream` is NULL; may allocate fp32 copies of what is fp16. CUDA: every pointer
+ * reference; done on return, on as many threads as the process may use; `stream` is NULL; may allocate fp32
+ * copies of what is fp16. CUDA: every pointer
  * is memory of the current device; enqueued on `stream` (a cudaStream_t; NULL is the default stream) and not
  * waited for, so a fault shows in a later call; allocates nothing and may be captured into a graph. Fastest
  * where k, ldx and ldw are multiples of 8, n is of 4, ldy of 16 bytes, and the arrays are 16-byte aligned.

@@ -14,15 +14,25 @@
 
 #include <cmocka.h>
 
-#if defined(__SANITIZE_THREAD__)
-#define THREAD_SANITIZER 1
-#elif defined(__has_feature)
+/* clang's way of saying it. */
+#ifdef __has_feature
 #if __has_feature(thread_sanitizer)
-#define THREAD_SANITIZER 1
+#define __SANITIZE_THREAD__ 1
+#elif __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
 #endif
 #endif
 
 enum { ROUNDS = 70, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
+
+/* The leak sanitizer asks this when a process ends. In a child it finds what OpenMP kept for the parent's
+ * threads, which are not there to free it. */
+static bool is_child;
+int __lsan_is_turned_off(void);
+int __lsan_is_turned_off(void)
+{
+    return is_child;
+}
 
 /* What a child does; returns NULL, or what went wrong. */
 typedef const char *child_task(void *context);
@@ -37,6 +47,7 @@ static void in_child(child_task *task, void *context)
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
+        is_child = true;
         alarm(CHILD_SECONDS);
         const char *wrong = task(context);
         ssize_t written = wrong ? write(pipes[1], wrong, strlen(wrong)) : 0;
@@ -255,6 +266,7 @@ static void test_quiet(void **state)
     check_quiet("reference");
 }
 
+#ifndef __SANITIZE_ADDRESS__ /* its allocator leaves a child the locks that other threads held */
 struct noise {
     const struct family *family;
     atomic_bool stop;
@@ -312,13 +324,19 @@ static void test_busy(void **state)
     }
     family_free(&f);
 }
+#endif
 
 int main(void)
 {
-#ifdef THREAD_SANITIZER
+#ifdef __SANITIZE_THREAD__
     printf("the thread sanitizer does not follow a program with threads into its children\n");
     return 77;
 #endif
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_quiet), cmocka_unit_test(test_busy)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_quiet),
+#ifndef __SANITIZE_ADDRESS__
+        cmocka_unit_test(test_busy),
+#endif
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,17 +13,16 @@
 #include <cmocka.h>
 #include <png.h>
 
-#if defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
+/* clang's way of saying it. */
+#ifdef __has_feature
 #if __has_feature(thread_sanitizer)
-#define SANITIZED 1
+#define __SANITIZE_THREAD__ 1
 #endif
 #endif
 
 /* Rounds of each thread, with small networks and with the real ones. */
 enum { THREADS = 8 };
-#ifdef SANITIZED
+#ifdef __SANITIZE_THREAD__
 enum { SMALL_ROUNDS = 12, REAL_ROUNDS = 2 };
 #else
 enum { SMALL_ROUNDS = 200, REAL_ROUNDS = 25 };
