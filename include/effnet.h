@@ -10,12 +10,10 @@
  *    NULL. Different handles may be used from different threads; one handle, from one thread at a time
  *    (an effnet_model is read-only once open, and may be shared).
  *  - The library's own threads block signals, save those of their own faults and SIGPROF. It changes neither
- *    handlers nor the caller's threads. A call on the CPU needs 128 KB of
- *    stack.
- *  - fork waits while another thread opens a session. A child (of fork, not of _Fork or clone) may close what
- * it has from its parent, exit, use models and images, and open sessions of its own; it may only close and
- * ask for info of a session of its parent's, and running one is EFFNET_E_USAGE. A child of a process that has
- * used a GPU here gets none.
+ *    handlers nor the caller's threads. A call on the CPU needs 128 KB of stack.
+ *  - fork waits while another thread opens a session. A child (of fork, not of _Fork or clone) may close
+ *    what it has from its parent, exit, use models and images, and open sessions of its own. To run a
+ *    session of its parent's is EFFNET_E_USAGE. A child of a process that uses a GPU here gets none.
  *  - Tensors are NHWC, C fastest, without padding between rows.
  *  - The library prints nothing. */
 #ifndef EFFNET_H

@@ -25,7 +25,7 @@ struct backend {
      * failure. */
     int (*open)(const effnet_model *model, const struct backend_options *options, struct backend_state **out,
                 struct effnet_error *error);
-    /* A CPU backend's may be called in a child of the process that opened the state, without its threads. */
+    /* Also in a child of the process that opened the state, where neither its threads nor its GPU are. */
     void (*close)(struct backend_state *state);
 
     /* Fills device, precision, threads and memory_bytes; strings live as long as the state. */

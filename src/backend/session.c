@@ -6,7 +6,6 @@
 #include "common/nvidia.h"
 #include "common/utf8.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,18 +102,6 @@ static int check_options(const struct effnet_session_options *from, struct backe
     return EFFNET_OK;
 }
 
-/* CUDA does not work in a child of a process that has used it: calls fail there, or hang where another thread
- * of the parent was inside. */
-static int check_cuda_fork(struct effnet_error *error)
-{
-    static atomic_int first_use = -1; /* effnet_fork_count then */
-    int now = effnet_fork_count(), before = -1;
-    if (atomic_compare_exchange_strong(&first_use, &before, now) || before == now) return EFFNET_OK;
-    return effnet_fail(
-        error, EFFNET_E_UNAVAILABLE,
-        "cuda: a process that this one was forked from has used it, which leaves none for children");
-}
-
 static int open_backend(struct effnet_session *session, const struct backend *backend,
                         const struct backend_options *options, struct effnet_error *error)
 {
@@ -127,8 +114,7 @@ static int open_cuda(struct effnet_session *session, const struct backend *cuda,
                      const struct backend_options *options, struct effnet_error *error)
 {
     if (!cuda) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
-    int status = check_cuda_fork(error);
-    return status ? status : open_backend(session, cuda, options, error);
+    return open_backend(session, cuda, options, error);
 }
 
 /* The GPU where there is one that can do this; else the CPU, and the notice says why, whatever it was. Where
@@ -237,9 +223,7 @@ static int check_process(const effnet_session *session, const char *what, struct
 void effnet_session_close(effnet_session *session)
 {
     if (!session) return;
-    /* In a child the GPU's part is left alone: it is the parent's, and CUDA does not work. */
-    if (session->backend != cuda_backend || session->forks == effnet_fork_count())
-        session->backend->close(session->state);
+    session->backend->close(session->state);
     free(session);
 }
 
