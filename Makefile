@@ -74,8 +74,8 @@ ALL_LDFLAGS += -fsanitize=$(SANITIZERS)
 endif
 ALL_LDFLAGS += $(LDFLAGS)
 
-LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/model/*.c src/backend/*.c \
-	src/backend/reference/*.c)
+LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
+	src/backend/*.c src/backend/reference/*.c)
 LIB_SOURCES := $(sort $(filter-out src/main.c,$(LIB_SOURCES)))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c) src/main.c)
 KERNEL_SOURCES :=
@@ -141,7 +141,7 @@ $(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
 
 ifeq ($(SAN),1)
 # Over broken JPEGs stb_image shifts zeros by more than 31 bits, harmlessly.
-$(BUILD)/obj/src/image/stb.o: private ALL_CFLAGS += -fno-sanitize=undefined
+$(BUILD)/obj/src/image/formats/stb.o: private ALL_CFLAGS += -fno-sanitize=undefined
 endif
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/cc.flags

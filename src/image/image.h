@@ -1,6 +1,6 @@
-/* What the files of src/image share. The way of an image: load.c reads the bytes and recognises the
- * format, one decoder makes RGB8 of them, orient.c turns that as the EXIF data says, resize.c makes the
- * crop that the network takes. */
+/* What the files of src/image share. The way of an image: image.c reads the bytes, a decoder of
+ * formats/ recognises them and makes RGB8 of them, orient.c turns that as the EXIF data says, resize.c
+ * makes the crop that the network takes. */
 #ifndef EFFNET_IMAGE_IMAGE_H
 #define EFFNET_IMAGE_IMAGE_H
 
@@ -10,22 +10,17 @@
  * keeps it while resizing, and short_side * side is exact in double. */
 #define IMAGE_MAX_SIDE (1 << 24)
 
-enum image_format {
-    IMAGE_UNKNOWN,
-    IMAGE_PNG,
-    IMAGE_JPEG,
-    IMAGE_BMP,
-    IMAGE_GIF,
-    IMAGE_TGA,
-    IMAGE_PNM,
-};
-
 /* An encoded image in memory. */
 struct image_source {
     const uint8_t *data;
     size_t size_bytes;
     const char *name; /* for messages */
     int64_t max_pixels;
+};
+
+/* What a decoder finds in the file beside the pixels. The caller sets the defaults first. */
+struct image_facts {
+    int orientation; /* 1 to 8, as EXIF counts them; 1: the first row is the top */
 };
 
 /* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
@@ -40,28 +35,8 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 /* "NAME: the file ends early"; every decoder says it in the same words. */
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error);
 
-/* The decoders. The format is recognised already. On failure *out is zeroed and nothing leaks. PNG and
- * JPEG also give the EXIF orientation, 1 to 8; 1 where there is none. */
-int image_decode_png(const struct image_source *source, struct effnet_image *out, int *orientation,
-                     struct effnet_error *error);
-int image_decode_jpeg(const struct image_source *source, struct effnet_image *out, int *orientation,
-                      struct effnet_error *error);
-int image_decode_bmp(const struct image_source *source, struct effnet_image *out, struct effnet_error *error);
-int image_decode_tga(const struct image_source *source, struct effnet_image *out, struct effnet_error *error);
-int image_decode_gif(const struct image_source *source, struct effnet_image *out, struct effnet_error *error);
-int image_decode_pnm(const struct image_source *source, struct effnet_image *out, struct effnet_error *error);
-
 /* Orientation (1 to 8) in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header. */
 int image_exif_orientation(const uint8_t *exif, size_t size_bytes);
-
-/* What a walk over a JPEG's markers tells without decoding, up to the end of the first image. It sees every
- * segment that stb_image will see. */
-struct image_jpeg_markers {
-    int orientation; /* in the EXIF data, 1 to 8 */
-    int scans;
-    bool tables_fit; /* no Huffman table has more than 256 codes */
-};
-struct image_jpeg_markers image_jpeg_walk(const uint8_t *data, size_t size_bytes);
 
 /* Turns and mirrors the image so that orientation 1 to 8 becomes 1. */
 int image_orient(struct effnet_image *image, int orientation, const char *name, struct effnet_error *error);

@@ -2,7 +2,7 @@
  * colours and gives up on streams that go on after the code table is full, which are common. The result
  * is Pillow's: transparency is dropped, so that a transparent pixel shows its palette colour; what the
  * frame leaves bare of the canvas shows the transparent colour, or colour 0 without one. */
-#include "image/image.h"
+#include "image/formats/formats.h"
 
 #include <string.h>
 
@@ -215,8 +215,15 @@ static int read_frame(struct gif *gif, const struct effnet_image *image, struct 
     return EFFNET_OK;
 }
 
-int image_decode_gif(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+static bool matches(const uint8_t *data, size_t size_bytes)
 {
+    return size_bytes >= 6 && (memcmp(data, "GIF87a", 6) == 0 || memcmp(data, "GIF89a", 6) == 0);
+}
+
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
+                  struct effnet_error *error)
+{
+    (void)facts;
     struct gif gif = {.source = source, .transparent = -1};
     int status = read_headers(&gif, error);
     if (status) return status;
@@ -234,3 +241,5 @@ int image_decode_gif(const struct image_source *source, struct effnet_image *out
     if (status) effnet_image_free(out);
     return status;
 }
+
+const struct image_format image_format_gif = {"GIF", matches, decode};

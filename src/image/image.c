@@ -1,5 +1,5 @@
-/* From a path or a block of memory to RGB8: reads, recognises the format by content, checks the limits
- * and calls the decoder. */
+/* From a path or a block of memory to RGB8: reads, asks the formats' table for the decoder and calls it.
+ * And what the decoders share: limits, allocation, messages. */
 #include "image/image.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "image/formats/formats.h"
 
 /* Enough of a file to recognise it by, and what is read first. */
 enum { FIRST_READ_BYTES = 64 << 10 };
@@ -19,46 +20,6 @@ enum { FIRST_READ_BYTES = 64 << 10 };
 enum { METADATA_BYTES = 64 << 20 };
 
 static const struct effnet_image_options default_options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
-
-/* TGA has no signature, so every field that can be wrong is looked at; only what the decoder takes
- * passes. */
-static bool looks_like_tga(const uint8_t *data, size_t size_bytes)
-{
-    if (size_bytes < 18) return false;
-    int map_type = data[1], type = data[2], map_bits = data[7], bits = data[16];
-    bool sides = (data[12] | data[13]) && (data[14] | data[15]);
-    bool interleaved = data[17] & 0xc0;
-    if (!sides || interleaved) return false;
-    if (map_type == 1)
-        return (type == 1 || type == 9) && (bits == 8 || bits == 16) &&
-               (map_bits == 15 || map_bits == 16 || map_bits == 24 || map_bits == 32);
-    if (map_type != 0) return false;
-    if (type == 2 || type == 10) return bits == 15 || bits == 16 || bits == 24 || bits == 32;
-    return (type == 3 || type == 11) && (bits == 8 || bits == 16);
-}
-
-static enum image_format recognise(const uint8_t *data, size_t size_bytes)
-{
-    static const struct {
-        const char *signature;
-        size_t length;
-        enum image_format format;
-    } signatures[] = {
-        {"\x89PNG\r\n\x1a\n", 8, IMAGE_PNG},
-        {"\xff\xd8\xff", 3, IMAGE_JPEG},
-        {"BM", 2, IMAGE_BMP},
-        {"GIF87a", 6, IMAGE_GIF},
-        {"GIF89a", 6, IMAGE_GIF},
-    };
-    for (size_t i = 0; i < sizeof signatures / sizeof signatures[0]; i++)
-        if (size_bytes >= signatures[i].length &&
-            memcmp(data, signatures[i].signature, signatures[i].length) == 0)
-            return signatures[i].format;
-    if (size_bytes >= 3 && data[0] == 'P' && data[1] >= '1' && data[1] <= '6' &&
-        strchr(" \t\n\v\f\r#", data[2]) && data[2] != '\0')
-        return IMAGE_PNM;
-    return looks_like_tga(data, size_bytes) ? IMAGE_TGA : IMAGE_UNKNOWN;
-}
 
 int image_check_size(const struct image_source *source, int64_t width, int64_t height,
                      struct effnet_error *error)
@@ -115,20 +76,14 @@ int effnet_image_decode(const void *data, size_t size_bytes, const char *name,
                            short_name, (long long)options->max_pixels);
     if (size_bytes == 0) return effnet_fail(error, EFFNET_E_DATA, "%s: empty file", short_name);
 
-    struct image_source source = {data, size_bytes, short_name, options->max_pixels};
-    int status = EFFNET_OK, orientation = 1;
-    switch (recognise(data, size_bytes)) {
-    case IMAGE_PNG: status = image_decode_png(&source, out, &orientation, error); break;
-    case IMAGE_JPEG: status = image_decode_jpeg(&source, out, &orientation, error); break;
-    case IMAGE_BMP: status = image_decode_bmp(&source, out, error); break;
-    case IMAGE_GIF: status = image_decode_gif(&source, out, error); break;
-    case IMAGE_TGA: status = image_decode_tga(&source, out, error); break;
-    case IMAGE_PNM: status = image_decode_pnm(&source, out, error); break;
-    case IMAGE_UNKNOWN:
+    const struct image_format *format = image_format_find(data, size_bytes);
+    if (!format)
         return effnet_fail(error, EFFNET_E_DATA, "%s: not a PNG, JPEG, BMP, GIF, TGA or PNM image",
                            short_name);
-    }
-    if (!status && !options->ignore_exif) status = image_orient(out, orientation, short_name, error);
+    struct image_source source = {data, size_bytes, short_name, options->max_pixels};
+    struct image_facts facts = {.orientation = 1};
+    int status = format->decode(&source, out, &facts, error);
+    if (!status && !options->ignore_exif) status = image_orient(out, facts.orientation, short_name, error);
     if (status) effnet_image_free(out);
     return status;
 }
@@ -158,7 +113,7 @@ static int read_all(int fd, const char *name, size_t limit_bytes, struct bytes *
         if (got == 0) return EFFNET_OK;
         bytes->size += (size_t)got;
         if (!recognised && bytes->size == bytes->capacity) {
-            recognised = recognise(bytes->data, bytes->size) != IMAGE_UNKNOWN;
+            recognised = image_format_find(bytes->data, bytes->size) != NULL;
             if (!recognised) return EFFNET_OK;
         }
         if (bytes->size > limit_bytes)

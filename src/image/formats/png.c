@@ -2,7 +2,7 @@
  * convert("RGB") makes it: alpha and tRNS are dropped, not blended; samples of 1, 2 and 4 bits are
  * stretched to 0..255, of 16 bits the high byte is kept; gamma, ICC profile and the rest are ignored.
  * (For 16-bit grey Pillow clips at 255 instead, which turns nearly everything white; we do not follow.) */
-#include "image/image.h"
+#include "image/formats/formats.h"
 
 #include <png.h>
 #include <setjmp.h>
@@ -102,8 +102,13 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     png_read_end(png, info); /* EXIF may come behind the pixels */
 }
 
-int image_decode_png(const struct image_source *source, struct effnet_image *out, int *orientation,
-                     struct effnet_error *error)
+static bool matches(const uint8_t *data, size_t size_bytes)
+{
+    return size_bytes >= 8 && memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0;
+}
+
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
+                  struct effnet_error *error)
 {
     struct job job = {.source = source, .error = error, .orientation = 1};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
@@ -130,6 +135,8 @@ int image_decode_png(const struct image_source *source, struct effnet_image *out
         return job.status;
     }
     *out = job.image;
-    *orientation = job.orientation;
+    facts->orientation = job.orientation;
     return EFFNET_OK;
 }
+
+const struct image_format image_format_png = {"PNG", matches, decode};

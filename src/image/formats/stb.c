@@ -1,17 +1,8 @@
-/* JPEG, BMP and TGA through stb_image.
+/* stb_image, as the decoders of JPEG, BMP and TGA use it.
  *
  * stb_image reads zeros after a file's end and often succeeds with them, so it is fed through callbacks
- * that see whether it wanted more than there is: such a file is truncated, whatever came out.
- *
- * JPEG: baseline and progressive, 8 bits, Huffman; grey, YCbCr, RGB, and CMYK or YCCK as Adobe writes them
- * (inverted; the inks are multiplied with black, no profile is used). Halved chroma is upsampled linearly,
- * with weights 3:1 in each direction, as in libjpeg's "fancy" upsampling; but sums are rounded always the
- * same way where libjpeg alternates, and with 4:2:2 the last column but one has the weights the wrong way
- * round. Measured against libjpeg-turbo on synthetic photos: 98 % of the bytes within 1 of 255 with 4:4:4
- * and 4:2:0, 95 % with 4:2:2, and, that one column aside, all within 3.
- * BMP: 1, 4, 8, 16, 24 and 32 bits, without run lengths. TGA: grey, true colour and palette, with and
- * without run lengths. */
-#include "image/image.h"
+ * that see whether it wanted more than there is: such a file is truncated, whatever came out. */
+#include "image/formats/stb.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -37,10 +28,6 @@
 #include <stb/stb_image.h>
 /* The header declares what the decoders left out would define; gcc says so at the end of the file only. */
 #pragma GCC diagnostic ignored "-Wunused-function"
-
-/* A progressive JPEG goes over the whole image in every scan, and a scan can be a few bytes long, so that
- * a small file could take hours. Encoders write about ten scans. */
-enum { MAX_SCANS = 128 };
 
 struct reader {
     const struct image_source *source;
@@ -91,8 +78,8 @@ static int fail(const struct reader *reader, const char *format, struct effnet_e
     return effnet_fail(error, EFFNET_E_DATA, "%s: bad %s: %s", name, format, reason);
 }
 
-static int decode(const struct image_source *source, const char *format, struct effnet_image *out,
-                  struct effnet_error *error)
+int image_stb_decode(const struct image_source *source, const char *format, struct effnet_image *out,
+                     struct effnet_error *error)
 {
     int width, height, channels;
     struct reader reader = {.source = source};
@@ -109,36 +96,4 @@ static int decode(const struct image_source *source, const char *format, struct 
     if (!reader.overrun) return EFFNET_OK;
     effnet_image_free(out);
     return image_fail_truncated(source, error);
-}
-
-int image_decode_jpeg(const struct image_source *source, struct effnet_image *out, int *orientation,
-                      struct effnet_error *error)
-{
-    struct image_jpeg_markers markers = image_jpeg_walk(source->data, source->size_bytes);
-    const char *defect = NULL;
-    if (!markers.tables_fit)
-        defect = "a Huffman table with more than 256 codes"; /* overruns stb_image 2.27's */
-    if (markers.scans > MAX_SCANS) defect = "too many scans";
-    if (defect) return effnet_fail(error, EFFNET_E_DATA, "%s: bad JPEG: %s", source->name, defect);
-    *orientation = markers.orientation;
-    int status = decode(source, "JPEG", out, error);
-    if (status || markers.scans > 0) return status;
-    effnet_image_free(out); /* stb_image makes a picture of nothing, too */
-    return effnet_fail(error, EFFNET_E_DATA, "%s: bad JPEG: no scan", source->name);
-}
-
-int image_decode_bmp(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
-{
-    return decode(source, "BMP", out, error);
-}
-
-int image_decode_tga(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
-{
-    int status = decode(source, "TGA", out, error);
-    if (status) return status;
-    /* stb_image heeds the flag for rows from the bottom, but not the one for pixels from the right. */
-    bool from_the_right = source->data[17] & 0x10;
-    status = image_orient(out, from_the_right ? 2 : 1, source->name, error);
-    if (status) effnet_image_free(out);
-    return status;
 }

@@ -5,7 +5,7 @@
  *   round_half_even(sample / maximum * 255), at most 255
  *
  * A file with several images gives its first. */
-#include "image/image.h"
+#include "image/formats/formats.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -166,8 +166,16 @@ static int read_pixels(struct pnm *pnm, int width, int height, struct effnet_ima
     return EFFNET_OK;
 }
 
-int image_decode_pnm(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+static bool matches(const uint8_t *data, size_t size_bytes)
 {
+    return size_bytes >= 3 && data[0] == 'P' && data[1] >= '1' && data[1] <= '6' &&
+           (is_space(data[2]) || data[2] == '#');
+}
+
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
+                  struct effnet_error *error)
+{
+    (void)facts;
     struct pnm pnm = {.source = source, .at = 2, .kind = source->data[1] - '0', .maximum = 1};
     pnm.channels = pnm.kind % 3 == 0 ? 3 : 1;
     int width, height;
@@ -185,3 +193,5 @@ int image_decode_pnm(const struct image_source *source, struct effnet_image *out
     if (status) effnet_image_free(out);
     return status;
 }
+
+const struct image_format image_format_pnm = {"PNM", matches, decode};

@@ -1,0 +1,14 @@
+#include "image/formats/formats.h"
+
+/* TGA has no signature and is the last to be asked. */
+static const struct image_format *const formats[] = {
+    &image_format_png, &image_format_jpeg, &image_format_bmp,
+    &image_format_gif, &image_format_pnm,  &image_format_tga,
+};
+
+const struct image_format *image_format_find(const uint8_t *data, size_t size_bytes)
+{
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
+        if (formats[i]->matches(data, size_bytes)) return formats[i];
+    return NULL;
+}

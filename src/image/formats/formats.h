@@ -1,0 +1,25 @@
+/* The image formats that are read: one file a format, each with one entry of the table in formats.c. */
+#ifndef EFFNET_IMAGE_FORMATS_FORMATS_H
+#define EFFNET_IMAGE_FORMATS_FORMATS_H
+
+#include "image/image.h"
+
+struct image_format {
+    const char *name; /* "PNG" */
+
+    /* Whether a file that begins with these bytes is of this format. Takes any number of bytes. */
+    bool (*matches)(const uint8_t *data, size_t size_bytes);
+
+    /* Makes RGB8 of a file that matches. *facts holds the defaults before. On failure *out is zeroed,
+     * nothing leaks, and the message is "FILE: reason". */
+    int (*decode)(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
+                  struct effnet_error *error);
+};
+
+extern const struct image_format image_format_png, image_format_jpeg, image_format_bmp, image_format_gif,
+    image_format_pnm, image_format_tga;
+
+/* The format of a file that begins with these bytes; NULL if none of ours. */
+const struct image_format *image_format_find(const uint8_t *data, size_t size_bytes);
+
+#endif
