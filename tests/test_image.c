@@ -510,8 +510,36 @@ static void exif_blocks(void **state)
         for (int n = random_int(&seed, 0, 3); n > 0 && size > 0; n--)
             block[random_int(&seed, 0, (int)size - 1)] = (uint8_t)random_next(&seed);
         int orientation = image_exif_orientation(block, size);
-        assert_in_range(orientation, 1, 8);
+        assert_in_range(orientation, 0, 8);
         free(block);
+    }
+}
+
+static void xmp_packets(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *xmp;
+        int orientation;
+    } cases[] = {
+        {"<rdf:Description tiff:Orientation=\"6\"/>", 6},
+        {"<tiff:Orientation>8</tiff:Orientation>", 8},
+        {"tiff:Orientation tiff:Orientation=\"x tiff:Orientation>3", 3},
+        {"tiff:Orientation=\"9\" tiff:Orientation=\"3\"", 1},
+        {"tiff:Orientation=\"0\"", 1},
+        {"exif:Orientation=\"6\"", 0},
+        {"tiff:Orientation", 0},
+        {"tiff:Orientation>", 0},
+        {"tiff:Orientation=\"", 0},
+        {"", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t size = strlen(cases[i].xmp);
+        uint8_t *exact = malloc(size ? size : 1);
+        assert_non_null(exact);
+        memcpy(exact, cases[i].xmp, size);
+        assert_int_equal(image_xmp_orientation(exact, size), cases[i].orientation);
+        free(exact);
     }
 }
 
@@ -555,7 +583,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_files),    cmocka_unit_test(truncated_files), cmocka_unit_test(broken_files),
         cmocka_unit_test(hostile_jpegs), cmocka_unit_test(orientations),    cmocka_unit_test(exif_blocks),
-        cmocka_unit_test(files),
+        cmocka_unit_test(xmp_packets),   cmocka_unit_test(files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

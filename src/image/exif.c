@@ -1,6 +1,9 @@
-/* Finds the EXIF orientation. Exif data is a small TIFF file: a header with the byte order and the place
- * of the first directory, whose entries of 12 bytes are tag, type, count and value. Every offset is
- * checked against the block's end; whatever is wrong with the data means orientation 1. */
+/* Finds the orientation in an image's metadata.
+ *
+ * EXIF data is a small TIFF file: a header with the byte order and the place of the first directory, whose
+ * entries of 12 bytes are tag, type, count and value. Every offset is checked against the block's end.
+ * XMP is XML, and the orientation an attribute or an element of it: tiff:Orientation="6" or
+ * <tiff:Orientation>6. Like Pillow we search for that and do not parse. */
 #include "image/image.h"
 
 #include <string.h>
@@ -24,23 +27,38 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
         exif += 6;
         size_bytes -= 6;
     }
-    if (size_bytes < 8) return 1;
+    if (size_bytes < 8) return 0;
     bool big_endian = exif[0] == 'M';
-    if (memcmp(exif, big_endian ? "MM\0*" : "II*\0", 4) != 0) return 1;
+    if (memcmp(exif, big_endian ? "MM\0*" : "II*\0", 4) != 0) return 0;
     size_t at = get_uint(exif + 4, 4, big_endian);
-    if (at > size_bytes - 2) return 1;
+    if (at > size_bytes - 2) return 0;
     uint32_t entries = get_uint(exif + at, 2, big_endian);
     at += 2;
 
-    int orientation = 1;
+    int orientation = 0;
     for (; entries > 0 && size_bytes - at >= 12; entries--, at += 12) {
         const uint8_t *entry = exif + at;
         if (get_uint(entry, 2, big_endian) != TAG_ORIENTATION) continue;
         uint32_t type = get_uint(entry + 2, 2, big_endian), count = get_uint(entry + 4, 4, big_endian);
         int bytes = type == TIFF_SHORT ? 2 : type == TIFF_LONG ? 4 : 0;
-        if (bytes == 0 || count != 1) continue;
-        uint32_t value = get_uint(entry + 8, bytes, big_endian);
+        uint32_t value = bytes && count == 1 ? get_uint(entry + 8, bytes, big_endian) : 0;
         orientation = value >= 1 && value <= 8 ? (int)value : 1;
     }
     return orientation;
+}
+
+int image_xmp_orientation(const uint8_t *xmp, size_t size_bytes)
+{
+    static const char property[] = "tiff:Orientation";
+    const size_t length = sizeof property - 1;
+    const uint8_t *end = xmp + size_bytes;
+    for (const uint8_t *p = xmp; (p = memmem(p, (size_t)(end - p), property, length));) {
+        p += length;
+        size_t left = (size_t)(end - p);
+        size_t opening = left >= 3 && memcmp(p, "=\"", 2) == 0 ? 2 : left >= 2 && p[0] == '>' ? 1 : 0;
+        if (opening == 0 || p[opening] < '0' || p[opening] > '9') continue;
+        int value = p[opening] - '0';
+        return value >= 1 && value <= 8 ? value : 1;
+    }
+    return 0;
 }

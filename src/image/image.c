@@ -81,7 +81,7 @@ int effnet_image_decode(const void *data, size_t size_bytes, const char *name,
         return effnet_fail(error, EFFNET_E_DATA, "%s: not a PNG, JPEG, BMP, GIF, TGA or PNM image",
                            short_name);
     struct image_source source = {data, size_bytes, short_name, options->max_pixels};
-    struct image_facts facts = {.orientation = 1};
+    struct image_facts facts = {0};
     int status = format->decode(&source, out, &facts, error);
     if (!status && !options->ignore_exif) status = image_orient(out, facts.orientation, short_name, error);
     if (status) effnet_image_free(out);

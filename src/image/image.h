@@ -18,9 +18,9 @@ struct image_source {
     int64_t max_pixels;
 };
 
-/* What a decoder finds in the file beside the pixels. The caller sets the defaults first. */
+/* What a decoder finds in the file beside the pixels. Zeroed by the caller. */
 struct image_facts {
-    int orientation; /* 1 to 8, as EXIF counts them; 1: the first row is the top */
+    int orientation; /* 1 to 8, as EXIF counts them; 0 where nothing is said, which is as good as 1 */
 };
 
 /* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
@@ -35,10 +35,14 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 /* "NAME: the file ends early"; every decoder says it in the same words. */
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error);
 
-/* Orientation (1 to 8) in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header. */
+/* Orientation in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header: 1 to 8, 1 for
+ * a value that means nothing, 0 where the data does not speak of it. XMP counts only where EXIF gives 0. */
 int image_exif_orientation(const uint8_t *exif, size_t size_bytes);
 
-/* Turns and mirrors the image so that orientation 1 to 8 becomes 1. */
+/* The same for an XMP packet, which is XML text. */
+int image_xmp_orientation(const uint8_t *xmp, size_t size_bytes);
+
+/* Turns and mirrors the image so that orientation 1 to 8 becomes 1; 0 is taken for 1. */
 int image_orient(struct effnet_image *image, int orientation, const char *name, struct effnet_error *error);
 
 #endif

@@ -10,7 +10,7 @@ struct image_format {
     /* Whether a file that begins with these bytes is of this format. Takes any number of bytes. */
     bool (*matches)(const uint8_t *data, size_t size_bytes);
 
-    /* Makes RGB8 of a file that matches. *facts holds the defaults before. On failure *out is zeroed,
+    /* Makes RGB8 of a file that matches. *facts is zeroed before. On failure *out is zeroed,
      * nothing leaks, and the message is "FILE: reason". */
     int (*decode)(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error);

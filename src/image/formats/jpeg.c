@@ -64,7 +64,7 @@ static bool huffman_tables_fit(const uint8_t *segment, size_t length, size_t ava
 
 static struct markers walk_markers(const uint8_t *data, size_t size_bytes)
 {
-    struct markers found = {.orientation = 1, .tables_fit = true};
+    struct markers found = {.tables_fit = true};
     bool exif_seen = false;
     size_t at = next_marker(data, size_bytes, 0);
     while (at < size_bytes) {

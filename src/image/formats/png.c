@@ -110,7 +110,7 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error)
 {
-    struct job job = {.source = source, .error = error, .orientation = 1};
+    struct job job = {.source = source, .error = error};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info) {
