@@ -6,6 +6,7 @@
 #   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
+#   JPEG=0             leave libjpeg-turbo out; stb_image decodes JPEG
 #   BUILD=folder       build there and not in build; the folder may lie outside of the source
 #   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
 #   PREFIX= DESTDIR=   where `make install` puts things
@@ -56,6 +57,8 @@ CUDNN_HEADER := $(firstword $(wildcard $(addsuffix /cudnn_backend.h,$(if $(CUDA)
 HAVE_CUDA := $(if $(SANITIZERS),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
 ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
 HAVE_ONEDNN := $(filter 1,$(ONEDNN))
+JPEG ?= $(if $(wildcard /usr/include/jpeglib.h /usr/local/include/jpeglib.h),1,0)
+HAVE_JPEG := $(filter 1,$(JPEG))
 
 # ---------------------------------------------------------------- flags
 
@@ -78,6 +81,11 @@ LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/image/formats
 	src/backend/*.c src/backend/reference/*.c)
 LIB_SOURCES := $(sort $(filter-out src/main.c,$(LIB_SOURCES)))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c) src/main.c)
+ifeq ($(HAVE_JPEG),1)
+ALL_CFLAGS += -DEFFNET_HAVE_JPEG
+LDLIBS := -ljpeg $(LDLIBS)
+endif
+LIB_SOURCES := $(filter-out src/image/formats/jpeg_$(if $(HAVE_JPEG),stb,turbo).c,$(LIB_SOURCES))
 KERNEL_SOURCES :=
 GPU_TEST_SOURCES :=
 ifeq ($(HAVE_ONEDNN),1)
@@ -182,7 +190,7 @@ $(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: F
 
 config: ## say what was found for the build, and what is left out
 	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
-		HAVE_ONEDNN='$(HAVE_ONEDNN)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
+		HAVE_ONEDNN='$(HAVE_ONEDNN)' HAVE_JPEG='$(HAVE_JPEG)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
 
 # ---------------------------------------------------------------- set-up, demo, weights
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
-# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, CUDA_ARCHS and SANITIZERS. Fails when something
-# that effnet cannot do without is missing.
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, CUDA_ARCHS and SANITIZERS. Fails when
+# something that effnet cannot do without is missing.
 set -eu
 
 line() { printf '  %-10s%s\n' "$1" "$2"; }
@@ -35,7 +35,12 @@ for need in png.h:libpng-dev cjson/cJSON.h:libcjson-dev stb/stb_image.h:libstb-d
 done
 
 line compiler "$(compiler)${SANITIZERS:+, sanitizers: $SANITIZERS}"
-line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image"
+if [ "$HAVE_JPEG" = 1 ]; then
+    jpeg="libjpeg-turbo $(macro jconfig.h LIBJPEG_TURBO_VERSION)"
+    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING), $jpeg and stb_image"
+else
+    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image; left out: libjpeg-turbo (libjpeg62-turbo-dev)"
+fi
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
 else

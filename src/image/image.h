@@ -10,6 +10,17 @@
  * keeps it while resizing, and short_side * side is exact in double. */
 #define IMAGE_MAX_SIDE (1 << 24)
 
+/* Tells clang's memory sanitizer that a library, which is not built with it, has written these bytes. */
+#if defined(__has_feature)
+#if __has_feature(memory_sanitizer)
+#include <sanitizer/msan_interface.h>
+#define IMAGE_WRITTEN(bytes, count) __msan_unpoison(bytes, count)
+#endif
+#endif
+#ifndef IMAGE_WRITTEN
+#define IMAGE_WRITTEN(bytes, count) ((void)0)
+#endif
+
 /* An encoded image in memory. */
 struct image_source {
     const uint8_t *data;

@@ -1,0 +1,36 @@
+/* JPEG in three files: jpeg.c recognises it and reads its metadata; jpeg_turbo.c decodes through
+ * libjpeg-turbo, and jpeg_stb.c through stb_image in a build without that. */
+#ifndef EFFNET_IMAGE_FORMATS_JPEG_H
+#define EFFNET_IMAGE_FORMATS_JPEG_H
+
+#include "image/image.h"
+
+/* Markers, the second byte after 0xff (ITU-T T.81, table B.1). */
+enum {
+    MARKER_TEM = 0x01,
+    MARKER_DHT = 0xc4,
+    MARKER_RST0 = 0xd0,
+    MARKER_RST7 = 0xd7,
+    MARKER_SOI = 0xd8,
+    MARKER_EOI = 0xd9,
+    MARKER_SOS = 0xda,
+    MARKER_APP1 = 0xe1,
+};
+
+/* A marker and what belongs to it. */
+struct jpeg_segment {
+    int marker;
+    const uint8_t *data; /* behind the length field */
+    size_t size_bytes;   /* as the length field says; 0 for markers that stand alone */
+    size_t available;    /* of these bytes in the file */
+};
+
+/* Gives the segment at or after *at and moves *at behind it; false when there is no other. Entropy-coded
+ * data, restart markers and stray bytes are stepped over. *at begins as 0. */
+bool image_jpeg_next_segment(const struct image_source *source, size_t *at, struct jpeg_segment *segment);
+
+/* Pixels alone; on failure *out is zeroed. */
+int image_jpeg_decode(const struct image_source *source, struct effnet_image *out,
+                      struct effnet_error *error);
+
+#endif

@@ -1,0 +1,348 @@
+/* JPEG through libjpeg-turbo, as Pillow uses it (JDCT_ISLOW, fancy upsampling, block smoothing), so that
+ * the pixels are Pillow's: baseline, extended and progressive, Huffman and arithmetic, 8 bits; grey, YCbCr,
+ * RGB, CMYK and YCCK, the last two taken as inverted, as Adobe writes them.
+ *
+ * libjpeg goes on where data is missing or damaged, and says so in a warning. Damage is let pass, as in
+ * Pillow. But where the data of a scan ends before its blocks do, libjpeg would invent the rest, and the
+ * file is refused as truncated, wherever its end marker is. One thing is let pass there: an interval
+ * between restart markers that is missing as a whole, since that is what one lost marker makes of it.
+ *
+ * What a file may cost is bounded by the pixel limit, where the pixels come in one scan: each block of
+ * 8x8 pixels takes at least a bit or two of the file's data. With several scans the coefficients of the
+ * whole image are kept and every scan goes over its components, be it a few bytes long. There,
+ * MAX_KEPT_BYTES and MAX_WORK are the limits. */
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+#include <jerror.h> /* wants jpeglib.h before */
+
+#include "common/error.h"
+#include "image/formats/jpeg.h"
+
+/* Coefficients (two bytes a sample) and pixels, together. */
+#define MAX_KEPT_BYTES INT64_C(1100000000)
+
+/* Blocks that all scans may visit, one visit of 50 to 150 ns. The largest progressive images within the
+ * limits, of 4 million blocks and a dozen scans, need 25 million. */
+#define MAX_WORK INT64_C(60000000)
+
+/* What else takes time, in visits: a scan's tables and a row of blocks. Arithmetic decoding goes on without
+ * data, at up to 64 coefficients a block. */
+enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_BLOCK_WITHOUT_DATA = 16 };
+
+enum { MAX_LOST_INTERVALS = 8 };
+
+/* Rows of MCUs that an arithmetic decoder may still have data for when it meets the end marker: up to
+ * three bytes are in its register. */
+enum { ROWS_IN_REGISTER = 4 };
+
+/* One decoding. libjpeg leaves through longjmp, so everything it touches is in here, and nothing that is
+ * needed afterwards lives in a local variable. */
+struct job {
+    struct jpeg_decompress_struct jpeg;
+    struct jpeg_error_mgr errors;
+    struct jpeg_source_mgr bytes;
+    struct jpeg_progress_mgr progress;
+    jmp_buf leave;
+
+    const struct image_source *source;
+    struct effnet_error *error;
+    int status;
+    struct effnet_image image;
+    bool complete; /* all pixels are in place */
+
+    bool skipped;        /* bytes before the last marker were not used */
+    bool blank_interval; /* the interval that begins has no data, because its restart marker is lost */
+    int lost_intervals;
+
+    bool reading_scans; /* all scans are read before the first pixel comes */
+    int scan;           /* that the work was last counted for */
+    int64_t work;
+    unsigned components_seen; /* bit i: component i had a scan */
+
+    int64_t data_end_row; /* first row of pixels that arithmetic decoding had no data for; -1: none yet */
+};
+
+static struct job *job_of(j_common_ptr jpeg)
+{
+    return jpeg->client_data;
+}
+
+static void leave(struct job *job, int status)
+{
+    job->status = status;
+    longjmp(job->leave, 1);
+}
+
+static void leave_truncated(struct job *job)
+{
+    leave(job, image_fail_truncated(job->source, job->error));
+}
+
+static void leave_precision(struct job *job)
+{
+    leave(job, effnet_fail(job->error, EFFNET_E_DATA, "%s: a JPEG of %d bits a sample, which is not read",
+                           job->source->name, job->jpeg.data_precision));
+}
+
+static bool is_restart(int marker)
+{
+    return marker >= MARKER_RST0 && marker <= MARKER_RST7;
+}
+
+/* Whether arithmetic decoding has met the end of its scan's data; it reads zeros from there on. */
+static bool arithmetic_data_ended(const struct jpeg_decompress_struct *jpeg)
+{
+    return jpeg->arith_code && jpeg->unread_marker != 0 && !is_restart(jpeg->unread_marker);
+}
+
+/* ---------------------------------------------------------------- libjpeg's errors and warnings */
+
+static void on_error(j_common_ptr jpeg)
+{
+    struct job *job = job_of(jpeg);
+    char reason[JMSG_LENGTH_MAX];
+    if (job->complete) leave(job, EFFNET_OK); /* what follows the pixels is not our concern */
+    if (jpeg->err->msg_code == JERR_BAD_PRECISION) leave_precision(job);
+    jpeg->err->format_message(jpeg, reason);
+    bool nomem = jpeg->err->msg_code == JERR_OUT_OF_MEMORY;
+    leave(job, effnet_fail(job->error, nomem ? EFFNET_E_NOMEM : EFFNET_E_DATA, "%s: %s%s", job->source->name,
+                           nomem ? "" : "bad JPEG: ", reason));
+}
+
+static void on_message(j_common_ptr jpeg, int level)
+{
+    struct job *job = job_of(jpeg);
+    if (level >= 0) return;
+    jpeg->err->num_warnings++;
+    switch (jpeg->err->msg_code) {
+    case JWRN_EXTRANEOUS_DATA: job->skipped = true; break;
+    case JWRN_HIT_MARKER: /* the Huffman decoder wants bits and there is a marker */
+        if (!job->blank_interval) leave_truncated(job);
+        job->blank_interval = false;
+        break;
+    case JWRN_ARITH_BAD_CODE:
+        if (arithmetic_data_ended(&job->jpeg)) leave_truncated(job);
+        break;
+    default: break;
+    }
+}
+
+/* ---------------------------------------------------------------- libjpeg's source of bytes */
+
+static void on_start(j_decompress_ptr jpeg)
+{
+    (void)jpeg;
+}
+
+static boolean on_data_used_up(j_decompress_ptr jpeg)
+{
+    leave_truncated(job_of((j_common_ptr)jpeg));
+    return FALSE;
+}
+
+static void on_skip(j_decompress_ptr jpeg, long count)
+{
+    if (count <= 0) return;
+    if ((size_t)count > jpeg->src->bytes_in_buffer) leave_truncated(job_of((j_common_ptr)jpeg));
+    jpeg->src->next_input_byte += count;
+    jpeg->src->bytes_in_buffer -= (size_t)count;
+}
+
+/* A marker is there that is not the restart marker wanted. libjpeg either resumes with the bytes behind
+ * it, or leaves it for later and takes the interval as empty. */
+static boolean on_restart_lost(j_decompress_ptr jpeg, int wanted)
+{
+    struct job *job = job_of((j_common_ptr)jpeg);
+    bool skipped = job->skipped;
+    job->skipped = false;
+    if (!jpeg_resync_to_restart(jpeg, wanted)) return FALSE;
+    if (jpeg->unread_marker == 0) return TRUE;
+
+    /* At the end of the scan, a lost marker shows as an interval's bytes that were not used, with no more
+     * than an interval missing. */
+    bool scan_ends = !is_restart(jpeg->unread_marker);
+    int64_t row_mcus = (int64_t)jpeg->MCUs_per_row * jpeg->max_v_samp_factor;
+    int64_t rows_left = (int64_t)jpeg->total_iMCU_rows - jpeg->input_iMCU_row;
+    bool more_missing = (rows_left - 1) * row_mcus > jpeg->restart_interval;
+    if (++job->lost_intervals > MAX_LOST_INTERVALS || (scan_ends && (!skipped || more_missing)))
+        leave_truncated(job);
+    job->blank_interval = true;
+    return TRUE;
+}
+
+/* ---------------------------------------------------------------- limits */
+
+/* Called before libjpeg takes the next row of blocks, of all the components in the scan. */
+static void on_progress(j_common_ptr common)
+{
+    struct job *job = job_of(common);
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    if (!job->reading_scans) return;
+    if (job->scan != jpeg->input_scan_number) {
+        job->scan = jpeg->input_scan_number;
+        job->work += WORK_OF_SCAN;
+        for (int i = 0; i < jpeg->comps_in_scan; i++)
+            job->components_seen |= 1u << jpeg->cur_comp_info[i]->component_index;
+    }
+    const jpeg_component_info *first = jpeg->cur_comp_info[0];
+    int64_t blocks = jpeg->comps_in_scan == 1 ? (int64_t)first->width_in_blocks * first->v_samp_factor
+                                              : (int64_t)jpeg->MCUs_per_row * jpeg->blocks_in_MCU;
+    job->work += WORK_OF_ROW + blocks * (arithmetic_data_ended(jpeg) ? WORK_OF_BLOCK_WITHOUT_DATA : 1);
+    if (job->work > MAX_WORK)
+        leave(job, effnet_fail(job->error, EFFNET_E_DATA,
+                               "%s: bad JPEG: too many scans over too many blocks, more than %lld visits",
+                               job->source->name, (long long)MAX_WORK));
+}
+
+static void check_header(struct job *job)
+{
+    struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    const char *name = job->source->name;
+    if (jpeg->data_precision != 8) leave_precision(job); /* libjpeg-turbo 3 has let it pass */
+    if (jpeg->num_components != 1 && jpeg->num_components != 3 && jpeg->num_components != 4)
+        leave(job, effnet_fail(job->error, EFFNET_E_DATA,
+                               "%s: a JPEG of %d components, which is not read; 1, 3 and 4 are", name,
+                               jpeg->num_components));
+    int64_t width = jpeg->image_width, height = jpeg->image_height;
+    int status = image_check_size(job->source, width, height, job->error);
+    if (status) leave(job, status);
+    if (!jpeg_has_multiple_scans(jpeg)) return;
+
+    int64_t kept_bytes = width * height * 3;
+    for (int i = 0; i < jpeg->num_components; i++) {
+        const jpeg_component_info *component = &jpeg->comp_info[i];
+        int64_t columns = component->width_in_blocks + (JDIMENSION)component->h_samp_factor - 1;
+        int64_t rows = component->height_in_blocks + (JDIMENSION)component->v_samp_factor - 1;
+        kept_bytes += columns * rows * (int64_t)sizeof(JBLOCK);
+    }
+    if (kept_bytes > MAX_KEPT_BYTES)
+        leave(job, effnet_fail(
+                       job->error, EFFNET_E_DATA,
+                       "%s: too large, a progressive JPEG of %lld x %lld takes %lld MB to decode; the limit "
+                       "is %lld MB",
+                       name, (long long)width, (long long)height, (long long)kept_bytes / 1000000,
+                       (long long)MAX_KEPT_BYTES / 1000000));
+}
+
+/* All scans are read. A file that was cut between two of them lacks a component, or the low bits of
+ * coefficients that a later scan would have brought. (That the high frequencies are in no scan at all is
+ * allowed, and smoothed over.) */
+static void check_scans(struct job *job)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    if (job->components_seen != (1u << jpeg->num_components) - 1) leave_truncated(job);
+    if (!jpeg->progressive_mode) return;
+    for (int i = 0; i < jpeg->num_components; i++) {
+        if (jpeg->coef_bits[i][0] < 0) leave_truncated(job);
+        for (int k = 0; k < DCTSIZE2; k++)
+            if (jpeg->coef_bits[i][k] > 0) leave_truncated(job);
+    }
+}
+
+/* Arithmetic code may leave out the zeros at its end, and so the bytes can end long before the image does
+ * where that is of one colour. Where something else comes out of no data, the file was cut. */
+static void check_row_without_data(struct job *job, int64_t y, const uint8_t *row, size_t row_bytes)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    if (jpeg_has_multiple_scans(&job->jpeg) || jpeg->MCUs_per_row < 4) return;
+    int64_t mcu_height = (int64_t)jpeg->max_v_samp_factor * DCTSIZE;
+    if (job->data_end_row < 0 && arithmetic_data_ended(jpeg))
+        job->data_end_row = ((int64_t)jpeg->input_iMCU_row + ROWS_IN_REGISTER) * mcu_height;
+    if (job->data_end_row < 0 || y < job->data_end_row) return;
+    if (memcmp(row, row + 3, row_bytes - 3) != 0) leave_truncated(job);
+}
+
+/* ---------------------------------------------------------------- pixels */
+
+/* Inverted CMYK, in which 255 is no ink, to RGB: each ink times black, rounded. */
+static void convert_cmyk(const JSAMPLE *cmyk, uint8_t *rgb, int width)
+{
+    for (int x = 0; x < width; x++, cmyk += 4, rgb += 3)
+        for (int c = 0; c < 3; c++) {
+            unsigned product = (unsigned)cmyk[c] * cmyk[3] + 128;
+            rgb[c] = (uint8_t)((product + (product >> 8)) >> 8);
+        }
+}
+
+static void read_rows(struct job *job)
+{
+    struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    size_t row_bytes = (size_t)job->image.width * 3;
+    JSAMPARRAY cmyk = NULL;
+    if (jpeg->out_color_space == JCS_CMYK)
+        cmyk = jpeg->mem->alloc_sarray((j_common_ptr)jpeg, JPOOL_IMAGE, jpeg->output_width * 4, 1);
+    while (jpeg->output_scanline < jpeg->output_height) {
+        int64_t y = jpeg->output_scanline;
+        uint8_t *row = job->image.rgb + (size_t)y * row_bytes;
+        jpeg_read_scanlines(jpeg, cmyk ? cmyk : &row, 1);
+        if (cmyk) {
+            IMAGE_WRITTEN(cmyk[0], (size_t)job->image.width * 4);
+            convert_cmyk(cmyk[0], row, job->image.width);
+        }
+        IMAGE_WRITTEN(row, row_bytes);
+        check_row_without_data(job, y, row, row_bytes);
+    }
+}
+
+/* What libjpeg leaves by longjmp ends in run. */
+static void read_image(struct job *job)
+{
+    struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    jpeg_create_decompress(jpeg);
+    jpeg->src = &job->bytes;
+    jpeg->progress = &job->progress;
+    jpeg_read_header(jpeg, TRUE);
+    check_header(job);
+
+    int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, &job->image, job->error);
+    if (status) leave(job, status);
+    jpeg->out_color_space = jpeg->num_components == 4 ? JCS_CMYK : JCS_RGB;
+    jpeg->dct_method = JDCT_ISLOW;
+    jpeg->do_fancy_upsampling = TRUE;
+
+    job->reading_scans = jpeg_has_multiple_scans(jpeg);
+    jpeg_start_decompress(jpeg);
+    if (job->reading_scans) check_scans(job);
+    job->reading_scans = false;
+
+    read_rows(job);
+    job->complete = true;
+    jpeg_finish_decompress(jpeg); /* looks for the end marker */
+}
+
+static void run(struct job *job)
+{
+    if (setjmp(job->leave) == 0) read_image(job);
+}
+
+int image_jpeg_decode(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+{
+    struct job job = {.source = source, .error = error, .data_end_row = -1};
+    job.jpeg.err = jpeg_std_error(&job.errors);
+    job.jpeg.client_data = &job;
+    job.errors.error_exit = on_error;
+    job.errors.emit_message = on_message;
+    job.progress.progress_monitor = on_progress;
+    job.bytes = (struct jpeg_source_mgr){
+        .next_input_byte = source->data,
+        .bytes_in_buffer = source->size_bytes,
+        .init_source = on_start,
+        .fill_input_buffer = on_data_used_up,
+        .skip_input_data = on_skip,
+        .resync_to_restart = on_restart_lost,
+        .term_source = on_start,
+    };
+    run(&job);
+    jpeg_destroy_decompress(&job.jpeg);
+    if (job.status) {
+        effnet_image_free(&job.image);
+        return job.status;
+    }
+    *out = job.image;
+    return EFFNET_OK;
+}
