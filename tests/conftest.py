@@ -8,6 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,3 +79,36 @@ def lite1_onnx():
 def b1_plain_onnx():
     """The seven-block network exported for other runtimes, batch norm not folded."""
     return weights_file("b1-plain.onnx")
+
+
+@pytest.fixture(scope="session")
+def runner(build):
+    program = build / "tests" / "run_fit_image"
+    assert program.exists(), f"{program} is not built: run `make tests`"
+
+    def run(*arguments, **options):
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, timeout=300, check=False,
+                              **options)
+    return run
+
+
+@pytest.fixture(scope="session")
+def decode(runner):
+    """Path -> array [height][width][3]."""
+    def decode_path(path, *options):
+        done = runner(*options, "decode", path)
+        assert done.returncode == 0, done.stderr.decode()
+        header, pixels = done.stdout.split(b"\n", 1)
+        width, height = map(int, header.split())
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    return decode_path
+
+
+@pytest.fixture(scope="session")
+def fit(runner):
+    """Path -> crop [crop][crop][3]."""
+    def fit_path(path, short_side=272, crop=240, interpolation="bicubic"):
+        done = runner("fit", short_side, crop, interpolation, path)
+        assert done.returncode == 0, done.stderr.decode()
+        return np.frombuffer(done.stdout, np.uint8).reshape(crop, crop, 3)
+    return fit_path

@@ -8,83 +8,16 @@ bytes; JPEG decoders differ by a few units. The one deliberate difference from P
 import io
 import resource
 import struct
-import subprocess
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
+
+from pixels import (E_DATA, E_NOINPUT, E_USAGE, SEED, assert_same, exif_block, pillow_fit, pillow_rgb,
+                    smooth_image)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, about dropped alpha
-
-SEED = 20240607
-E_USAGE, E_DATA, E_NOINPUT = 1, 2, 3  # minus the statuses of include/effnet.h
-
-
-@pytest.fixture(scope="session")
-def runner(build):
-    program = build / "tests" / "run_fit_image"
-    assert program.exists(), f"{program} is not built: run `make tests`"
-
-    def run(*arguments, **options):
-        return subprocess.run([program, *map(str, arguments)], capture_output=True, timeout=300, check=False,
-                              **options)
-    return run
-
-
-@pytest.fixture(scope="session")
-def decode(runner):
-    """Path -> array [height][width][3]."""
-    def decode_path(path, *options):
-        done = runner(*options, "decode", path)
-        assert done.returncode == 0, done.stderr.decode()
-        header, pixels = done.stdout.split(b"\n", 1)
-        width, height = map(int, header.split())
-        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-    return decode_path
-
-
-@pytest.fixture(scope="session")
-def fit(runner):
-    """Path -> crop [crop][crop][3]."""
-    def fit_path(path, short_side=272, crop=240, interpolation="bicubic"):
-        done = runner("fit", short_side, crop, interpolation, path)
-        assert done.returncode == 0, done.stderr.decode()
-        return np.frombuffer(done.stdout, np.uint8).reshape(crop, crop, 3)
-    return fit_path
-
-
-def pillow_rgb(path):
-    """What the library should decode `path` to, by Pillow."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-            return Image.fromarray(grey).convert("RGB")
-        return image.convert("RGB")
-
-
-def pillow_fit(image, short_side=272, crop=240, interpolation="bicubic"):
-    """torchvision's Resize and CenterCrop on a Pillow image."""
-    width, height = image.size
-    if width <= height:
-        size = short_side, int(short_side * height / width)
-    else:
-        size = int(short_side * width / height), short_side
-    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-    image = image.resize(size, filters[interpolation])
-    left, top = (round((side - crop) / 2.0) for side in size)
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
-
-
-def assert_same(ours, theirs, tolerance=0):
-    theirs = np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    difference = np.abs(ours.astype(int) - theirs.astype(int))
-    worst = np.unravel_index(np.argmax(difference), difference.shape)
-    assert difference.max() <= tolerance, \
-        f"{np.count_nonzero(difference > tolerance)} of {difference.size} bytes differ, the worst at " \
-        f"{tuple(map(int, worst))}: {ours[worst]} for {theirs[worst]}"
 
 
 # ---------------------------------------------------------------- PNG
@@ -281,16 +214,6 @@ def test_impossible_crops(runner, tmp_path, short_side, crop):
 
 # ---------------------------------------------------------------- EXIF
 
-def exif_block(orientation, order="<", kind="H"):
-    """A TIFF header and a directory with three entries, the second of which is the orientation."""
-    value = struct.pack(order + kind, orientation).ljust(4, b"\0")
-    types = {"H": 3, "I": 4}
-    return ((b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", 3) +
-            struct.pack(order + "HHII", 0x0100, 4, 1, 9) +
-            struct.pack(order + "HHI", 0x0112, types[kind], 1) + value +
-            struct.pack(order + "HHII", 0x0213, 3, 1, 1) + bytes(4))
-
-
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 @pytest.mark.parametrize("orientation", range(0, 10))
 def test_exif_in_png(decode, tmp_path, orientation, order):
@@ -317,15 +240,6 @@ def test_exif_in_jpeg(decode, fit, tmp_path, orientation, kind):
 
 
 # ---------------------------------------------------------------- JPEG
-
-def smooth_image(width, height, seed=SEED):
-    """Something like a photo: soft shapes, edges, and a little noise."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 10 + 2, width // 10 + 2, 3), dtype=np.uint8))
-    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    image[height // 3:height // 2, width // 4:] //= 2
-    return Image.fromarray(np.clip(image + rng.integers(-5, 6, image.shape), 0, 255).astype(np.uint8))
-
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
