@@ -1,11 +1,11 @@
-/* JPEG through libjpeg-turbo, as Pillow uses it (JDCT_ISLOW, fancy upsampling, block smoothing), so that
+/* JPEG through libjpeg-turbo, as Pillow uses it (JDCT_ISLOW, fancy upsampling), so that
  * the pixels are Pillow's: baseline, extended and progressive, Huffman and arithmetic, 8 bits; grey, YCbCr,
  * RGB, CMYK and YCCK, the last two taken as inverted, as Adobe writes them.
  *
  * libjpeg goes on where data is missing or damaged, and says so in a warning. Damage is let pass, as in
  * Pillow. But where the data of a scan ends before its blocks do, libjpeg would invent the rest, and the
- * file is refused as truncated, wherever its end marker is. One thing is let pass there: an interval
- * between restart markers that is missing as a whole, since that is what one lost marker makes of it.
+ * file is refused as truncated, wherever its end marker is. One thing is let pass: between restart markers
+ * a few intervals may be short or missing, since that is what a lost marker makes of them.
  *
  * What a file may cost is bounded by the pixel limit, where the pixels come in one scan: each block of
  * 8x8 pixels takes at least a bit or two of the file's data. With several scans the coefficients of the
@@ -34,8 +34,6 @@
  * data, at up to 64 coefficients a block. */
 enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_BLOCK_WITHOUT_DATA = 16 };
 
-enum { MAX_LOST_INTERVALS = 8 };
-
 /* Rows of MCUs that an arithmetic decoder may still have data for when it meets the end marker: up to
  * three bytes are in its register. */
 enum { ROWS_IN_REGISTER = 4 };
@@ -57,7 +55,7 @@ struct job {
 
     bool skipped;        /* bytes before the last marker were not used */
     bool blank_interval; /* the interval that begins has no data, because its restart marker is lost */
-    int lost_intervals;
+    int lost_intervals, lost_in_scan; /* how many the last scan lost that lost any */
 
     bool reading_scans; /* all scans are read before the first pixel comes */
     int scan;           /* that the work was last counted for */
@@ -100,6 +98,40 @@ static bool arithmetic_data_ended(const struct jpeg_decompress_struct *jpeg)
     return jpeg->arith_code && jpeg->unread_marker != 0 && !is_restart(jpeg->unread_marker);
 }
 
+/* ---------------------------------------------------------------- restart intervals */
+
+/* Whether no more than one interval of the scan is left, give or take a row of MCUs. */
+static bool in_last_interval(const struct jpeg_decompress_struct *jpeg)
+{
+    int64_t row_mcus = (int64_t)jpeg->MCUs_per_row * jpeg->max_v_samp_factor;
+    int64_t rows_left = (int64_t)jpeg->total_iMCU_rows - jpeg->input_iMCU_row;
+    return (rows_left - 1) * row_mcus <= jpeg->restart_interval;
+}
+
+/* One interval of a scan may be lost if it is no more than half of it, or several of an eighth in all. */
+static void count_lost_interval(struct job *job)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    int64_t mcus = (int64_t)jpeg->MCUs_per_row * jpeg->MCU_rows_in_scan;
+    if (job->lost_in_scan != jpeg->input_scan_number) job->lost_intervals = 0;
+    job->lost_in_scan = jpeg->input_scan_number;
+    int64_t lost_mcus = ++job->lost_intervals * (int64_t)jpeg->restart_interval;
+    if (lost_mcus == 0 || lost_mcus * (job->lost_intervals == 1 ? 2 : 8) > mcus) leave_truncated(job);
+}
+
+/* The Huffman decoder wants bits and there is a marker; zeros will stand for the rest of the interval. */
+static void on_bits_used_up(struct job *job)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    bool known = job->blank_interval;
+    job->blank_interval = false;
+    if (known) return;
+    /* What is lost in one scan of a progressive file misleads the later ones about the same blocks. */
+    bool misled = job->lost_intervals > 0 && job->lost_in_scan < jpeg->input_scan_number;
+    if (!is_restart(jpeg->unread_marker) && !(misled && in_last_interval(jpeg))) leave_truncated(job);
+    count_lost_interval(job);
+}
+
 /* ---------------------------------------------------------------- libjpeg's errors and warnings */
 
 static void on_error(j_common_ptr jpeg)
@@ -121,10 +153,7 @@ static void on_message(j_common_ptr jpeg, int level)
     jpeg->err->num_warnings++;
     switch (jpeg->err->msg_code) {
     case JWRN_EXTRANEOUS_DATA: job->skipped = true; break;
-    case JWRN_HIT_MARKER: /* the Huffman decoder wants bits and there is a marker */
-        if (!job->blank_interval) leave_truncated(job);
-        job->blank_interval = false;
-        break;
+    case JWRN_HIT_MARKER: on_bits_used_up(job); break;
     case JWRN_ARITH_BAD_CODE:
         if (arithmetic_data_ended(&job->jpeg)) leave_truncated(job);
         break;
@@ -158,19 +187,14 @@ static void on_skip(j_decompress_ptr jpeg, long count)
 static boolean on_restart_lost(j_decompress_ptr jpeg, int wanted)
 {
     struct job *job = job_of((j_common_ptr)jpeg);
+    if (!jpeg_resync_to_restart(jpeg, wanted)) return FALSE;
     bool skipped = job->skipped;
     job->skipped = false;
-    if (!jpeg_resync_to_restart(jpeg, wanted)) return FALSE;
     if (jpeg->unread_marker == 0) return TRUE;
-
-    /* At the end of the scan, a lost marker shows as an interval's bytes that were not used, with no more
-     * than an interval missing. */
-    bool scan_ends = !is_restart(jpeg->unread_marker);
-    int64_t row_mcus = (int64_t)jpeg->MCUs_per_row * jpeg->max_v_samp_factor;
-    int64_t rows_left = (int64_t)jpeg->total_iMCU_rows - jpeg->input_iMCU_row;
-    bool more_missing = (rows_left - 1) * row_mcus > jpeg->restart_interval;
-    if (++job->lost_intervals > MAX_LOST_INTERVALS || (scan_ends && (!skipped || more_missing)))
-        leave_truncated(job);
+    /* At the end of the file, what a lost marker leaves is an interval's bytes that were not used. A file
+     * that was cut behind an interval has no such bytes. */
+    if (jpeg->unread_marker == MARKER_EOI && !(skipped && in_last_interval(jpeg))) leave_truncated(job);
+    count_lost_interval(job);
     job->blank_interval = true;
     return TRUE;
 }
@@ -229,19 +253,16 @@ static void check_header(struct job *job)
                        (long long)MAX_KEPT_BYTES / 1000000));
 }
 
-/* All scans are read. A file that was cut between two of them lacks a component, or the low bits of
- * coefficients that a later scan would have brought. (That the high frequencies are in no scan at all is
- * allowed, and smoothed over.) */
+/* All scans are read. A file that was cut between two of them lacks a component, or coefficients, or their
+ * low bits. The standard allows an encoder to leave out high frequencies, but none does. */
 static void check_scans(struct job *job)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
     if (job->components_seen != (1u << jpeg->num_components) - 1) leave_truncated(job);
     if (!jpeg->progressive_mode) return;
-    for (int i = 0; i < jpeg->num_components; i++) {
-        if (jpeg->coef_bits[i][0] < 0) leave_truncated(job);
+    for (int i = 0; i < jpeg->num_components; i++)
         for (int k = 0; k < DCTSIZE2; k++)
-            if (jpeg->coef_bits[i][k] > 0) leave_truncated(job);
-    }
+            if (jpeg->coef_bits[i][k] != 0) leave_truncated(job);
 }
 
 /* Arithmetic code may leave out the zeros at its end, and so the bytes can end long before the image does
