@@ -67,7 +67,7 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
                   struct effnet_error *error)
 {
     facts->orientation = read_orientation(source);
-    return image_jpeg_decode(source, out, error);
+    return image_jpeg_decode(source, facts->orientation > 1, out, error);
 }
 
 const struct image_format image_format_jpeg = {"JPEG", matches, decode};

@@ -24,8 +24,10 @@ static bool huffman_tables_fit(const struct jpeg_segment *segment)
     return true;
 }
 
-int image_jpeg_decode(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out,
+                      struct effnet_error *error)
 {
+    (void)turned;
     int scans = 0;
     const char *defect = NULL;
     struct jpeg_segment segment;
