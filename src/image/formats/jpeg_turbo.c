@@ -34,14 +34,15 @@
 /* What else takes time, in visits: a scan's tables, the start of a row of blocks. A block of arithmetic
  * code decides up to 128 times; where its data has ended, up to 2000 times, since zeros can stand for
  * anything. Two bytes of a scan's data count as one visit, too. */
-enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 24, WORK_WITHOUT_DATA = 200 };
+enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 20, WORK_WITHOUT_DATA = 200 };
 
 /* A bit of arithmetic code takes up to 30 decisions, of 3 ns. */
 enum { MAX_ARITHMETIC_BYTES = 8 << 20 };
 
-/* Rows of MCUs that an arithmetic decoder may still have data for when it meets the end marker: up to
- * three bytes are in its register. */
-enum { ROWS_IN_REGISTER = 4 };
+/* An arithmetic decoder has up to three bytes in its register when it meets the end marker. Where a row of
+ * MCUs took more than MANY_BYTES_A_ROW they cannot be another row that shows anything; elsewhere they can
+ * be a few. */
+enum { MANY_BYTES_A_ROW = 16, ROWS_IN_REGISTER = 4 };
 
 /* One decoding. libjpeg leaves through longjmp, so everything it touches is in here, and nothing that is
  * needed afterwards lives in a local variable. */
@@ -68,6 +69,7 @@ struct job {
     int64_t work;
     unsigned components_seen; /* bit i: component i had a scan */
 
+    const JOCTET *scan_start;
     int64_t data_end_row; /* first row of pixels that arithmetic decoding had no data for; -1: none yet */
 };
 
@@ -297,14 +299,18 @@ static void check_scans(struct job *job)
 }
 
 /* Arithmetic code may leave out the zeros at its end, and so the bytes can end long before the image does
- * where that is of one colour. Where something else comes out of no data, the file was cut. */
+ * where that is of one colour. Where something else comes out of no data, the file was cut. (Of a
+ * progressive file this cannot be told; but there a cut shows by the scans that are missing, and in the last
+ * scan it costs some coefficients their last bit.) */
 static void check_row_without_data(struct job *job, int64_t y, const uint8_t *row, size_t row_bytes)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
     if (jpeg_has_multiple_scans(&job->jpeg) || jpeg->MCUs_per_row < 4) return;
-    int64_t mcu_height = (int64_t)jpeg->max_v_samp_factor * DCTSIZE;
-    if (job->data_end_row < 0 && arithmetic_data_ended(jpeg))
-        job->data_end_row = ((int64_t)jpeg->input_iMCU_row + ROWS_IN_REGISTER) * mcu_height;
+    if (job->data_end_row < 0 && arithmetic_data_ended(jpeg)) {
+        int64_t rows = jpeg->input_iMCU_row, bytes = jpeg->src->next_input_byte - job->scan_start;
+        if (bytes < rows * MANY_BYTES_A_ROW) rows += ROWS_IN_REGISTER;
+        job->data_end_row = rows * jpeg->max_v_samp_factor * DCTSIZE;
+    }
     if (job->data_end_row < 0 || y < job->data_end_row) return;
     if (memcmp(row, row + 3, row_bytes - 3) != 0) leave_truncated(job);
 }
@@ -349,6 +355,7 @@ static void read_image(struct job *job)
     jpeg->src = &job->bytes;
     jpeg->progress = &job->progress;
     jpeg_read_header(jpeg, TRUE);
+    job->scan_start = jpeg->src->next_input_byte;
     check_header(job);
 
     int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, &job->image, job->error);
