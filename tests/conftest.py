@@ -51,6 +51,12 @@ def sanitized():
     return flags.exists() and "-fsanitize" in flags.read_text()
 
 
+@pytest.fixture(scope="session")
+def has_libjpeg():
+    """Whether the program under test decodes JPEG through libjpeg-turbo, not stb_image."""
+    return "-DEFFNET_HAVE_JPEG" in (BUILD / "cc.flags").read_text()
+
+
 def weights_file(name):
     path = ROOT / "weights" / name
     assert path.exists(), f"{path} is missing: run `make weights`"

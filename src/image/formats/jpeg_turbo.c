@@ -28,13 +28,13 @@
 #define MAX_KEPT_BYTES INT64_C(1130000000)
 
 /* Blocks that all scans may visit; a visit takes up to 40 ns. The largest progressive images within the
- * other limits, of 4 million blocks, a dozen scans and 40 MB, take half of it. */
-#define MAX_WORK INT64_C(100000000)
+ * other limits, of 4 million blocks, a dozen scans and 40 MB, take two thirds of it. */
+#define MAX_WORK INT64_C(64000000)
 
 /* What else takes time, in visits: a scan's tables, the start of a row of blocks. A block of arithmetic
  * code decides up to 128 times; where its data has ended, up to 2000 times, since zeros can stand for
  * anything. Two bytes of a scan's data count as one visit, too. */
-enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 20, WORK_WITHOUT_DATA = 200 };
+enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 15, WORK_WITHOUT_DATA = 150 };
 
 /* A bit of arithmetic code takes up to 30 decisions, of 3 ns. */
 enum { MAX_ARITHMETIC_BYTES = 8 << 20 };
