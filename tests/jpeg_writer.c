@@ -5,11 +5,13 @@
 
 #include <jpeglib.h>
 
+#include "image/image.h"
+
 /* libjpeg's own error handler ends the program, which is right for a test. */
 uint8_t *write_jpeg(const uint8_t *samples, int width, int height, struct jpeg_kind kind, size_t *size_bytes)
 {
-    struct jpeg_compress_struct jpeg;
-    struct jpeg_error_mgr errors;
+    struct jpeg_compress_struct jpeg = {0};
+    struct jpeg_error_mgr errors = {0};
     jpeg.err = jpeg_std_error(&errors);
     jpeg_create_compress(&jpeg);
     unsigned char *data = NULL;
@@ -31,6 +33,7 @@ uint8_t *write_jpeg(const uint8_t *samples, int width, int height, struct jpeg_k
     }
     jpeg_finish_compress(&jpeg);
     jpeg_destroy_compress(&jpeg);
+    IMAGE_WRITTEN(data, size);
     *size_bytes = size;
     return data;
 }

@@ -1,6 +1,7 @@
-"""Real photographs as JPEG: effnet decodes them with stb_image, which differs from Pillow's libjpeg by a
-level or two here and there; the answers must not. A hundred crops of varying size, shape, quality and chroma
-subsampling, cut with a fixed seed from photographs that Debian and Python packages ship."""
+"""Real photographs as JPEG: every answer must be onnxruntime's after Pillow. (In a build without libjpeg-turbo
+stb_image decodes them, which differs from Pillow by a level or two here and there: two answers may.) A hundred
+crops of varying size, shape, quality and chroma subsampling, cut with a fixed seed from photographs that Debian
+and Python packages ship."""
 
 import io
 import json
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import pillow_preprocess
 
-COUNT, ALLOWED_TO_DIFFER, SEED = 100, 2, 20
+COUNT, SEED = 100, 20
 WHEELS = ROOT / ".cache" / "photos"
 SKIMAGE = """astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png
     hubble_deep_field.jpg moon.png motorcycle_left.png retina.jpg rocket.jpg""".split()
@@ -64,7 +65,7 @@ def crops(build):
     return paths
 
 
-def test_top1_agrees_with_onnxruntime(effnet, lite1, lite1_onnx, crops):
+def test_top1_agrees_with_onnxruntime(effnet, lite1, lite1_onnx, crops, has_libjpeg):
     preprocess = pillow_preprocess.read_preprocess(lite1)
     session = onnxruntime.InferenceSession(str(lite1_onnx), providers=["CPUExecutionProvider"])
     wanted = []
@@ -80,5 +81,5 @@ def test_top1_agrees_with_onnxruntime(effnet, lite1, lite1_onnx, crops):
     assert len(found) == COUNT
     differ = [path.name for path, f, w in zip(crops, found, wanted) if f != w]
     print(len(differ), "of", COUNT, "differ;", len(set(wanted)), "different answers")
-    assert len(differ) <= ALLOWED_TO_DIFFER, f"seed {SEED}: {differ}"
+    assert len(differ) <= (0 if has_libjpeg else 2), f"seed {SEED}: {differ}"
     assert len(set(wanted)) >= 20, "the photographs are to show different things"

@@ -283,6 +283,7 @@ static void check_header(struct job *job)
     int64_t width = jpeg->image_width, height = jpeg->image_height;
     int status = image_check_size(job->source, width, height, job->error);
     if (status) leave(job, status);
+    IMAGE_WRITTEN(jpeg->comp_info, (size_t)jpeg->num_components * sizeof *jpeg->comp_info);
     check_cost(job);
 }
 
@@ -293,6 +294,7 @@ static void check_scans(struct job *job)
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
     if (job->components_seen != (1u << jpeg->num_components) - 1) leave_truncated(job);
     if (!jpeg->progressive_mode) return;
+    IMAGE_WRITTEN(jpeg->coef_bits, (size_t)jpeg->num_components * sizeof *jpeg->coef_bits);
     for (int i = 0; i < jpeg->num_components; i++)
         for (int k = 0; k < DCTSIZE2; k++)
             if (jpeg->coef_bits[i][k] != 0) leave_truncated(job);
@@ -331,16 +333,17 @@ static void read_rows(struct job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
     size_t row_bytes = (size_t)job->image.width * 3;
-    JSAMPARRAY cmyk = NULL;
+    size_t cmyk_bytes = (size_t)job->image.width * 4;
+    JSAMPROW cmyk = NULL;
     if (jpeg->out_color_space == JCS_CMYK)
-        cmyk = jpeg->mem->alloc_sarray((j_common_ptr)jpeg, JPOOL_IMAGE, jpeg->output_width * 4, 1);
+        cmyk = jpeg->mem->alloc_large((j_common_ptr)jpeg, JPOOL_IMAGE, cmyk_bytes);
     while (jpeg->output_scanline < jpeg->output_height) {
         int64_t y = jpeg->output_scanline;
         uint8_t *row = job->image.rgb + (size_t)y * row_bytes;
-        jpeg_read_scanlines(jpeg, cmyk ? cmyk : &row, 1);
+        jpeg_read_scanlines(jpeg, cmyk ? &cmyk : &row, 1);
         if (cmyk) {
-            IMAGE_WRITTEN(cmyk[0], (size_t)job->image.width * 4);
-            convert_cmyk(cmyk[0], row, job->image.width);
+            IMAGE_WRITTEN(cmyk, cmyk_bytes);
+            convert_cmyk(cmyk, row, job->image.width);
         }
         IMAGE_WRITTEN(row, row_bytes);
         check_row_without_data(job, y, row, row_bytes);
