@@ -66,7 +66,7 @@ struct effnet_image_options {
 
 #define EFFNET_MAX_PIXELS_DEFAULT 178956970 /* Pillow's decompression-bomb limit, 1 GiB / 4 / 1.5 */
 
-/* Decodes PNG (libpng), JPEG, BMP, GIF, TGA or PNM (stb_image), recognised by content. `path` "-" is
+/* Decodes PNG (libpng), JPEG (libjpeg-turbo), BMP, GIF, TGA or PNM, recognised by content. `path` "-" is
  * standard input. `options` NULL means the defaults. On success the caller owns *out. */
 int effnet_image_read(const char *path, const struct effnet_image_options *options, struct effnet_image *out,
                       struct effnet_error *error);
