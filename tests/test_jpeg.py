@@ -18,7 +18,7 @@ from PIL import Image
 from pixels import E_DATA, SEED, assert_same, exif_block, pillow_fit, pillow_rgb, smooth_image
 
 TRUNCATED = "truncated, the file ends before the image does"
-SIZES = [(1, 1), (2, 1), (1, 2), (3, 5), (9, 8), (16, 16), (17, 15), (31, 33), (65, 47)]
+SIZES = [(1, 1), (2, 1), (3, 5), (17, 15), (31, 33), (65, 47)]
 
 
 @pytest.fixture(scope="session")
