@@ -70,7 +70,7 @@ export PWD := $(CURDIR)
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.' $(CPPFLAGS) $(CFLAGS) \
 	-fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
 ALL_LDFLAGS :=
-LDLIBS := -lpng -lcjson -lm -lpthread
+LDLIBS := -lpng -lz -lcjson -lm -lpthread
 ifneq ($(SANITIZERS),)
 ALL_CFLAGS += -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer
 ALL_LDFLAGS += -fsanitize=$(SANITIZERS)

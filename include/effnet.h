@@ -57,17 +57,24 @@ const char *effnet_status_text(int status);
 struct effnet_image {
     int width, height;
     uint8_t *rgb;
+    /* All pixels have one colour, but the file's alpha, which was dropped, is not the same everywhere: what
+     * the image shows is in its alpha alone, and wants a background. */
+    bool blank_without_alpha;
 };
 
 struct effnet_image_options {
-    int64_t max_pixels; /* width * height allowed; checked before anything is allocated */
-    bool ignore_exif;   /* leave the EXIF orientation alone */
+    int64_t max_pixels;    /* width * height allowed; checked before anything is allocated */
+    bool ignore_exif;      /* leave the orientation that EXIF and XMP data tell alone */
+    bool has_background;   /* lay transparent pixels over `background`; else alpha is dropped */
+    uint8_t background[3]; /* red, green, blue */
 };
 
 #define EFFNET_MAX_PIXELS_DEFAULT 178956970 /* Pillow's decompression-bomb limit, 1 GiB / 4 / 1.5 */
 
-/* Decodes PNG (libpng), JPEG (libjpeg-turbo), BMP, GIF, TGA or PNM, recognised by content. `path` "-" is
- * standard input. `options` NULL means the defaults. On success the caller owns *out. */
+/* Decodes PNG, JPEG, BMP, GIF, TGA or PNM, recognised by content (docs/images.md says what of each). Reads no
+ * more of the file than its header admits. `path` "-" is standard input. `options` NULL means the defaults. On
+ * success the caller owns *out. EFFNET_E_DATA: broken, of another format, or too large. EFFNET_E_NOINPUT: it
+ * cannot be read. */
 int effnet_image_read(const char *path, const struct effnet_image_options *options, struct effnet_image *out,
                       struct effnet_error *error);
 /* The same from memory; `name` is used in messages only. */

@@ -1,9 +1,12 @@
 /* For tests in Python: the pixels that the library makes of an image, as raw bytes on standard output.
  *
- *   run_fit_image [--ignore-exif] [--max-pixels N] decode FILE
- *       "WIDTH HEIGHT\n", then [height][width][3]
- *   run_fit_image [--ignore-exif] [--max-pixels N] fit SHORT_SIDE CROP bicubic|bilinear FILE
+ *   run_fit_image [OPTION]... decode FILE
+ *       "WIDTH HEIGHT\n", or "WIDTH HEIGHT blank\n" where the image is blank without alpha,
+ *       then [height][width][3]
+ *   run_fit_image [OPTION]... fit SHORT_SIDE CROP bicubic|bilinear FILE
  *       [crop][crop][3]
+ *
+ * Options: --ignore-exif, --max-pixels N, --background RRGGBB.
  *
  * The exit status is 0, or minus the effnet_status, with the message on standard error. */
 #include <stdio.h>
@@ -14,9 +17,8 @@
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: run_fit_image [--ignore-exif] [--max-pixels N] decode FILE\n"
-                    "       run_fit_image [--ignore-exif] [--max-pixels N] fit SHORT_SIDE CROP "
-                    "bicubic|bilinear FILE\n");
+    fprintf(stderr, "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE\n"
+                    "       run_fit_image [...] fit SHORT_SIDE CROP bicubic|bilinear FILE\n");
     return -EFFNET_E_USAGE;
 }
 
@@ -47,6 +49,9 @@ int main(int argc, char **argv)
             options.ignore_exif = true;
         else if (strcmp(argv[i], "--max-pixels") == 0 && i + 1 < argc)
             options.max_pixels = atoll(argv[++i]);
+        else if (strcmp(argv[i], "--background") == 0 && i + 1 < argc)
+            options.has_background = sscanf(argv[++i], "%2hhx%2hhx%2hhx", &options.background[0],
+                                            &options.background[1], &options.background[2]) == 3;
         else
             return usage();
     }
@@ -57,7 +62,7 @@ int main(int argc, char **argv)
     struct effnet_error error = {0};
     int status = effnet_image_read(argv[argc - 1], &options, &image, &error);
     if (!status && decode) {
-        printf("%d %d\n", image.width, image.height);
+        printf("%d %d%s\n", image.width, image.height, image.blank_without_alpha ? " blank" : "");
         status = write_bytes(image.rgb, (size_t)image.width * (size_t)image.height * 3);
     } else if (!status) {
         status = fit(&image, argv + i + 1, &error);

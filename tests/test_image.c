@@ -323,7 +323,7 @@ static int decode(const uint8_t *data, size_t size, const char *name,
     uint8_t *exact = malloc(size ? size : 1);
     assert_non_null(exact);
     memcpy(exact, data, size);
-    *image = (struct effnet_image){-1, -1, (uint8_t *)1};
+    *image = (struct effnet_image){.width = -1, .height = -1, .rgb = (uint8_t *)1};
     memset(error, 0x55, sizeof *error);
     int status = effnet_image_decode(exact, size, name, options, image, error);
     free(exact);
@@ -517,7 +517,8 @@ static void orientations(void **state)
         {2, 3, "adbecf"}, {2, 3, "cfbead"}, {2, 3, "fcebda"}, {2, 3, "daebfc"},
     };
     for (int orientation = 0; orientation <= 8; orientation++) {
-        struct effnet_image image = {cases[orientation].width, cases[orientation].height, malloc(18)};
+        struct effnet_image image = {
+            .width = cases[orientation].width, .height = cases[orientation].height, .rgb = malloc(18)};
         assert_non_null(image.rgb);
         for (int i = 0; i < 18; i++) image.rgb[i] = (uint8_t)(cases[orientation].stored[i / 3] + i % 3);
         assert_int_equal(image_orient(&image, orientation, "letters", NULL), EFFNET_OK);

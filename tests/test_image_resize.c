@@ -106,7 +106,7 @@ static void expected_crop(const struct effnet_image *image, const struct effnet_
 static void check(int width, int height, const struct effnet_preprocess *p, bool extreme, uint64_t *seed)
 {
     size_t size = (size_t)width * (size_t)height * 3, crop_size = (size_t)p->crop * (size_t)p->crop * 3;
-    struct effnet_image image = {width, height, malloc(size)};
+    struct effnet_image image = {.width = width, .height = height, .rgb = malloc(size)};
     uint8_t *guarded = malloc(crop_size + 2 * GUARD), *expected = malloc(crop_size);
     assert_true(image.rgb && guarded && expected);
     for (size_t i = 0; i < size; i++) {
@@ -171,7 +171,7 @@ static void needles(void **state)
     static const int sizes[][2] = {{1, 5000}, {5000, 1}, {1, 1 << 24}, {1 << 24, 1}};
     memset(pixels, 123, sizeof pixels);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        struct effnet_image image = {sizes[i][0], sizes[i][1], pixels};
+        struct effnet_image image = {.width = sizes[i][0], .height = sizes[i][1], .rgb = pixels};
         struct effnet_preprocess p = {.short_side = 272, .crop = 240, .interpolation = EFFNET_BICUBIC};
         memset(crop, 0, sizeof crop);
         assert_int_equal(effnet_image_fit(&image, &p, crop, NULL), EFFNET_OK);
@@ -183,7 +183,8 @@ static void wrong_arguments(void **state)
 {
     (void)state;
     uint8_t pixels[3] = {1, 2, 3}, crop[64 * 3];
-    const struct effnet_image good = {1, 1, pixels}, none = {0, 0, NULL}, tall = {1, (1 << 24) + 1, pixels};
+    const struct effnet_image good = {.width = 1, .height = 1, .rgb = pixels}, none = {0},
+                              tall = {.width = 1, .height = (1 << 24) + 1, .rgb = pixels};
     static const struct effnet_preprocess wrong[] = {
         {.short_side = 7, .crop = 8},
         {.short_side = 0, .crop = 0},

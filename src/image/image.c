@@ -15,10 +15,6 @@
 /* Enough of a file to recognise it by, and what is read first. */
 enum { FIRST_READ_BYTES = 64 << 10 };
 
-/* No image within the pixel limit needs more bytes than 8 a pixel (uncompressed 16-bit RGBA) and this
- * much for metadata. It is what stops an endless stream. */
-enum { METADATA_BYTES = 64 << 20 };
-
 static const struct effnet_image_options default_options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
 
 int image_check_size(const struct image_source *source, int64_t width, int64_t height,
@@ -51,6 +47,9 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error)
 {
+    if (source->more)
+        return effnet_fail(error, EFFNET_E_DATA, "%s: more than %zu bytes, too large for an image", source->name,
+                           source->size_bytes);
     return effnet_fail(error, EFFNET_E_DATA, "%s: truncated, the file ends before the image does",
                        source->name);
 }
@@ -62,6 +61,54 @@ void effnet_image_free(struct effnet_image *image)
     *image = (struct effnet_image){0};
 }
 
+/* Whether all pixels are of one colour. */
+static bool is_blank(const struct effnet_image *image)
+{
+    size_t size_bytes = (size_t)image->width * (size_t)image->height * 3;
+    return memcmp(image->rgb, image->rgb + 3, size_bytes - 3) == 0;
+}
+
+static int check_options(const struct effnet_image_options *options, const char *name,
+                         struct effnet_error *error)
+{
+    if (options->max_pixels >= 1) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_USAGE, "%s: the pixel limit is %lld, but must be at least 1", name,
+                       (long long)options->max_pixels);
+}
+
+/* From bytes to pixels as they are stored. */
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
+                  struct effnet_error *error)
+{
+    if (source->size_bytes == 0) return effnet_fail(error, EFFNET_E_DATA, "%s: empty file", source->name);
+    const struct image_format *format = image_format_find(source->data, source->size_bytes);
+    if (format) {
+        int status = format->decode(source, out, facts, error);
+        if (status) return status;
+        out->blank_without_alpha = !source->background && facts->alpha_varies && is_blank(out);
+        return EFFNET_OK;
+    }
+    const char *unread = image_format_unread(source->data, source->size_bytes);
+    if (unread) return effnet_fail(error, EFFNET_E_DATA, "%s: %s, which is not read", source->name, unread);
+    return effnet_fail(error, EFFNET_E_DATA, "%s: not a PNG, JPEG, BMP, GIF, TGA or PNM image", source->name);
+}
+
+/* From pixels as they are stored to the image. */
+static int finish(const struct effnet_image_options *options, const struct image_facts *facts, const char *name,
+                  struct effnet_image *out, struct effnet_error *error)
+{
+    int status = options->ignore_exif ? EFFNET_OK : image_orient(out, facts->orientation, name, error);
+    if (status) effnet_image_free(out);
+    return status;
+}
+
+static struct image_source make_source(const struct effnet_image_options *options, const char *name)
+{
+    return (struct image_source){.name = name,
+                                 .max_pixels = options->max_pixels,
+                                 .background = options->has_background ? options->background : NULL};
+}
+
 int effnet_image_decode(const void *data, size_t size_bytes, const char *name,
                         const struct effnet_image_options *options, struct effnet_image *out,
                         struct effnet_error *error)
@@ -71,21 +118,14 @@ int effnet_image_decode(const void *data, size_t size_bytes, const char *name,
     /* A path may be as long as the whole message; the reason must fit behind it. */
     char short_name[300];
     snprintf(short_name, sizeof short_name, "%s", name);
-    if (options->max_pixels < 1)
-        return effnet_fail(error, EFFNET_E_USAGE, "%s: the pixel limit is %lld, but must be at least 1",
-                           short_name, (long long)options->max_pixels);
-    if (size_bytes == 0) return effnet_fail(error, EFFNET_E_DATA, "%s: empty file", short_name);
-
-    const struct image_format *format = image_format_find(data, size_bytes);
-    if (!format)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: not a PNG, JPEG, BMP, GIF, TGA or PNM image",
-                           short_name);
-    struct image_source source = {data, size_bytes, short_name, options->max_pixels};
+    int status = check_options(options, short_name, error);
+    if (status) return status;
+    struct image_source source = make_source(options, short_name);
+    source.data = data;
+    source.size_bytes = size_bytes;
     struct image_facts facts = {0};
-    int status = format->decode(&source, out, &facts, error);
-    if (!status && !options->ignore_exif) status = image_orient(out, facts.orientation, short_name, error);
-    if (status) effnet_image_free(out);
-    return status;
+    status = decode(&source, out, &facts, error);
+    return status ? status : finish(options, &facts, short_name, out, error);
 }
 
 struct bytes {
@@ -93,15 +133,15 @@ struct bytes {
     size_t size, capacity;
 };
 
-/* Reads to the end in a buffer that doubles, so that no size told by anybody is trusted. A file whose
- * start is no image is not read further. */
-static int read_all(int fd, const char *name, size_t limit_bytes, struct bytes *bytes,
-                    struct effnet_error *error)
+/* Reads until there are `wanted` bytes, or to the file's end, in a buffer that doubles: no size that the file
+ * tells is trusted. */
+static int read_bytes(int fd, const char *name, size_t wanted, struct bytes *bytes, bool *ended,
+                      struct effnet_error *error)
 {
-    bool recognised = false;
-    for (;;) {
+    while (bytes->size < wanted) {
         if (bytes->size == bytes->capacity) {
             size_t capacity = bytes->capacity ? bytes->capacity * 2 : FIRST_READ_BYTES;
+            if (capacity > wanted) capacity = wanted;
             uint8_t *data = realloc(bytes->data, capacity);
             if (!data) return effnet_fail_nomem(error, name, capacity);
             bytes->data = data;
@@ -110,22 +150,46 @@ static int read_all(int fd, const char *name, size_t limit_bytes, struct bytes *
         ssize_t got = read(fd, bytes->data + bytes->size, bytes->capacity - bytes->size);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return effnet_fail(error, EFFNET_E_NOINPUT, "%s: %s", name, strerror(errno));
-        if (got == 0) return EFFNET_OK;
+        *ended = got == 0;
+        if (*ended) break;
         bytes->size += (size_t)got;
-        if (!recognised && bytes->size == bytes->capacity) {
-            recognised = image_format_find(bytes->data, bytes->size) != NULL;
-            if (!recognised) return EFFNET_OK;
-        }
-        if (bytes->size > limit_bytes)
-            return effnet_fail(error, EFFNET_E_DATA, "%s: more than %zu bytes, too large for an image", name,
-                               limit_bytes);
     }
+    return EFFNET_OK;
+}
+
+/* The most bytes of a file that are read, and its own decoded bytes beside them stay below 1.2 GB at the
+ * default limit: a larger file is an image that nobody has compressed, or none. */
+static uint64_t size_limit(int64_t max_pixels)
+{
+    const int64_t most_pixels = (int64_t)IMAGE_MAX_SIDE * IMAGE_MAX_SIDE;
+    return IMAGE_METADATA_BYTES + 3 * (uint64_t)(max_pixels < most_pixels ? max_pixels : most_pixels);
+}
+
+/* Reads as much of a file as its decoder may want, which its first bytes tell. *source is given the bytes. */
+static int read_file(int fd, struct image_source *source, struct bytes *bytes, struct effnet_error *error)
+{
+    bool ended = false;
+    int status = read_bytes(fd, source->name, FIRST_READ_BYTES, bytes, &ended, error);
+    source->data = bytes->data;
+    source->size_bytes = bytes->size;
+    if (status || ended) return status;
+    const struct image_format *format = image_format_find(bytes->data, bytes->size);
+    if (!format) return EFFNET_OK; /* there is no need to know more of it */
+    uint64_t limit = size_limit(source->max_pixels), extent = UINT64_MAX;
+    if (format->extent) status = format->extent(source, &extent, error);
+    if (status) return status;
+    status = read_bytes(fd, source->name, extent < limit ? extent : limit, bytes, &ended, error);
+    source->data = bytes->data;
+    source->size_bytes = bytes->size;
+    source->more = !ended;
+    return status;
 }
 
 int effnet_image_read(const char *path, const struct effnet_image_options *options, struct effnet_image *out,
                       struct effnet_error *error)
 {
     *out = (struct effnet_image){0};
+    if (!options) options = &default_options;
     bool standard_input = strcmp(path, "-") == 0;
     char name[300];
     snprintf(name, sizeof name, "%s", standard_input ? "standard input" : path);
@@ -133,14 +197,13 @@ int effnet_image_read(const char *path, const struct effnet_image_options *optio
     int fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return effnet_fail(error, EFFNET_E_NOINPUT, "%s: %s", name, strerror(errno));
 
-    const int64_t most_pixels = (int64_t)IMAGE_MAX_SIDE * IMAGE_MAX_SIDE;
-    int64_t max_pixels = options ? options->max_pixels : default_options.max_pixels;
-    if (max_pixels > most_pixels) max_pixels = most_pixels;
-    size_t limit_bytes = METADATA_BYTES + (max_pixels > 0 ? (size_t)max_pixels * 8 : 0);
     struct bytes bytes = {0};
-    int status = read_all(fd, name, limit_bytes, &bytes, error);
+    struct image_source source = make_source(options, name);
+    struct image_facts facts = {0};
+    int status = check_options(options, name, error);
+    if (!status) status = read_file(fd, &source, &bytes, error);
     if (!standard_input) close(fd);
-    if (!status) status = effnet_image_decode(bytes.data, bytes.size, name, options, out, error);
-    free(bytes.data);
-    return status;
+    if (!status) status = decode(&source, out, &facts, error);
+    free(bytes.data); /* before orientation wants memory */
+    return status ? status : finish(options, &facts, name, out, error);
 }

@@ -10,16 +10,22 @@
  * keeps it while resizing, and short_side * side is exact in double. */
 #define IMAGE_MAX_SIDE (1 << 24)
 
-/* Tells clang's memory sanitizer that a library, which is not built with it, has written these bytes. */
+/* Tells clang's memory sanitizer that a library, which is not built with it, has written these bytes, or this
+ * text. */
 #if defined(__has_feature)
 #if __has_feature(memory_sanitizer)
 #include <sanitizer/msan_interface.h>
 #define IMAGE_WRITTEN(bytes, count) __msan_unpoison(bytes, count)
+#define IMAGE_WRITTEN_TEXT(text)    __msan_unpoison_string(text)
 #endif
 #endif
 #ifndef IMAGE_WRITTEN
 #define IMAGE_WRITTEN(bytes, count) ((void)0)
+#define IMAGE_WRITTEN_TEXT(text)    ((void)0)
 #endif
+
+/* What a file may have beside the pixels: profiles, text, thumbnails. */
+#define IMAGE_METADATA_BYTES (64 << 20)
 
 /* An encoded image in memory. */
 struct image_source {
@@ -27,11 +33,15 @@ struct image_source {
     size_t size_bytes;
     const char *name; /* for messages */
     int64_t max_pixels;
+    const uint8_t *background; /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
+    bool more;                 /* the file goes on behind these bytes, further than it may */
 };
 
 /* What a decoder finds in the file beside the pixels. Zeroed by the caller. */
 struct image_facts {
     int orientation; /* 1 to 8, as EXIF counts them; 0 where nothing is said, which is as good as 1 */
+    bool alpha_seen, alpha_varies; /* kept by image_note_alpha */
+    uint8_t first_alpha;
 };
 
 /* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
@@ -42,6 +52,14 @@ int image_check_size(const struct image_source *source, int64_t width, int64_t h
 /* image_check_size, then allocates the pixels, uninitialised. */
 int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out,
                 struct effnet_error *error);
+
+/* Takes note of a pixel's alpha. */
+void image_note_alpha(struct image_facts *facts, uint8_t alpha);
+
+/* rgba [pixels][4] -> rgb [pixels][3], which may be the same memory: over source->background, rounded as
+ * Pillow's alpha_composite rounds, or without alpha where there is no background. Notes every alpha. */
+void image_put_rgba(const struct image_source *source, struct image_facts *facts, const uint8_t *rgba,
+                    size_t pixels, uint8_t *rgb);
 
 /* "NAME: the file ends early"; every decoder says it in the same words. */
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error);

@@ -59,6 +59,8 @@ int image_orient(struct effnet_image *image, int orientation, const char *name, 
     for (int y = 0; y < walk.height; y += TILE)
         for (int x = 0; x < walk.width; x += TILE) copy_tile(image->rgb, upright, &walk, x, y);
     free(image->rgb);
-    *image = (struct effnet_image){.width = walk.width, .height = walk.height, .rgb = upright};
+    image->width = walk.width;
+    image->height = walk.height;
+    image->rgb = upright;
     return EFFNET_OK;
 }

@@ -1,6 +1,6 @@
 #include "image/formats/formats.h"
 
-/* TGA has no signature and is the last to be asked. */
+/* TGA has no signature: it takes only what nothing else claims. */
 static const struct image_format *const formats[] = {
     &image_format_png, &image_format_jpeg, &image_format_bmp,
     &image_format_gif, &image_format_pnm,  &image_format_tga,

@@ -14,6 +14,11 @@ struct image_format {
      * nothing leaks, and the message is "FILE: reason". */
     int (*decode)(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error);
+
+    /* How many bytes of the file decode() may want, told by its first ones: those in `start`, which match
+     * and are at least the first 64 KB where the file has as many. Fails where decode() would for what the
+     * header says. NULL: the header does not tell. */
+    int (*extent)(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error);
 };
 
 extern const struct image_format image_format_png, image_format_jpeg, image_format_bmp, image_format_gif,
@@ -21,5 +26,9 @@ extern const struct image_format image_format_png, image_format_jpeg, image_form
 
 /* The format of a file that begins with these bytes; NULL if none of ours. */
 const struct image_format *image_format_find(const uint8_t *data, size_t size_bytes);
+
+/* For a file that begins with these bytes: "a WebP image", if that is what it is and we do not read it;
+ * else NULL. */
+const char *image_format_unread(const uint8_t *data, size_t size_bytes);
 
 #endif

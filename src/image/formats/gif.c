@@ -19,6 +19,7 @@ struct gif {
     int screen_width, screen_height;
     int left, top, width, height; /* of the frame */
     bool interlaced;
+    struct image_facts *facts;
 };
 
 /* Bytes behind the end are zeros; whoever reads looks at overrun before it matters. */
@@ -43,15 +44,26 @@ static void skip_blocks(struct gif *gif)
     }
 }
 
+static void set_grey_palette(struct gif *gif)
+{
+    for (int i = 0; i < 256; i++) memset(gif->palette[i], i, 3);
+}
+
 /* `flags` has the table's presence in bit 7 and its size in bits 0 to 2. Without a table, index i is grey
- * i, as in Pillow; entries behind a table's end are black. */
+ * i, as in Pillow, and so it is throughout where a table says nothing else; entries behind any other
+ * table's end are black. */
 static void read_palette(struct gif *gif, int flags)
 {
     if (!(flags & 0x80)) return;
     memset(gif->palette, 0, sizeof gif->palette);
     int entries = 2 << (flags & 7);
+    bool grey = true;
     for (int i = 0; i < entries; i++)
-        for (int c = 0; c < 3; c++) gif->palette[i][c] = (uint8_t)get8(gif);
+        for (int c = 0; c < 3; c++) {
+            gif->palette[i][c] = (uint8_t)get8(gif);
+            if (gif->palette[i][c] != i) grey = false;
+        }
+    if (grey) set_grey_palette(gif);
 }
 
 static void read_graphic_control(struct gif *gif)
@@ -76,7 +88,7 @@ static int read_headers(struct gif *gif, struct effnet_error *error)
     gif->screen_height = get16(gif);
     int flags = get8(gif);
     get16(gif); /* background index and aspect ratio */
-    for (int i = 0; i < 256; i++) memset(gif->palette[i], i, 3);
+    set_grey_palette(gif);
     read_palette(gif, flags);
     for (;;) {
         int tag = get8(gif);
@@ -100,6 +112,10 @@ static int read_headers(struct gif *gif, struct effnet_error *error)
     if (gif->width < 1 || gif->height < 1)
         return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: a frame of %d x %d", name, gif->width,
                            gif->height);
+    /* A frame that sticks out makes the canvas larger. */
+    int right = gif->left + gif->width, bottom = gif->top + gif->height;
+    if (right > gif->screen_width) gif->screen_width = right;
+    if (bottom > gif->screen_height) gif->screen_height = bottom;
     return EFFNET_OK;
 }
 
@@ -118,6 +134,7 @@ static void put(struct cursor *cursor, int index)
     size_t at = (size_t)(gif->top + cursor->y) * (size_t)cursor->image->width +
                 (size_t)(gif->left + cursor->x);
     memcpy(cursor->image->rgb + at * 3, gif->palette[index], 3);
+    image_note_alpha(gif->facts, index == gif->transparent ? 0 : 255);
     if (++cursor->x < gif->width) return;
     cursor->x = 0;
     if (!gif->interlaced) {
@@ -159,12 +176,12 @@ struct table {
     uint8_t stack[MAX_CODES]; /* a string, last index first */
 };
 
-/* Puts the string of `code` and returns its first index. */
+/* Puts the string of `code` and returns its first index. An index of more than 8 bits loses those above. */
 static int put_string(struct table *table, int code, int clear, struct cursor *cursor)
 {
     int length = 0;
     for (; code >= clear; code = table->prefix[code]) table->stack[length++] = table->suffix[code];
-    int first = code;
+    int first = code & 255;
     put(cursor, first);
     while (length > 0 && !cursor->full) put(cursor, table->stack[--length]);
     return first;
@@ -176,7 +193,7 @@ static int read_frame(struct gif *gif, const struct effnet_image *image, struct 
     const char *name = gif->source->name;
     int bits_per_index = get8(gif);
     if (gif->overrun) return image_fail_truncated(gif->source, error);
-    if (bits_per_index < 1 || bits_per_index > 8)
+    if (bits_per_index > 12) /* more than 8 are never needed, and sometimes told */
         return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: %d bits a pixel", name, bits_per_index);
 
     struct table table;
@@ -196,7 +213,7 @@ static int read_frame(struct gif *gif, const struct effnet_image *image, struct 
             continue;
         }
         bool known = code < clear || (code > end && code < next);
-        if (!known && (code != next || previous == NO_CODE))
+        if (!known && (code != next || previous == NO_CODE || next >= MAX_CODES))
             return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: bad code", name);
         /* The new string is the previous one and the first index of this one, which, if this is the very
          * string that is new, is the first of the previous one. A full table stays as it is. */
@@ -223,23 +240,36 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error)
 {
-    (void)facts;
-    struct gif gif = {.source = source, .transparent = -1};
+    struct gif gif = {.source = source, .transparent = -1, .facts = facts};
     int status = read_headers(&gif, error);
     if (status) return status;
-    /* A frame that sticks out makes the canvas larger. */
-    int width = gif.left + gif.width > gif.screen_width ? gif.left + gif.width : gif.screen_width;
-    int height = gif.top + gif.height > gif.screen_height ? gif.top + gif.height : gif.screen_height;
+    if (source->background && gif.transparent >= 0)
+        memcpy(gif.palette[gif.transparent], source->background, 3);
+    int width = gif.screen_width, height = gif.screen_height;
     status = image_alloc(source, width, height, out, error);
     if (status) return status;
     if (gif.width < width || gif.height < height) {
         const uint8_t *bare = gif.palette[gif.transparent >= 0 ? gif.transparent : 0];
         size_t pixels = (size_t)width * (size_t)height;
         for (size_t i = 0; i < pixels; i++) memcpy(out->rgb + i * 3, bare, 3);
+        image_note_alpha(facts, gif.transparent >= 0 ? 0 : 255);
     }
     status = read_frame(&gif, out, error);
     if (status) effnet_image_free(out);
     return status;
 }
 
-const struct image_format image_format_gif = {"GIF", matches, decode};
+static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+{
+    struct gif gif = {.source = start};
+    int status = read_headers(&gif, error);
+    *extent_bytes = UINT64_MAX; /* where extensions fill the start */
+    if (gif.overrun) return EFFNET_OK;
+    if (status) return status;
+    /* Two codes of 13 bits a pixel, the first to clear the table, would be much already. */
+    uint64_t codes = 4 * (uint64_t)gif.width * (uint64_t)gif.height;
+    *extent_bytes = gif.at + codes + IMAGE_METADATA_BYTES;
+    return image_check_size(start, gif.screen_width, gif.screen_height, error);
+}
+
+const struct image_format image_format_gif = {"GIF", matches, decode, extent};

@@ -70,4 +70,4 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return image_jpeg_decode(source, facts->orientation > 1, out, error);
 }
 
-const struct image_format image_format_jpeg = {"JPEG", matches, decode};
+const struct image_format image_format_jpeg = {.name = "JPEG", .matches = matches, .decode = decode};

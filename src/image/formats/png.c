@@ -1,15 +1,18 @@
 /* PNG through libpng. Any bit depth and colour type, interlaced or not, becomes RGB8 as Pillow's
- * convert("RGB") makes it: alpha and tRNS are dropped, not blended; samples of 1, 2 and 4 bits are
- * stretched to 0..255, of 16 bits the high byte is kept; gamma, ICC profile and the rest are ignored.
- * (For 16-bit grey Pillow clips at 255 instead, which turns nearly everything white; we do not follow.) */
+ * convert("RGB") makes it: alpha and tRNS are dropped unless there is a background; samples of 1, 2 and 4
+ * bits are stretched to 0..255, of 16 bits the high byte is kept; gamma, ICC profile and the rest are
+ * ignored. (For 16-bit grey Pillow clips at 255 instead, which turns nearly everything white; we do not
+ * follow.) */
 #include "image/formats/formats.h"
 
 #include <png.h>
 #include <setjmp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
+#include "image/formats/png_text.h"
 
 /* One decoding. libpng leaves through longjmp, so everything it touches is in here, and nothing that is
  * needed afterwards lives in a local variable. */
@@ -22,11 +25,15 @@ struct job {
     int status;       /* of our own calls between libpng's */
     struct effnet_error *error;
     struct effnet_image image;
-    int orientation;
+    struct image_facts *facts;
+    uint8_t *row; /* [width][4] */
 };
 
 static void on_error(png_structp png, png_const_charp message)
 {
+    IMAGE_WRITTEN(&png, sizeof png);
+    IMAGE_WRITTEN(&message, sizeof message);
+    IMAGE_WRITTEN_TEXT(message);
     struct job *job = png_get_error_ptr(png);
     snprintf(job->reason, sizeof job->reason, "%s", message);
     longjmp(png_jmpbuf(png), 1);
@@ -40,6 +47,9 @@ static void on_warning(png_structp png, png_const_charp message)
 
 static void on_read(png_structp png, png_bytep to, size_t size_bytes)
 {
+    IMAGE_WRITTEN(&png, sizeof png);
+    IMAGE_WRITTEN(&to, sizeof to);
+    IMAGE_WRITTEN(&size_bytes, sizeof size_bytes);
     struct job *job = png_get_io_ptr(png);
     if (size_bytes > job->source->size_bytes - job->at) {
         job->ended = true;
@@ -49,32 +59,59 @@ static void on_read(png_structp png, png_bytep to, size_t size_bytes)
     job->at += size_bytes;
 }
 
-/* Chunks that do not change the pixels are skipped unread: text and profiles can be compressed, and
- * nobody looks at what would come out. */
+/* Chunks that do not change the pixels are skipped unread: text and profiles can be compressed, and what
+ * would come out can be large. png_text.c looks for the orientation. */
 static void skip_chunks(png_structp png)
 {
-    static const png_byte names[] = "tRNS\0bKGD\0hIST\0sPLT\0gAMA\0cHRM\0sRGB\0iCCP\0sBIT\0tEXt\0zTXt\0iTXt\0"
+    static const png_byte names[] = "bKGD\0hIST\0sPLT\0gAMA\0cHRM\0sRGB\0iCCP\0sBIT\0tEXt\0zTXt\0iTXt\0eXIf\0"
                                     "pHYs\0oFFs\0pCAL\0sCAL\0tIME";
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, (int)(sizeof names / 5));
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, 0); /* and those libpng does not know */
 }
 
-static void convert_to_rgb8(png_structp png, png_infop info)
+/* To RGB8, or to RGBA8 where there is alpha of any kind. */
+static void convert_to_8_bits(png_structp png, png_infop info)
 {
     int color_type = png_get_color_type(png, info);
     if (color_type == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
     if (color_type == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
+    if (png_get_valid(png, info, PNG_INFO_tRNS)) png_set_tRNS_to_alpha(png);
     if (!(color_type & PNG_COLOR_MASK_COLOR)) png_set_gray_to_rgb(png);
-    if (color_type & PNG_COLOR_MASK_ALPHA) png_set_strip_alpha(png);
     png_set_strip_16(png);
 }
 
-static void read_orientation(struct job *job, png_structp png, png_infop info)
+/* One pass over the image, or over all of it: `width` x `height` pixels, of which the first goes to x0, y0
+ * and the others `dx` and `dy` further each. */
+static void read_pass(struct job *job, png_structp png, int channels, const int size[2], const int first[2],
+                      const int step[2])
 {
-    png_bytep exif = NULL;
-    png_uint_32 size_bytes = 0;
-    if (png_get_eXIf_1(png, info, &size_bytes, &exif) && exif)
-        job->orientation = image_exif_orientation(exif, size_bytes);
+    const struct effnet_image *image = &job->image;
+    for (int i = 0; i < size[1]; i++) {
+        uint8_t *rgb = image->rgb + ((size_t)(first[1] + i * step[1]) * (size_t)image->width + (size_t)first[0]) * 3;
+        bool straight = channels == 3 && step[0] == 1;
+        uint8_t *row = straight ? rgb : job->row;
+        png_read_row(png, row, NULL);
+        IMAGE_WRITTEN(row, (size_t)size[0] * (size_t)channels);
+        if (straight) continue;
+        if (channels == 4) image_put_rgba(job->source, job->facts, row, (size_t)size[0], row);
+        for (int x = 0; x < size[0]; x++) memcpy(rgb + (size_t)x * (size_t)step[0] * 3, row + (size_t)x * 3, 3);
+    }
+}
+
+/* Interlaced pixels are put where they belong by us: libpng would want the whole image with alpha in it. */
+static void read_passes(struct job *job, png_structp png, png_infop info, int channels)
+{
+    int width = job->image.width, height = job->image.height;
+    if (png_get_interlace_type(png, info) == PNG_INTERLACE_NONE) {
+        read_pass(job, png, channels, (int[2]){width, height}, (int[2]){0, 0}, (int[2]){1, 1});
+        return;
+    }
+    for (int pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; pass++) {
+        int size[2] = {(int)PNG_PASS_COLS((png_uint_32)width, pass), (int)PNG_PASS_ROWS((png_uint_32)height, pass)};
+        int first[2] = {PNG_PASS_START_COL(pass), PNG_PASS_START_ROW(pass)};
+        int step[2] = {PNG_PASS_COL_OFFSET(pass), PNG_PASS_ROW_OFFSET(pass)};
+        if (size[0] > 0) read_pass(job, png, channels, size, first, step);
+    }
 }
 
 /* Runs between setjmp and its return; fills job. */
@@ -89,17 +126,19 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     job->status = image_alloc(job->source, width, height, &job->image, job->error);
     if (job->status) return;
 
-    convert_to_rgb8(png, info);
-    int passes = png_set_interlace_handling(png);
+    convert_to_8_bits(png, info);
     png_read_update_info(png, info);
-    size_t row_bytes = png_get_rowbytes(png, info);
-    if (row_bytes != (size_t)width * 3) png_error(png, "unexpected row size");
-
-    /* An interlaced row is filled by its passes one after the other, so its bytes stay from pass to pass. */
-    for (int pass = 0; pass < passes; pass++)
-        for (png_uint_32 y = 0; y < height; y++) png_read_row(png, job->image.rgb + y * row_bytes, NULL);
+    int channels = png_get_channels(png, info);
+    if (png_get_bit_depth(png, info) != 8 || (channels != 3 && channels != 4))
+        png_error(png, "unexpected kind of row");
+    job->row = malloc((size_t)width * 4);
+    if (!job->row) {
+        job->status = effnet_fail_nomem(job->error, job->source->name, (size_t)width * 4);
+        return;
+    }
+    read_passes(job, png, info, channels);
     job->complete = true;
-    png_read_end(png, info); /* EXIF may come behind the pixels */
+    png_read_end(png, info);
 }
 
 static bool matches(const uint8_t *data, size_t size_bytes)
@@ -110,7 +149,7 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error)
 {
-    struct job job = {.source = source, .error = error};
+    struct job job = {.source = source, .error = error, .facts = facts};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info) {
@@ -127,16 +166,37 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     } else {
         job.status = effnet_fail(error, EFFNET_E_DATA, "%s: bad PNG: %s", source->name, job.reason);
     }
-    if (!job.status) read_orientation(&job, png, info);
     png_destroy_read_struct(&png, &info, NULL);
+    free(job.row);
 
     if (job.status) {
         effnet_image_free(&job.image);
         return job.status;
     }
     *out = job.image;
-    facts->orientation = job.orientation;
+    facts->orientation = png_text_orientation(source->data, source->size_bytes);
     return EFFNET_OK;
 }
 
-const struct image_format image_format_png = {"PNG", matches, decode};
+static uint32_t get32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* The header comes first. Of what is behind the pixels, orientation counts. */
+static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+{
+    static const int channels[8] = {1, 1, 3, 1, 2, 1, 4, 1}; /* by colour type */
+    const uint8_t *header = start->data + 16;
+    *extent_bytes = UINT64_MAX;
+    if (start->size_bytes < 29 || memcmp(start->data + 12, "IHDR", 4) != 0) return EFFNET_OK;
+    uint64_t width = get32(header), height = get32(header + 4);
+    int status = image_check_size(start, (int64_t)width, (int64_t)height, error);
+    if (status) return status;
+    uint64_t row = width * (uint64_t)(channels[header[9] & 7] * header[8]) / 8 + 2; /* and its filter's number */
+    uint64_t rows = row * height * 2;                                               /* deflated, badly */
+    *extent_bytes = rows + IMAGE_METADATA_BYTES;
+    return EFFNET_OK;
+}
+
+const struct image_format image_format_png = {"PNG", matches, decode, extent};

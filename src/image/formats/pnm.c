@@ -4,6 +4,9 @@
  *
  *   round_half_even(sample / maximum * 255), at most 255
  *
+ * Grey of more than 8 bits is scaled to 0..65535 in the same way, as Pillow does, and its high byte is kept,
+ * as of a PNG's. (Pillow's convert("RGB") clips it at 255, which turns nearly everything white.)
+ *
  * A file with several images gives its first. */
 #include "image/formats/formats.h"
 
@@ -68,8 +71,11 @@ static int make_scale(struct pnm *pnm, struct effnet_error *error)
     size_t size = (size_t)pnm->maximum + 1;
     pnm->scale = malloc(size);
     if (!pnm->scale) return effnet_fail_nomem(error, pnm->source->name, size);
-    for (int i = 0; i <= pnm->maximum; i++)
-        pnm->scale[i] = (uint8_t)nearbyint((double)i / pnm->maximum * 255);
+    bool deep_grey = pnm->channels == 1 && pnm->maximum > 255;
+    for (int i = 0; i <= pnm->maximum; i++) {
+        double share = (double)i / pnm->maximum;
+        pnm->scale[i] = (uint8_t)(deep_grey ? (int)nearbyint(share * 65535) >> 8 : (int)nearbyint(share * 255));
+    }
     return EFFNET_OK;
 }
 
@@ -172,26 +178,50 @@ static bool matches(const uint8_t *data, size_t size_bytes)
            (is_space(data[2]) || data[2] == '#');
 }
 
+static int read_header(struct pnm *pnm, int *width, int *height, struct effnet_error *error)
+{
+    const struct image_source *source = pnm->source;
+    pnm->at = 2;
+    pnm->kind = source->data[1] - '0';
+    pnm->channels = pnm->kind % 3 == 0 ? 3 : 1;
+    pnm->maximum = 1;
+    int status = read_number(pnm, INT32_MAX, width, error);
+    if (!status) status = read_number(pnm, INT32_MAX, height, error);
+    if (!status && pnm->kind % 3 != 1) status = read_number(pnm, 65535, &pnm->maximum, error);
+    if (status || pnm->kind < 4 || pnm->at == source->size_bytes) return status;
+
+    /* One byte of white space ends a raw image's header: what follows may look like space, too. */
+    if (!is_space(source->data[pnm->at]))
+        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: no space behind the header", source->name);
+    pnm->at++;
+    return EFFNET_OK;
+}
+
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error)
 {
     (void)facts;
-    struct pnm pnm = {.source = source, .at = 2, .kind = source->data[1] - '0', .maximum = 1};
-    pnm.channels = pnm.kind % 3 == 0 ? 3 : 1;
+    struct pnm pnm = {.source = source};
     int width, height;
-    int status = read_number(&pnm, INT32_MAX, &width, error);
-    if (!status) status = read_number(&pnm, INT32_MAX, &height, error);
-    if (!status && pnm.kind % 3 != 1) status = read_number(&pnm, 65535, &pnm.maximum, error);
+    int status = read_header(&pnm, &width, &height, error);
     if (status) return status;
-
-    /* One byte of white space ends a raw image's header: what follows may look like space, too. */
-    if (pnm.at < source->size_bytes && !is_space(source->data[pnm.at]) && pnm.kind >= 4)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: no space behind the header", source->name);
-    if (pnm.kind >= 4 && pnm.at < source->size_bytes) pnm.at++;
     status = read_pixels(&pnm, width, height, out, error);
     free(pnm.scale);
     if (status) effnet_image_free(out);
     return status;
 }
 
-const struct image_format image_format_pnm = {"PNM", matches, decode};
+/* Between plain numbers, and in the header, space and comments can be of any length. */
+static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+{
+    struct pnm pnm = {.source = start};
+    int width, height;
+    int status = read_header(&pnm, &width, &height, error);
+    *extent_bytes = UINT64_MAX;
+    if (pnm.at == start->size_bytes) return EFFNET_OK;
+    if (!status) status = image_check_size(start, width, height, error);
+    if (!status && pnm.kind >= 4) *extent_bytes = pnm.at + size_needed(&pnm, (size_t)width, (size_t)height);
+    return status;
+}
+
+const struct image_format image_format_pnm = {"PNM", matches, decode, extent};
