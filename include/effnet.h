@@ -72,9 +72,9 @@ struct effnet_image_options {
 #define EFFNET_MAX_PIXELS_DEFAULT 178956970 /* Pillow's decompression-bomb limit, 1 GiB / 4 / 1.5 */
 
 /* Decodes PNG, JPEG, BMP, GIF, TGA or PNM, recognised by content (docs/images.md says what of each). Reads no
- * more of the file than its header admits. `path` "-" is standard input. `options` NULL means the defaults. On
- * success the caller owns *out. EFFNET_E_DATA: broken, of another format, or too large. EFFNET_E_NOINPUT: it
- * cannot be read. */
+ * more of the file than its header admits. `path` "-" is standard input. `options` NULL means the defaults.
+ * On success the caller owns *out. EFFNET_E_DATA: broken, of another format, or too large. EFFNET_E_NOINPUT:
+ * it cannot be read. */
 int effnet_image_read(const char *path, const struct effnet_image_options *options, struct effnet_image *out,
                       struct effnet_error *error);
 /* The same from memory; `name` is used in messages only. */

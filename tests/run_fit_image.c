@@ -17,8 +17,9 @@
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE\n"
-                    "       run_fit_image [...] fit SHORT_SIDE CROP bicubic|bilinear FILE\n");
+    fprintf(stderr,
+            "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE\n"
+            "       run_fit_image [...] fit SHORT_SIDE CROP bicubic|bilinear FILE\n");
     return -EFFNET_E_USAGE;
 }
 

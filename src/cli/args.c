@@ -1,6 +1,7 @@
 #include "cli/args.h"
 
 #include "cli/cli.h"
+#include "cli/colour.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -216,6 +217,9 @@ static int store(const struct command_help *help, const struct option_spec *spec
         }
         *(const char **)spec->target = text;
         return EFFNET_OK;
+    case OPTION_COLOUR:
+        if (colour_parse(text, spec->target)) return EFFNET_OK;
+        return fail_value(help, spec, text, "a colour: #rgb, #rrggbb, or a name such as white");
     default: return store_number(help, spec, text);
     }
 }

@@ -16,6 +16,7 @@ enum option_kind {
     OPTION_INTEGER,         /* int64_t *: in [minimum, maximum] */
     OPTION_REAL,            /* double *: in [minimum, maximum] */
     OPTION_INTEGER_LIST,    /* struct integer_list *: 1,8,32; each in [minimum, maximum] */
+    OPTION_COLOUR,          /* struct colour *: #rgb, #rrggbb or a name */
 };
 
 enum { INTEGER_LIST_MAX = 64 };

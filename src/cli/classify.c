@@ -1,5 +1,6 @@
 /* effnet classify: files -> worker threads (decode, fit) -> batches -> session -> top k -> printer. */
 #include "cli/cli.h"
+#include "cli/colour.h"
 #include "cli/feed.h"
 #include "cli/results.h"
 
@@ -17,6 +18,7 @@ struct classify_options {
     int64_t top_k, batch_size, max_pixels;
     const char *format;
     bool ignore_exif, timing;
+    struct colour background;
 };
 
 /* Where the time of the process went, in microseconds. */
@@ -100,6 +102,15 @@ static int finish_batch(struct job *job)
     return status;
 }
 
+/* Such an image gets the same answer as an empty one, and its author would not know why. */
+static void notice_blank(const char *path)
+{
+    char message[512];
+    snprintf(message, sizeof message,
+             "%.300s: one colour without its alpha, which is dropped; try --background white", path);
+    cli_notice(message);
+}
+
 static int run_all(struct job *job)
 {
     int status = EFFNET_OK;
@@ -111,6 +122,8 @@ static int run_all(struct job *job)
             cli_fail_library(&item->error);
             if (!job->first_failure) job->first_failure = item->status;
         } else {
+            if (item->blank_without_alpha && !job->options->setup.quiet)
+                notice_blank(job->paths[item->index]);
             job->files[job->pending] = item->index;
             memcpy(job->crops + (size_t)job->pending * job->crop_bytes, item->crop, job->crop_bytes);
             if (++job->pending == job->batch) status = finish_batch(job);
@@ -146,7 +159,10 @@ static int open_all(struct job *job)
     int workers = setup_threads(&o->setup);
     const struct feed_options feed = {
         .preprocess = &info->preprocess,
-        .image = {.max_pixels = o->max_pixels, .ignore_exif = o->ignore_exif},
+        .image = {.max_pixels = o->max_pixels,
+                  .ignore_exif = o->ignore_exif,
+                  .has_background = o->background.given,
+                  .background = {o->background.rgb[0], o->background.rgb[1], o->background.rgb[2]}},
         .ahead = job->batch + workers,
         .workers = workers,
     };
@@ -220,8 +236,13 @@ int cmd_classify(int argc, char **argv)
          &o.batch_size, 1, BATCH_MAX, NULL},
         {0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", OPTION_INTEGER,
          &o.max_pixels, 1, INT_MAX, NULL},
-        {0, "ignore-exif", NULL, "leave the orientation that EXIF tells alone", OPTION_FLAG, &o.ignore_exif,
-         0, 0, NULL},
+        {0, "ignore-exif", NULL, "leave the orientation that EXIF or XMP data tell alone", OPTION_FLAG,
+         &o.ignore_exif, 0, 0, NULL},
+        {0, "background", "COLOUR",
+         "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\nwhite or grey (default: "
+         "leave "
+         "out how transparent they are)",
+         OPTION_COLOUR, &o.background, 0, 0, NULL},
         {0, "timing", NULL, "say on standard error where the time went", OPTION_FLAG, &o.timing, 0, 0, NULL},
     };
     int first;

@@ -42,6 +42,7 @@ static void read_and_fit(struct feed *feed, int index, struct slot *slot)
     double decoded_us = now_us();
     if (!slot->item.status)
         slot->item.status = effnet_image_fit(&image, feed->options.preprocess, crop, &slot->item.error);
+    slot->item.blank_without_alpha = image.blank_without_alpha;
     effnet_image_free(&image);
     double end_us = now_us();
 

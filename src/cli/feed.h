@@ -16,6 +16,7 @@ struct feed_options {
 struct feed_item {
     int index;                 /* which file */
     int status;                /* EFFNET_OK, or error says why not */
+    bool blank_without_alpha;  /* as in struct effnet_image */
     const uint8_t *crop;       /* [crop][crop][3] */
     struct effnet_error error; /* set where status is not EFFNET_OK */
 };

@@ -48,8 +48,8 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error)
 {
     if (source->more)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: more than %zu bytes, too large for an image", source->name,
-                           source->size_bytes);
+        return effnet_fail(error, EFFNET_E_DATA, "%s: more than %zu bytes, too large for an image",
+                           source->name, source->size_bytes);
     return effnet_fail(error, EFFNET_E_DATA, "%s: truncated, the file ends before the image does",
                        source->name);
 }
@@ -94,8 +94,8 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
 }
 
 /* From pixels as they are stored to the image. */
-static int finish(const struct effnet_image_options *options, const struct image_facts *facts, const char *name,
-                  struct effnet_image *out, struct effnet_error *error)
+static int finish(const struct effnet_image_options *options, const struct image_facts *facts,
+                  const char *name, struct effnet_image *out, struct effnet_error *error)
 {
     int status = options->ignore_exif ? EFFNET_OK : image_orient(out, facts->orientation, name, error);
     if (status) effnet_image_free(out);

@@ -39,10 +39,10 @@ struct bmp {
     uint32_t compression;
     bool os2;
     uint32_t palette_entries;
-    int entry_bytes;              /* of the palette: 3 or 4 */
+    int entry_bytes;                /* of the palette: 3 or 4 */
     uint64_t palette_at, pixels_at; /* in the file */
-    struct channel channels[4];   /* bits above 8 */
-    uint8_t palette[256][3];      /* RGB */
+    struct channel channels[4];     /* bits above 8 */
+    uint8_t palette[256][3];        /* RGB */
 };
 
 static uint32_t get16(const uint8_t *p)
@@ -85,7 +85,8 @@ static int set_channels(struct bmp *bmp, const uint8_t *masks, int count, struct
         if (!alone) return fail(bmp, error, "a mask that cannot be, the one of channel", (uint32_t)c);
         taken |= values[c];
     }
-    return taken & ~values[ALPHA] ? EFFNET_OK : fail(bmp, error, "no masks for pixels of bits:", (uint32_t)bmp->bits);
+    return taken & ~values[ALPHA] ? EFFNET_OK
+                                  : fail(bmp, error, "no masks for pixels of bits:", (uint32_t)bmp->bits);
 }
 
 /* Fills in what the header behind the file header says. */

@@ -87,14 +87,16 @@ static void read_pass(struct job *job, png_structp png, int channels, const int 
 {
     const struct effnet_image *image = &job->image;
     for (int i = 0; i < size[1]; i++) {
-        uint8_t *rgb = image->rgb + ((size_t)(first[1] + i * step[1]) * (size_t)image->width + (size_t)first[0]) * 3;
+        uint8_t *rgb = image->rgb +
+                       ((size_t)(first[1] + i * step[1]) * (size_t)image->width + (size_t)first[0]) * 3;
         bool straight = channels == 3 && step[0] == 1;
         uint8_t *row = straight ? rgb : job->row;
         png_read_row(png, row, NULL);
         IMAGE_WRITTEN(row, (size_t)size[0] * (size_t)channels);
         if (straight) continue;
         if (channels == 4) image_put_rgba(job->source, job->facts, row, (size_t)size[0], row);
-        for (int x = 0; x < size[0]; x++) memcpy(rgb + (size_t)x * (size_t)step[0] * 3, row + (size_t)x * 3, 3);
+        for (int x = 0; x < size[0]; x++)
+            memcpy(rgb + (size_t)x * (size_t)step[0] * 3, row + (size_t)x * 3, 3);
     }
 }
 
@@ -107,7 +109,8 @@ static void read_passes(struct job *job, png_structp png, png_infop info, int ch
         return;
     }
     for (int pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; pass++) {
-        int size[2] = {(int)PNG_PASS_COLS((png_uint_32)width, pass), (int)PNG_PASS_ROWS((png_uint_32)height, pass)};
+        int size[2] = {(int)PNG_PASS_COLS((png_uint_32)width, pass),
+                       (int)PNG_PASS_ROWS((png_uint_32)height, pass)};
         int first[2] = {PNG_PASS_START_COL(pass), PNG_PASS_START_ROW(pass)};
         int step[2] = {PNG_PASS_COL_OFFSET(pass), PNG_PASS_ROW_OFFSET(pass)};
         if (size[0] > 0) read_pass(job, png, channels, size, first, step);
@@ -193,8 +196,9 @@ static int extent(const struct image_source *start, uint64_t *extent_bytes, stru
     uint64_t width = get32(header), height = get32(header + 4);
     int status = image_check_size(start, (int64_t)width, (int64_t)height, error);
     if (status) return status;
-    uint64_t row = width * (uint64_t)(channels[header[9] & 7] * header[8]) / 8 + 2; /* and its filter's number */
-    uint64_t rows = row * height * 2;                                               /* deflated, badly */
+    uint64_t row = width * (uint64_t)(channels[header[9] & 7] * header[8]) / 8 +
+                   2;                 /* and its filter's number */
+    uint64_t rows = row * height * 2; /* deflated, badly */
     *extent_bytes = rows + IMAGE_METADATA_BYTES;
     return EFFNET_OK;
 }

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <zlib.h>
 
-
 enum { MOST_TEXT_BYTES = 1 << 20 };
 
 /* Bytes of the file, or of what was inflated. */

@@ -74,7 +74,8 @@ static int make_scale(struct pnm *pnm, struct effnet_error *error)
     bool deep_grey = pnm->channels == 1 && pnm->maximum > 255;
     for (int i = 0; i <= pnm->maximum; i++) {
         double share = (double)i / pnm->maximum;
-        pnm->scale[i] = (uint8_t)(deep_grey ? (int)nearbyint(share * 65535) >> 8 : (int)nearbyint(share * 255));
+        pnm->scale[i] = (uint8_t)(deep_grey ? (int)nearbyint(share * 65535) >> 8
+                                            : (int)nearbyint(share * 255));
     }
     return EFFNET_OK;
 }

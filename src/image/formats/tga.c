@@ -18,8 +18,8 @@ struct tga {
     int type; /* without RUN_LENGTHS */
     bool run_lengths, from_the_right, from_the_top;
     int width, height, bits;
-    bool alpha;                            /* its bits mean something */
-    int map_first, map_entries, map_bits;  /* 0 entries: no palette */
+    bool alpha;                           /* its bits mean something */
+    int map_first, map_entries, map_bits; /* 0 entries: no palette */
     size_t map_at, pixels_at;
 };
 

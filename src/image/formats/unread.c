@@ -9,7 +9,10 @@ struct signature {
     size_t length;
 };
 
-#define SIGNATURE(what, bytes) {what, bytes, sizeof bytes - 1}
+#define SIGNATURE(what, bytes)                                                                               \
+    {                                                                                                        \
+        what, bytes, sizeof bytes - 1                                                                        \
+    }
 
 static const struct signature signatures[] = {
     SIGNATURE("a TIFF image", "II*\0"),
@@ -40,7 +43,8 @@ static const struct signature signatures[] = {
 };
 
 /* Whether the two words stand at the start and at `offset`. */
-static bool has_words(const uint8_t *data, size_t size_bytes, const char *first, size_t offset, const char *second)
+static bool has_words(const uint8_t *data, size_t size_bytes, const char *first, size_t offset,
+                      const char *second)
 {
     return size_bytes >= offset + strlen(second) && memcmp(data, first, strlen(first)) == 0 &&
            memcmp(data + offset, second, strlen(second)) == 0;
@@ -85,8 +89,7 @@ static const char *markup_kind(const uint8_t *data, size_t size_bytes)
     for (; text; text = memchr(text + 1, '<', (size_t)(end - text - 1))) {
         size_t length = (size_t)(end - text);
         if (word_at(text, length, "<svg") || word_at(text, length, "<!doctype svg")) return "an SVG image";
-        if (word_at(text, length, "<html") || word_at(text, length, "<!doctype html"))
-            return "an HTML page";
+        if (word_at(text, length, "<html") || word_at(text, length, "<!doctype html")) return "an HTML page";
     }
     return NULL;
 }
