@@ -1,7 +1,8 @@
 """Decoding, EXIF orientation, resizing and cropping against Pillow.
 
-tests/run_fit_image.c prints the pixels that the library makes. They must be Pillow's bytes; JPEG has a file of its
-own, test_jpeg.py. The one deliberate difference from Pillow's convert("RGB") is
+tests/run_fit_image.c prints the pixels that the library makes. They must be Pillow's bytes. PNG is here; other
+formats have files of their own, test_jpeg.py, test_bmp.py and test_formats.py. The one deliberate difference from
+Pillow's convert("RGB") is
 16-bit grey, where Pillow clips at 255 and the library keeps the high byte.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_files import CHANNELS, chunk, png_bytes
 from pixels import (E_DATA, E_NOINPUT, E_USAGE, SEED, assert_same, exif_block, pillow_fit, pillow_rgb,
                     smooth_image)
 
@@ -21,67 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency
 
 
 # ---------------------------------------------------------------- PNG
-
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def paeth(left, up, corner):
-    estimate = left + up - corner
-    return min((left, up, corner), key=lambda value: abs(estimate - value))
-
-
-def filtered(rows, pixel_bytes):
-    """The rows with filter types 0 to 4 in turn."""
-    out, above = b"", bytes(len(rows[0]))
-    for number, row in enumerate(rows):
-        kind = number % 5
-        line = bytearray()
-        for i, value in enumerate(row):
-            left, up, corner = (row[i - pixel_bytes] if i >= pixel_bytes else 0, above[i],
-                                above[i - pixel_bytes] if i >= pixel_bytes else 0)
-            line.append(value - (0, left, up, (left + up) // 2, paeth(left, up, corner))[kind] & 255)
-        out += bytes([kind]) + bytes(line)
-        above = row
-    return out
-
-
-def packed_rows(samples, depth):
-    """[height][width][channels] -> rows of bytes, samples high bit first."""
-    flat = samples.reshape(samples.shape[0], -1).astype(np.uint16)
-    if depth == 16:
-        return [row.astype(">u2").tobytes() for row in flat]
-    if depth == 8:
-        return [row.astype(np.uint8).tobytes() for row in flat]
-    bits = flat[:, :, None] >> np.arange(depth - 1, -1, -1) & 1
-    return [row.tobytes() for row in np.packbits(bits.reshape(flat.shape[0], -1).astype(np.uint8), axis=1)]
-
-
-def png_bytes(samples, depth, color_type, interlaced=False, palette=None, trns=None, before=(), after=()):
-    """A PNG of `samples` [height][width][channels]; `before` and `after`: chunks around the pixels."""
-    height, width, channels = samples.shape
-    pixel_bytes = max(1, channels * depth // 8)
-    if interlaced:
-        parts = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
-        data = b"".join(filtered(packed_rows(part, depth), pixel_bytes) for part in parts if part.size)
-    else:
-        data = filtered(packed_rows(samples, depth), pixel_bytes)
-    png = b"\x89PNG\r\n\x1a\n"
-    png += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, int(interlaced)))
-    png += b"".join(chunk(*item) for item in before)
-    if palette is not None:
-        png += chunk(b"PLTE", palette)
-    if trns is not None:
-        png += chunk(b"tRNS", trns)
-    compressed = zlib.compress(data, 6)
-    half = len(compressed) // 2
-    png += chunk(b"IDAT", compressed[:half]) + chunk(b"IDAT", compressed[half:])
-    return png + b"".join(chunk(*item) for item in after) + chunk(b"IEND", b"")
-
 
 def random_png(rng, width, height, depth, color_type, interlaced, transparent):
     samples = rng.integers(0, 1 << depth, (height, width, CHANNELS[color_type]))
@@ -228,203 +169,6 @@ def test_exif_in_png(decode, tmp_path, orientation, order):
     assert upright.shape == ((70, 45, 3) if 5 <= orientation <= 8 else (45, 70, 3))
 
 
-# ---------------------------------------------------------------- BMP, GIF, TGA, PNM
-
-@pytest.mark.parametrize("extension,mode", [
-    (extension, mode) for extension in ("bmp", "tga", "ppm") for mode in ("RGB", "L", "P", "1", "RGBA")
-    if (extension, mode) not in (("ppm", "P"), ("tga", "1"))])  # no such kind
-@pytest.mark.parametrize("width,height", [(64, 48), (61, 37), (1, 1), (3, 50)])
-def test_saved_by_pillow(decode, fit, tmp_path, extension, mode, width, height):
-    path = tmp_path / f"image.{extension}"
-    image = smooth_image(width, height).convert(mode)
-    if mode == "RGBA":
-        image.putalpha(Image.fromarray(np.full((height, width), 77, np.uint8)))
-    image.save(path)
-    assert_same(decode(path), pillow_rgb(path))
-    assert_same(fit(path), pillow_fit(pillow_rgb(path)))
-
-
-def bmp_bytes(rows, width, height, bits, palette=b"", top_down=False, compression=0, masks=b""):
-    """rows: packed bytes from the top, without padding."""
-    padded = [row + bytes(-len(row) % 4) for row in (rows if top_down else rows[::-1])]
-    pixels = b"".join(padded)
-    offset = 14 + 40 + len(masks) + len(palette)
-    return (struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) +
-            struct.pack("<IiiHHIIiiII", 40, width, -height if top_down else height, 1, bits, compression,
-                        len(pixels), 0, 0, len(palette) // 4, 0) + masks + palette + pixels)
-
-
-@pytest.mark.parametrize("top_down", [False, True], ids=["bottom_up", "top_down"])
-@pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
-def test_bmp(decode, tmp_path, bits, top_down):
-    rng = np.random.default_rng([SEED, bits])
-    path = tmp_path / "image.bmp"
-    for width, height in [(33, 20), (32, 5), (1, 3)]:
-        rows = [rng.integers(0, 256, (width * bits + 7) // 8, dtype=np.uint8).tobytes() for _ in range(height)]
-        palette = rng.integers(0, 256, 4 << bits, dtype=np.uint8).tobytes() if bits <= 8 else b""
-        path.write_bytes(bmp_bytes(rows, width, height, bits, palette, top_down))
-        # five bits become eight by repetition here and by * 255 / 31 in Pillow
-        assert_same(decode(path), pillow_rgb(path), tolerance=1 if bits == 16 else 0)
-
-
-def test_bmp_565(decode, tmp_path):
-    rng = np.random.default_rng(SEED)
-    rows = [rng.integers(0, 256, 2 * 17, dtype=np.uint8).tobytes() for _ in range(9)]
-    path = tmp_path / "image.bmp"
-    path.write_bytes(bmp_bytes(rows, 17, 9, 16, compression=3, masks=struct.pack("<III", 0xf800, 0x7e0, 0x1f)))
-    assert_same(decode(path), pillow_rgb(path), tolerance=1)
-
-
-@pytest.mark.parametrize("rle", [False, True], ids=["raw", "rle"])
-@pytest.mark.parametrize("descriptor", [0x00, 0x10, 0x20, 0x30])
-@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
-def test_tga_orders(decode, tmp_path, mode, descriptor, rle):
-    path = tmp_path / "image.tga"
-    smooth_image(40, 23).convert(mode).save(path, compression="tga_rle" if rle else None)
-    data = bytearray(path.read_bytes())
-    data[17] = data[17] & 0x0f | descriptor  # rows from the top or bottom, pixels from the left or right
-    path.write_bytes(data)
-    assert_same(decode(path), pillow_rgb(path))
-
-
-def test_tga_sixteen_bits(decode, tmp_path):
-    rng = np.random.default_rng(SEED)
-    pixels = rng.integers(0, 256, 2 * 20 * 10, dtype=np.uint8)
-    path = tmp_path / "image.tga"
-    path.write_bytes(struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 20, 10, 16, 0x20) + pixels.tobytes())
-    assert_same(decode(path), pillow_rgb(path))
-
-
-@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
-@pytest.mark.parametrize("mode", ["P", "L", "1"])
-def test_gif(decode, fit, tmp_path, mode, interlaced):
-    path = tmp_path / "image.gif"
-    for width, height in [(200, 150), (1, 1), (7, 3), (63, 41)]:
-        smooth_image(width, height).convert(mode).save(path, interlace=interlaced)
-        assert_same(decode(path), pillow_rgb(path))
-        assert_same(fit(path), pillow_fit(pillow_rgb(path)))
-
-
-def test_gif_transparent_and_animated(decode, tmp_path):
-    """Transparency is dropped, and of an animation the first frame counts."""
-    path = tmp_path / "image.gif"
-    first, second = (smooth_image(50, 40, seed).quantize(16) for seed in (1, 2))
-    first.save(path, save_all=True, append_images=[second], transparency=3, duration=50, loop=0)
-    assert_same(decode(path), pillow_rgb(path))
-
-
-def lzw_blocks(indices, bits, clears=True):
-    """GIF's codes for the indices; without `clears` the table fills up and stays as it is."""
-    clear, end = 1 << bits, (1 << bits) + 1
-    table, size, out, hold, held = {}, bits + 1, bytearray(), 0, 0
-
-    def emit(code):
-        nonlocal hold, held
-        hold |= code << held
-        held += size
-        while held >= 8:
-            out.append(hold & 255)
-            hold >>= 8
-            held -= 8
-
-    emit(clear)
-    following, prefix = end + 1, None
-    for index in map(int, indices):
-        if prefix is None:
-            prefix = index
-        elif (prefix, index) in table:
-            prefix = table[prefix, index]
-        else:
-            emit(prefix)
-            if following < 4096:
-                table[prefix, index] = following
-                if following == 1 << size and size < 12:
-                    size += 1
-                following += 1
-            elif clears:
-                emit(clear)
-                table, size, following = {}, bits + 1, end + 1
-            prefix = index
-    emit(prefix)
-    emit(end)
-    out.append(hold & 255)
-    return b"".join(bytes([len(out[i:i + 255])]) + bytes(out[i:i + 255]) for i in range(0, len(out), 255)) + b"\0"
-
-
-def gif_bytes(indices, screen, corner=(0, 0), bits=8, palette=None, local=None, transparent=None, clears=True,
-              interlaced=False):
-    height, width = indices.shape
-    gif = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80 | bits - 1 if palette else 0, 5, 0) + (palette or b"")
-    gif += b"!\xfe\x07comment\0"
-    if transparent is not None:
-        gif += b"!\xf9\x04" + struct.pack("<BHB", 1, 0, transparent) + b"\0"
-    flags = (0x80 | bits - 1 if local else 0) | (0x40 if interlaced else 0)
-    gif += b"," + struct.pack("<HHHHB", *corner, width, height, flags) + (local or b"")
-    order = [*range(0, height, 8), *range(4, height, 8), *range(2, height, 4), *range(1, height, 2)]
-    rows = indices[order] if interlaced else indices
-    return gif + bytes([max(bits, 2)]) + lzw_blocks(rows.reshape(-1), max(bits, 2), clears) + b";"
-
-
-@pytest.mark.parametrize("clears", [True, False], ids=["cleared", "full_table"])
-@pytest.mark.parametrize("bits", [1, 2, 5, 8])
-def test_gif_codes(decode, tmp_path, bits, clears):
-    """Noise long enough to fill the code table several times over."""
-    rng = np.random.default_rng([SEED, bits])
-    indices = rng.integers(0, 1 << bits, (220, 230))
-    palette = rng.integers(0, 256, 3 << bits, dtype=np.uint8)
-    path = tmp_path / "image.gif"
-    path.write_bytes(gif_bytes(indices, (230, 220), bits=bits, palette=palette.tobytes(), clears=clears))
-    assert_same(decode(path), palette.reshape(-1, 3)[indices])
-    assert_same(decode(path), pillow_rgb(path))
-
-
-@pytest.mark.parametrize("transparent", [None, 0, 7])
-@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
-@pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
-@pytest.mark.parametrize("screen,corner", [((40, 30), (0, 0)), ((60, 50), (7, 9)), ((20, 20), (3, 4))])
-def test_gif_frames(decode, tmp_path, screen, corner, local, interlaced, transparent):
-    """Frames smaller than the screen and sticking out of it, and both kinds of palette."""
-    rng = np.random.default_rng(SEED)
-    tables = [rng.integers(0, 256, 3 << 4, dtype=np.uint8).tobytes() for _ in range(2)]
-    indices = rng.integers(0, 16, (30, 40))
-    path = tmp_path / "image.gif"
-    path.write_bytes(gif_bytes(indices, screen, corner, 4, tables[0], tables[1] if local else None, transparent,
-                               interlaced=interlaced))
-    assert_same(decode(path), pillow_rgb(path))
-
-
-@pytest.mark.parametrize("maximum", [1, 3, 100, 255, 256, 1023, 65535])
-@pytest.mark.parametrize("kind", [2, 3, 5, 6])
-def test_pnm_maxima(decode, tmp_path, kind, maximum):
-    """As Pillow reads them; of 16-bit grey, which it scales to 65535 and would clip, the high byte is kept."""
-    rng = np.random.default_rng([SEED, kind, maximum])
-    channels = 3 if kind % 3 == 0 else 1
-    samples = rng.integers(0, maximum + 1, (11, 13, channels))
-    header = f"P{kind}\n# a comment\n13 # another\n11\n{maximum}\n".encode()
-    if kind < 4:
-        body = " ".join(map(str, samples.reshape(-1))).encode() + b"\n"
-    else:
-        body = samples.astype(">u2" if maximum > 255 else np.uint8).tobytes()
-    path = tmp_path / "image.pnm"
-    path.write_bytes(header + body)
-    if channels == 1 and maximum > 255:
-        scaled = (np.round(samples / maximum * 65535).astype(int) >> 8).astype(np.uint8)
-    else:
-        scaled = np.round(samples / maximum * 255).astype(np.uint8)
-    assert_same(decode(path), np.repeat(scaled, 3 // channels, axis=2))
-    assert_same(decode(path), pillow_rgb(path))
-
-
-@pytest.mark.parametrize("kind", [1, 4])
-def test_pbm(decode, tmp_path, kind):
-    bits = np.random.default_rng([SEED, kind]).integers(0, 2, (9, 19))
-    if kind == 1:
-        body = b"\n".join(b"".join(b"%d" % bit for bit in row) for row in bits) + b"# end\n"
-    else:
-        body = np.packbits(bits.astype(np.uint8), axis=1).tobytes()
-    path = tmp_path / "image.pbm"
-    path.write_bytes(b"P%d 19 9\n" % kind + body)
-    assert_same(decode(path), pillow_rgb(path))
 
 
 # ---------------------------------------------------------------- files and errors

@@ -1,0 +1,119 @@
+"""Writers of image files for tests, where Pillow's own would not write the kind that is wanted."""
+
+import struct
+import zlib
+
+import numpy as np
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def paeth(left, up, corner):
+    estimate = left + up - corner
+    return min((left, up, corner), key=lambda value: abs(estimate - value))
+
+
+def filtered(rows, pixel_bytes):
+    """The rows with filter types 0 to 4 in turn."""
+    out, above = b"", bytes(len(rows[0]))
+    for number, row in enumerate(rows):
+        kind = number % 5
+        line = bytearray()
+        for i, value in enumerate(row):
+            left, up, corner = (row[i - pixel_bytes] if i >= pixel_bytes else 0, above[i],
+                                above[i - pixel_bytes] if i >= pixel_bytes else 0)
+            line.append(value - (0, left, up, (left + up) // 2, paeth(left, up, corner))[kind] & 255)
+        out += bytes([kind]) + bytes(line)
+        above = row
+    return out
+
+
+def packed_rows(samples, depth):
+    """[height][width][channels] -> rows of bytes, samples high bit first."""
+    flat = samples.reshape(samples.shape[0], -1).astype(np.uint16)
+    if depth == 16:
+        return [row.astype(">u2").tobytes() for row in flat]
+    if depth == 8:
+        return [row.astype(np.uint8).tobytes() for row in flat]
+    bits = flat[:, :, None] >> np.arange(depth - 1, -1, -1) & 1
+    return [row.tobytes() for row in np.packbits(bits.reshape(flat.shape[0], -1).astype(np.uint8), axis=1)]
+
+
+def png_bytes(samples, depth, color_type, interlaced=False, palette=None, trns=None, before=(), after=()):
+    """A PNG of `samples` [height][width][channels]; `before` and `after`: chunks around the pixels."""
+    height, width, channels = samples.shape
+    pixel_bytes = max(1, channels * depth // 8)
+    if interlaced:
+        parts = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+        data = b"".join(filtered(packed_rows(part, depth), pixel_bytes) for part in parts if part.size)
+    else:
+        data = filtered(packed_rows(samples, depth), pixel_bytes)
+    png = b"\x89PNG\r\n\x1a\n"
+    png += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, int(interlaced)))
+    png += b"".join(chunk(*item) for item in before)
+    if palette is not None:
+        png += chunk(b"PLTE", palette)
+    if trns is not None:
+        png += chunk(b"tRNS", trns)
+    compressed = zlib.compress(data, 6)
+    half = len(compressed) // 2
+    png += chunk(b"IDAT", compressed[:half]) + chunk(b"IDAT", compressed[half:])
+    return png + b"".join(chunk(*item) for item in after) + chunk(b"IEND", b"")
+
+
+def lzw_blocks(indices, bits, clears=True):
+    """GIF's codes for the indices; without `clears` the table fills up and stays as it is."""
+    clear, end = 1 << bits, (1 << bits) + 1
+    table, size, out, hold, held = {}, bits + 1, bytearray(), 0, 0
+
+    def emit(code):
+        nonlocal hold, held
+        hold |= code << held
+        held += size
+        while held >= 8:
+            out.append(hold & 255)
+            hold >>= 8
+            held -= 8
+
+    emit(clear)
+    following, prefix = end + 1, None
+    for index in map(int, indices):
+        if prefix is None:
+            prefix = index
+        elif (prefix, index) in table:
+            prefix = table[prefix, index]
+        else:
+            emit(prefix)
+            if following < 4096:
+                table[prefix, index] = following
+                if following == 1 << size and size < 12:
+                    size += 1
+                following += 1
+            elif clears:
+                emit(clear)
+                table, size, following = {}, bits + 1, end + 1
+            prefix = index
+    emit(prefix)
+    emit(end)
+    out.append(hold & 255)
+    return b"".join(bytes([len(out[i:i + 255])]) + bytes(out[i:i + 255]) for i in range(0, len(out), 255)) + b"\0"
+
+
+def gif_bytes(indices, screen, corner=(0, 0), bits=8, palette=None, local=None, transparent=None, clears=True,
+              interlaced=False, code_bits=None):
+    height, width = indices.shape
+    gif = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80 | bits - 1 if palette else 0, 5, 0) + (palette or b"")
+    gif += b"!\xfe\x07comment\0"
+    if transparent is not None:
+        gif += b"!\xf9\x04" + struct.pack("<BHB", 1, 0, transparent) + b"\0"
+    flags = (0x80 | bits - 1 if local else 0) | (0x40 if interlaced else 0)
+    gif += b"," + struct.pack("<HHHHB", *corner, width, height, flags) + (local or b"")
+    order = [*range(0, height, 8), *range(4, height, 8), *range(2, height, 4), *range(1, height, 2)]
+    rows = indices[order] if interlaced else indices
+    code_bits = code_bits or max(bits, 2)
+    return gif + bytes([code_bits]) + lzw_blocks(rows.reshape(-1), code_bits, clears) + b";"
