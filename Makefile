@@ -3,6 +3,7 @@
 #   V=1                show the commands
 #   SAN=1              address and undefined-behaviour sanitizers, in build/san, without CUDA
 #   TSAN=1             the thread sanitizer, in build/tsan, without CUDA
+#   MSAN=1             clang's memory sanitizer, in build/msan, without CUDA and oneDNN
 #   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
@@ -17,6 +18,7 @@ V ?= 0
 Q := $(if $(filter 0,$(V)),@,)
 SAN ?= 0
 TSAN ?= 0
+MSAN ?= 0
 SANITIZERS :=
 BUILD := build
 ifeq ($(SAN),1)
@@ -25,8 +27,11 @@ BUILD := build/san
 else ifeq ($(TSAN),1)
 SANITIZERS := thread
 BUILD := build/tsan
+else ifeq ($(MSAN),1)
+SANITIZERS := memory
+BUILD := build/msan
 endif
-CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+CC := $(if $(filter default,$(origin CC)),$(if $(filter 1,$(MSAN)),clang,gcc),$(CC))
 PREFIX ?= /usr/local
 DESTDIR ?=
 SETUP := tools/setup.sh
@@ -56,7 +61,7 @@ CUDNN_HEADER := $(firstword $(wildcard $(addsuffix /cudnn_backend.h,$(if $(CUDA)
 	/usr/include /usr/include/x86_64-linux-gnu /usr/local/include)))
 HAVE_CUDA := $(if $(SANITIZERS),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
 ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
-HAVE_ONEDNN := $(filter 1,$(ONEDNN))
+HAVE_ONEDNN := $(if $(filter 1,$(MSAN)),,$(filter 1,$(ONEDNN)))
 JPEG ?= $(if $(wildcard /usr/include/jpeglib.h /usr/local/include/jpeglib.h),1,0)
 HAVE_JPEG := $(filter 1,$(JPEG))
 
@@ -75,6 +80,9 @@ ifneq ($(SANITIZERS),)
 ALL_CFLAGS += -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer
 ALL_LDFLAGS += -fsanitize=$(SANITIZERS)
 endif
+ifeq ($(MSAN),1)
+ALL_CFLAGS += -fsanitize-memory-track-origins
+endif
 ALL_LDFLAGS += $(LDFLAGS)
 
 LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
@@ -86,6 +94,10 @@ ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)
 endif
 LIB_SOURCES := $(filter-out src/image/formats/jpeg_$(if $(HAVE_JPEG),stb,turbo).c,$(LIB_SOURCES))
+# Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
+ifeq ($(MSAN),1)
+LIB_SOURCES := $(filter src/common/% src/image/% src/model/%,$(LIB_SOURCES))
+endif
 KERNEL_SOURCES :=
 GPU_TEST_SOURCES :=
 ifeq ($(HAVE_ONEDNN),1)
@@ -127,6 +139,7 @@ ifeq ($(TSAN),1)
 TEST_PROGRAMS := $(filter %/test_threads %/test_onednn_pool %/test_linear %/test_cpu_share,$(TEST_PROGRAMS))
 PYTHON_TESTS := tests/test_cli_classify.py
 endif
+IMAGE_TESTS := test_image test_image_resize run_fit_image run_mutate_images
 GPU_TEST_PROGRAMS := $(GPU_TEST_SOURCES:%.c=$(BUILD)/%)
 RUNNER_PROGRAMS := $(TEST_RUNNERS:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(TEST_SUPPORT:%.c=$(BUILD)/obj/%.o)
@@ -227,6 +240,13 @@ tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
 
 gpu-tests: $(GPU_TEST_PROGRAMS) ## build the GPU tests
 
+check-msan: ## decode every image of the tests, and damaged ones, under clang's memory sanitizer
+	@command -v clang >/dev/null || { echo "effnet: no clang (apt-get install clang libclang-rt-14-dev)" >&2; exit 1; }
+	+@$(SUBMAKE) MSAN=1 image-tests
+	@V=$(V) tests/check_images.sh build/msan
+
+image-tests: $(IMAGE_TESTS:%=$(BUILD)/tests/%)
+
 check-gpu: ## build and run the GPU tests, on a machine that has one; PARTS="kernels network sanitize"
 	+@$(SUBMAKE) config program gpu-tests
 	@BUILD=$(BUILD) tests/gpu/run.sh $(PARTS)
@@ -311,7 +331,9 @@ help: ## this list
 	@echo
 	@sed -n '/^[^#]/q; s/^#  / /p' Makefile
 
-.PHONY: all program objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu gpu-pack lint format man \
+
+.PHONY: all program objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu check-msan \
+	image-tests gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

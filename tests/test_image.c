@@ -17,22 +17,10 @@
 #include "image/image.h"
 #include "image_jpeg.h"
 #include "jpeg_writer.h"
+#include "mutate.h"
 #include "random.h"
 
 enum { WIDTH = 37, HEIGHT = 23, PIXELS = WIDTH * HEIGHT };
-
-struct file {
-    uint8_t *data;
-    size_t size;
-};
-
-static void append(struct file *file, const void *data, size_t size)
-{
-    file->data = realloc(file->data, file->size + size);
-    assert_non_null(file->data);
-    memcpy(file->data + file->size, data, size);
-    file->size += size;
-}
 
 /* The picture that all files show. */
 static const uint8_t *picture(void)
@@ -52,7 +40,11 @@ static const uint8_t *picture(void)
 
 static void png_append(png_structp png, png_bytep data, size_t size)
 {
-    append(png_get_io_ptr(png), data, size);
+    IMAGE_WRITTEN(&png, sizeof png);
+    IMAGE_WRITTEN(&data, sizeof data);
+    IMAGE_WRITTEN(&size, sizeof size);
+    IMAGE_WRITTEN(data, size);
+    file_append(png_get_io_ptr(png), data, size);
 }
 static void png_flush_nothing(png_structp png)
 {
@@ -125,9 +117,9 @@ static struct file turned_jpeg(const uint8_t *jpeg, size_t size)
                                "Exif\0\0"
                                "II*\0\x08\0\0\0\1\0\x12\x01\3\0\1\0\0\0\6\0\0\0\0\0\0";
     struct file file = {0};
-    append(&file, jpeg, 2);
-    append(&file, app1, sizeof app1);
-    append(&file, jpeg + 2, size - 2);
+    file_append(&file, jpeg, 2);
+    file_append(&file, app1, sizeof app1);
+    file_append(&file, jpeg + 2, size - 2);
     return file;
 }
 
@@ -171,17 +163,17 @@ static struct file make_gray_jpeg(void)
 static void append_bgr(struct file *file, int pixel)
 {
     const uint8_t *rgb = picture() + pixel * 3;
-    append(file, (uint8_t[]){rgb[2], rgb[1], rgb[0]}, 3);
+    file_append(file, (uint8_t[]){rgb[2], rgb[1], rgb[0]}, 3);
 }
 
 static struct file make_bmp(void)
 {
     struct file file = {0};
-    append(&file, "BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x25\0\0\0\x17\0\0\0\1\0\x18\0", 30);
-    append(&file, (uint8_t[24]){0}, 24);
+    file_append(&file, "BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x25\0\0\0\x17\0\0\0\1\0\x18\0", 30);
+    file_append(&file, (uint8_t[24]){0}, 24);
     for (int y = HEIGHT; y-- > 0;) {
         for (int x = 0; x < WIDTH; x++) append_bgr(&file, y * WIDTH + x);
-        append(&file, (uint8_t[3]){0}, (size_t)(-WIDTH * 3 & 3));
+        file_append(&file, (uint8_t[3]){0}, (size_t)(-WIDTH * 3 & 3));
     }
     return file;
 }
@@ -190,11 +182,11 @@ static struct file make_bmp(void)
 static struct file make_tga_rle(void)
 {
     struct file file = {0};
-    append(&file, "\0\0\x0a\0\0\0\0\0\0\0\0\0\x25\0\x17\0\x18\x20", 18);
+    file_append(&file, "\0\0\x0a\0\0\0\0\0\0\0\0\0\x25\0\x17\0\x18\x20", 18);
     for (int i = 0; i < PIXELS;) {
         bool run = i % 4 == 0;
         int count = run ? 1 : PIXELS - i < 3 ? PIXELS - i : 3;
-        append(&file, (uint8_t[]){(uint8_t)(run ? 0x80 : count - 1)}, 1);
+        file_append(&file, (uint8_t[]){(uint8_t)(run ? 0x80 : count - 1)}, 1);
         for (; count > 0; count--) append_bgr(&file, i++);
     }
     return file;
@@ -203,7 +195,7 @@ static struct file make_tga_rle(void)
 static struct file make_tga(void)
 {
     struct file file = {0};
-    append(&file, "\0\0\2\0\0\0\0\0\0\0\0\0\x25\0\x17\0\x18\x20", 18);
+    file_append(&file, "\0\0\2\0\0\0\0\0\0\0\0\0\x25\0\x17\0\x18\x20", 18);
     for (int i = 0; i < PIXELS; i++) append_bgr(&file, i);
     return file;
 }
@@ -212,12 +204,12 @@ static struct file make_tga(void)
 static struct file make_palette_bmp(void)
 {
     struct file file = {0};
-    append(&file, "BM\0\0\0\0\0\0\0\0\x36\4\0\0\x28\0\0\0\x25\0\0\0\x17\0\0\0\1\0\x08\0", 30);
-    append(&file, (uint8_t[24]){0}, 24);
-    for (int i = 0; i < 256; i++) append(&file, (uint8_t[]){(uint8_t)i, (uint8_t)i, (uint8_t)i, 0}, 4);
+    file_append(&file, "BM\0\0\0\0\0\0\0\0\x36\4\0\0\x28\0\0\0\x25\0\0\0\x17\0\0\0\1\0\x08\0", 30);
+    file_append(&file, (uint8_t[24]){0}, 24);
+    for (int i = 0; i < 256; i++) file_append(&file, (uint8_t[]){(uint8_t)i, (uint8_t)i, (uint8_t)i, 0}, 4);
     for (int y = HEIGHT; y-- > 0;) {
-        for (int x = 0; x < WIDTH; x++) append(&file, picture() + (y * WIDTH + x) * 3, 1);
-        append(&file, (uint8_t[3]){0}, (size_t)(-WIDTH & 3));
+        for (int x = 0; x < WIDTH; x++) file_append(&file, picture() + (y * WIDTH + x) * 3, 1);
+        file_append(&file, (uint8_t[3]){0}, (size_t)(-WIDTH & 3));
     }
     return file;
 }
@@ -226,26 +218,27 @@ static struct file make_palette_bmp(void)
 static struct file make_gif(void)
 {
     struct file file = {0}, codes = {0};
-    append(&file, "GIF89a\x25\0\x17\0\xf7\0\0", 13);
+    file_append(&file, "GIF89a\x25\0\x17\0\xf7\0\0", 13);
     for (int i = 0; i < 256; i++)
-        append(&file, (uint8_t[]){(uint8_t)i, (uint8_t)(i * 3), (uint8_t)(i * 5)}, 3);
-    append(&file, "!\xf9\4\1\0\0\7\0,\0\0\0\0\x25\0\x17\0\0\x08", 19);
+        file_append(&file, (uint8_t[]){(uint8_t)i, (uint8_t)(i * 3), (uint8_t)(i * 5)}, 3);
+    file_append(&file, "!\xf9\4\1\0\0\7\0,\0\0\0\0\x25\0\x17\0\0\x08", 19);
     uint32_t hold = 0;
     int held = 0;
     for (int i = 0; i <= PIXELS; i++) {
         int code = i == PIXELS ? 257 : picture()[i * 3];
         for (int clear = i % 100 == 0; clear >= 0; clear--) {
             hold |= (uint32_t)(clear ? 256 : code) << held;
-            for (held += 9; held >= 8; held -= 8, hold >>= 8) append(&codes, (uint8_t[]){(uint8_t)hold}, 1);
+            for (held += 9; held >= 8; held -= 8, hold >>= 8)
+                file_append(&codes, (uint8_t[]){(uint8_t)hold}, 1);
         }
     }
-    append(&codes, (uint8_t[]){(uint8_t)hold}, 1);
+    file_append(&codes, (uint8_t[]){(uint8_t)hold}, 1);
     for (size_t at = 0; at < codes.size; at += 255) {
         uint8_t length = (uint8_t)(codes.size - at < 255 ? codes.size - at : 255);
-        append(&file, &length, 1);
-        append(&file, codes.data + at, length);
+        file_append(&file, &length, 1);
+        file_append(&file, codes.data + at, length);
     }
-    append(&file, "\0;", 2);
+    file_append(&file, "\0;", 2);
     free(codes.data);
     return file;
 }
@@ -253,18 +246,18 @@ static struct file make_gif(void)
 static struct file make_ppm(void)
 {
     struct file file = {0};
-    append(&file, "P6\n37 23\n255\n", 13);
-    append(&file, picture(), PIXELS * 3);
+    file_append(&file, "P6\n37 23\n255\n", 13);
+    file_append(&file, picture(), PIXELS * 3);
     return file;
 }
 
 static struct file make_plain_ppm(void)
 {
     struct file file = {0};
-    append(&file, "P3 # colours\n37 23 255\n", 23);
+    file_append(&file, "P3 # colours\n37 23 255\n", 23);
     for (int i = 0; i < PIXELS * 3; i++) {
         char number[8];
-        append(&file, number, (size_t)snprintf(number, sizeof number, "%d\n", picture()[i]));
+        file_append(&file, number, (size_t)snprintf(number, sizeof number, "%d\n", picture()[i]));
     }
     return file;
 }
@@ -272,8 +265,8 @@ static struct file make_plain_ppm(void)
 static struct file make_pgm16(void)
 {
     struct file file = {0};
-    append(&file, "P5 37 23 1000\n", 14);
-    for (int i = 0; i < PIXELS; i++) append(&file, (uint8_t[]){3, picture()[i * 3]}, 2);
+    file_append(&file, "P5 37 23 1000\n", 14);
+    for (int i = 0; i < PIXELS; i++) file_append(&file, (uint8_t[]){3, picture()[i * 3]}, 2);
     return file;
 }
 
@@ -336,8 +329,10 @@ static int decode(const uint8_t *data, size_t size, const char *name,
     } else {
         assert_true(image->width >= 1 && image->height >= 1);
         assert_true((int64_t)image->width * image->height <= options->max_pixels);
-        volatile uint8_t last = image->rgb[(size_t)image->width * (size_t)image->height * 3 - 1];
-        (void)last;
+        size_t bytes = (size_t)image->width * (size_t)image->height * 3, white = 0;
+        for (size_t i = 0; i < bytes; i++) /* the memory sanitizer wants a decision on each */
+            if (image->rgb[i] == 255) white++;
+        assert_true(white <= bytes);
     }
     return status;
 }
@@ -387,53 +382,6 @@ static void truncated_files(void **state)
     }
 }
 
-/* One mutation: bits turned, a byte set to an extreme, a stretch removed, repeated or overwritten. */
-static void mutate(struct file *file, uint64_t *seed)
-{
-    static const uint8_t extremes[] = {0, 1, 0x7f, 0x80, 0xfe, 0xff};
-    size_t at = (size_t)random_int(seed, 0, (int)file->size - 1);
-    if (random_int(seed, 0, 1)) at %= 64; /* half of them in the header */
-    at %= file->size;
-    size_t left = file->size - at, length = (size_t)random_int(seed, 1, left < 40 ? (int)left : 40);
-    switch (random_int(seed, 0, 5)) {
-    case 0:
-    case 1: file->data[at] ^= (uint8_t)(1 << random_int(seed, 0, 7)); break;
-    case 2: file->data[at] = extremes[random_int(seed, 0, 5)]; break;
-    case 3:
-        if (length == file->size) break;
-        memmove(file->data + at, file->data + at + length, left - length);
-        file->size -= length;
-        break;
-    case 4: {
-        struct file stretch = {0};
-        append(&stretch, file->data + at, left);
-        append(file, stretch.data, length);
-        memcpy(file->data + at + length, stretch.data, left);
-        free(stretch.data);
-        break;
-    }
-    default:
-        for (size_t i = 0; i < length; i++) file->data[at + i] = (uint8_t)random_next(seed);
-    }
-}
-
-/* Makes every chunk's checksum right again, or libpng would look no further. */
-static void repair_png(struct file *file)
-{
-    for (size_t at = 8; at + 12 <= file->size;) {
-        const uint8_t *p = file->data + at;
-        size_t length = (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3];
-        if (length > file->size - at - 12) return;
-        uint32_t crc = 0xffffffff;
-        for (size_t i = 4; i < length + 8; i++) {
-            crc ^= p[i];
-            for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
-        }
-        for (size_t i = 0; i < 4; i++) file->data[at + 8 + length + i] = (uint8_t)(~crc >> (24 - 8 * i));
-        at += length + 12;
-    }
-}
-
 static void broken_files(void **state)
 {
     (void)state;
@@ -443,7 +391,7 @@ static void broken_files(void **state)
         int good = 0, bad = 0;
         for (int round = 0; round < 3000; round++) {
             struct file broken = {0};
-            append(&broken, file.data, file.size);
+            file_append(&broken, file.data, file.size);
             for (int n = random_int(&seed, 1, 4); n > 0; n--) mutate(&broken, &seed);
             if (strstr(kinds[k].name, ".png") && round % 4) repair_png(&broken);
             struct effnet_image_options options = {.max_pixels = 1 << 16, .ignore_exif = round % 2};
@@ -497,9 +445,9 @@ static void hostile_jpegs(void **state)
     while (file.data[scan] != 0xff || file.data[scan + 1] != 0xda) scan--;
     size_t length = file.size - 2 - scan;
     struct file many = {0};
-    append(&many, file.data, scan);
-    for (int i = 0; i < 200; i++) append(&many, file.data + scan, length);
-    append(&many, "\xff\xd9", 2);
+    file_append(&many, file.data, scan);
+    for (int i = 0; i < 200; i++) file_append(&many, file.data + scan, length);
+    file_append(&many, "\xff\xd9", 2);
     assert_int_equal(decode(many.data, many.size, "many", &small, &image, &error), EFFNET_E_DATA);
     free(many.data);
     free(file.data);
