@@ -93,7 +93,7 @@ ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)
 endif
-LIB_SOURCES := $(filter-out src/image/formats/jpeg_$(if $(HAVE_JPEG),stb,turbo).c,$(LIB_SOURCES))
+LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c %/formats/stb.c,%/jpeg_turbo.c),$(LIB_SOURCES))
 # Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
 ifeq ($(MSAN),1)
 LIB_SOURCES := $(filter src/common/% src/image/% src/model/%,$(LIB_SOURCES))

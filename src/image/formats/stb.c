@@ -1,4 +1,4 @@
-/* stb_image, as the decoders of JPEG, BMP and TGA use it.
+/* stb_image, for JPEG in a build without libjpeg-turbo.
  *
  * stb_image reads zeros after a file's end and often succeeds with them, so it is fed through callbacks
  * that see whether it wanted more than there is: such a file is truncated, whatever came out. */
@@ -20,8 +20,6 @@
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_ONLY_JPEG
-#define STBI_ONLY_BMP
-#define STBI_ONLY_TGA
 #define STBI_NO_STDIO
 #define STBI_NO_LINEAR
 #define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
@@ -85,8 +83,7 @@ int image_stb_decode(const struct image_source *source, const char *format, stru
     struct reader reader = {.source = source};
     if (!stbi_info_from_callbacks(&callbacks, &reader, &width, &height, &channels))
         return fail(&reader, format, error);
-    /* A BMP whose rows go from the top has a negative height. */
-    int status = image_check_size(source, width, llabs((long long)height), error);
+    int status = image_check_size(source, width, height, error);
     if (status) return status;
 
     reader = (struct reader){.source = source};
