@@ -112,6 +112,14 @@ def test_indices_behind_the_palette_are_black(decode, write, bits, colours):
     assert_same(decode(path), pillow_rgb(path))
 
 
+def test_black_and_white_in_many_bits(decode, write):
+    """Two colours, black and white, in 4 or 8 bits: Pillow would read 1 bit a pixel."""
+    samples = np.random.default_rng(SEED).integers(0, 2, (9, 40))
+    for bits in (4, 8):
+        path = write(bmp_file(packed(samples, bits), 40, 40, 9, bits, b"\0\0\0\0\xff\xff\xff\0", colours=2))
+        assert_same(decode(path), np.repeat(samples[..., None] * 255, 3, axis=2).astype(np.uint8))
+
+
 @pytest.mark.parametrize("bits,colours", [(8, 256), (8, 100), (8, 3), (1, 1)])
 def test_grey_palettes(decode, write, bits, colours):
     """A palette of greys that are their own indices: Pillow does not look at it, so it lacks nothing."""

@@ -13,6 +13,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from cli_model import LABELS, write_picture, write_tiny_model
 
 USAGE, DATA, NO_INPUT = 64, 65, 66
@@ -358,3 +360,50 @@ def test_samples_by_shell_glob(effnet, root, lite1):
     assert [Path(line) for line in lines[::2]] == samples
     for sample, line in zip(samples, lines[1::2]):
         assert f"  {sample.stem.replace('_', ' ')}  (n" in line
+
+
+# ---------------------------------------------------------------- transparency
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """Black ink on nothing: without alpha all of it is black."""
+    path = tmp_path_factory.mktemp("drawings") / "ink.png"
+    image = Image.new("LA", (24, 20))
+    image.paste((0, 255), (5, 4, 15, 9))
+    image.save(path)
+    return path
+
+
+def test_background(classify, drawing, tmp_path):
+    with Image.open(drawing) as image:
+        over = Image.new("RGBA", image.size, (255, 136, 0, 255))
+        over.alpha_composite(image.convert("RGBA"))
+    over.convert("RGB").save(tmp_path / "flat.png")
+    expected = parse_json(classify("--format", "json", tmp_path / "flat.png").stdout)[0]["classes"]
+    for colour in ("#f80", "#FF8800", "#ff8800"):
+        done = classify("--format", "json", "--background", colour, drawing)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert parse_json(done.stdout)[0]["classes"] == expected
+    assert parse_json(classify("--format", "json", drawing).stdout)[0]["classes"] != expected
+
+
+@pytest.mark.parametrize("name,digits", [("white", "#fff"), ("Grey", "#808080"), ("gray", "#808080"), ("NAVY", "#000080"),
+                                         ("lime", "#0f0"), ("silver", "#c0c0c0")])
+def test_background_names(classify, drawing, name, digits):
+    by_name, by_digits = (classify("--format", "json", "--background", colour, drawing) for colour in (name, digits))
+    assert by_name.returncode == 0 and by_name.stdout == by_digits.stdout
+
+
+@pytest.mark.parametrize("colour", ["puce", "fff", "#ff", "#fffff", "#fffffff", "#ggg", "#", "", "#-12", "white "])
+def test_background_that_is_no_colour(classify, drawing, colour):
+    done = classify("--background", colour, drawing)
+    assert done.returncode == USAGE and "--background" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_blank_without_alpha_is_noticed(classify, drawing):
+    done = classify(drawing)
+    assert done.returncode == 0
+    assert done.stderr == f"effnet: {drawing}: one colour without its alpha, which is dropped; try --background white\n"
+    assert classify("-q", drawing).stderr == ""
+    assert classify("--background", "white", drawing).stderr == ""
