@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/utf8.h"
 #include "image/formats/formats.h"
 
 /* Enough of a file to recognise it by, and what is read first. */
@@ -116,8 +117,8 @@ int effnet_image_decode(const void *data, size_t size_bytes, const char *name,
     *out = (struct effnet_image){0};
     if (!options) options = &default_options;
     /* A path may be as long as the whole message; the reason must fit behind it. */
-    char short_name[300];
-    snprintf(short_name, sizeof short_name, "%s", name);
+    char short_name[EFFNET_PATH_TEXT_SIZE];
+    effnet_keep_end(short_name, sizeof short_name, name);
     int status = check_options(options, short_name, error);
     if (status) return status;
     struct image_source source = make_source(options, short_name);
@@ -191,8 +192,8 @@ int effnet_image_read(const char *path, const struct effnet_image_options *optio
     *out = (struct effnet_image){0};
     if (!options) options = &default_options;
     bool standard_input = strcmp(path, "-") == 0;
-    char name[300];
-    snprintf(name, sizeof name, "%s", standard_input ? "standard input" : path);
+    char name[EFFNET_PATH_TEXT_SIZE];
+    effnet_keep_end(name, sizeof name, standard_input ? "standard input" : path);
 
     int fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return effnet_fail(error, EFFNET_E_NOINPUT, "%s: %s", name, strerror(errno));
