@@ -184,7 +184,7 @@ def convert(options):
     labels = labels_for(options.labels, network.classes, label)
     weights = io.BytesIO()
     safetensors_file.write(weights, tensors, _metadata(network, labels, source))
-    contents = [weights.getbuffer()]
+    contents = [weights.getvalue()]
     if options.onnx is not None:
         contents.append(onnx_export.to_onnx(network))
     write_outputs(outputs, contents, inputs, options.force)
