@@ -35,7 +35,7 @@ CC := $(if $(filter default,$(origin CC)),$(if $(filter 1,$(MSAN)),clang,gcc),$(
 PREFIX ?= /usr/local
 DESTDIR ?=
 SETUP := tools/setup.sh
-ifeq ($(wildcard include/effnet.h),)
+ifeq ($(wildcard Makefile),)
 $(error effnet: start make in the folder of effnet's source, or by "make -C folder")
 endif
 ifneq ($(words $(BUILD)),1)
