@@ -7,7 +7,6 @@
 #include "common/memory.h"
 #include "linear_host.h"
 
-#include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
