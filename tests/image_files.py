@@ -66,6 +66,19 @@ def png_bytes(samples, depth, color_type, interlaced=False, palette=None, trns=N
     return png + b"".join(chunk(*item) for item in after) + chunk(b"IEND", b"")
 
 
+def random_png(rng, width, height, depth, color_type, interlaced, transparent):
+    """Noise; `transparent`: with a tRNS chunk, whose colour, where it is one, a third of the pixels have."""
+    samples = rng.integers(0, 1 << depth, (height, width, CHANNELS[color_type]))
+    palette = trns = None
+    if color_type == 3:
+        palette = rng.integers(0, 256, 3 << depth, dtype=np.uint8).tobytes()
+        trns = rng.integers(0, 256, (1 << depth) - 1, dtype=np.uint8).tobytes()
+    elif color_type in (0, 2):
+        samples[rng.random((height, width)) < 0.3] = samples[0, 0]
+        trns = samples[0, 0].astype(">u2").tobytes()
+    return png_bytes(samples, depth, color_type, interlaced, palette, trns if transparent else None)
+
+
 def lzw_blocks(indices, bits, clears=True):
     """GIF's codes for the indices; without `clears` the table fills up and stays as it is."""
     clear, end = 1 << bits, (1 << bits) + 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_files import CHANNELS, chunk, gif_bytes, png_bytes
+from image_files import CHANNELS, chunk, gif_bytes, png_bytes, random_png
 from pixels import E_DATA, SEED, assert_same, exif_block, pillow_fit, pillow_rgb, smooth_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, about dropped alpha
@@ -275,15 +275,7 @@ def test_background_png(decode, tmp_path, color_type, depth, interlaced, backgro
     rng = np.random.default_rng([SEED, color_type, depth])
     path = tmp_path / "image.png"
     for width, height in [(41, 29), (1, 1), (3, 7)]:
-        samples = rng.integers(0, 1 << depth, (height, width, CHANNELS[color_type]))
-        palette = trns = None
-        if color_type == 3:
-            palette = rng.integers(0, 256, 3 << depth, dtype=np.uint8).tobytes()
-            trns = rng.integers(0, 256, (1 << depth) - 1, dtype=np.uint8).tobytes()
-        elif color_type in (0, 2):
-            samples[rng.random((height, width)) < 0.3] = samples[0, 0]
-            trns = samples[0, 0].astype(">u2").tobytes()
-        path.write_bytes(png_bytes(samples, depth, color_type, interlaced, palette, trns))
+        path.write_bytes(random_png(rng, width, height, depth, color_type, interlaced, color_type in (0, 2, 3)))
         assert_same(decode(path, *background_option(background)), over(path, background))
         assert_same(decode(path), pillow_rgb(path))
 
@@ -540,8 +532,8 @@ def test_what_follows_the_pixels_is_not_read(runner, sanitized, tmp_path, start,
     gif_bytes(np.zeros((2, 2), int), (2, 2), bits=2)[:13] + b"!\xfe" + b"\xff" * 300, b"P3 2 2 255\n#"])
 def test_endless_streams(runner, tmp_path, start):
     """Given up on after as much as an image of that size may have; with a small limit here, for speed."""
-    source = subprocess.Popen(["sh", "-c", 'cat "$0"; exec cat /dev/zero', sparse(tmp_path / "start", start, len(start))],
-                              stdout=subprocess.PIPE)
+    (tmp_path / "start").write_bytes(start)
+    source = subprocess.Popen(["sh", "-c", "cat start; exec cat /dev/zero"], cwd=tmp_path, stdout=subprocess.PIPE)
     done = runner("--max-pixels", 1000, "decode", "-", stdin=source.stdout)
     source.stdout.close()
     source.kill()

@@ -35,9 +35,10 @@ def png_files(rng):
             samples = rng.integers(0, 1 << depth, (9, 13, CHANNELS[color_type]))
             palette = random_palette(rng, 1 << depth, 3) if color_type == 3 else None
             trns = {0: b"\0\1", 2: bytes(6), 3: b"\0\x80"}.get(color_type)
-            text = (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  26\n" + exif_block(6).hex().encode()))
-            yield png_bytes(samples, depth, color_type, depth != 8, palette, trns, before=[(b"eXIf", exif_block(3))][:depth % 3],
-                            after=[text])
+            profile = b"\nexif\n  26\n" + exif_block(6).hex().encode()
+            text = (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))
+            exif = [(b"eXIf", exif_block(3))][:depth % 3]
+            yield png_bytes(samples, depth, color_type, depth != 8, palette, trns, exif, [text])
 
 
 @kind("jpeg")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_files import CHANNELS, chunk, png_bytes
+from image_files import chunk, png_bytes, random_png
 from pixels import (E_DATA, E_NOINPUT, E_USAGE, SEED, assert_same, exif_block, pillow_fit, pillow_rgb,
                     smooth_image)
 
@@ -23,17 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency
 
 
 # ---------------------------------------------------------------- PNG
-
-def random_png(rng, width, height, depth, color_type, interlaced, transparent):
-    samples = rng.integers(0, 1 << depth, (height, width, CHANNELS[color_type]))
-    palette = trns = None
-    if color_type == 3:
-        palette = rng.integers(0, 256, 3 << depth, dtype=np.uint8).tobytes()
-        trns = rng.integers(0, 256, (1 << depth) - 1, dtype=np.uint8).tobytes()
-    elif color_type in (0, 2):
-        trns = samples[0, 0].astype(">u2").tobytes()
-    return png_bytes(samples, depth, color_type, interlaced, palette, trns if transparent else None)
-
 
 PNG_KINDS = [(color_type, depth, transparent)
              for color_type, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)),
