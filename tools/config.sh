@@ -26,7 +26,9 @@ if ! command -v ${CC%% *} >/dev/null || ! echo '#include <stddef.h>' | $CC -E - 
     echo "effnet: no C compiler ('$CC'): apt-get install gcc libc6-dev, or run 'make setup'" >&2
     exit 1
 fi
-for need in png.h:libpng-dev cjson/cJSON.h:libcjson-dev stb/stb_image.h:libstb-dev; do
+stb=stb/stb_image.h:libstb-dev # reads JPEG where libjpeg-turbo does not
+[ "$HAVE_JPEG" = 1 ] && stb=
+for need in png.h:libpng-dev zlib.h:zlib1g-dev cjson/cJSON.h:libcjson-dev $stb; do
     if ! echo "#include <stdio.h>
 #include <${need%%:*}>" | $CC -E - >/dev/null 2>&1; then
         echo "effnet: ${need%%:*} is not here: apt-get install ${need##*:}, or run 'make setup'" >&2
@@ -36,8 +38,7 @@ done
 
 line compiler "$(compiler)${SANITIZERS:+, sanitizers: $SANITIZERS}"
 if [ "$HAVE_JPEG" = 1 ]; then
-    jpeg="libjpeg-turbo $(macro jconfig.h LIBJPEG_TURBO_VERSION)"
-    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING), $jpeg and stb_image"
+    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING), libjpeg-turbo $(macro jconfig.h LIBJPEG_TURBO_VERSION)"
 else
     line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image; left out: libjpeg-turbo (libjpeg62-turbo-dev)"
 fi
