@@ -3,6 +3,7 @@
 #include "cli/colour.h"
 #include "cli/feed.h"
 #include "cli/results.h"
+#include "common/utf8.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -105,9 +106,10 @@ static int finish_batch(struct job *job)
 /* Such an image gets the same answer as an empty one, and its author would not know why. */
 static void notice_blank(const char *path)
 {
-    char message[512];
+    char name[EFFNET_PATH_TEXT_SIZE], message[EFFNET_PATH_TEXT_SIZE + 128];
+    effnet_keep_end(name, sizeof name, path);
     snprintf(message, sizeof message,
-             "%.300s: one colour without its alpha, which is dropped; try --background white", path);
+             "%s: one colour without its alpha, which is dropped; try --background white", name);
     cli_notice(message);
 }
 
