@@ -268,10 +268,10 @@ static int use_in_child(const struct subject *s, effnet_session *session)
     float *logits = poisoned((size_t)s->images * s->classes);
     const struct effnet_session_options cuda = {.device = "cuda"}, any = {.device = "auto"};
     int devices = 0;
-    if (effnet_session_run(session, s->pixels, s->images, logits, &error) != EFFNET_E_UNAVAILABLE ||
+    if (effnet_session_run(session, s->pixels, s->images, logits, &error) != EFFNET_E_USAGE ||
         !strstr(error.message, "fork"))
         return 10;
-    if (effnet_session_time(session, 1, false, &elapsed_us, &error) != EFFNET_E_UNAVAILABLE) return 11;
+    if (effnet_session_time(session, 1, false, &elapsed_us, &error) != EFFNET_E_USAGE) return 11;
     if (effnet_session_open(s->model, &cuda, &other, &error) != EFFNET_E_UNAVAILABLE || other ||
         !strstr(error.message, "fork"))
         return 12;
