@@ -2,6 +2,7 @@
 
 #include "random.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -247,9 +248,11 @@ const char *weights_path(void)
 void weights_write_bytes(const void *bytes, size_t size_bytes)
 {
     unlink(weights_path()); /* an open model keeps the old file */
-    FILE *file = fopen(weights_path(), "wb");
-    require(file, path);
-    require(fwrite(bytes, 1, size_bytes, file) == size_bytes && !fclose(file), path);
+    /* Not by a stream: a child that another thread forks meanwhile writes its copy of the buffer as it exits.
+     */
+    int fd = open(weights_path(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    require(fd >= 0, path);
+    require(write(fd, bytes, size_bytes) == (ssize_t)size_bytes && !close(fd), path);
 }
 
 const char *weights_save(const struct weights *w)
