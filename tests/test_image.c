@@ -453,6 +453,23 @@ static void hostile_jpegs(void **state)
     free(file.data);
 }
 
+/* BMPs that end within their headers or right behind them: masks are not looked for any further. */
+static void bmp_headers(void **state)
+{
+    (void)state;
+    struct effnet_image image;
+    struct effnet_error error;
+    for (int header = 0; header <= 128; header++)
+        for (int compression = 0; compression <= 6; compression += 3)
+            for (int size = 30; size <= 14 + 128; size++) {
+                uint8_t file[14 + 128] = {'B', 'M', [18] = 200, [22] = 200, [26] = 1, [28] = 16};
+                file[14] = (uint8_t)header;
+                if (header >= 20) file[30] = (uint8_t)compression;
+                int status = decode(file, (size_t)size, "header", &small, &image, &error);
+                assert_int_equal(status, EFFNET_E_DATA);
+            }
+}
+
 /* Every orientation of a 3 x 2 image; upright it reads a b c / d e f. */
 static void orientations(void **state)
 {
@@ -566,7 +583,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_files),    cmocka_unit_test(truncated_files), cmocka_unit_test(broken_files),
         cmocka_unit_test(hostile_jpegs), cmocka_unit_test(orientations),    cmocka_unit_test(exif_blocks),
-        cmocka_unit_test(xmp_packets),   cmocka_unit_test(files),
+        cmocka_unit_test(xmp_packets),   cmocka_unit_test(bmp_headers),     cmocka_unit_test(files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -82,11 +82,14 @@ static int set_channels(struct bmp *bmp, const uint8_t *masks, int count, struct
     uint32_t taken = 0, all = bmp->bits == 32 ? UINT32_MAX : (UINT32_C(1) << bmp->bits) - 1;
     for (int c = 0; c < 4; c++) {
         bool alone = set_channel(&bmp->channels[c], values[c]) && !(taken & values[c]) && !(values[c] & ~all);
-        if (!alone) return fail(bmp, error, "a mask that cannot be, the one of channel", (uint32_t)c);
+        if (!alone)
+            return fail(bmp, error, "a mask with gaps, too wide or over another one, of channel",
+                        (uint32_t)c);
         taken |= values[c];
     }
-    return taken & ~values[ALPHA] ? EFFNET_OK
-                                  : fail(bmp, error, "no masks for pixels of bits:", (uint32_t)bmp->bits);
+    return taken & ~values[ALPHA]
+               ? EFFNET_OK
+               : fail(bmp, error, "no mask of a colour, bits a pixel:", (uint32_t)bmp->bits);
 }
 
 /* Fills in what the header behind the file header says. */
@@ -158,11 +161,12 @@ static int read_headers(struct bmp *bmp, struct effnet_error *error)
 
     if (bmp->bits > 8) {
         bool masked = bmp->compression == MASKS || bmp->compression == ALPHA_MASKS;
-        int count = bmp->compression == ALPHA_MASKS || header_bytes >= 56 ? 4 : 3;
-        if (masked && header_bytes < 52) masks_bytes = 4 * (uint32_t)count; /* they follow the header */
+        bool behind = header_bytes < 52; /* the header has no room for them */
+        int count = (behind ? bmp->compression == ALPHA_MASKS : header_bytes >= 56) ? 4 : 3;
+        if (masked && behind) masks_bytes = 4 * (uint32_t)count;
         if (source->size_bytes < FILE_HEADER_BYTES + header_bytes + masks_bytes)
             return image_fail_truncated(source, error);
-        status = set_channels(bmp, masked ? header + 40 : NULL, count, error);
+        status = set_channels(bmp, masked ? header + (behind ? header_bytes : 40) : NULL, count, error);
         if (status) return status;
     } else if (bmp->palette_entries == 0) {
         bmp->palette_entries = 1u << bmp->bits;
