@@ -117,7 +117,7 @@ static void read_passes(struct job *job, png_structp png, png_infop info, int ch
     }
 }
 
-/* Runs between setjmp and its return; fills job. */
+/* What libpng leaves by longjmp ends in run. */
 static void read_image(struct job *job, png_structp png, png_infop info)
 {
     png_set_user_limits(png, IMAGE_MAX_SIDE, IMAGE_MAX_SIDE);
@@ -144,6 +144,14 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     png_read_end(png, info);
 }
 
+/* Whether libpng has come to the end without an error. */
+static bool run(struct job *job, png_structp png, png_infop info)
+{
+    if (setjmp(png_jmpbuf(png)) != 0) return false;
+    read_image(job, png, info);
+    return true;
+}
+
 static bool matches(const uint8_t *data, size_t size_bytes)
 {
     return size_bytes >= 8 && memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0;
@@ -160,15 +168,12 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
         return effnet_fail(error, EFFNET_E_NOMEM, "%s: libpng cannot start", source->name);
     }
 
-    if (setjmp(png_jmpbuf(png)) == 0) {
-        read_image(&job, png, info);
-    } else if (job.complete && job.ended) {
-        /* Only what follows the pixels is missing; Pillow takes such a file too. */
-    } else if (job.ended) {
+    bool ok = run(&job, png, info);
+    if (job.complete && job.ended) ok = true; /* what follows the pixels is missing; Pillow takes that too */
+    if (!ok && job.ended)
         job.status = image_fail_truncated(source, error);
-    } else {
+    else if (!ok)
         job.status = effnet_fail(error, EFFNET_E_DATA, "%s: bad PNG: %s", source->name, job.reason);
-    }
     png_destroy_read_struct(&png, &info, NULL);
     free(job.row);
 

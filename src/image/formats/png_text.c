@@ -59,7 +59,7 @@ static uint8_t *inflate_text(struct span *span)
     uLongf size_bytes = MOST_TEXT_BYTES;
     if (!text || uncompress(text, &size_bytes, span->data, span->size_bytes) != Z_OK) size_bytes = 0;
     IMAGE_WRITTEN(text, size_bytes);
-    *span = (struct span){text, size_bytes, false};
+    *span = (struct span){text ? text : span->data, size_bytes, false};
     return text;
 }
 
