@@ -432,6 +432,24 @@ def test_orientation_in_png(decode, tmp_path, name, where):
     assert_same(decode(path, "--ignore-exif"), samples)
 
 
+def one_entry(kind, count, value, behind=b""):
+    """EXIF data with the orientation alone, as `count` values of a TIFF type."""
+    return b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0x0112, kind, count) + value.ljust(4, b"\0") + bytes(4) + behind
+
+
+@pytest.mark.parametrize("exif", [
+    *(one_entry(kind, 1, b"\6") for kind in (1, 2, 3, 4, 6, 7, 8, 9, 13)), one_entry(3, 1, b"\xfa\xff"),
+    one_entry(8, 1, b"\xfa\xff"), one_entry(3, 0, b"\6"), one_entry(3, 2, b"\6\0\3"),
+    one_entry(3, 3, b"\x1a", b"\6\0\3\0\3\0"), one_entry(3, 3, b"\x1a", b"\6\0\3\0\3"),
+    one_entry(4, 1 << 31, b"\x1a"), b"Exif\0\0" + one_entry(3, 1, b"\6")], ids=repr)
+@pytest.mark.filterwarnings("ignore")  # Pillow's of these files
+def test_orientation_of_other_types(decode, tmp_path, exif):
+    samples = np.random.default_rng(SEED).integers(0, 256, (5, 9, 3))
+    path = tmp_path / "image.png"
+    path.write_bytes(png_bytes(samples, 8, 2, after=[(b"eXIf", exif), international(XMP, xmp(3))]))
+    assert_same(decode(path), pillow_rgb(path))
+
+
 def test_orientation_in_broken_text(decode, tmp_path):
     """Where Pillow gives up on the whole file, metadata that is wrong tells nothing."""
     samples = np.random.default_rng(SEED).integers(0, 256, (5, 9, 3))

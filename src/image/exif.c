@@ -8,23 +8,35 @@
 
 #include <string.h>
 
-enum {
-    TAG_ORIENTATION = 0x0112,
-    TIFF_SHORT = 3,
-    TIFF_LONG = 4,
-};
+enum { TAG_ORIENTATION = 0x0112 };
 
-static uint32_t get_uint(const uint8_t *p, int bytes, bool big_endian)
+/* Bytes of a whole number of this TIFF type, 0 for other types. What is negative as a signed number is no
+ * orientation as an unsigned one either. */
+static size_t integer_bytes(uint32_t type)
+{
+    enum { SHORT = 3, LONG = 4, SIGNED_BYTE = 6, SIGNED_SHORT = 8, SIGNED_LONG = 9, DIRECTORY = 13 };
+    switch (type) {
+    case SIGNED_BYTE: return 1;
+    case SHORT:
+    case SIGNED_SHORT: return 2;
+    case LONG:
+    case SIGNED_LONG:
+    case DIRECTORY: return 4;
+    default: return 0;
+    }
+}
+
+static uint32_t get_uint(const uint8_t *p, size_t bytes, bool big_endian)
 {
     uint32_t value = 0;
-    for (int i = 0; i < bytes; i++) value = value << 8 | p[big_endian ? i : bytes - 1 - i];
+    for (size_t i = 0; i < bytes; i++) value = value << 8 | p[big_endian ? i : bytes - 1 - i];
     return value;
 }
 
 int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
 {
-    if (size_bytes >= 6 && memcmp(exif, "Exif\0\0", 6) == 0) {
-        exif += 6;
+    for (int i = 0; i < 2 && size_bytes >= 6 && memcmp(exif, "Exif\0\0", 6) == 0; i++) {
+        exif += 6; /* some writers put it there twice */
         size_bytes -= 6;
     }
     if (size_bytes < 8) return 0;
@@ -40,8 +52,11 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
         const uint8_t *entry = exif + at;
         if (get_uint(entry, 2, big_endian) != TAG_ORIENTATION) continue;
         uint32_t type = get_uint(entry + 2, 2, big_endian), count = get_uint(entry + 4, 4, big_endian);
-        int bytes = type == TIFF_SHORT ? 2 : type == TIFF_LONG ? 4 : 0;
-        uint32_t value = bytes && count == 1 ? get_uint(entry + 8, bytes, big_endian) : 0;
+        uint64_t bytes = integer_bytes(type), all_bytes = bytes * count;
+        /* The first of the values counts. They are in the entry, or where it says if they take more room. */
+        size_t place = all_bytes <= 4 ? at + 8 : get_uint(entry + 8, 4, big_endian);
+        if (count == 0 || place > size_bytes || size_bytes - place < all_bytes) continue;
+        uint32_t value = get_uint(exif + place, bytes, big_endian);
         orientation = value >= 1 && value <= 8 ? (int)value : 1;
     }
     return orientation;
