@@ -24,14 +24,16 @@ int effnet_thread_start(pthread_t *thread, void *(*function)(void *), void *argu
     int failure = pthread_attr_init(&attributes);
     if (failure) return failure;
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    /* Set before the thread starts: of one that has ended, pthread_setaffinity_np changes the caller's. */
+    cpu_set_t *mask = effnet_cpu_mask(&mask_bytes, &widened);
+#ifdef __GLIBC__ /* musl has no such call; there a thread has its caller's affinity */
+    if (widened) pthread_attr_setaffinity_np(&attributes, mask_bytes, mask);
+#endif
+    CPU_FREE(mask);
     fill_blocked(&blocked);
     pthread_sigmask(SIG_BLOCK, &blocked, &before); /* a new thread has the mask of who starts it */
     failure = pthread_create(thread, &attributes, function, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
-    if (failure) return failure;
-    cpu_set_t *mask = effnet_cpu_mask(&mask_bytes, &widened);
-    if (widened) pthread_setaffinity_np(*thread, mask_bytes, mask); /* else it is the caller's */
-    CPU_FREE(mask);
-    return 0;
+    return failure;
 }
