@@ -351,7 +351,7 @@ def main(arguments):
                 file.write(data)
         except FileExistsError:
             if path.read_bytes() != data:
-                print(f"draw_samples.py: {path}: exists, and is another picture: left alone", file=sys.stderr)
+                print(f"draw_samples.py: {path}: exists, and is another image: left alone", file=sys.stderr)
                 kept += 1
                 continue
         print(path)

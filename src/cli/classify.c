@@ -241,9 +241,8 @@ int cmd_classify(int argc, char **argv)
         {0, "ignore-exif", NULL, "leave the orientation that EXIF or XMP data tell alone", OPTION_FLAG,
          &o.ignore_exif, 0, 0, NULL},
         {0, "background", "COLOUR",
-         "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\nwhite or grey (default: "
-         "leave "
-         "out how transparent they are)",
+         "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
+         "white or grey (default: leave out how transparent they are)",
          OPTION_COLOUR, &o.background, 0, 0, NULL},
         {0, "timing", NULL, "say on standard error where the time went", OPTION_FLAG, &o.timing, 0, 0, NULL},
     };

@@ -5,9 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Whether the system would still give this process `bytes` of memory and `reserved` of address space beside
- * it
- * (`ulimit -v`, strict overcommitment). For calls of libraries that end the program where they get none. */
+/* Whether the system would still give this process `bytes` of memory, more than 0, and `reserved` of address
+ * space beside them: `ulimit -v` and strict overcommitment may refuse. Asked before calls of libraries that
+ * end the program where they get none. */
 bool effnet_memory_left(size_t bytes, size_t reserved);
 
 #endif
