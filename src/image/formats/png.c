@@ -186,11 +186,6 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return EFFNET_OK;
 }
 
-static uint32_t get32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 /* The header comes first. Of what is behind the pixels, orientation counts. */
 static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
 {
@@ -198,7 +193,7 @@ static int extent(const struct image_source *start, uint64_t *extent_bytes, stru
     const uint8_t *header = start->data + 16;
     *extent_bytes = UINT64_MAX;
     if (start->size_bytes < 29 || memcmp(start->data + 12, "IHDR", 4) != 0) return EFFNET_OK;
-    uint64_t width = get32(header), height = get32(header + 4);
+    uint64_t width = png_get_uint_32(header), height = png_get_uint_32(header + 4);
     int status = image_check_size(start, (int64_t)width, (int64_t)height, error);
     if (status) return status;
     uint64_t row = width * (uint64_t)(channels[header[9] & 7] * header[8]) / 8 +
