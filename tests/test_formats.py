@@ -441,7 +441,8 @@ def one_entry(kind, count, value, behind=b""):
     *(one_entry(kind, 1, b"\6") for kind in (1, 2, 3, 4, 6, 7, 8, 9, 13)), one_entry(3, 1, b"\xfa\xff"),
     one_entry(8, 1, b"\xfa\xff"), one_entry(3, 0, b"\6"), one_entry(3, 2, b"\6\0\3"),
     one_entry(3, 3, b"\x1a", b"\6\0\3\0\3\0"), one_entry(3, 3, b"\x1a", b"\6\0\3\0\3"),
-    one_entry(4, 1 << 31, b"\x1a"), b"Exif\0\0" + one_entry(3, 1, b"\6")], ids=repr)
+    one_entry(4, 1 << 31, b"\x1a"), b"Exif\0\0" + one_entry(3, 1, b"\6"),
+    b"II\0*" + one_entry(3, 1, b"\6")[4:]], ids=repr)
 @pytest.mark.filterwarnings("ignore")  # Pillow's of these files
 def test_orientation_of_other_types(decode, tmp_path, exif):
     samples = np.random.default_rng(SEED).integers(0, 256, (5, 9, 3))

@@ -41,7 +41,9 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
     }
     if (size_bytes < 8) return 0;
     bool big_endian = exif[0] == 'M';
-    if (memcmp(exif, big_endian ? "MM\0*" : "II*\0", 4) != 0) return 0;
+    /* Some writers put the number 42 the wrong way round. */
+    bool is_42 = get_uint(exif + 2, 2, false) == 42 || get_uint(exif + 2, 2, true) == 42;
+    if (memcmp(exif, big_endian ? "MM" : "II", 2) != 0 || !is_42) return 0;
     size_t at = get_uint(exif + 4, 4, big_endian);
     if (at > size_bytes - 2) return 0;
     uint32_t entries = get_uint(exif + at, 2, big_endian);
