@@ -290,7 +290,7 @@ static void check_small_networks(bool small, struct shared_work *work, uint64_t 
         count = add_cases(cases, count, "heads", heads, 5);
         count = add_cases(cases, count, "narrow", narrow, 3);
     }
-    run_cases("small networks", cases, count, small ? 3 : THREADS, small ? 2 : 200, 25, work, random);
+    run_cases("small networks", cases, count, small ? 3 : THREADS, small ? 2 : 200, 75, work, random);
     effnet_model_close(lite);
     effnet_model_close(heads);
     effnet_model_close(narrow);
@@ -306,7 +306,7 @@ static void check_real_networks(struct shared_work *work, uint64_t *random)
         if (lite1) count = add_cases(cases, count, "lite1", lite1, batch);
         if (b1_plain) count = add_cases(cases, count, "b1-plain", b1_plain, batch);
     }
-    if (count) run_cases("real networks", cases, count, THREADS, 200, 12, work, random);
+    if (count) run_cases("real networks", cases, count, THREADS, 200, 75, work, random);
     effnet_model_close(lite1);
     effnet_model_close(b1_plain);
 }
