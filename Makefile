@@ -93,7 +93,7 @@ ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)
 endif
-LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c %/formats/stb.c,%/jpeg_turbo.c),$(LIB_SOURCES))
+LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c,%/jpeg_turbo.c),$(LIB_SOURCES))
 # Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
 ifeq ($(MSAN),1)
 LIB_SOURCES := $(filter src/common/% src/image/% src/model/%,$(LIB_SOURCES))
@@ -162,7 +162,7 @@ $(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
 
 ifeq ($(SAN),1)
 # Over broken JPEGs stb_image shifts zeros by more than 31 bits, harmlessly.
-$(BUILD)/obj/src/image/formats/stb.o: private ALL_CFLAGS += -fno-sanitize=undefined
+$(BUILD)/obj/src/image/formats/jpeg_stb.o: private ALL_CFLAGS += -fno-sanitize=undefined
 endif
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/cc.flags

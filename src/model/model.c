@@ -20,14 +20,15 @@ struct effnet_model {
 
 enum { FORMAT, VERSION, NETWORK, PREPROCESS, LABELS, SOURCE, METADATA_FIELDS };
 
+/* A header without any is told so later, in better words. */
 static bool has_tensors(const struct safetensors *file)
 {
     const cJSON *item = file->header->child;
     return cJSON_IsObject(item && item == file->metadata ? item->next : item);
 }
 
-/* Refuses tensors of another program's before looking at them, which would find less telling faults: types
- * that effnet does not take. */
+/* Refuses another program's file as such, before its tensors are read: there the first complaint would be of
+ * some type that effnet does not take. */
 static int check_format(const struct effnet_model *model, struct json_context *context)
 {
     const cJSON *format = cJSON_GetObjectItemCaseSensitive(model->file.metadata, "format");
