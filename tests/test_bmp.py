@@ -317,6 +317,27 @@ def test_run_lengths_of_colours(decode, write):
     assert_same(decode(path), np.array([[list(b"cba"), list(b"fed"), list(b"ihg")], [list(b"RGB")] * 3], np.uint8))
 
 
+# ---------------------------------------------------------------- files that end early
+
+@pytest.mark.parametrize("top_down", [False, True], ids=["bottom_up", "top_down"])
+@pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
+def test_padding_may_lack_at_the_end(decode, runner, write, bits, top_down):
+    """Some writers leave out the padding of the last row that is stored. Of its pixels nothing may lack."""
+    rng = np.random.default_rng([SEED, bits])
+    palette = random_palette(rng, 1 << bits) if bits <= 8 else b""
+    for width, height in [(w, h) for w in (*WIDTHS, 37) for h in (1, 4)]:
+        samples = rng.integers(0, 1 << bits, (height, width))
+        whole = bmp_file(packed(samples, bits), 40, width, -height if top_down else height, bits, palette)
+        expected = decode(write(whole))
+        padding = -((width * bits + 7) // 8) % 4
+        for cut in range(1, padding + 1):
+            path = write(whole[:-cut])
+            assert_same(decode(path), expected)
+            assert_same(decode(path), pillow_rgb(path))
+        done = runner("decode", write(whole[:-padding - 1]))
+        assert done.returncode == E_DATA and "truncated" in done.stderr.decode()
+
+
 # ---------------------------------------------------------------- what is refused
 
 @pytest.mark.parametrize("data,reason", [

@@ -214,6 +214,13 @@ static uint64_t row_bytes(const struct bmp *bmp)
     return ((uint64_t)bmp->width * (unsigned)bmp->bits + 31) / 32 * 4;
 }
 
+/* What the pixels take at least: the last row's padding may be missing. */
+static uint64_t pixel_bytes(const struct bmp *bmp)
+{
+    uint64_t last = ((uint64_t)bmp->width * (unsigned)bmp->bits + 7) / 8;
+    return row_bytes(bmp) * (uint64_t)(bmp->height - 1) + last;
+}
+
 static void put_indices(const struct bmp *bmp, const uint8_t *in, uint8_t *rgb)
 {
     int per_byte = 8 / bmp->bits, mask = (1 << bmp->bits) - 1;
@@ -391,7 +398,7 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     struct bmp bmp = {.source = source};
     int status = read_headers(&bmp, error);
     if (status) return status;
-    uint64_t needed = bmp.pixels_at + (is_run_lengths(&bmp) ? 2 : row_bytes(&bmp) * (uint64_t)bmp.height);
+    uint64_t needed = bmp.pixels_at + (is_run_lengths(&bmp) ? 2 : pixel_bytes(&bmp));
     if (source->size_bytes < needed) return image_fail_truncated(source, error);
     if (bmp.bits <= 8) read_palette(&bmp);
     status = image_alloc(source, bmp.width, bmp.height, out, error);
