@@ -166,6 +166,13 @@ def test_what_is_no_file_stays(tmp_path, made, kind, options):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@pytest.mark.parametrize("end", ["/", "//", "/.", "/new/..", "/new/"])
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_the_name_of_a_folder_makes_no_file(tmp_path, made, end, options):
+    for outputs in ((f"{tmp_path}/new{end}",), (tmp_path / "out", "--onnx", f"{tmp_path}/new{end}")):
+        assert_refused(tmp_path, made[0], *outputs, *options, words=[f"new{end}: the name of a folder"])
+
+
 def test_standard_output_is_no_place(tmp_path, made):
     result = spawn_convert(made[0], "/dev/stdout", cwd=tmp_path)  # a pipe here
     assert_one_line_error(result, OUTPUT, "/dev/stdout", "not a regular file")

@@ -62,6 +62,8 @@ def _check_existing(output, force):
     try:
         mode = os.stat(output.path).st_mode
     except FileNotFoundError:
+        if os.path.basename(output.path) in ("", ".", ".."):
+            raise ConvertError(f"{output.path}: the name of a folder: name a file as {output.what}", EX_USAGE) from None
         return
     if not stat.S_ISREG(mode):
         raise output.fail("not a regular file")
