@@ -4,6 +4,9 @@
 #include <string.h>
 #include <strings.h>
 
+/* How far a text's first element is looked for: the bytes of a file that are read first. */
+enum { SEARCHED_BYTES = 64 << 10 };
+
 struct signature {
     const char *what, *bytes;
     size_t length;
@@ -25,8 +28,11 @@ static const struct signature signatures[] = {
     SIGNATURE("a JPEG XL image", "\xff\x0a"),
     SIGNATURE("a JPEG XR image", "II\xbc"),
     SIGNATURE("an icon (ICO)", "\0\0\1\0"),
+    SIGNATURE("an icon (ICNS)", "icns"),
+    SIGNATURE("a PCX image", "\x0a\5\1"),
+    SIGNATURE("a PCX image", "\x0a\3\1"),
+    SIGNATURE("a PCX image", "\x0a\2\1"),
     SIGNATURE("a Photoshop file (PSD)", "8BPS"),
-    SIGNATURE("a PDF document", "%PDF-"),
     SIGNATURE("a PostScript file", "%!PS"),
     SIGNATURE("a PostScript file", "\xc5\xd0\xd3\xc6"),
     SIGNATURE("a QOI image", "qoif"),
@@ -79,19 +85,44 @@ static bool word_at(const char *text, size_t length, const char *word)
     return length >= strlen(word) && strncasecmp(text, word, strlen(word)) == 0;
 }
 
-/* SVG and HTML, behind a byte order mark, white space, an XML declaration and comments. */
-static const char *markup_kind(const uint8_t *data, size_t size_bytes)
+/* SVG and HTML, behind white space, an XML declaration and comments. */
+static const char *markup_kind(const char *text, size_t size_bytes)
 {
-    const char *text = (const char *)data, *end = text + (size_bytes < 4096 ? size_bytes : 4096);
-    if (size_bytes >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) text += 3;
+    const char *end = text + size_bytes;
     while (text < end && memchr(" \t\r\n", *text, 4)) text++;
     if (text == end || *text != '<') return NULL;
     for (; text; text = memchr(text + 1, '<', (size_t)(end - text - 1))) {
         size_t length = (size_t)(end - text);
         if (word_at(text, length, "<svg") || word_at(text, length, "<!doctype svg")) return "an SVG image";
         if (word_at(text, length, "<html") || word_at(text, length, "<!doctype html")) return "an HTML page";
+        if (word_at(text, length, "<!--")) text = memmem(text + 4, length - 4, "-->", 3);
+        if (!text) break;
     }
     return NULL;
+}
+
+/* Text in UTF-8, with its mark or without, or in UTF-16, whose mark tells the order of the bytes. */
+static const char *text_kind(const uint8_t *data, size_t size_bytes)
+{
+    char narrow[4096];
+    if (size_bytes > SEARCHED_BYTES) size_bytes = SEARCHED_BYTES;
+    if (size_bytes >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0)
+        return markup_kind((const char *)data + 3, size_bytes - 3);
+    bool low_first = size_bytes >= 2 && memcmp(data, "\xff\xfe", 2) == 0;
+    if (!low_first && (size_bytes < 2 || memcmp(data, "\xfe\xff", 2) != 0))
+        return markup_kind((const char *)data, size_bytes);
+    size_t length = 0;
+    for (size_t at = 2; at + 2 <= size_bytes && length < sizeof narrow; at += 2) {
+        uint8_t low = data[at + !low_first], high = data[at + low_first];
+        narrow[length++] = (char)(high ? 0 : low);
+    }
+    return markup_kind(narrow, length);
+}
+
+/* Readers of PDF let up to 1024 bytes of anything come first. */
+static bool is_pdf(const uint8_t *data, size_t size_bytes)
+{
+    return memmem(data, size_bytes < 1024 ? size_bytes : 1024, "%PDF-", 5) != NULL;
 }
 
 const char *image_format_unread(const uint8_t *data, size_t size_bytes)
@@ -104,5 +135,6 @@ const char *image_format_unread(const uint8_t *data, size_t size_bytes)
             memcmp(data, signatures[i].bytes, signatures[i].length) == 0)
             return signatures[i].what;
     const char *heif = heif_kind(data, size_bytes);
-    return heif ? heif : markup_kind(data, size_bytes);
+    if (heif) return heif;
+    return is_pdf(data, size_bytes) ? "a PDF document" : text_kind(data, size_bytes);
 }
