@@ -128,6 +128,8 @@ KINDS = {
     "index.json": (lambda _: json.dumps({"weight_map": {}}).encode(), "a JSON file"),
     "empty": (lambda _: b"", "empty file"),
     "short": (lambda _: b"ab", "too few"),
+    "zeros": (lambda _: bytes(1 << 20), "not a safetensors file"),
+    "small numbers": (lambda _: b"\5\0\0\0\0\0\0\0" + b"\1\2\3" * 99, "not a safetensors file"),
     "text": (lambda _: b"tench\ngoldfish\ngreat white shark\n", "not a safetensors file"),
     "x.png": (image("PNG"), "a PNG image"),
     "x.jpg": (image("JPEG"), "a JPEG image"),
