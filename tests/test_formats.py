@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_files import CHANNELS, chunk, gif_bytes, png_bytes, random_png
+from image_files import ADAM7, CHANNELS, chunk, gif_bytes, png_bytes, random_png
 from pixels import E_DATA, SEED, assert_same, exif_block, pillow_fit, pillow_rgb, smooth_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow's, about dropped alpha
@@ -526,6 +526,11 @@ def limited(runner, sanitized, path, megabytes=128, **options):
     return runner("decode", path, preexec_fn=limit_memory, **options)
 
 
+def png_header(width, height, depth, color_type, interlaced=False):
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0,
+                                                            int(interlaced)))
+
+
 BMP_HEADER = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 0, 0, 0, 54, 40, 2, 2, 1, 24, 0, 0, 0, 0, 0, 0)
 
 
@@ -533,7 +538,8 @@ BMP_HEADER = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 0, 0, 0, 54, 40, 2, 2, 1, 
     (b"BM", "bad BMP: bytes of header: 0"),
     (BMP_HEADER[:18] + struct.pack("<ii", 100000, 100000) + BMP_HEADER[26:], "too large"),
     (b"P6 100000 100000 255\n", "too large"), (b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2", "too large"),
-    (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 100000, 100000, 8, 2, 0, 0, 0)), "too large"),
+    (png_header(100000, 100000, 8, 2), "too large"),
+    (png_header(12000, 12000, 16, 6), "too large, its rows unpack to 1152012000 bytes, more than the limit of 805306368"),
     (b"\0\0\2\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\x18\x20", "too large"), (b"RIFF\0\0\0\0WEBP", "a WebP image"),
     (b"\0", "not a PNG"),
 ])
@@ -541,6 +547,39 @@ def test_huge_files_are_refused_by_their_start(runner, sanitized, tmp_path, star
     path = sparse(tmp_path / "image", start, 1500 << 20)
     done = limited(runner, sanitized, path)
     assert done.returncode == E_DATA and reason in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
+def png_rows_bytes(width, height, depth, color_type, interlaced):
+    """What is inflated: a filter's number and the samples, of every row of every pass that has pixels."""
+    total = 0
+    for x, y, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
+        total += rows * ((columns * CHANNELS[color_type] * depth + 7) // 8 + 1) if columns else 0
+    return total
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+@pytest.mark.parametrize("width,depth,color_type", [(10000, 16, 6), (6, 16, 6), (7, 16, 6), (9, 16, 2), (11000, 16, 2)])
+def test_png_rows_are_limited(runner, tmp_path, width, depth, color_type, interlaced):
+    """The highest image whose rows stay within the limit lacks its data, the next is too large."""
+    limit = 768 << 20
+    low, high = 0, 1 << 27
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = png_rows_bytes(width, middle, depth, color_type, interlaced) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    path = tmp_path / "image.png"
+    for height, reason in [
+        (low, "truncated, the file ends before the image does"),
+        (high, f"too large, its rows unpack to {png_rows_bytes(width, high, depth, color_type, interlaced)} bytes, "
+               f"more than the limit of {limit}")]:
+        path.write_bytes(png_header(width, height, depth, color_type, interlaced) + b"\0\0\1\0IDAT")
+        done = runner("decode", path)
+        assert (done.returncode, done.stderr.decode()) == (E_DATA, f"{path}: {reason}\n")
+    done = runner("--max-pixels", 179_000_000, "decode", path)
+    assert "truncated" in done.stderr.decode(), "the limit grows with that on pixels"
+    done = runner("--max-pixels", width * low - 1, "decode", path)
+    assert "pixels" in done.stderr.decode()
 
 
 @pytest.mark.parametrize("start,size", [
@@ -552,7 +591,7 @@ def test_what_follows_the_pixels_is_not_read(runner, sanitized, tmp_path, start,
 
 
 @pytest.mark.parametrize("start", [
-    b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)) + b"\x7f\xff\xff\xfftEXt",
+    png_header(2, 2, 8, 2) + b"\x7f\xff\xff\xfftEXt",
     gif_bytes(np.zeros((2, 2), int), (2, 2), bits=2)[:13] + b"!\xfe" + b"\xff" * 300, b"P3 2 2 255\n#"])
 def test_endless_streams(runner, tmp_path, start):
     """Given up on after as much as an image of that size may have; with a small limit here, for speed."""

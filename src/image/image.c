@@ -104,8 +104,10 @@ static int finish(const struct effnet_image_options *options, const struct image
 
 static struct image_source make_source(const struct effnet_image_options *options, const char *name)
 {
+    const int64_t most_pixels = (int64_t)IMAGE_MAX_SIDE * IMAGE_MAX_SIDE; /* what both sides allow */
     return (struct image_source){.name = name,
-                                 .max_pixels = options->max_pixels,
+                                 .max_pixels = options->max_pixels < most_pixels ? options->max_pixels
+                                                                                 : most_pixels,
                                  .background = options->has_background ? options->background : NULL};
 }
 
@@ -161,8 +163,7 @@ static int read_bytes(int fd, const char *name, size_t wanted, struct bytes *byt
  * default limit: a larger file is an image that nobody has compressed, or none. */
 static uint64_t size_limit(int64_t max_pixels)
 {
-    const int64_t most_pixels = (int64_t)IMAGE_MAX_SIDE * IMAGE_MAX_SIDE;
-    return IMAGE_METADATA_BYTES + 3 * (uint64_t)(max_pixels < most_pixels ? max_pixels : most_pixels);
+    return IMAGE_METADATA_BYTES + 3 * (uint64_t)max_pixels;
 }
 
 /* Reads as much of a file as its decoder may want, which its first bytes tell. *source is given the bytes. */

@@ -31,8 +31,8 @@
 struct image_source {
     const uint8_t *data;
     size_t size_bytes;
-    const char *name; /* for messages */
-    int64_t max_pixels;
+    const char *name;          /* for messages */
+    int64_t max_pixels;        /* at most IMAGE_MAX_SIDE squared */
     const uint8_t *background; /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
     bool more;                 /* the file goes on behind these bytes, further than it may */
 };

@@ -74,7 +74,8 @@ static int parse_header(struct safetensors *file, struct json_context *context)
                                 "header of %" PRIu64 " bytes leaves no data in a file of %zu: truncated?",
                                 length, file->size_bytes);
     if (length == 0 || ((const char *)file->map)[LENGTH_BYTES] != '{')
-        return effnet_json_fail(context, "header without a JSON object: not a safetensors file? (" MADE_BY ")");
+        return effnet_json_fail(context,
+                                "header without a JSON object: not a safetensors file? (" MADE_BY ")");
     file->data = (const uint8_t *)file->map + LENGTH_BYTES + length;
     file->data_bytes = file->size_bytes - LENGTH_BYTES - length;
     effnet_json_where(context, "header");

@@ -117,6 +117,31 @@ static void read_passes(struct job *job, png_structp png, png_infop info, int ch
     }
 }
 
+/* What the rows come to once inflated, with the number of the filter before each. */
+static uint64_t inflated_bytes(uint64_t width, uint64_t height, unsigned pixel_bits, bool interlaced)
+{
+    if (!interlaced) return height * ((width * pixel_bits + 7) / 8 + 1);
+    uint64_t total = 0;
+    for (int pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; pass++) {
+        uint64_t columns = PNG_PASS_COLS(width, pass), rows = PNG_PASS_ROWS(height, pass);
+        if (columns > 0) total += rows * ((columns * pixel_bits + 7) / 8 + 1);
+    }
+    return total;
+}
+
+/* Inflating and filtering take most of a PNG's time, and what they take goes by the bytes of the rows. At the
+ * default limit of pixels, every image of up to 32 bits a pixel passes; whoever wants more pixels gets more
+ * bytes, too. */
+static int check_rows(const struct image_source *source, uint64_t bytes, struct effnet_error *error)
+{
+    uint64_t limit = UINT64_C(768) << 20;
+    if (source->max_pixels > EFFNET_MAX_PIXELS_DEFAULT) limit = (uint64_t)source->max_pixels * 9 / 2;
+    if (bytes <= limit) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_DATA,
+                       "%s: too large, its rows unpack to %llu bytes, more than the limit of %llu",
+                       source->name, (unsigned long long)bytes, (unsigned long long)limit);
+}
+
 /* What libpng leaves by longjmp ends in run. */
 static void read_image(struct job *job, png_structp png, png_infop info)
 {
@@ -126,7 +151,13 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     png_read_info(png, info);
 
     png_uint_32 width = png_get_image_width(png, info), height = png_get_image_height(png, info);
-    job->status = image_alloc(job->source, width, height, &job->image, job->error);
+    unsigned pixel_bits = (unsigned)png_get_bit_depth(png, info) * png_get_channels(png, info);
+    bool interlaced = png_get_interlace_type(png, info) != PNG_INTERLACE_NONE;
+    job->status = image_check_size(job->source, width, height, job->error);
+    if (!job->status)
+        job->status = check_rows(job->source, inflated_bytes(width, height, pixel_bits, interlaced),
+                                 job->error);
+    if (!job->status) job->status = image_alloc(job->source, width, height, &job->image, job->error);
     if (job->status) return;
 
     convert_to_8_bits(png, info);
@@ -196,11 +227,10 @@ static int extent(const struct image_source *start, uint64_t *extent_bytes, stru
     uint64_t width = png_get_uint_32(header), height = png_get_uint_32(header + 4);
     int status = image_check_size(start, (int64_t)width, (int64_t)height, error);
     if (status) return status;
-    uint64_t row = width * (uint64_t)(channels[header[9] & 7] * header[8]) / 8 +
-                   2;                 /* and its filter's number */
-    uint64_t rows = row * height * 2; /* deflated, badly */
-    *extent_bytes = rows + IMAGE_METADATA_BYTES;
-    return EFFNET_OK;
+    unsigned pixel_bits = (unsigned)channels[header[9] & 7] * header[8];
+    uint64_t inflated = inflated_bytes(width, height, pixel_bits, header[12] != 0);
+    *extent_bytes = 2 * inflated + IMAGE_METADATA_BYTES; /* deflated badly, it grows */
+    return check_rows(start, inflated, error);
 }
 
 const struct image_format image_format_png = {"PNG", matches, decode, extent};
