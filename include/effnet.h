@@ -63,8 +63,9 @@ struct effnet_image {
 };
 
 struct effnet_image_options {
-    int64_t max_pixels;    /* width * height allowed, checked first; bytes are limited in proportion */
-    bool ignore_exif;      /* leave the orientation that EXIF and XMP data tell alone */
+    int64_t
+        max_pixels;   /* width * height allowed, 1 or more, checked first; bytes are limited in proportion */
+    bool ignore_exif; /* ignore the orientation in EXIF and XMP data */
     bool has_background;   /* lay transparent pixels over `background`; else alpha is dropped */
     uint8_t background[3]; /* red, green, blue */
 };

@@ -38,6 +38,8 @@ static int print_help(void)
            "'effnet COMMAND --help' lists a command's options.\n\n"
            "Environment:\n"
            "  EFFNET_MODEL  weights file, or name of a network, where -m does not say it\n"
+           "  EFFNET_CACHE  folder for what was measured on a GPU (default: ~/.cache/effnet)\n"
+           "  EFFNET_CUDNN  cuDNN's library or its folder, where the loader does not find it\n"
            "  NO_COLOR      if set and not empty: no colour\n\n"
            "Exit status:\n");
     cli_print_exit_statuses(stdout);
@@ -58,9 +60,10 @@ static int help(int argc, char **argv)
     if (argc < 2) return print_help();
     const struct command *command = find_command(argv[1]);
     if (!command) return fail_command(argv[1]);
-    if (argc > 2) return cli_fail(EFFNET_E_USAGE, "help takes one command (see 'effnet --help')");
-    char *arguments[] = {argv[1], "--help", NULL};
-    return command->run(2, arguments);
+    const bool linear = argc == 3 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "linear") == 0;
+    if (argc > 2 && !linear) return cli_fail(EFFNET_E_USAGE, "help takes one command (see 'effnet --help')");
+    char *arguments[] = {argv[1], linear ? argv[2] : "--help", "--help", NULL};
+    return command->run(linear ? 3 : 2, arguments);
 }
 
 static int dispatch(int argc, char **argv)

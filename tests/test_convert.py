@@ -602,3 +602,8 @@ def test_names_of_files_that_are_not_text(tmp_path, seven_blocks):
 
 def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, seven_blocks):
     refused(tmp_path, {**seven_blocks, "a\x1b[2J\nb": np.ones(1, np.float32)}, "\\x1b[2J\\x0ab is unexpected")
+
+
+def test_weights_of_our_own(tmp_path, b1_plain):
+    result = run_convert(b1_plain, tmp_path / "again.safetensors")
+    assert_one_line_error(result, 65, "effnet's own weights already")

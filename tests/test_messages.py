@@ -179,7 +179,7 @@ def test_a_long_path_keeps_its_end(effnet, tmp_path, part):
         assert_one_line(done, NO_INPUT, "/weights.safetensors: No such file")
         path.write_bytes(b"nothing of the kind")
         done = effnet("info", "-m", path)
-        assert_one_line(done, DATA, "/weights.safetensors: header of", "not a safetensors file")
+        assert_one_line(done, DATA, "/weights.safetensors: not a safetensors file", "header of")
         assert "\\x" not in done.stderr and "\ufffd" not in done.stderr
 
 

@@ -49,8 +49,10 @@ else
 fi
 if [ -n "$SANITIZERS" ]; then
     line GPU "left out: sanitizers"
+elif [ -z "$NVCC" ] && [ -n "$CUDA" ]; then
+    line GPU "left out: $CUDA has no bin/nvcc"
 elif [ -z "$NVCC" ]; then
-    line GPU "left out: no nvcc (name the CUDA toolkit by CUDA=)"
+    line GPU "left out: no nvcc, or CUDA= is empty (CUDA=folder names the CUDA toolkit)"
 elif [ -z "$CUDART" ]; then
     line GPU "left out: $CUDA has no libcudart_static.a"
 elif [ -z "$CUDNN_HEADER" ]; then

@@ -187,7 +187,7 @@ int cmd_bench(int argc, char **argv)
          &o.batches, 1, BATCH_MAX, NULL},
         {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.warmup, 0,
          WARMUP_MAX, NULL},
-        {0, "duration", "SECONDS", "time passes for so long, and three at least (default 1)", OPTION_REAL,
+        {0, "duration", "SECONDS", "measure for so long, three passes at least (default 1)", OPTION_REAL,
          &o.duration, 0, 3600, NULL},
         {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER, &o.repetitions,
          1, REPETITIONS_MAX, NULL},

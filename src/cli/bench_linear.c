@@ -476,7 +476,7 @@ int cmd_bench_linear(int argc, char **argv)
         {0, "seed", "N", "of the random data (default 1)", OPTION_INTEGER, &o.seed, 0, 0x1p53 - 1, NULL},
         {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.bench.warmup, 0,
          1000000, NULL},
-        {0, "duration", "SECONDS", "time passes for so long, and three at least (default 1)", OPTION_REAL,
+        {0, "duration", "SECONDS", "measure for so long, three passes at least (default 1)", OPTION_REAL,
          &o.bench.duration, 0, 3600, NULL},
         {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER,
          &o.bench.repetitions, 1, 1000000, NULL},

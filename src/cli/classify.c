@@ -104,12 +104,13 @@ static int finish_batch(struct job *job)
 }
 
 /* Such an image gets the same answer as an empty one, and its author would not know why. */
-static void notice_blank(const char *path)
+static void notice_blank(const char *path, const uint8_t colour[3])
 {
     char name[EFFNET_PATH_TEXT_SIZE], message[EFFNET_PATH_TEXT_SIZE + 128];
     effnet_keep_end(name, sizeof name, path);
     snprintf(message, sizeof message,
-             "%s: one colour without its alpha, which is dropped; try --background white", name);
+             "%s: one colour without its alpha, which is dropped; try --background %s", name,
+             colour[0] + colour[1] + colour[2] > 3 * 127 ? "black" : "white");
     cli_notice(message);
 }
 
@@ -125,7 +126,7 @@ static int run_all(struct job *job)
             if (!job->first_failure) job->first_failure = item->status;
         } else {
             if (item->blank_without_alpha && !job->options->setup.quiet)
-                notice_blank(job->paths[item->index]);
+                notice_blank(job->paths[item->index], item->crop);
             job->files[job->pending] = item->index;
             memcpy(job->crops + (size_t)job->pending * job->crop_bytes, item->crop, job->crop_bytes);
             if (++job->pending == job->batch) status = finish_batch(job);
@@ -238,11 +239,11 @@ int cmd_classify(int argc, char **argv)
          &o.batch_size, 1, BATCH_MAX, NULL},
         {0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", OPTION_INTEGER,
          &o.max_pixels, 1, INT_MAX, NULL},
-        {0, "ignore-exif", NULL, "leave the orientation that EXIF or XMP data tell alone", OPTION_FLAG,
-         &o.ignore_exif, 0, 0, NULL},
+        {0, "ignore-exif", NULL, "ignore the orientation in EXIF and XMP data", OPTION_FLAG, &o.ignore_exif,
+         0, 0, NULL},
         {0, "background", "COLOUR",
          "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
-         "white or grey (default: leave out how transparent they are)",
+         "white or grey (default: ignore transparency)",
          OPTION_COLOUR, &o.background, 0, 0, NULL},
         {0, "timing", NULL, "say on standard error where the time went", OPTION_FLAG, &o.timing, 0, 0, NULL},
     };

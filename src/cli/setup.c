@@ -87,10 +87,11 @@ static int find_model(const struct setup *setup, char path[PATH_MAX])
     const char *asked = setup->model ? setup->model : environment && *environment ? environment : NULL;
     if (!asked) {
         if (find_network(DEFAULT_NETWORK, path)) return EFFNET_OK;
-        return cli_fail(EFFNET_E_NOINPUT,
-                        "no weights: there is no " DEFAULT_NETWORK WEIGHTS_SUFFIX
-                        " in ../weights or ../share/effnet beside the program; run 'make weights', or name a "
-                        "file with -m or EFFNET_MODEL");
+        return cli_fail(
+            EFFNET_E_NOINPUT,
+            "no weights: there is no " DEFAULT_NETWORK WEIGHTS_SUFFIX
+            " in weights or share/effnet beside the program's folder; run 'make weights', or name "
+            "a file with -m or EFFNET_MODEL");
     }
     const char *origin = setup->model ? "" : "EFFNET_MODEL: ";
     if (strlen(asked) >= PATH_MAX)

@@ -65,8 +65,8 @@ static int parse_header(struct safetensors *file, struct json_context *context)
     memcpy(&length, file->map, sizeof length);
     if (length > MAX_HEADER_BYTES)
         return effnet_json_fail(context,
-                                "header of %" PRIu64
-                                " bytes is over the limit of %d: not a safetensors file? (" MADE_BY ")",
+                                "not a safetensors file, or its header of %" PRIu64
+                                " bytes is over the limit of %d (" MADE_BY ")",
                                 length, MAX_HEADER_BYTES);
     /* A file without data has no tensors, and cJSON's lookahead needs a byte after the text. */
     if (length >= file->size_bytes - LENGTH_BYTES)

@@ -126,7 +126,7 @@ def parse(arguments):
     if options.random is None and len(options.files) != 2:
         parser.error("give SOURCE and OUT.safetensors (--help explains)")
     if options.random is not None and (len(options.files) != 1 or options.arch == "auto"):
-        parser.error("--random takes --arch ARCH and OUT.safetensors alone (--help explains)")
+        parser.error("--random wants --arch ARCH and one name, OUT.safetensors (--help explains)")
     if options.random is not None and options.head_activations is not None:
         parser.error("--random makes a head of one linear layer: --head-activations has no use")
     if "" in options.files or "" in (options.onnx, options.labels):

@@ -25,6 +25,10 @@ def is_ours(stream):
         header, _ = _header(start + stream.read(length), "")
     except ConvertError:
         return False
+    return _has_our_format(header)
+
+
+def _has_our_format(header):
     metadata = header.get("__metadata__")
     return type(metadata) is dict and metadata.get("format") == FORMAT
 
@@ -61,6 +65,8 @@ def read(data, label):
     """Returns {name: SourceTensor}. The data must be covered exactly, without overlaps or holes."""
     buffer = memoryview(data)
     header, data_start = _header(buffer, label)
+    if _has_our_format(header):
+        raise ConvertError(f"{label}: effnet's own weights already: name them by -m, or convert what they were made of")
     header.pop("__metadata__", None)
     tensors, spans = {}, []
     for name, entry in header.items():
