@@ -13,7 +13,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pixels import E_DATA, SEED, assert_same, exif_block, pillow_fit, pillow_rgb, smooth_image
 
@@ -237,18 +237,53 @@ def test_ends_early(libjpeg, refused, options):
         assert refused(data[:start] + b"\xff\xd9") == TRUNCATED
 
 
-def test_arithmetic_code_ends_early(check, refused):
-    """Its zeros at the end may be left out, so a file may end where one colour begins, but nowhere else."""
+def test_arithmetic_code_ends_early(refused):
+    """Its zeros at the end may be left out. What nobody drew comes out of none."""
     data = cjpeg(320, 240, "-arithmetic", "-quality", "80")
     start = first(data, 0xDA) + 14
     for share in (0.1, 0.25, 0.5, 0.75, 0.9):
         assert refused(data[:start + int((len(data) - start) * share)] + b"\xff\xd9") == TRUNCATED
-    image = np.asarray(smooth_image(320, 240)).copy()
-    image[80:] = 255
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PPM")
-    for options in ([], ["-progressive"], ["-restart", "1"]):
-        check(tool("cjpeg", "-arithmetic", *options, data=out.getvalue()))
+
+
+def drawing(rng):
+    """Shapes, text and patterns on one colour: of such an image arithmetic code may end long before its rows do."""
+    width, height = (int(side) for side in rng.integers(8, 400, 2))
+    def colour():
+        return tuple(int(value) for value in rng.choice([0, 30, 128, 200, 255], 3))
+    image = Image.new("RGB", (width, height), colour())
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(1, 4)):
+        x0, x1 = sorted(int(x) for x in rng.integers(0, width, 2))
+        y0, y1 = sorted(int(y) for y in rng.integers(0, height, 2))
+        kind = rng.choice(["rectangle", "ellipse", "line", "text", "pattern"])
+        if kind == "text":
+            draw.text((x0, y0), "drawing " * int(rng.integers(1, 9)), fill=colour())
+        elif kind == "line":
+            draw.line((x0, y0, x1, y1), fill=colour(), width=int(rng.integers(1, 9)))
+        elif kind == "pattern":
+            side, fill, stripes = int(rng.choice([4, 8, 12, 16])), colour(), rng.integers(0, 2)
+            for y in range(y0, height, side):
+                for x in range(0, width, side):
+                    if (x // side + (0 if stripes else y // side)) % 2:
+                        draw.rectangle((x, y, x + side - 1, y + side - 1), fill=fill)
+        else:
+            getattr(draw, kind)((x0, y0, x1, y1), fill=colour())
+    return image
+
+
+def test_arithmetic_code_of_drawings(check):
+    """A complete file is never refused."""
+    rng = np.random.default_rng(SEED)
+    samplings, options = ["1x1", "2x1", "2x2", "4x1"], [[], [], [], ["-progressive"], ["-restart", "1"]]
+    images = [drawing(rng) for _ in range(150)]
+    red = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(red).rectangle((75, 50, 150, 133), fill="red")
+    for i, image in enumerate([red, *images]):
+        ppm = io.BytesIO()
+        image.save(ppm, "PPM")
+        sampling = "2x2" if i == 0 else rng.choice(samplings)
+        check(tool("cjpeg", "-arithmetic", "-sample", sampling, "-quality", str(rng.integers(10, 101) if i else 75),
+                   *options[i % len(options)], data=ppm.getvalue()))
 
 
 @pytest.mark.parametrize("junk", [b"\x11\x22\x33" * 50, b"\xff\0" + b"\x11\x22\x33" * 50, b"\xff\xe3\0\5abc", b"\xff\xd0"],

@@ -39,10 +39,10 @@ enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 15, WORK_WITHOU
 /* A bit of arithmetic code takes up to 30 decisions, of 3 ns. */
 enum { MAX_ARITHMETIC_BYTES = 8 << 20 };
 
-/* An arithmetic decoder has up to three bytes in its register when it meets the end marker. Where a row of
- * MCUs took more than MANY_BYTES_A_ROW they cannot be another row that shows anything; elsewhere they can
- * be a few. */
-enum { MANY_BYTES_A_ROW = 16, ROWS_IN_REGISTER = 4 };
+/* So many MCUs may show something new where arithmetic code has ended. Its decoder holds three bytes when it
+ * meets the end marker, which is an edge or two; the thousands of complete drawings that were tried show
+ * nothing new there. */
+enum { MAX_NEW_MCUS = 12, ROWS_TO_REPEAT = 3 };
 
 /* One decoding. libjpeg leaves through longjmp, so everything it touches is in here, and nothing that is
  * needed afterwards lives in a local variable. */
@@ -69,8 +69,8 @@ struct job {
     int64_t work;
     unsigned components_seen; /* bit i: component i had a scan */
 
-    const JOCTET *scan_start;
-    int64_t data_end_row; /* first row of pixels that arithmetic decoding had no data for; -1: none yet */
+    int64_t data_end_row; /* first row of pixels that arithmetic decoding had no data for; 0: none yet */
+    int new_mcus;         /* that came out of no data */
 };
 
 static struct job *job_of(j_common_ptr jpeg)
@@ -300,21 +300,42 @@ static void check_scans(struct job *job)
             if (jpeg->coef_bits[i][k] != 0) leave_truncated(job);
 }
 
-/* Arithmetic code may leave out the zeros at its end, and so the bytes can end long before the image does
- * where that is of one colour. Where something else comes out of no data, the file was cut. (Of a
- * progressive file this cannot be told; but there a cut shows by the scans that are missing, and in the last
- * scan it costs some coefficients their last bit.) */
-static void check_row_without_data(struct job *job, int64_t y, const uint8_t *row, size_t row_bytes)
+/* Whether MCUs from `row` on, `bytes` of a row of pixels, repeat what was above the end of the data. */
+static bool repeats(const struct job *job, int64_t y, size_t at, size_t bytes)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
-    if (jpeg_has_multiple_scans(&job->jpeg) || jpeg->MCUs_per_row < 4) return;
-    if (job->data_end_row < 0 && arithmetic_data_ended(jpeg)) {
-        int64_t rows = jpeg->input_iMCU_row, bytes = jpeg->src->next_input_byte - job->scan_start;
-        if (bytes < rows * MANY_BYTES_A_ROW) rows += ROWS_IN_REGISTER;
-        job->data_end_row = rows * jpeg->max_v_samp_factor * DCTSIZE;
+    size_t row_bytes = (size_t)job->image.width * 3;
+    int64_t mcu_rows = jpeg->max_v_samp_factor * DCTSIZE;
+    const uint8_t *here = job->image.rgb + (size_t)y * row_bytes + at;
+    int64_t above = job->data_end_row - mcu_rows + y % mcu_rows;
+    for (int i = 0; i < ROWS_TO_REPEAT && above >= 0; i++, above -= mcu_rows)
+        if (memcmp(here, job->image.rgb + (size_t)above * row_bytes + at, bytes) == 0) return true;
+    return false;
+}
+
+/* Arithmetic code leaves out the zeros at its end. Out of these come the most probable decisions only, so
+ * the bytes can end long before the image does, where that is flat or repeats a pattern. Behind the cut in a
+ * photograph something new comes that nobody drew, all over. One row of pixels, which no other row of MCUs
+ * has a share in, speaks for a row of MCUs. (Files in several scans are not looked at; there a cut shows by
+ * the scans that are missing, and in the last scan it is not seen.) */
+static void check_row_without_data(struct job *job, int64_t y)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    int64_t mcu_rows = jpeg->max_v_samp_factor * DCTSIZE;
+    if (job->reading_scans || jpeg_has_multiple_scans(&job->jpeg)) return;
+    if (job->data_end_row == 0 && arithmetic_data_ended(jpeg))
+        job->data_end_row = jpeg->input_iMCU_row * mcu_rows;
+    if (job->data_end_row == 0 || y < job->data_end_row || y % mcu_rows != DCTSIZE / 2) return;
+
+    size_t row_bytes = (size_t)job->image.width * 3,
+           mcu_bytes = (size_t)jpeg->max_h_samp_factor * DCTSIZE * 3;
+    const uint8_t *row = job->image.rgb + (size_t)y * row_bytes;
+    for (size_t at = 0; at < row_bytes; at += mcu_bytes) {
+        size_t bytes = row_bytes - at < mcu_bytes ? row_bytes - at : mcu_bytes;
+        bool flat = memcmp(row + at, row + at + 3, bytes - 3) == 0;
+        if (!flat && !repeats(job, y, at, bytes)) job->new_mcus++;
     }
-    if (job->data_end_row < 0 || y < job->data_end_row) return;
-    if (memcmp(row, row + 3, row_bytes - 3) != 0) leave_truncated(job);
+    if (job->new_mcus > MAX_NEW_MCUS) leave_truncated(job);
 }
 
 /* ---------------------------------------------------------------- pixels */
@@ -346,7 +367,7 @@ static void read_rows(struct job *job)
             convert_cmyk(cmyk, row, job->image.width);
         }
         IMAGE_WRITTEN(row, row_bytes);
-        check_row_without_data(job, y, row, row_bytes);
+        check_row_without_data(job, y);
     }
 }
 
@@ -358,7 +379,6 @@ static void read_image(struct job *job)
     jpeg->src = &job->bytes;
     jpeg->progress = &job->progress;
     jpeg_read_header(jpeg, TRUE);
-    job->scan_start = jpeg->src->next_input_byte;
     check_header(job);
 
     int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, &job->image, job->error);
@@ -385,7 +405,7 @@ static void run(struct job *job)
 int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out,
                       struct effnet_error *error)
 {
-    struct job job = {.source = source, .error = error, .turned = turned, .data_end_row = -1};
+    struct job job = {.source = source, .error = error, .turned = turned};
     job.jpeg.err = jpeg_std_error(&job.errors);
     job.jpeg.client_data = &job;
     job.errors.error_exit = on_error;
