@@ -302,16 +302,42 @@ def test_unknown_marker_behind_the_pixels(libjpeg, decode, tmp_path):
     assert_same(decode(tmp_path / "junk.jpg"), decode(tmp_path / "good.jpg"))
 
 
-@pytest.mark.parametrize("options", ["", "-progressive", "-arithmetic"])
-def test_lost_restart_marker(check, options):
+RESTARTS = ["-restart 1", "-restart 1 -progressive", "-restart 1 -arithmetic", "-restart 3B -grayscale",
+            "-restart 1B -grayscale", "-restart 2B -progressive", "-restart 40B", "-restart 90B -progressive",
+            "-restart 9B -arithmetic -progressive", "-restart 2B scans", "CMYK", "CMYK progressive"]
+
+
+def restart_file(tmp_path, options):
+    if options.startswith("CMYK"):
+        return pillow_jpeg(97, 75, "CMYK", progressive="progressive" in options, restart_marker_blocks=5)
+    (tmp_path / "script").write_text("0;1;2;")
+    scans = ["-scans", tmp_path / "script"] if "scans" in options else []
+    return cjpeg(200 if "1B" not in options else 97, 130, *options.replace("scans", "").split(), *scans)
+
+
+@pytest.mark.parametrize("options", RESTARTS)
+def test_lost_restart_marker(check, tmp_path, options):
     """Any one of them cut out, overwritten or miscounted."""
-    data = cjpeg(200, 150, "-restart", "1", *options.split())
+    data = restart_file(tmp_path, options)
     found = restart_markers(data)
-    assert len(found) >= 9
-    for at in found[::max(1, len(found) // 20)] + found[-1:]:
+    for at in found[::max(1, len(found) // 20)] + found[-2:]:
         check(data[:at] + data[at + 2:])
         check(patched(data, at, 0, 0))
         check(patched(data, at + 1, 0xD0 | (data[at + 1] + 3 & 7)))
+
+
+@pytest.mark.parametrize("options", [options for options in RESTARTS if "arithmetic" not in options])
+def test_cut_between_restart_markers(refused, tmp_path, options):
+    """Anywhere, also in and about a marker: a cut is no lost marker."""
+    data = restart_file(tmp_path, options)
+    rng = np.random.default_rng(SEED)
+    found = restart_markers(data)
+    cuts = [int(at) + offset for at in rng.choice(found, 4) for offset in (-1, 0, 1, 2, 3)]
+    cuts += [found[-1] + offset for offset in range(4)]
+    cuts += rng.integers(first(data, 0xDA) + 14, len(data) - 3, 26).tolist()
+    for cut in (cut for cut in cuts if cut < len(data) - 2):
+        reason = refused(data[:cut] + b"\xff\xd9")
+        assert reason == TRUNCATED or reason.startswith("bad JPEG: ")
 
 
 def test_too_many_restart_intervals_lost(libjpeg, refused):

@@ -4,8 +4,8 @@
  *
  * libjpeg goes on where data is missing or damaged, and says so in a warning. Damage is let pass, as in
  * Pillow. But where the data of a scan ends before its blocks do, libjpeg would invent the rest, and the
- * file is refused as truncated, wherever its end marker is. One thing is let pass: between restart markers
- * a few intervals may be short or missing, since that is what a lost marker makes of them.
+ * file is refused as truncated, wherever its end marker is. One thing is let pass: a restart marker may be
+ * lost, and damage may make a few intervals between the markers short.
  *
  * What a file may cost is bounded by MAX_KEPT_BYTES and, where all pixels come in one scan, by the pixel
  * limit: each block of 8x8 takes a bit or two of the file's data. With several scans each goes over the
@@ -62,7 +62,8 @@ struct job {
 
     bool skipped;        /* bytes before the last marker were not used */
     bool blank_interval; /* the interval that begins has no data, because its restart marker is lost */
-    int lost_intervals, lost_in_scan; /* how many the last scan lost that lost any */
+    int first_lost_scan; /* that lost a marker or an interval; 0: none did */
+    int short_intervals, short_in_scan; /* how many the last scan has that has any */
 
     bool reading_scans; /* all scans are read before the first pixel comes */
     int scan;           /* that the work was last counted for */
@@ -116,15 +117,22 @@ static bool in_last_interval(const struct jpeg_decompress_struct *jpeg)
     return (rows_left - 1) * row_mcus <= jpeg->restart_interval;
 }
 
-/* One interval of a scan may be lost if it is no more than half of it, or several of an eighth in all. */
-static void count_lost_interval(struct job *job)
+static void note_lost_interval(struct job *job)
+{
+    if (job->first_lost_scan == 0) job->first_lost_scan = job->jpeg.input_scan_number;
+}
+
+/* An interval's data is missing or too short. One of a scan may be so if it is no more than half of the
+ * scan, or several of an eighth in all. */
+static void count_short_interval(struct job *job)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
     int64_t mcus = (int64_t)jpeg->MCUs_per_row * jpeg->MCU_rows_in_scan;
-    if (job->lost_in_scan != jpeg->input_scan_number) job->lost_intervals = 0;
-    job->lost_in_scan = jpeg->input_scan_number;
-    int64_t lost_mcus = ++job->lost_intervals * (int64_t)jpeg->restart_interval;
-    if (lost_mcus == 0 || lost_mcus * (job->lost_intervals == 1 ? 2 : 8) > mcus) leave_truncated(job);
+    note_lost_interval(job);
+    if (job->short_in_scan != jpeg->input_scan_number) job->short_intervals = 0;
+    job->short_in_scan = jpeg->input_scan_number;
+    int64_t short_mcus = ++job->short_intervals * (int64_t)jpeg->restart_interval;
+    if (short_mcus == 0 || short_mcus * (job->short_intervals == 1 ? 2 : 8) > mcus) leave_truncated(job);
 }
 
 /* The Huffman decoder wants bits and there is a marker; zeros will stand for the rest of the interval. */
@@ -135,9 +143,10 @@ static void on_bits_used_up(struct job *job)
     job->blank_interval = false;
     if (known) return;
     /* What is lost in one scan of a progressive file misleads the later ones about the same blocks. */
-    bool misled = job->lost_intervals > 0 && job->lost_in_scan < jpeg->input_scan_number;
-    if (!is_restart(jpeg->unread_marker) && !(misled && in_last_interval(jpeg))) leave_truncated(job);
-    count_lost_interval(job);
+    bool misled = job->first_lost_scan > 0 && job->first_lost_scan < jpeg->input_scan_number;
+    if (misled && (is_restart(jpeg->unread_marker) || in_last_interval(jpeg))) return;
+    if (!is_restart(jpeg->unread_marker)) leave_truncated(job);
+    count_short_interval(job);
 }
 
 /* ---------------------------------------------------------------- libjpeg's errors and warnings */
@@ -191,18 +200,26 @@ static void on_skip(j_decompress_ptr jpeg, long count)
 }
 
 /* A marker is there that is not the restart marker wanted. libjpeg either resumes with the bytes behind
- * it, or leaves it for later and takes the interval as empty. */
+ * it, or leaves it for later and takes the interval as empty. A lost marker leaves bytes that were not used,
+ * those of the interval behind it. A file that was cut leaves none. */
 static boolean on_restart_lost(j_decompress_ptr jpeg, int wanted)
 {
     struct job *job = job_of((j_common_ptr)jpeg);
+    /* libjpeg tells of unused bytes when it looks for a marker. While it filled its bit buffer it may have
+     * met this one already: it shall look again. */
+    jpeg->src->next_input_byte -= 2;
+    jpeg->src->bytes_in_buffer += 2;
+    jpeg->unread_marker = 0;
     if (!jpeg_resync_to_restart(jpeg, wanted)) return FALSE;
     bool skipped = job->skipped;
     job->skipped = false;
     if (jpeg->unread_marker == 0) return TRUE;
-    /* At the end of the file, what a lost marker leaves is an interval's bytes that were not used. A file
-     * that was cut behind an interval has no such bytes. */
-    if (jpeg->unread_marker == MARKER_EOI && !(skipped && in_last_interval(jpeg))) leave_truncated(job);
-    count_lost_interval(job);
+    if (skipped)
+        note_lost_interval(job);
+    else if (jpeg->unread_marker == MARKER_EOI)
+        leave_truncated(job);
+    else
+        count_short_interval(job);
     job->blank_interval = true;
     return TRUE;
 }
