@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from pixels import E_DATA, SEED, assert_same, exif_block, pillow_fit, pillow_rgb, smooth_image
 
 TRUNCATED = "truncated, the file ends before the image does"
+INCOMPLETE = "truncated, or not completed by its encoder: the scans do not bring every coefficient in full"
 SIZES = [(1, 1), (2, 1), (3, 5), (17, 15), (31, 33), (65, 47)]
 
 
@@ -154,7 +155,7 @@ def test_scan_scripts(check, refused, tmp_path, script):
         data = cjpeg(90, 70, "-sample", sampling, "-scans", tmp_path / "script")
         check(data)
         for start in scan_starts(data)[1:]:
-            assert refused(data[:start] + b"\xff\xd9") == TRUNCATED
+            assert refused(data[:start] + b"\xff\xd9") == (INCOMPLETE if "-" in script else TRUNCATED)
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
@@ -216,6 +217,9 @@ def test_xmp(check, orientation, xmp):
     check(behind_start(data, turned, segment(0xE1, b"Exif\0\0" + exif_block(8, ">"))))
     check(behind_start(data, turned, segment(0xE1, b"Exif\0\0" + exif_block(9, ">"))))
     check(behind_start(data, turned, segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")))
+    check(behind_start(data, turned, segment(0xE1, b"Exif\0\0" * 2 + exif_block(8, ">"))))
+    for nothing in (b"", b"junk", b"junk and more", b"II*\0\xff\xff\xff\xff"):  # without a TIFF header XMP counts neither
+        check(behind_start(data, turned, segment(0xE1, b"Exif\0\0" + nothing)))
 
 
 # ---------------------------------------------------------------- the end
@@ -230,11 +234,30 @@ def test_ends_early(libjpeg, refused, options):
     for length in np.linspace(start + 14, len(data) - 4, 40).astype(int):
         reasons.append(refused(data[:length] + b"\xff\xd9"))
         assert refused(data[:length]) == TRUNCATED
-    others = [reason for reason in reasons if reason != TRUNCATED]  # the cut was within a table or a scan's header
+    # Others were cut within a table or a scan's header, or behind a scan.
+    others = [reason for reason in reasons if reason not in (TRUNCATED, INCOMPLETE)]
     assert len(others) <= 4 and all(reason.startswith("bad JPEG: ") for reason in others)
     assert refused(data[:-1]) == refused(data[:-2]) == TRUNCATED
     for start in scan_starts(data)[1:]:
-        assert refused(data[:start] + b"\xff\xd9") == TRUNCATED
+        assert refused(data[:start] + b"\xff\xd9") == INCOMPLETE
+
+
+@pytest.mark.parametrize("last", [9, 20, 62])
+@pytest.mark.parametrize("bit", [0, 1])
+def test_progressive_without_high_frequencies(check, refused, tmp_path, last, bit):
+    """Left out by the encoder, of all components alike; but not of some, nor low bits."""
+    script = tmp_path / "script"
+    for sampling in ("1x1", "2x2"):
+        script.write_text("0,1,2:0-0,0,0;" + "".join(f"{i}:1-{last},0,{bit};" for i in range(3)))
+        data = cjpeg(90, 70, "-sample", sampling, "-scans", script)
+        if bit:
+            assert refused(data) == INCOMPLETE
+        else:
+            check(data)
+        script.write_text("0,1,2:0-0,0,0;" + "".join(f"{i}:1-{last - i},0,{bit};" for i in range(3)))
+        assert refused(cjpeg(90, 70, "-sample", sampling, "-scans", script)) == INCOMPLETE
+    script.write_text("0:0-0,0,0;0:1-8,0,0;")
+    assert refused(cjpeg(90, 70, "-grayscale", "-scans", script)) == INCOMPLETE  # libjpeg would smooth it
 
 
 def test_arithmetic_code_ends_early(refused):
@@ -357,8 +380,18 @@ def test_other_kinds(libjpeg, refused):
     data = pillow_jpeg()
     frame = first(data, 0xC0)
     assert refused(patched(data, frame + 4, 12)) == "a JPEG of 12 bits a sample, which is not read"
-    for marker in (0xC3, 0xC5, 0xCB):
-        assert "Unsupported JPEG process" in refused(patched(data, frame + 1, marker))
+    for marker, kind in [(0xC3, "lossless JPEG"), (0xCB, "lossless JPEG"), (0xC5, "hierarchical JPEG"),
+                         (0xCF, "hierarchical JPEG"), (0xDE, "hierarchical JPEG"), (0xF7, "JPEG-LS image")]:
+        assert refused(patched(data, frame + 1, marker)) == f"a {kind}, which is not read"
+    for options in ("-progressive", "-progressive -restart 2B"):
+        progressive = cjpeg(45, 37, *options.split())
+        same = progressive
+        for i in range(3):
+            same = patched(same, first(progressive, 0xC2) + 10 + 3 * i, 1)
+        for start in scan_starts(progressive):
+            for i in range(progressive[start + 4]):
+                same = patched(same, start + 5 + 2 * i, 1)
+        assert refused(same) == "bad JPEG: several scans, and two components of identifier 1"
     two = behind_start(b"\xff\xd8", tables(), frame_header(0xC0, 8, 8, [(1, 0x11), (2, 0x11)]), scan([1, 2], 0, 63),
                        b"\0\xff\xd9")
     assert refused(two) == "a JPEG of 2 components, which is not read; 1, 3 and 4 are"

@@ -39,11 +39,12 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
         exif += 6; /* some writers put it there twice */
         size_bytes -= 6;
     }
-    if (size_bytes < 8) return 0;
+    if (size_bytes == 0) return 0;
+    if (size_bytes < 8) return 1;
     bool big_endian = exif[0] == 'M';
     /* Some writers put the number 42 the wrong way round. */
     bool is_42 = get_uint(exif + 2, 2, false) == 42 || get_uint(exif + 2, 2, true) == 42;
-    if (memcmp(exif, big_endian ? "MM" : "II", 2) != 0 || !is_42) return 0;
+    if (memcmp(exif, big_endian ? "MM" : "II", 2) != 0 || !is_42) return 1;
     size_t at = get_uint(exif + 4, 4, big_endian);
     if (at > size_bytes - 2) return 0;
     uint32_t entries = get_uint(exif + at, 2, big_endian);

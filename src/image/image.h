@@ -65,7 +65,8 @@ void image_put_rgba(const struct image_source *source, struct image_facts *facts
 int image_fail_truncated(const struct image_source *source, struct effnet_error *error);
 
 /* Orientation in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header: 1 to 8, 1 for
- * a value that means nothing, 0 where the data does not speak of it. XMP counts only where EXIF gives 0. */
+ * a value that means nothing and for a block without that header, 0 where the data does not speak of it. XMP
+ * counts only where EXIF gives 0. */
 int image_exif_orientation(const uint8_t *exif, size_t size_bytes);
 
 /* The same for an XMP packet, which is XML text. */

@@ -8,13 +8,23 @@
 /* Markers, the second byte after 0xff (ITU-T T.81, table B.1). */
 enum {
     MARKER_TEM = 0x01,
+    MARKER_SOF3 = 0xc3,
     MARKER_DHT = 0xc4,
+    MARKER_SOF5 = 0xc5,
+    MARKER_SOF6 = 0xc6,
+    MARKER_SOF7 = 0xc7,
+    MARKER_SOF11 = 0xcb,
+    MARKER_SOF13 = 0xcd,
+    MARKER_SOF14 = 0xce,
+    MARKER_SOF15 = 0xcf,
     MARKER_RST0 = 0xd0,
     MARKER_RST7 = 0xd7,
     MARKER_SOI = 0xd8,
     MARKER_EOI = 0xd9,
     MARKER_SOS = 0xda,
+    MARKER_DHP = 0xde,
     MARKER_APP1 = 0xe1,
+    MARKER_SOF55 = 0xf7, /* T.87 */
 };
 
 /* A marker and what belongs to it. */

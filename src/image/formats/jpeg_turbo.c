@@ -44,6 +44,9 @@ enum { MAX_ARITHMETIC_BYTES = 8 << 20 };
  * nothing new there. */
 enum { MAX_NEW_MCUS = 12, ROWS_TO_REPEAT = 3 };
 
+/* In zigzag order, from DC on. */
+enum { SMOOTHED_COEFFICIENTS = 10 };
+
 /* One decoding. libjpeg leaves through longjmp, so everything it touches is in here, and nothing that is
  * needed afterwards lives in a local variable. */
 struct job {
@@ -85,8 +88,21 @@ static void leave(struct job *job, int status)
     longjmp(job->leave, 1);
 }
 
+/* Where scans have components of their own, libjpeg takes the first one of the name for each. */
+static void check_identifiers(struct job *job)
+{
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    for (int i = 0; job->reading_scans && i < jpeg->num_components; i++)
+        for (int k = 0; k < i; k++)
+            if (jpeg->comp_info[i].component_id == jpeg->comp_info[k].component_id)
+                leave(job, effnet_fail(job->error, EFFNET_E_DATA,
+                                       "%s: bad JPEG: several scans, and two components of identifier %d",
+                                       job->source->name, jpeg->comp_info[i].component_id));
+}
+
 static void leave_truncated(struct job *job)
 {
+    check_identifiers(job);
     leave(job, image_fail_truncated(job->source, job->error));
 }
 
@@ -151,12 +167,37 @@ static void on_bits_used_up(struct job *job)
 
 /* ---------------------------------------------------------------- libjpeg's errors and warnings */
 
+/* The kind of file that a marker libjpeg cannot take tells of, where it comes before any frame. */
+static const char *kind_not_read(const struct job *job)
+{
+    const struct jpeg_error_mgr *errors = &job->errors;
+    if (errors->msg_code != JERR_SOF_UNSUPPORTED && errors->msg_code != JERR_UNKNOWN_MARKER) return NULL;
+    if (job->jpeg.comp_info) return NULL;
+    switch (errors->msg_parm.i[0]) {
+    case MARKER_SOF3:
+    case MARKER_SOF11: return "a lossless JPEG";
+    case MARKER_SOF5:
+    case MARKER_SOF6:
+    case MARKER_SOF7:
+    case MARKER_SOF13:
+    case MARKER_SOF14:
+    case MARKER_SOF15:
+    case MARKER_DHP: return "a hierarchical JPEG";
+    case MARKER_SOF55: return "a JPEG-LS image";
+    default: return NULL;
+    }
+}
+
 static void on_error(j_common_ptr jpeg)
 {
     struct job *job = job_of(jpeg);
     char reason[JMSG_LENGTH_MAX];
     if (job->complete) leave(job, EFFNET_OK); /* what follows the pixels is not our concern */
     if (jpeg->err->msg_code == JERR_BAD_PRECISION) leave_precision(job);
+    const char *kind = kind_not_read(job);
+    if (kind)
+        leave(job,
+              effnet_fail(job->error, EFFNET_E_DATA, "%s: %s, which is not read", job->source->name, kind));
     jpeg->err->format_message(jpeg, reason);
     bool nomem = jpeg->err->msg_code == JERR_OUT_OF_MEMORY;
     leave(job, effnet_fail(job->error, nomem ? EFFNET_E_NOMEM : EFFNET_E_DATA, "%s: %s%s", job->source->name,
@@ -305,16 +346,26 @@ static void check_header(struct job *job)
 }
 
 /* All scans are read. A file that was cut between two of them lacks a component, or coefficients, or their
- * low bits. The standard allows an encoder to leave out high frequencies, but none does. */
+ * low bits. The standard allows an encoder to leave these out, too. That cannot be told apart but for one
+ * case: all components end with the same coefficient and lack no bit up to there. It must lie above those
+ * that libjpeg smooths where they are missing, since versions differ in that. */
 static void check_scans(struct job *job)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
     if (job->components_seen != (1u << jpeg->num_components) - 1) leave_truncated(job);
     if (!jpeg->progressive_mode) return;
     IMAGE_WRITTEN(jpeg->coef_bits, (size_t)jpeg->num_components * sizeof *jpeg->coef_bits);
+    int count = DCTSIZE2;
+    while (jpeg->coef_bits[0][count - 1] < 0 && count > SMOOTHED_COEFFICIENTS) count--;
     for (int i = 0; i < jpeg->num_components; i++)
-        for (int k = 0; k < DCTSIZE2; k++)
-            if (jpeg->coef_bits[i][k] != 0) leave_truncated(job);
+        for (int k = 0; k < DCTSIZE2; k++) {
+            if (jpeg->coef_bits[i][k] == (k < count ? 0 : -1)) continue;
+            check_identifiers(job);
+            leave(job, effnet_fail(job->error, EFFNET_E_DATA,
+                                   "%s: truncated, or not completed by its encoder: the scans do not bring "
+                                   "every coefficient in full",
+                                   job->source->name));
+        }
 }
 
 /* Whether MCUs from `row` on, `bytes` of a row of pixels, repeat what was above the end of the data. */
