@@ -28,13 +28,20 @@
 #define MAX_KEPT_BYTES INT64_C(1130000000)
 
 /* Blocks that all scans may visit; a visit takes up to 40 ns. The largest progressive images within the
- * other limits, of 4 million blocks, a dozen scans and 40 MB, take two thirds of it. */
-#define MAX_WORK INT64_C(64000000)
+ * other limits, of 4 million blocks, a dozen scans and 40 MB, take half of it. */
+#define MAX_WORK INT64_C(80000000)
 
 /* What else takes time, in visits: a scan's tables, the start of a row of blocks. A block of arithmetic
- * code decides up to 128 times; where its data has ended, up to 2000 times, since zeros can stand for
- * anything. Two bytes of a scan's data count as one visit, too. */
-enum { WORK_OF_SCAN = 200, WORK_OF_ROW = 8, WORK_OF_ARITHMETIC = 15, WORK_WITHOUT_DATA = 150 };
+ * code decides up to 128 times; where its data has ended, zeros can stand for anything: 32 decisions for each
+ * coefficient that a scan brings, 3 for one that it refines. A single scan of a pattern without data counts
+ * less, for there is no other work. Two bytes of a scan's data count as one visit, too. */
+enum {
+    WORK_OF_SCAN = 200,
+    WORK_OF_ROW = 8,
+    WORK_OF_ARITHMETIC = 15,
+    WORK_OF_PATTERN = 40,
+    DECISIONS_A_VISIT = 13
+};
 
 /* A bit of arithmetic code takes up to 30 decisions, of 3 ns. */
 enum { MAX_ARITHMETIC_BYTES = 8 << 20 };
@@ -277,6 +284,12 @@ static void add_work(struct job *job, int64_t work)
                                job->jpeg.image_height, job->source->size_bytes));
 }
 
+static int work_without_data(const struct jpeg_decompress_struct *jpeg)
+{
+    int coefficients = jpeg->Se - jpeg->Ss + 1;
+    return 1 + coefficients * (jpeg->Ah > 0 ? 3 : 32) / DECISIONS_A_VISIT;
+}
+
 /* Called before libjpeg takes the next row of blocks, of all the components in the scan. */
 static void on_progress(j_common_ptr common)
 {
@@ -292,7 +305,9 @@ static void on_progress(j_common_ptr common)
     const jpeg_component_info *first = jpeg->cur_comp_info[0];
     int64_t blocks = jpeg->comps_in_scan == 1 ? (int64_t)first->width_in_blocks * first->v_samp_factor
                                               : (int64_t)jpeg->MCUs_per_row * jpeg->blocks_in_MCU;
-    int work = arithmetic_data_ended(jpeg) ? WORK_WITHOUT_DATA : jpeg->arith_code ? WORK_OF_ARITHMETIC : 1;
+    int work = arithmetic_data_ended(jpeg) ? work_without_data(jpeg)
+               : jpeg->arith_code          ? WORK_OF_ARITHMETIC
+                                           : 1;
     add_work(job, WORK_OF_ROW + blocks * work);
 }
 
@@ -401,7 +416,9 @@ static void check_row_without_data(struct job *job, int64_t y)
     for (size_t at = 0; at < row_bytes; at += mcu_bytes) {
         size_t bytes = row_bytes - at < mcu_bytes ? row_bytes - at : mcu_bytes;
         bool flat = memcmp(row + at, row + at + 3, bytes - 3) == 0;
-        if (!flat && !repeats(job, y, at, bytes)) job->new_mcus++;
+        if (flat) continue;
+        add_work(job, (int64_t)jpeg->blocks_in_MCU * WORK_OF_PATTERN);
+        if (!repeats(job, y, at, bytes)) job->new_mcus++;
     }
     if (job->new_mcus > MAX_NEW_MCUS) leave_truncated(job);
 }
