@@ -467,6 +467,15 @@ def test_large_image_without_data(libjpeg, cheaply_refused, marker, factors):
     assert reason in (TRUNCATED, INCOMPLETE) or reason.startswith(("too large, ", "too costly "))
 
 
+@pytest.mark.parametrize("start,end,approximation", [(0, 63, 0), (63, 0, 0), (0, 0, 0x10)])
+def test_arithmetic_scans_of_nothing(libjpeg, cheaply_refused, start, end, approximation):
+    """Sequential ones, whose header libjpeg does not heed."""
+    header = frame_header(0xC9, 4000, 4000, [(1, 0x11), (2, 0x11), (3, 0x11)])
+    scans = b"".join(scan([i], start, end, approximation) for i in (1, 2, 3)) * 3000
+    reason = cheaply_refused(b"\xff\xd8" + tables() + header + scans + b"\xff\xd9")
+    assert reason.startswith("too costly a JPEG: ")
+
+
 def test_large_progressive_image(libjpeg, cheaply_refused):
     """Its coefficients would take more than the limit."""
     header = frame_header(0xC2, 13000, 13000, [(1, 0x11), (2, 0x11), (3, 0x11)])

@@ -286,8 +286,10 @@ static void add_work(struct job *job, int64_t work)
 
 static int work_without_data(const struct jpeg_decompress_struct *jpeg)
 {
-    int coefficients = jpeg->Se - jpeg->Ss + 1;
-    return 1 + coefficients * (jpeg->Ah > 0 ? 3 : 32) / DECISIONS_A_VISIT;
+    /* A sequential scan brings them all, whatever its header says. */
+    int coefficients = jpeg->progressive_mode ? jpeg->Se - jpeg->Ss + 1 : DCTSIZE2;
+    bool refines = jpeg->progressive_mode && jpeg->Ah > 0;
+    return 1 + coefficients * (refines ? 3 : 32) / DECISIONS_A_VISIT;
 }
 
 /* Called before libjpeg takes the next row of blocks, of all the components in the scan. */
