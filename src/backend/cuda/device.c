@@ -76,7 +76,7 @@ static int count_devices(int *count, struct effnet_error *error)
     switch (status) {
     case cudaSuccess:
     case cudaErrorNoDevice:
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: no NVIDIA GPU in this machine");
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "cuda: no NVIDIA GPU that this process may use");
     case cudaErrorInsufficientDriver:
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "cuda: no NVIDIA driver, or one older than CUDA %d.%d needs: install or update it",
