@@ -88,7 +88,7 @@ run_inside() {
     for command in "make demo" "make check"; do
         echo "== $suite: $command"
         chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-            "${variables[@]}" /bin/sh -c "cd /root/effnet && $command" </dev/null || {
+            "${variables[@]}" /bin/sh -c "cd /effnet && $command" </dev/null || {
             echo "$command: exit status $?"
             return 1
         }
@@ -108,5 +108,5 @@ trap 'rm -rf --one-file-system "$root"' EXIT
 trap 'exit 130' INT TERM
 chmod 755 "$root" # apt fetches as a user of its own
 tar -C "$root" -xf "$archive"
-git clone --quiet --no-hardlinks "file://$PWD" "$root/root/effnet"
+git clone --quiet --no-hardlinks "file://$PWD" "$root/effnet"
 FRESH_INSIDE=$root unshare --mount --pid --fork --kill-child "$0" "$suite"
