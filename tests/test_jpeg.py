@@ -222,6 +222,14 @@ def test_xmp(check, orientation, xmp):
         check(behind_start(data, turned, segment(0xE1, b"Exif\0\0" + nothing)))
 
 
+def test_exif_in_several_segments(check):
+    """They are joined; the name before each is no part of it."""
+    block = exif_block(6, ">")
+    for cuts in ((0,), (2,), (11,), (25,), (30,), (8, 9), (0, 0, 20), (len(block),)):
+        parts = [block[i:j] for i, j in zip((0, *cuts), (*cuts, len(block)))]
+        check(behind_start(pillow_jpeg(), *(segment(0xE1, b"Exif\0\0" + part) for part in parts)))
+
+
 # ---------------------------------------------------------------- the end
 
 @pytest.mark.parametrize("options", ["", "-progressive", "-restart 1", "-restart 1 -progressive", "-restart 4B",

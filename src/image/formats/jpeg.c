@@ -1,8 +1,10 @@
 /* JPEG: the entry in the table of formats, the segments of a file, and the orientation in its metadata. */
 #include "image/formats/jpeg.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/error.h"
 #include "image/formats/formats.h"
 
 bool image_jpeg_next_segment(const struct image_source *source, size_t *at, struct jpeg_segment *segment)
@@ -38,24 +40,47 @@ static bool starts_with(const struct jpeg_segment *segment, const char *name, si
     return segment->available >= length && memcmp(segment->data, name, length) == 0;
 }
 
-/* As Pillow does it: of the segments before the first scan, the first EXIF and the last XMP count. */
-static int read_orientation(const struct image_source *source)
+/* EXIF may go on in further segments; a directory behind this many bytes is not looked for. */
+enum { EXIF_MOST_BYTES = 1 << 20 };
+
+struct exif_data {
+    uint8_t *bytes; /* with the name before the first segment's data */
+    size_t size_bytes;
+};
+
+static int append_exif(struct exif_data *exif, const struct jpeg_segment *segment, size_t name_bytes,
+                       const struct image_source *source, struct effnet_error *error)
+{
+    size_t skip = exif->bytes ? name_bytes : 0, more = segment->available - skip;
+    if (more == 0 || exif->size_bytes + more > EXIF_MOST_BYTES) return EFFNET_OK;
+    uint8_t *bytes = realloc(exif->bytes, exif->size_bytes + more);
+    if (!bytes) return effnet_fail_nomem(error, source->name, exif->size_bytes + more);
+    memcpy(bytes + exif->size_bytes, segment->data + skip, more);
+    exif->bytes = bytes;
+    exif->size_bytes += more;
+    return EFFNET_OK;
+}
+
+/* As Pillow does it: of the segments before the first scan, all of EXIF, joined, and the last of XMP count.
+ */
+static int read_orientation(const struct image_source *source, int *orientation, struct effnet_error *error)
 {
     static const char exif_name[] = "Exif\0", xmp_name[] = "http://ns.adobe.com/xap/1.0/";
-    int exif = 0, xmp = 0;
-    bool exif_seen = false;
+    int xmp = 0, status = EFFNET_OK;
+    struct exif_data exif = {0};
     struct jpeg_segment segment;
-    for (size_t at = 0; image_jpeg_next_segment(source, &at, &segment);) {
+    for (size_t at = 0; !status && image_jpeg_next_segment(source, &at, &segment);) {
         if (segment.marker == MARKER_SOS || segment.marker == MARKER_EOI) break;
         if (segment.marker != MARKER_APP1) continue;
-        if (!exif_seen && starts_with(&segment, exif_name, sizeof exif_name)) {
-            exif = image_exif_orientation(segment.data, segment.available);
-            exif_seen = true;
-        } else if (starts_with(&segment, xmp_name, sizeof xmp_name)) {
+        if (starts_with(&segment, exif_name, sizeof exif_name))
+            status = append_exif(&exif, &segment, sizeof exif_name, source, error);
+        else if (starts_with(&segment, xmp_name, sizeof xmp_name))
             xmp = image_xmp_orientation(segment.data, segment.available);
-        }
     }
-    return exif ? exif : xmp;
+    *orientation = exif.bytes ? image_exif_orientation(exif.bytes, exif.size_bytes) : 0;
+    if (!*orientation) *orientation = xmp;
+    free(exif.bytes);
+    return status;
 }
 
 static bool matches(const uint8_t *data, size_t size_bytes)
@@ -66,8 +91,8 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
                   struct effnet_error *error)
 {
-    facts->orientation = read_orientation(source);
-    return image_jpeg_decode(source, facts->orientation > 1, out, error);
+    int status = read_orientation(source, &facts->orientation, error);
+    return status ? status : image_jpeg_decode(source, facts->orientation > 1, out, error);
 }
 
 const struct image_format image_format_jpeg = {.name = "JPEG", .matches = matches, .decode = decode};
