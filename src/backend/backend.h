@@ -56,7 +56,8 @@ extern const char effnet_no_cuda[];
 /* What sessions may choose from. */
 struct backend_choice {
     const struct backend *cpu, *cuda; /* cuda NULL: not in this build */
-    bool nvidia_hardware; /* there is some, so "auto" owes an explanation where it takes the CPU */
+    /* Whether there is some, so that "auto" owes an explanation where it takes the CPU; nobody else asks. */
+    bool (*nvidia_hardware)(const char *root);
 };
 /* effnet_session_open with another choice than this build and machine give, for tests. */
 int effnet_session_open_from(const struct backend_choice *choice, const effnet_model *model,

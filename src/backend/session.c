@@ -123,7 +123,7 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
                      const struct backend_options *options, struct effnet_error *error)
 {
     struct effnet_error gpu = {0}, cpu = {0};
-    if (choice->nvidia_hardware) {
+    if (choice->nvidia_hardware("")) {
         if (!open_cuda(session, choice->cuda, options, &gpu)) return EFFNET_OK;
         char reason[420]; /* which leaves room for notice_unused */
         effnet_keep_start(reason, sizeof reason, gpu.message);
@@ -207,7 +207,7 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
 int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
                         effnet_session **out, struct effnet_error *error)
 {
-    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware("")};
+    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware};
     return effnet_session_open_from(&choice, model, options, out, error);
 }
 
