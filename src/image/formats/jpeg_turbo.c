@@ -89,7 +89,7 @@ static struct job *job_of(j_common_ptr jpeg)
     return jpeg->client_data;
 }
 
-static void leave(struct job *job, int status)
+static _Noreturn void leave(struct job *job, int status)
 {
     job->status = status;
     longjmp(job->leave, 1);
@@ -107,13 +107,13 @@ static void check_identifiers(struct job *job)
                                        job->source->name, jpeg->comp_info[i].component_id));
 }
 
-static void leave_truncated(struct job *job)
+static _Noreturn void leave_truncated(struct job *job)
 {
     check_identifiers(job);
     leave(job, image_fail_truncated(job->source, job->error));
 }
 
-static void leave_precision(struct job *job)
+static _Noreturn void leave_precision(struct job *job)
 {
     leave(job, effnet_fail(job->error, EFFNET_E_DATA, "%s: a JPEG of %d bits a sample, which is not read",
                            job->source->name, job->jpeg.data_precision));
@@ -236,7 +236,6 @@ static void on_start(j_decompress_ptr jpeg)
 static boolean on_data_used_up(j_decompress_ptr jpeg)
 {
     leave_truncated(job_of((j_common_ptr)jpeg));
-    return FALSE;
 }
 
 static void on_skip(j_decompress_ptr jpeg, long count)
