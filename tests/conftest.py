@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_model import write_picture, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = (ROOT / os.environ.get("EFFNET_BUILD", "build")).resolve()
@@ -118,3 +119,15 @@ def fit(runner):
         assert done.returncode == 0, done.stderr.decode()
         return np.frombuffer(done.stdout, np.uint8).reshape(crop, crop, 3)
     return fit_path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The very small network of cli_model, in a weights file."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """One image for it."""
+    return write_picture(tmp_path / "picture.png", 1)

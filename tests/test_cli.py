@@ -16,20 +16,9 @@ from cli_model import (
     assert_one_line,
     run_with_stdout,
     write_picture,
-    write_tiny_model,
 )
 
 COMMANDS = ["classify", "info", "verify", "bench"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture
-def picture(tmp_path):
-    return write_picture(tmp_path / "picture.png", 1)
 
 
 def no_model_environment(tmp_path):

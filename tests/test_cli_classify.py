@@ -15,14 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli_model import LABELS, write_picture, write_tiny_model
+from cli_model import LABELS, write_picture
 
 USAGE, DATA, NO_INPUT = 64, 65, 66
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")

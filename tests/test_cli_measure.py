@@ -9,14 +9,9 @@ import re
 import subprocess
 
 import pytest
-from cli_model import CROP, write_picture, write_tiny_model
+from cli_model import CROP, write_picture
 
 MISS, USAGE, DATA, NO_INPUT = 1, 64, 65, 66
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")

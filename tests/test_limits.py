@@ -8,14 +8,9 @@ import subprocess
 import time
 
 import pytest
-from cli_model import write_picture, write_tiny_model
+from cli_model import write_picture
 
 NO_MEMORY = 71
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 def threads(effnet, tiny, *options, environment=None, **how):

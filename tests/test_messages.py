@@ -20,23 +20,11 @@ from cli_model import (
     USAGE,
     assert_one_line,
     run_with_stdout,
-    write_picture,
-    write_tiny_model,
 )
 from convert_formats import write_old, write_safetensors, write_zip
 from convert_networks import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture
-def picture(tmp_path):
-    return write_picture(tmp_path / "picture.png", 1)
 
 
 # ---------------------------------------------------------------- what stands in place of weights
