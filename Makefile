@@ -285,6 +285,7 @@ INCLUDE_DIR = "$(DESTDIR)$(PREFIX)/include"
 DATA_DIR = "$(DESTDIR)$(PREFIX)/share/effnet"
 MAN_DIR = "$(DESTDIR)$(PREFIX)/share/man/man1"
 INSTALLED_WEIGHTS := weights/lite1.safetensors weights/b1-plain.safetensors
+HEADERS := include/effnet.h include/effnet_linear.h include/effnet_lab.h
 
 # Weights that are there are taken as they are: neither network nor Python is needed then.
 install: all ## install under PREFIX (default /usr/local): program, weights, manual, library
@@ -298,7 +299,7 @@ install: all ## install under PREFIX (default /usr/local): program, weights, man
 	$(Q)install -d $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(DATA_DIR) $(MAN_DIR)
 	$(Q)install -m 755 $(BUILD)/effnet $(BIN_DIR)/effnet
 	$(Q)install -m 644 $(BUILD)/libeffnet.a $(LIB_DIR)/libeffnet.a
-	$(Q)install -m 644 include/effnet.h $(INCLUDE_DIR)/effnet.h
+	$(Q)install -m 644 $(HEADERS) $(INCLUDE_DIR)
 	$(Q)install -m 644 $(INSTALLED_WEIGHTS) $(DATA_DIR)
 	$(Q)test ! -f $(BUILD)/effnet.1 || install -m 644 $(BUILD)/effnet.1 $(MAN_DIR)/effnet.1
 	$(Q)install -m 644 $(BUILD)/effnet.pc $(LIB_DIR)/pkgconfig/effnet.pc
@@ -306,7 +307,7 @@ install: all ## install under PREFIX (default /usr/local): program, weights, man
 
 uninstall: ## remove what `make install` put there
 	$(Q)rm -f $(BIN_DIR)/effnet $(LIB_DIR)/libeffnet.a $(LIB_DIR)/pkgconfig/effnet.pc \
-		$(INCLUDE_DIR)/effnet.h $(MAN_DIR)/effnet.1 \
+		$(foreach h,$(HEADERS),$(INCLUDE_DIR)/$(notdir $(h))) $(MAN_DIR)/effnet.1 \
 		$(foreach w,$(INSTALLED_WEIGHTS),$(DATA_DIR)/$(notdir $(w)))
 	$(Q)test ! -d $(DATA_DIR) || rmdir --ignore-fail-on-non-empty $(DATA_DIR)
 

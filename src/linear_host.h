@@ -2,7 +2,7 @@
 #ifndef EFFNET_LINEAR_HOST_H
 #define EFFNET_LINEAR_HOST_H
 
-#include "effnet.h"
+#include "effnet_linear.h"
 
 #ifdef EFFNET_HAVE_ONEDNN
 /* Host memory, through oneDNN's matrix product, on as many threads as OpenMP says; and on threads of ours. */

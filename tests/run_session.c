@@ -17,7 +17,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 struct runner {
     const struct effnet_model_info *model;

@@ -128,14 +128,15 @@ def test_help_names_targets_and_variables(root):
     assert "Nothing is asked" not in text
 
 
+@pytest.mark.parametrize("header", ["effnet.h", "effnet_linear.h", "effnet_lab.h"])
 @pytest.mark.parametrize("compiler, standards", [
     ("gcc", ["c99", "c11"]), ("clang", ["c99", "c11"]), ("g++", ["c++11", "c++17"]), ("clang++", ["c++11", "c++17"])])
-def test_header_compiles_alone(root, compiler, standards):
+def test_header_compiles_alone(root, compiler, standards, header):
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
     for standard in standards:
         run(compiler, f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-x",
-            "c++" if "++" in compiler else "c", root / "include" / "effnet.h")
+            "c++" if "++" in compiler else "c", root / "include" / header)
 
 
 def test_sources_use_nothing_that_some_compilers_lack(root):

@@ -1,6 +1,7 @@
 /* fork with sessions open and other threads at work: a child may close what it has, exit, open its own and
  * use that, decode, and multiply; what it may not do is refused in words. Nothing of it hangs: an alarm ends
  * a child that does. */
+#include "effnet_lab.h"
 #include "threads.h"
 #include "weights_builder.h"
 

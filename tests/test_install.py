@@ -49,7 +49,8 @@ def installed(staged):
 
 
 def test_files(installed):
-    wanted = {"bin/effnet", "lib/libeffnet.a", "lib/pkgconfig/effnet.pc", "include/effnet.h",
+    wanted = {"bin/effnet", "lib/libeffnet.a", "lib/pkgconfig/effnet.pc",
+              "include/effnet.h", "include/effnet_linear.h", "include/effnet_lab.h",
               "share/effnet/lite1.safetensors", "share/effnet/b1-plain.safetensors"}
     if shutil.which("pandoc"):
         wanted.add("share/man/man1/effnet.1")

@@ -1,6 +1,6 @@
 /* effnet_linear on host memory, and the reference it is held against. */
 #include "common/half.h"
-#include "effnet.h"
+#include "effnet_linear.h"
 #include "linear_host.h"
 
 #include <math.h>

@@ -1,4 +1,5 @@
 /* Opening weights files: what a good one gives, and files that are not weights files at all. */
+#include "effnet_lab.h"
 #include "random.h"
 #include "weights_builder.h"
 

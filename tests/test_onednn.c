@@ -1,5 +1,6 @@
 /* The CPU backend: every kind of layer against the reference, real shapes first and then awkward ones; that
  * an image's bits do not depend on its batch; many threads and many sessions. */
+#include "effnet_lab.h"
 #include "random.h"
 #include "weights_builder.h"
 

@@ -1,5 +1,6 @@
 /* The reference's layers against their definition, written another way: a zero-padded copy of the input,
  * sums in long double in the order of the file's weights, activations by other formulas. */
+#include "effnet_lab.h"
 #include "random.h"
 #include "weights_builder.h"
 

@@ -1,5 +1,6 @@
 /* Sessions: options, arguments, units, and that a pass gives the same whatever surrounds an image. */
 #include "common/nvidia.h"
+#include "effnet_lab.h"
 #include "random.h"
 #include "weights_builder.h"
 

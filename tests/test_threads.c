@@ -1,6 +1,7 @@
 /* Eight threads that open, run and close sessions of many kinds, decode images and compute linear layers, all
  * at once: nothing fails, and every result has the bits that it has alone. On the CPU; tests/gpu has the
  * twin. */
+#include "effnet_linear.h"
 #include "image_jpeg.h"
 #include "threads.h"
 #include "weights_builder.h"

@@ -3,7 +3,7 @@
 #ifndef EFFNET_BACKEND_BACKEND_H
 #define EFFNET_BACKEND_BACKEND_H
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 /* Options after defaults are applied; device is without the backend's name ("cuda:1" -> device_index 1). */
 struct backend_options {

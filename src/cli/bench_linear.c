@@ -2,6 +2,7 @@
 #include "cli/bench.h"
 #include "common/half.h"
 #include "common/nvidia.h"
+#include "effnet_linear.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,6 +1,7 @@
 /* The whole network: compute alone, with the host's part, and from files. */
 #include "cli/bench.h"
 #include "cli/feed.h"
+#include "effnet_lab.h"
 
 #include <inttypes.h>
 #include <string.h>

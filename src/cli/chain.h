@@ -3,7 +3,7 @@
 #ifndef EFFNET_CLI_CHAIN_H
 #define EFFNET_CLI_CHAIN_H
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 struct chain {
     const effnet_model *model;

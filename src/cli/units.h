@@ -4,7 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/report.h"
-#include "effnet.h"
+#include "effnet_lab.h"
 
 enum { UNIT_LABEL_SIZE = 160 };
 

@@ -2,7 +2,7 @@
 #ifndef EFFNET_MODEL_NAMES_H
 #define EFFNET_MODEL_NAMES_H
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 int effnet_op_from_name(const char *name);            /* enum effnet_op */
 int effnet_activation_from_name(const char *name);    /* enum effnet_activation */

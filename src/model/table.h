@@ -2,6 +2,7 @@
 #ifndef EFFNET_MODEL_TABLE_H
 #define EFFNET_MODEL_TABLE_H
 
+#include "effnet_lab.h"
 #include "model/json.h"
 
 /* Limits that keep every product of sizes inside an int64_t, and an image's tensor inside an int. */

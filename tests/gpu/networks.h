@@ -3,7 +3,7 @@
 #ifndef EFFNET_TESTS_GPU_NETWORKS_H
 #define EFFNET_TESTS_GPU_NETWORKS_H
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 #include <unistd.h>
 

@@ -3,7 +3,7 @@
  * without the configurations for sm_90a. `--bench [WHAT [PREFIX]]`: times (linear_bench.h), of the
  * configurations whose names start with PREFIX; with CUBLAS=/path/to/libcublas.so.N in the environment,
  * cuBLAS's bare product beside them. */
-#include "effnet.h"
+#include "effnet_linear.h"
 #include "linear_bench.h"
 #include "ulp.h"
 

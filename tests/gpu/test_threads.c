@@ -3,6 +3,7 @@
  * result has the bits that it has alone. The twin of tests/test_threads.c. At times a thread leaves a failure
  * of its own behind, which no other call may report or take away. `--small`: fewer threads and rounds, for
  * compute-sanitizer. */
+#include "effnet_linear.h"
 #include "threads.h"
 
 #include <time.h>

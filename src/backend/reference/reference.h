@@ -2,7 +2,7 @@
 #ifndef EFFNET_BACKEND_REFERENCE_REFERENCE_H
 #define EFFNET_BACKEND_REFERENCE_REFERENCE_H
 
-#include "effnet.h"
+#include "effnet_lab.h"
 
 /* act(x) in double; NaN gives NaN. */
 double effnet_reference_activation(enum effnet_activation activation, double x);
