@@ -8,8 +8,7 @@
 #ifndef EFFNET_KERNELS_DEPTHWISE_H
 #define EFFNET_KERNELS_DEPTHWISE_H
 
-#include <cuda_runtime_api.h>
-#include <stdbool.h>
+#include "kernel_config.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,14 +26,8 @@ struct depthwise_args {
     int pad_top, pad_left;
 };
 
-/* Configurations are numbered from 0; names are for people ("2x4 pixels, 4 channels"). */
-int depthwise_config_count(void);
-const char *depthwise_config_name(int config);
-/* Whether the configuration computes these shapes (pointers are not looked at). */
-bool depthwise_config_fits(int config, const struct depthwise_args *args);
-/* Enqueues the kernel. cudaErrorInvalidValue where the configuration does not fit, else what the launch
- * returned. */
-cudaError_t depthwise_launch(int config, const struct depthwise_args *args, cudaStream_t stream);
+/* Of struct depthwise_args; pointers are not looked at. */
+extern const struct kernel_family depthwise_kernels;
 
 #ifdef __cplusplus
 }

@@ -1,25 +1,29 @@
-/* What the depthwise kernels share: the table entry of a configuration. */
+/* What the depthwise kernels share: the lists of configurations. */
 #ifndef EFFNET_KERNELS_DEPTHWISE_COMMON_CUH
 #define EFFNET_KERNELS_DEPTHWISE_COMMON_CUH
 
 #include "depthwise.h"
 #include "device.cuh"
+#include "kernel_config.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
 
 namespace depthwise
 {
 
-struct config {
-    const char *name;
-    cudaError_t (*launch[4])(const depthwise_args &, cudaStream_t); /* 3x3 and 5x5, stride 1 and 2 of each */
-};
+/* Each in its own file. */
+extern const kernel_config tile_configs[];
+extern const kernel_config walk_configs[];
 
-/* The families, each in its own file. */
-extern const config tile_configs[];
-extern const int tile_config_count;
-extern const config walk_configs[];
-extern const int walk_config_count;
+/* L::launch_window<kernel, stride> for those of args. */
+template <class L> cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
+{
+    if (args.kernel == 3)
+        return args.stride == 1 ? L::template launch_window<3, 1>(args, stream)
+                                : L::template launch_window<3, 2>(args, stream);
+    return args.stride == 1 ? L::template launch_window<5, 1>(args, stream)
+                            : L::template launch_window<5, 2>(args, stream);
+}
 
 } // namespace depthwise
 

@@ -134,28 +134,36 @@ __global__ void __launch_bounds__(THREADS) depthwise_kernel(const __grid_constan
         }
 }
 
-template <int K, int S, int TH, int TW, int V>
-cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
-{
-    const long long tiles = static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
-                            ((args.out_width + TW - 1) / TW);
-    const long long blocks = (tiles * (args.channels / V) + THREADS - 1) / THREADS;
-    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
-    return launch_overlapping(depthwise_kernel<K, S, TH, TW, V>, static_cast<unsigned>(blocks), THREADS, 0,
-                              stream, args);
-}
+template <int TH, int TW, int V> struct launcher {
+    static long long blocks(const depthwise_args &args)
+    {
+        const long long tiles = static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
+                                ((args.out_width + TW - 1) / TW);
+        return (tiles * (args.channels / V) + THREADS - 1) / THREADS;
+    }
+
+    static bool fits(const depthwise_args &args) { return blocks(args) < 1LL << 31; }
+
+    static int shared_bytes(const depthwise_args &) { return 0; }
+
+    static cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
+    {
+        return depthwise::launch_window<launcher>(args, stream);
+    }
+
+    template <int K, int S> static cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
+    {
+        return launch_overlapping(depthwise_kernel<K, S, TH, TW, V>, static_cast<unsigned>(blocks(args)),
+                                  THREADS, 0, stream, args);
+    }
+};
 
 } // namespace
 
-#define DEPTHWISE(TH, TW, V)                                                                                 \
-    {                                                                                                        \
-#TH "x" #TW " pixels, " #V " channels", {launch < 3, 1, TH, TW, V>, launch < 3, 2, TH, TW, V>,       \
-                                                 launch < 5, 1, TH, TW, V>, launch < 5, 2, TH, TW, V> },     \
-    }
+#define DEPTHWISE(TH, TW, V) make_config<launcher<TH, TW, V>>(#TH "x" #TW " pixels, " #V " channels")
 
-const config tile_configs[] = {
-    DEPTHWISE(1, 1, 8), DEPTHWISE(1, 2, 4), DEPTHWISE(1, 4, 4), DEPTHWISE(2, 4, 4), DEPTHWISE(1, 8, 4),
+const kernel_config tile_configs[] = {
+    DEPTHWISE(1, 1, 8), DEPTHWISE(1, 2, 4), DEPTHWISE(1, 4, 4), DEPTHWISE(2, 4, 4), DEPTHWISE(1, 8, 4), {},
 };
-const int tile_config_count = sizeof tile_configs / sizeof *tile_configs;
 
 } // namespace depthwise

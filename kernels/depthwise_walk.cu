@@ -143,35 +143,49 @@ __global__ void __launch_bounds__(THREADS, P::BLOCKS)
     }
 }
 
-/* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
-template <class P> cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
-{
-    int multiprocessors = 0;
-    const cudaError_t status = multiprocessor_count(&multiprocessors);
-    if (status != cudaSuccess) return status;
-    const long long columns = static_cast<long long>(args.n) * (args.channels / 2) *
-                              ((args.out_width + P::TW - 1) / P::TW);
-    const long long wanted = 3LL * P::BLOCKS * THREADS * multiprocessors; /* threads */
-    long long strips = (wanted + columns - 1) / columns;
-    if (strips > (args.out_height + 3) / 4) strips = (args.out_height + 3) / 4;
-    const int strip_rows = (args.out_height + static_cast<int>(strips) - 1) / static_cast<int>(strips);
-    strips = (args.out_height + strip_rows - 1) / strip_rows;
-    const long long blocks = (columns * strips + THREADS - 1) / THREADS;
-    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
-    return launch_overlapping(depthwise_walk<P>, static_cast<unsigned>(blocks), THREADS, 0, stream, args,
-                              static_cast<int>(strips), strip_rows);
-}
+template <int TW> struct launcher {
+    static long long threads_a_strip(const depthwise_args &args)
+    {
+        return static_cast<long long>(args.n) * (args.channels / 2) * ((args.out_width + TW - 1) / TW);
+    }
+
+    static int most_strips(const depthwise_args &args) { return (args.out_height + 3) / 4; }
+
+    static bool fits(const depthwise_args &args)
+    {
+        return threads_a_strip(args) * most_strips(args) < (1LL << 31) * THREADS;
+    }
+
+    static int shared_bytes(const depthwise_args &) { return 0; }
+
+    static cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
+    {
+        return depthwise::launch_window<launcher>(args, stream);
+    }
+
+    /* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
+    template <int K, int S> static cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
+    {
+        using P = walk<K, S, TW>;
+        int sms = 0;
+        const cudaError_t status = sm_count(&sms);
+        if (status != cudaSuccess) return status;
+        const long long columns = threads_a_strip(args);
+        const long long wanted = 3LL * P::BLOCKS * THREADS * sms; /* threads */
+        long long strips = (wanted + columns - 1) / columns;
+        if (strips > most_strips(args)) strips = most_strips(args);
+        const int strip_rows = (args.out_height + static_cast<int>(strips) - 1) / static_cast<int>(strips);
+        strips = (args.out_height + strip_rows - 1) / strip_rows;
+        const long long blocks = (columns * strips + THREADS - 1) / THREADS;
+        return launch_overlapping(depthwise_walk<P>, static_cast<unsigned>(blocks), THREADS, 0, stream, args,
+                                  static_cast<int>(strips), strip_rows);
+    }
+};
 
 } // namespace
 
-#define WALK(TW)                                                                                             \
-    {                                                                                                        \
-        "walk " #TW " columns, 2 channels",                                                                  \
-            {launch<walk<3, 1, TW>>, launch<walk<3, 2, TW>>, launch<walk<5, 1, TW>>,                         \
-             launch<walk<5, 2, TW>>},                                                                        \
-    }
+#define WALK(TW) make_config<launcher<TW>>("walk " #TW " columns, 2 channels")
 
-const config walk_configs[] = {WALK(5), WALK(6), WALK(8)};
-const int walk_config_count = sizeof walk_configs / sizeof *walk_configs;
+const kernel_config walk_configs[] = {WALK(5), WALK(6), WALK(8), {}};
 
 } // namespace depthwise

@@ -19,7 +19,7 @@ inline int compute_capability()
     return status == cudaSuccess ? 10 * major + minor : 0;
 }
 
-inline cudaError_t multiprocessor_count(int *count)
+inline cudaError_t sm_count(int *count)
 {
     int device = 0;
     cudaError_t status = cudaGetDevice(&device);

@@ -16,6 +16,7 @@
  * Shared memory: pixels fp16, s fp32 [pixel][32] with the 16-byte pieces of odd pixels swapped in pairs, so
  * that the quarters of a warp meet all banks. Measurements: docs/first_block.md. */
 #include "first_block.cuh"
+#include "kernel_config.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
 
@@ -325,72 +326,51 @@ __global__ void __launch_bounds__(P::THREADS, BLOCKS)
     finish<P>(shared, args, at, warp, g, t);
 }
 
-template <class P, int BLOCKS> cudaError_t launch_plan(const first_block_args &args, cudaStream_t stream)
-{
-    const auto kernel = first_block_kernel<P, BLOCKS>;
-    constexpr int shared_bytes = sizeof(typename P::shared);
-    const long long blocks = static_cast<long long>(args.n) * ((args.out_height + P::TH - 1) / P::TH) *
-                             ((args.out_width + P::TW - 1) / P::TW);
-    if (blocks >= (1LL << 31)) return cudaErrorInvalidValue;
-    return launch_overlapping(kernel, static_cast<unsigned>(blocks), P::THREADS, shared_bytes, stream, args);
-}
+template <int R, int WX, int WY, int BLOCKS> struct launcher {
+    template <bool UNITS> using plan_of = plan<R, WX, WY, UNITS>;
 
-template <int R, int WX, int WY, int BLOCKS>
-cudaError_t launch(const first_block_args &args, cudaStream_t stream)
-{
-    return in_units(args.stem_max, args.depthwise_max)
-               ? launch_plan<plan<R, WX, WY, true>, BLOCKS>(args, stream)
-               : launch_plan<plan<R, WX, WY, false>, BLOCKS>(args, stream);
-}
-
-struct config {
-    const char *name;
-    int shared_bytes;
-    cudaError_t (*launch)(const first_block_args &, cudaStream_t);
-};
-
-#define FIRST_BLOCK(NAME, R, WX, WY, BLOCKS)                                                                 \
-    {                                                                                                        \
-        NAME, sizeof(plan<R, WX, WY, true>::shared), launch<R, WX, WY, BLOCKS>                               \
+    static long long blocks(const first_block_args &args)
+    {
+        constexpr int TH = plan_of<true>::TH, TW = plan_of<true>::TW;
+        return static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
+               ((args.out_width + TW - 1) / TW);
     }
 
+    static bool fits(const first_block_args &args) { return blocks(args) < 1LL << 31; }
+
+    static int shared_bytes(const first_block_args &) { return sizeof(typename plan_of<true>::shared); }
+
+    static cudaError_t launch(const first_block_args &args, cudaStream_t stream)
+    {
+        const auto kernel = in_units(args.stem_max, args.depthwise_max)
+                                ? first_block_kernel<plan_of<true>, BLOCKS>
+                                : first_block_kernel<plan_of<false>, BLOCKS>;
+        return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), plan_of<true>::THREADS,
+                                  shared_bytes(args), stream, args);
+    }
+};
+
 /* For small batches, and for large ones. */
-const config configs[] = {FIRST_BLOCK("6x24 pixels", 3, 3, 1, 5), FIRST_BLOCK("12x24 pixels", 6, 3, 1, 4)};
-constexpr int CONFIG_COUNT = sizeof configs / sizeof *configs;
+const kernel_config configs[] = {
+    make_config<launcher<3, 3, 1, 5>>("6x24 pixels"),
+    make_config<launcher<6, 3, 1, 4>>("12x24 pixels"),
+    {},
+};
 
-} // namespace
-
-int first_block_config_count(void)
-{
-    return CONFIG_COUNT;
-}
-
-const char *first_block_config_name(int config)
-{
-    return config < 0 || config >= CONFIG_COUNT ? "none" : configs[config].name;
-}
-
-int first_block_config_shared_bytes(int config)
-{
-    return config < 0 || config >= CONFIG_COUNT ? 0 : configs[config].shared_bytes;
-}
-
-static bool side_fits(int size, int out, int pad)
+bool side_fits(int size, int out, int pad)
 {
     return size >= 4 && out >= 1 && pad >= 0 && pad <= 1 && 2 * (out - 1) - pad + 1 < size &&
            2 * out - pad + 2 >= size;
 }
 
-bool first_block_config_fits(int config, const first_block_args *args)
+bool valid(const void *arguments)
 {
-    return config >= 0 && config < CONFIG_COUNT && args->n >= 1 && args->width % 4 == 0 &&
-           args->height < 1 << 15 && args->width < 1 << 15 &&
-           side_fits(args->height, args->out_height, args->pad_top) &&
-           side_fits(args->width, args->out_width, args->pad_left);
+    const first_block_args &args = *static_cast<const first_block_args *>(arguments);
+    return args.n >= 1 && args.width % 4 == 0 && args.height < 1 << 15 && args.width < 1 << 15 &&
+           side_fits(args.height, args.out_height, args.pad_top) &&
+           side_fits(args.width, args.out_width, args.pad_left);
 }
 
-cudaError_t first_block_launch(int config, const first_block_args *args, cudaStream_t stream)
-{
-    if (!first_block_config_fits(config, args)) return cudaErrorInvalidValue;
-    return configs[config].launch(*args, stream);
-}
+} // namespace
+
+extern const kernel_family first_block_kernels = {"first_block", valid, {configs}};

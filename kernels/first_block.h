@@ -9,8 +9,8 @@
 #ifndef EFFNET_KERNELS_FIRST_BLOCK_H
 #define EFFNET_KERNELS_FIRST_BLOCK_H
 
-#include <cuda_runtime_api.h>
-#include <stdbool.h>
+#include "kernel_config.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,17 +47,9 @@ struct first_block_args {
     int pad_top, pad_left; /* of the stem, 0 or 1 */
 };
 
-/* Configurations are numbered from 0; names are for people ("8x40 pixels"). */
-int first_block_config_count(void);
-const char *first_block_config_name(int config);
-/* Whether the configuration computes these shapes (pointers are not looked at): rows of whole 4-byte words,
- * every output's middle tap inside the image, and no room for one more output. */
-bool first_block_config_fits(int config, const struct first_block_args *args);
-/* Bytes of shared memory that a block takes. */
-int first_block_config_shared_bytes(int config);
-/* Enqueues the kernel. cudaErrorInvalidValue where the configuration does not fit, else what the launch
- * returned. */
-cudaError_t first_block_launch(int config, const struct first_block_args *args, cudaStream_t stream);
+/* Of struct first_block_args; pointers are not looked at. Valid: rows of whole 4-byte words, every output's
+ * middle tap inside the image, and no room for one more output. */
+extern const struct kernel_family first_block_kernels;
 
 #ifdef __cplusplus
 }

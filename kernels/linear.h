@@ -11,8 +11,8 @@
 #ifndef EFFNET_KERNELS_LINEAR_H
 #define EFFNET_KERNELS_LINEAR_H
 
-#include <cuda_runtime_api.h>
-#include <stdbool.h>
+#include "kernel_config.h"
+
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -52,27 +52,11 @@ cudaError_t linear_check(const struct linear_args *args);
 
 enum { LINEAR_SIZE_MAX = 1 << 30 };
 
-/* What a configuration is; names are for people ("wgmma 200x256", "mma 64x32x128 k4"). */
-struct linear_config {
-    const char *name;
-    bool sm90a;                  /* runs on compute capability 9.0 and on nothing else */
-    int tile_m, tile_n, threads; /* of a block */
-    int shared_bytes;            /* dynamic shared memory of a block */
-};
+/* Of struct linear_args. Whether a configuration fits depends on the pointers' alignment. */
+extern const struct kernel_family linear_kernels;
 
-/* Configurations are numbered from 0. */
-int linear_config_count(void);
-const struct linear_config *linear_config_get(int config);
-/* Whether that configuration computes these arguments on the current device. */
-bool linear_config_fits(int config, const struct linear_args *args);
-/* The configuration expected to be fastest on the current device, or -1 where the arguments need more tiles
- * than a grid holds. */
+/* The configuration expected to be fastest on the current device, or -1 where none fits. */
 int linear_choose(const struct linear_args *args);
-
-/* Enqueues the kernel on `stream` of the current device: no allocation, no synchronisation, may be captured.
- * What linear_check says; cudaErrorNotSupported where the configuration does not fit; else what the launch
- * returned. */
-cudaError_t linear_launch(int config, const struct linear_args *args, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

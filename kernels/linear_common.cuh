@@ -1,8 +1,10 @@
-/* What the linear kernels share: the epilogue, the storing of a warp's results, the table of families. */
+/* What the linear kernels share: the epilogue, the storing of a warp's results, the lists of configurations.
+ */
 #ifndef EFFNET_KERNELS_LINEAR_COMMON_CUH
 #define EFFNET_KERNELS_LINEAR_COMMON_CUH
 
 #include "device.cuh"
+#include "kernel_config.cuh"
 #include "linear.h"
 #include "linear_math.h"
 #include "ptx.cuh"
@@ -10,28 +12,15 @@
 namespace linear
 {
 
-/* A configuration and what it can do, for arguments that linear_check has passed. `cost` estimates
- * microseconds from the chip's number of multiprocessors, for linear_choose only. */
-struct entry {
-    linear_config config;
-    bool (*fits)(const linear_args &);
-    cudaError_t (*launch)(const linear_args &, cudaStream_t);
-    double (*cost)(const linear_args &, int multiprocessors);
-};
-
 /* How x and w are read: COPY, both fp16, in 16-byte pieces; CONVERT, the same with x fp32; GENERAL, by
  * element, any alignment and k. */
 enum mode { COPY, CONVERT, GENERAL };
 
-/* The families, each in its own file. */
-extern const entry mma_entries[];
-extern const int mma_entry_count;
-extern const entry small_entries[];
-extern const int small_entry_count;
-extern const entry split_entries[];
-extern const int split_entry_count;
-extern const entry wgmma_entries[];
-extern const int wgmma_entry_count;
+/* Each in its own file. */
+extern const kernel_config mma_configs[];
+extern const kernel_config small_configs[];
+extern const kernel_config split_configs[];
+extern const kernel_config wgmma_configs[];
 
 __host__ __device__ inline int element_bytes(int type)
 {

@@ -291,40 +291,35 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     }
 }
 
-template <class T> int64_t block_count(const linear_args &a)
-{
-    return divide_up(a.m, T::BM) * divide_up(a.n, T::BN);
-}
+template <class T, int MODE> struct launcher {
+    static int64_t blocks(const linear_args &a) { return divide_up(a.m, T::BM) * divide_up(a.n, T::BN); }
 
-template <class T, int MODE> bool fits(const linear_args &a)
-{
-    return MODE == mode_of(a) && block_count<T>(a) < INT32_MAX;
-}
+    static bool fits(const linear_args &a) { return MODE == mode_of(a) && blocks(a) < INT32_MAX; }
 
-template <class T, int MODE> cudaError_t launch(const linear_args &a, cudaStream_t stream)
-{
-    return launch_after(linear_mma_kernel<T, MODE>, static_cast<unsigned>(block_count<T>(a)), T::THREADS,
-                        T::SHARED_BYTES, stream, a, rows_aligned(a.y, a.ldy, element_bytes(a.y_type)));
-}
+    static int shared_bytes(const linear_args &) { return T::SHARED_BYTES; }
 
-/* Waves of blocks, each as long as its products at 2.9 TFLOP/s a multiprocessor or its reads at 52 kB/us,
- * whichever takes longer; element-wise reads at a tenth of that. Constants as measured on an H200. */
-template <class T, int MODE> double cost(const linear_args &a, int multiprocessors)
-{
-    const double rate = MODE == GENERAL ? 5.2e3 : 5.2e4, share = T::BLOCKS;
-    const double rows = a.m < T::BM ? a.m : T::BM, x_bytes = MODE == CONVERT ? 4 : 2;
-    const double products = 2.0 * T::BM * T::BN * a.k / 2.9e6,
-                 reads = (x_bytes * rows + 2.0 * T::BN) * a.k / rate;
-    const double waves = divide_up(block_count<T>(a), static_cast<int64_t>(multiprocessors) * T::BLOCKS);
-    return 2.5 + waves * share * (products > reads ? products : reads);
-}
+    static cudaError_t launch(const linear_args &a, cudaStream_t stream)
+    {
+        return launch_after(linear_mma_kernel<T, MODE>, static_cast<unsigned>(blocks(a)), T::THREADS,
+                            T::SHARED_BYTES, stream, a, rows_aligned(a.y, a.ldy, element_bytes(a.y_type)));
+    }
 
-template <class T, int MODE> constexpr entry make_entry(const char *name)
+    /* Waves of blocks, each as long as its products at 2.9 TFLOP/s an SM or its reads at 52 kB/us, whichever
+     * takes longer; element-wise reads at a tenth of that. Constants as measured on an H200. */
+    static double cost_us(const linear_args &a, int sms)
+    {
+        const double rate = MODE == GENERAL ? 5.2e3 : 5.2e4, share = T::BLOCKS;
+        const double rows = a.m < T::BM ? a.m : T::BM, x_bytes = MODE == CONVERT ? 4 : 2;
+        const double products = 2.0 * T::BM * T::BN * a.k / 2.9e6,
+                     reads = (x_bytes * rows + 2.0 * T::BN) * a.k / rate;
+        const double waves = divide_up(blocks(a), static_cast<int64_t>(sms) * T::BLOCKS);
+        return 2.5 + waves * share * (products > reads ? products : reads);
+    }
+};
+
+template <class T, int MODE> constexpr kernel_config make(const char *name)
 {
-    return {{name, false, T::BM, T::BN, T::THREADS, T::SHARED_BYTES},
-            fits<T, MODE>,
-            launch<T, MODE>,
-            cost<T, MODE>};
+    return make_config_with_cost<launcher<T, MODE>>(name);
 }
 
 using t128x256 = tile<128, 256, 32, 4, 2, 4, 1, 1>;
@@ -335,12 +330,16 @@ using t32x32k8 = tile<32, 32, 128, 4, 1, 1, 8, 1>;
 
 } // namespace
 
-const entry mma_entries[] = {
-    make_entry<t128x256, COPY>("mma 128x256x32"),     make_entry<t128x128, COPY>("mma 128x128x64"),
-    make_entry<t64x64, COPY>("mma 64x64x64"),         make_entry<t64x32k4, COPY>("mma 64x32x128 k4"),
-    make_entry<t32x32k8, COPY>("mma 32x32x128 k8"),   make_entry<t128x128, CONVERT>("mma 128x128x64 fp32"),
-    make_entry<t64x64, CONVERT>("mma 64x64x64 fp32"), make_entry<t64x64, GENERAL>("mma 64x64x64 general"),
+const kernel_config mma_configs[] = {
+    make<t128x256, COPY>("mma 128x256x32"),
+    make<t128x128, COPY>("mma 128x128x64"),
+    make<t64x64, COPY>("mma 64x64x64"),
+    make<t64x32k4, COPY>("mma 64x32x128 k4"),
+    make<t32x32k8, COPY>("mma 32x32x128 k8"),
+    make<t128x128, CONVERT>("mma 128x128x64 fp32"),
+    make<t64x64, CONVERT>("mma 64x64x64 fp32"),
+    make<t64x64, GENERAL>("mma 64x64x64 general"),
+    {},
 };
-const int mma_entry_count = sizeof mma_entries / sizeof *mma_entries;
 
 } // namespace linear

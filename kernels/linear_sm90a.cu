@@ -342,8 +342,8 @@ template <class P, int ACTIVATION, class Y> cudaError_t launch_as(const linear_a
 {
     constexpr CUtensorMapDataType fp16 = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     constexpr CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
-    int multiprocessors = 0;
-    cudaError_t status = multiprocessor_count(&multiprocessors);
+    int sms = 0;
+    cudaError_t status = sm_count(&sms);
     CUtensorMap x_map[CLUSTER], w_map;
     for (int i = 0; i < CLUSTER && status == cudaSuccess; i++)
         status = tensor_map_2d(&x_map[i], fp16, a.x, a.m, a.k, a.ldx * 2,
@@ -357,57 +357,52 @@ template <class P, int ACTIVATION, class Y> cudaError_t launch_as(const linear_a
     const walk walk = {static_cast<int>(divide_up(a.m, P::TILE_M)),
                        static_cast<int>(divide_up(a.n, CLUSTER * TILE_N)), GROUP_N / (CLUSTER * TILE_N),
                        steps, LEAD < steps ? LEAD : steps};
-    const int64_t tiles = tile_count<P>(a), most = multiprocessors / CLUSTER;
+    const int64_t tiles = tile_count<P>(a), most = sms / CLUSTER;
     const unsigned clusters = static_cast<unsigned>(tiles < most ? tiles : most);
     return launch_overlapping(linear_wgmma_kernel<P, ACTIVATION, Y>, clusters * CLUSTER, THREADS,
                               sizeof(typename P::shared), stream, x_map[0], x_map[1], w_map, a, walk);
 }
 
-template <class P> cudaError_t launch(const linear_args &a, cudaStream_t stream)
-{
-    const bool wide = a.y_type == LINEAR_FP32;
+template <class P, int RATE> struct launcher {
+    static bool fits(const linear_args &a)
+    {
+        return mode_of(a) == COPY && stores_together(a, 4) && tile_count<P>(a) < INT32_MAX / 2;
+    }
+
+    static int shared_bytes(const linear_args &) { return sizeof(typename P::shared); }
+
+    static cudaError_t launch(const linear_args &a, cudaStream_t stream)
+    {
+        const bool wide = a.y_type == LINEAR_FP32;
 #define LINEAR_CASE(ACTIVATION)                                                                              \
     case ACTIVATION:                                                                                         \
         return wide ? launch_as<P, ACTIVATION, float>(a, stream) : launch_as<P, ACTIVATION, __half>(a, stream)
-    switch (a.activation) {
-        LINEAR_CASE(LINEAR_NONE);
-        LINEAR_CASE(LINEAR_RELU);
-        LINEAR_CASE(LINEAR_RELU6);
-        LINEAR_CASE(LINEAR_SILU);
-        LINEAR_CASE(LINEAR_GELU);
-        LINEAR_CASE(LINEAR_GELU_RELU);
-    default: return cudaErrorInvalidValue;
-    }
+        switch (a.activation) {
+            LINEAR_CASE(LINEAR_NONE);
+            LINEAR_CASE(LINEAR_RELU);
+            LINEAR_CASE(LINEAR_RELU6);
+            LINEAR_CASE(LINEAR_SILU);
+            LINEAR_CASE(LINEAR_GELU);
+            LINEAR_CASE(LINEAR_GELU_RELU);
+        default: return cudaErrorInvalidValue;
+        }
 #undef LINEAR_CASE
-}
+    }
 
-template <class P> bool fits(const linear_args &a)
-{
-    return compute_capability() == 90 && mode_of(a) == COPY && stores_together(a, 4) &&
-           tile_count<P>(a) < INT32_MAX / 2;
-}
-
-/* Rounds of tiles at RATE GFLOP/s a multiprocessor, as measured on an H200. */
-template <class P, int RATE> double cost(const linear_args &a, int multiprocessors)
-{
-    const double rounds = divide_up(tile_count<P>(a), multiprocessors / CLUSTER);
-    return 2.5 + rounds * 2.0 * P::TILE_M * TILE_N * a.k / (RATE * 1e3);
-}
-
-template <class P, int RATE> constexpr entry make_entry(const char *name)
-{
-    return {{name, true, P::TILE_M, TILE_N, THREADS, sizeof(typename P::shared)},
-            fits<P>,
-            launch<P>,
-            cost<P, RATE>};
-}
+    /* Rounds of tiles at RATE GFLOP/s an SM, as measured on an H200. */
+    static double cost_us(const linear_args &a, int sms)
+    {
+        const double rounds = divide_up(tile_count<P>(a), sms / CLUSTER);
+        return 2.5 + rounds * 2.0 * P::TILE_M * TILE_N * a.k / (RATE * 1e3);
+    }
+};
 
 } // namespace
 
-const entry wgmma_entries[] = {
-    make_entry<plan<128, 6, 4, 3>, 5800>("wgmma 128x256"),
-    make_entry<plan<200, 4, 4, 3>, 6100>("wgmma 200x256"),
+const kernel_config wgmma_configs[] = {
+    make_config_with_cost<launcher<plan<128, 6, 4, 3>, 5800>>("wgmma 128x256", 90),
+    make_config_with_cost<launcher<plan<200, 4, 4, 3>, 6100>>("wgmma 200x256", 90),
+    {},
 };
-const int wgmma_entry_count = sizeof wgmma_entries / sizeof *wgmma_entries;
 
 } // namespace linear

@@ -149,46 +149,59 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-template <class S> bool fits(const linear_args &a)
-{
-    return S::MODE == mode_of(a) && divide_up(a.m, S::ROWS) <= 65535;
-}
+template <class S> struct launcher {
+    static int64_t blocks_down(const linear_args &a) { return divide_up(a.m, S::ROWS); }
 
-template <class S> cudaError_t launch(const linear_args &a, cudaStream_t stream)
-{
-    const int64_t rounds = divide_up(divide_up(a.k, CHUNK), WARPS);
-    const int depth = static_cast<int>(rounds < S::DEPTH ? rounds : S::DEPTH);
-    const int queues = depth * S::SLOT_BYTES, sums = WARPS * S::ROWS * COLUMNS * 4;
-    const shared_memory shared(queues > sums ? queues : sums, S::DEPTH * S::SLOT_BYTES);
-    const dim3 grid(static_cast<unsigned>(divide_up(a.n, COLUMNS)),
-                    static_cast<unsigned>(divide_up(a.m, S::ROWS)));
-    return launch_after(linear_small_kernel<S>, grid, THREADS, shared, stream, a, depth);
-}
+    static bool fits(const linear_args &a) { return S::MODE == mode_of(a) && blocks_down(a) <= 65535; }
 
-/* Waves of blocks, each a start and its reads at 55 kB/us, a fifth of that where x is rounded as it is used,
- * a tenth element-wise. Constants as measured on an H200. */
-template <class S> double cost(const linear_args &a, int multiprocessors)
-{
-    const double blocks = static_cast<double>(divide_up(a.n, COLUMNS)) * divide_up(a.m, S::ROWS);
-    const double rows = a.m < S::ROWS ? a.m : S::ROWS,
-                 waves = blocks < multiprocessors ? 1 : blocks / multiprocessors;
-    const double rate = S::MODE == GENERAL ? 5.5e3 : S::MODE == CONVERT ? 1.1e4 : 5.5e4;
-    const double x_bytes = S::MODE == CONVERT ? 4 : 2;
-    return 1.0 + waves * (1.1 + (x_bytes * rows + 2 * COLUMNS) * a.k / rate);
-}
+    /* Slots of a thread's queue. */
+    static int depth(const linear_args &a)
+    {
+        const int64_t rounds = divide_up(divide_up(a.k, CHUNK), WARPS);
+        return static_cast<int>(rounds < S::DEPTH ? rounds : S::DEPTH);
+    }
 
-template <class S> constexpr entry make_entry(const char *name)
+    static int shared_bytes(const linear_args &a)
+    {
+        const int queues = depth(a) * S::SLOT_BYTES, sums = WARPS * S::ROWS * COLUMNS * 4;
+        return queues > sums ? queues : sums;
+    }
+
+    static cudaError_t launch(const linear_args &a, cudaStream_t stream)
+    {
+        const dim3 grid(static_cast<unsigned>(divide_up(a.n, COLUMNS)),
+                        static_cast<unsigned>(blocks_down(a)));
+        return launch_after(linear_small_kernel<S>, grid, THREADS,
+                            {shared_bytes(a), S::DEPTH * S::SLOT_BYTES}, stream, a, depth(a));
+    }
+
+    /* Waves of blocks, each a start and its reads at 55 kB/us, a fifth of that where x is rounded as it is
+     * used, a tenth element-wise. Constants as measured on an H200. */
+    static double cost_us(const linear_args &a, int sms)
+    {
+        const double blocks = static_cast<double>(divide_up(a.n, COLUMNS)) * blocks_down(a);
+        const double rows = a.m < S::ROWS ? a.m : S::ROWS, waves = blocks < sms ? 1 : blocks / sms;
+        const double rate = S::MODE == GENERAL ? 5.5e3 : S::MODE == CONVERT ? 1.1e4 : 5.5e4;
+        const double x_bytes = S::MODE == CONVERT ? 4 : 2;
+        return 1.0 + waves * (1.1 + (x_bytes * rows + 2 * COLUMNS) * a.k / rate);
+    }
+};
+
+template <int MT, mode MODE> constexpr kernel_config make(const char *name)
 {
-    return {{name, false, S::ROWS, COLUMNS, THREADS, S::DEPTH * S::SLOT_BYTES}, fits<S>, launch<S>, cost<S>};
+    return make_config_with_cost<launcher<shape<MT, MODE>>>(name);
 }
 
 } // namespace
 
-const entry small_entries[] = {
-    make_entry<shape<1, COPY>>("small 16x8"),         make_entry<shape<2, COPY>>("small 32x8"),
-    make_entry<shape<4, COPY>>("small 64x8"),         make_entry<shape<1, CONVERT>>("small 16x8 fp32"),
-    make_entry<shape<2, CONVERT>>("small 32x8 fp32"), make_entry<shape<1, GENERAL>>("small 16x8 general"),
+const kernel_config small_configs[] = {
+    make<1, COPY>("small 16x8"),
+    make<2, COPY>("small 32x8"),
+    make<4, COPY>("small 64x8"),
+    make<1, CONVERT>("small 16x8 fp32"),
+    make<2, CONVERT>("small 32x8 fp32"),
+    make<1, GENERAL>("small 16x8 general"),
+    {},
 };
-const int small_entry_count = sizeof small_entries / sizeof *small_entries;
 
 } // namespace linear

@@ -340,15 +340,23 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 
     static bool fits(const linear_args &a)
     {
-        return compute_capability() == 90 && mode_of(a) == COPY && divide_up(a.k, BK) >= P::SPLIT &&
-               down(a) <= 65535 && across(a) <= 65535;
+        return mode_of(a) == COPY && divide_up(a.k, BK) >= P::SPLIT && down(a) <= 65535 && across(a) <= 65535;
+    }
+
+    static int stages(const linear_args &a)
+    {
+        return static_cast<int>(steps(a) < STAGES ? steps(a) : STAGES);
+    }
+
+    static int shared_bytes(const linear_args &a)
+    {
+        const int ring = stages(a) * P::STAGE_BYTES;
+        return P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
     }
 
     static cudaError_t launch(const linear_args &a, cudaStream_t stream)
     {
-        const int stages = static_cast<int>(steps(a) < STAGES ? steps(a) : STAGES),
-                  ring = stages * P::STAGE_BYTES;
-        const shared_memory shared(P::STATE_BYTES + (ring > STAGED ? ring : STAGED), SHARED_WHOLE);
+        const shared_memory shared(shared_bytes(a), SHARED_WHOLE);
         CUtensorMap x_map, w_map;
         cudaError_t status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
                                            x_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
@@ -358,7 +366,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         if (status != cudaSuccess) return status;
         const dim3 grid(BLOCKS, static_cast<unsigned>(down(a)), static_cast<unsigned>(across(a)));
         return launch_kernel(linear_split_kernel<P>, {grid, dim3(P::THREADS), shared, BLOCKS, true}, stream,
-                             x_map, w_map, a, cut{SHARE_M, SHARE_N, stages, x_rows(a), w_rows(a)},
+                             x_map, w_map, a, cut{SHARE_M, SHARE_N, stages(a), x_rows(a), w_rows(a)},
                              stores_together(a, 2));
     }
 
@@ -381,10 +389,10 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
      * TB/s, but 8 to the first wave of a w of more than half of its 50 MB, which is not there any more.
      * Fitted to times on an H200, which holds 66 clusters of two at once, but of four and eight blocks only
      * as many as ten in eleven of its multiprocessors allow. */
-    static double cost(const linear_args &a, int multiprocessors)
+    static double cost_us(const linear_args &a, int sms)
     {
         const int64_t clusters = down(a) * across(a);
-        const int usable = BLOCKS > 2 ? multiprocessors * 10 / 11 : multiprocessors;
+        const int usable = BLOCKS > 2 ? sms * 10 / 11 : sms;
         const int64_t most = usable >= BLOCKS ? usable / BLOCKS : 1,
                       first = clusters < most ? clusters : most;
         const int64_t more = (clusters - first) / most, rest = clusters - first - more * most;
@@ -397,14 +405,6 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         return 1.3 * starts + (P::SPLIT > 1 ? (0.7 + 1e-4 * P::TILE_M * P::TILE_N) * waves : 0.0) +
                static_cast<double>(steps(a)) * step + (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
     }
-
-    static constexpr entry make(const char *name)
-    {
-        return {{name, true, P::TILE_M, P::TILE_N, P::THREADS, P::STATE_BYTES + STAGES * P::STAGE_BYTES},
-                fits,
-                launch,
-                cost};
-    }
 };
 
 } // namespace
@@ -412,21 +412,21 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 /* Clusters of eight leave up to a twelfth of the chip without work, so tiles are as wide as makes the most of
  * 120 blocks for 1000 or 4096 columns. The pairs of large tiles are for the numbers of rows between those
  * that fill the chip with the others. */
-const entry split_entries[] = {
-    form<plan<1, 64, 4, 2>, 1, 2, SHARED_HALF>::make("split 64x64 s4 c1x2"),
-    form<plan<1, 64, 2, 2>, 2, 2, SHARED_HALF>::make("split 64x64 s2 c2x2"),
-    form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>::make("split 64x64 s2"),
-    form<plan<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>::make("split 64x72 c4x2"),
-    form<plan<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 64x80 s2 c1x4"),
-    form<plan<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 64x128 c1x2"),
-    form<plan<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>::make("split 128x72 c2x4"),
-    form<plan<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>::make("split 128x80 s2 c1x4"),
-    form<plan<2, 80, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x80 c1x2"),
-    form<plan<2, 96, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x96 c1x2"),
-    form<plan<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 128x128 c1x2"),
-    form<plan<3, 96, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 192x96 c1x2"),
-    form<plan<3, 128, 1, 1>, 1, 2, SHARED_WHOLE>::make("split 192x128 c1x2"),
+const kernel_config split_configs[] = {
+    make_config_with_cost<form<plan<1, 64, 4, 2>, 1, 2, SHARED_HALF>>("split 64x64 s4 c1x2", 90),
+    make_config_with_cost<form<plan<1, 64, 2, 2>, 2, 2, SHARED_HALF>>("split 64x64 s2 c2x2", 90),
+    make_config_with_cost<form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>>("split 64x64 s2", 90),
+    make_config_with_cost<form<plan<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>>("split 64x72 c4x2", 90),
+    make_config_with_cost<form<plan<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 64x80 s2 c1x4", 90),
+    make_config_with_cost<form<plan<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 64x128 c1x2", 90),
+    make_config_with_cost<form<plan<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>>("split 128x72 c2x4", 90),
+    make_config_with_cost<form<plan<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 128x80 s2 c1x4", 90),
+    make_config_with_cost<form<plan<2, 80, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x80 c1x2", 90),
+    make_config_with_cost<form<plan<2, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x96 c1x2", 90),
+    make_config_with_cost<form<plan<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x128 c1x2", 90),
+    make_config_with_cost<form<plan<3, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x96 c1x2", 90),
+    make_config_with_cost<form<plan<3, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x128 c1x2", 90),
+    {},
 };
-const int split_entry_count = sizeof split_entries / sizeof *split_entries;
 
 } // namespace linear

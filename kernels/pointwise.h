@@ -15,8 +15,7 @@
 #ifndef EFFNET_KERNELS_POINTWISE_H
 #define EFFNET_KERNELS_POINTWISE_H
 
-#include <cuda_runtime_api.h>
-#include <stdbool.h>
+#include "kernel_config.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -36,19 +35,9 @@ struct pointwise_args {
     int pool_rows;                /* 0, or average each pool_rows rows (an image's H * W) into one */
 };
 
-/* Configurations are numbered from 0. Names are for people ("tiled 128x96x32", "direct 16x32 k8"). */
-int pointwise_config_count(void);
-const char *pointwise_config_name(int config);
-/* Whether it runs on compute capability 9.0 and on nothing else. */
-bool pointwise_config_sm90a(int config);
-/* Whether this configuration can compute these shapes on the current device (pointers are not looked at). */
-bool pointwise_config_fits(int config, const struct pointwise_args *args);
-/* Dynamic shared memory of a block in bytes, whatever the current device; -1 where the shapes do not fit. */
-int pointwise_config_shared_bytes(int config, const struct pointwise_args *args);
-
-/* Enqueues the kernel. x, w, residual, input_bias and y 16-byte aligned. cudaErrorInvalidValue where the
- * configuration does not fit, else what the launch returned. */
-cudaError_t pointwise_launch(int config, const struct pointwise_args *args, cudaStream_t stream);
+/* Of struct pointwise_args. Whether a configuration fits does not depend on pointers, only on which are NULL;
+ * x, w, residual, input_bias and y are to be 16-byte aligned. */
+extern const struct kernel_family pointwise_kernels;
 
 #ifdef __cplusplus
 }

@@ -1,21 +1,15 @@
-/* What the pointwise kernels share: prologue, epilogue, and the table entry of a configuration. */
+/* What the pointwise kernels share: prologue, epilogue, and the lists of configurations. */
 #ifndef EFFNET_KERNELS_POINTWISE_COMMON_CUH
 #define EFFNET_KERNELS_POINTWISE_COMMON_CUH
 
 #include "device.cuh"
+#include "kernel_config.cuh"
 #include "launch.cuh"
 #include "pointwise.h"
 #include "ptx.cuh"
 
 namespace pointwise
 {
-
-struct config {
-    const char *name;
-    bool (*fits)(const pointwise_args &);
-    int (*shared_bytes)(const pointwise_args &);
-    cudaError_t (*launch)(const pointwise_args &, cudaStream_t);
-};
 
 /* Whether a tile of so many columns is worth trying for n of them: with more than half unused it is never the
  * fastest. The narrowest tiles take what no other does. */
@@ -25,15 +19,11 @@ inline bool fills_tile(int n, int columns)
     return n * 2 > columns || columns <= NARROWEST;
 }
 
-/* The families, each in its own file. */
-extern const config tiled_configs[];
-extern const int tiled_config_count;
-extern const config direct_configs[];
-extern const int direct_config_count;
-extern const config wgmma_configs[];
-extern const int wgmma_config_count;
-extern const config resident_configs[];
-extern const int resident_config_count;
+/* Each in its own file. */
+extern const kernel_config tiled_configs[];
+extern const kernel_config direct_configs[];
+extern const kernel_config wgmma_configs[];
+extern const kernel_config resident_configs[];
 
 __device__ __forceinline__ uint32_t as_bits(__half2 value)
 {

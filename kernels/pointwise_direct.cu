@@ -197,17 +197,26 @@ template <class S> struct launcher {
 };
 
 #define DIRECT(MT, NT, WK, WN)                                                                               \
-    {                                                                                                        \
-        "direct " #MT "x" #NT " k" #WK " n" #WN, launcher<strip<MT, NT, WK, WN>>::fits,                      \
-            launcher<strip<MT, NT, WK, WN>>::shared_bytes, launcher<strip<MT, NT, WK, WN>>::launch,          \
-    }
+    make_config<launcher<strip<MT, NT, WK, WN>>>("direct " #MT "x" #NT " k" #WK " n" #WN)
 
-const config direct_configs[] = {
-    DIRECT(2, 2, 1, 1), DIRECT(1, 3, 1, 1), DIRECT(2, 5, 1, 1), DIRECT(1, 4, 1, 4),
-    DIRECT(2, 4, 1, 4), DIRECT(1, 6, 1, 2), DIRECT(2, 6, 1, 2), DIRECT(1, 2, 4, 1),
-    DIRECT(1, 2, 8, 1), DIRECT(1, 4, 4, 1), DIRECT(2, 2, 8, 1), DIRECT(2, 4, 4, 1),
-    DIRECT(2, 4, 8, 1), DIRECT(2, 4, 2, 2), DIRECT(4, 2, 4, 1), DIRECT(4, 4, 4, 1),
+const kernel_config direct_configs[] = {
+    DIRECT(2, 2, 1, 1),
+    DIRECT(1, 3, 1, 1),
+    DIRECT(2, 5, 1, 1),
+    DIRECT(1, 4, 1, 4),
+    DIRECT(2, 4, 1, 4),
+    DIRECT(1, 6, 1, 2),
+    DIRECT(2, 6, 1, 2),
+    DIRECT(1, 2, 4, 1),
+    DIRECT(1, 2, 8, 1),
+    DIRECT(1, 4, 4, 1),
+    DIRECT(2, 2, 8, 1),
+    DIRECT(2, 4, 4, 1),
+    DIRECT(2, 4, 8, 1),
+    DIRECT(2, 4, 2, 2),
+    DIRECT(4, 2, 4, 1),
+    DIRECT(4, 4, 4, 1),
+    {},
 };
-const int direct_config_count = sizeof direct_configs / sizeof *direct_configs;
 
 } // namespace pointwise

@@ -168,7 +168,7 @@ template <class R> struct launcher_resident {
     {
         const auto kernel = pointwise_resident<R>;
         int sms = 0;
-        const cudaError_t status = multiprocessor_count(&sms);
+        const cudaError_t status = sm_count(&sms);
         if (status != cudaSuccess) return status;
         const int tiles = (args.m - 1) / (CONSUMERS * ROWS) + 1, resident = R::BLOCKS * sms;
         const int blocks = tiles < resident ? tiles : resident;
@@ -178,19 +178,16 @@ template <class R> struct launcher_resident {
 };
 
 #define RESIDENT(BN, PART, K, STAGES, BLOCKS)                                                                \
-    {                                                                                                        \
-        "resident " #K " to " #BN " b" #BLOCKS, launcher_resident<sheet<BN, PART, K, STAGES, BLOCKS>>::fits, \
-            launcher_resident<sheet<BN, PART, K, STAGES, BLOCKS>>::shared_bytes,                             \
-            launcher_resident<sheet<BN, PART, K, STAGES, BLOCKS>>::launch,                                   \
-    }
+    make_config<launcher_resident<sheet<BN, PART, K, STAGES, BLOCKS>>>(                                      \
+        "resident " #K " to " #BN " b" #BLOCKS, 90)
 
 /* The expand layers of the networks' first stages. */
-const config resident_configs[] = {
+const kernel_config resident_configs[] = {
     RESIDENT(96, 96, 16, 6, 2),
     RESIDENT(96, 96, 16, 8, 1),
     RESIDENT(144, 48, 24, 8, 1),
     RESIDENT(240, 80, 40, 5, 1),
+    {},
 };
-const int resident_config_count = sizeof resident_configs / sizeof *resident_configs;
 
 } // namespace pointwise

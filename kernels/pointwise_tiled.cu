@@ -224,7 +224,7 @@ template <class T, int BLOCKS_A_SM> struct launcher {
         int sms = 0, blocks = 0;
         cudaFuncAttributes unused;
         cudaError_t status = prepare_kernel(kernel, SHARED_MOST, &unused); /* or none would be resident */
-        if (status == cudaSuccess) status = multiprocessor_count(&sms);
+        if (status == cudaSuccess) status = sm_count(&sms);
         if (status == cudaSuccess)
             status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, T::THREADS, bytes);
         cuda_forget_error(status);
@@ -239,19 +239,16 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 };
 
 #define TILED(BM, BN, BK, STAGES, WARPS_M, WARPS_N, BLOCKS_A_SM)                                             \
-    {                                                                                                        \
-        "tiled " #BM "x" #BN "x" #BK "x" #STAGES,                                                            \
-            launcher<tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>::fits,                         \
-            launcher<tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>::shared_bytes,                 \
-            launcher<tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>::launch,                       \
-    }
+    make_config<launcher<tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>>("tiled " #BM "x" #BN      \
+                                                                                   "x" #BK "x" #STAGES)
 
 /* Column counts are those of the networks' layers or divide them; blocks a multiprocessor bound registers. */
-const config tiled_configs[] = {
-    TILED(128, 16, 32, 4, 4, 1, 5),  TILED(128, 24, 32, 4, 4, 1, 5), TILED(128, 40, 32, 4, 4, 1, 4),
-    TILED(128, 80, 32, 4, 4, 1, 3),  TILED(128, 96, 32, 4, 4, 1, 2), TILED(128, 112, 64, 3, 4, 1, 2),
-    TILED(128, 128, 64, 3, 2, 2, 2), TILED(64, 128, 32, 4, 1, 4, 3), TILED(64, 96, 64, 3, 2, 2, 3),
+const kernel_config tiled_configs[] = {
+    TILED(128, 16, 32, 4, 4, 1, 5),  TILED(128, 24, 32, 4, 4, 1, 5),
+    TILED(128, 40, 32, 4, 4, 1, 4),  TILED(128, 80, 32, 4, 4, 1, 3),
+    TILED(128, 96, 32, 4, 4, 1, 2),  TILED(128, 112, 64, 3, 4, 1, 2),
+    TILED(128, 128, 64, 3, 2, 2, 2), TILED(64, 128, 32, 4, 1, 4, 3),
+    TILED(64, 96, 64, 3, 2, 2, 3),   {},
 };
-const int tiled_config_count = sizeof tiled_configs / sizeof *tiled_configs;
 
 } // namespace pointwise

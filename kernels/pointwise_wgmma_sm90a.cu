@@ -314,7 +314,7 @@ template <class R> struct launcher_sm90a {
         maps m;
         int sms = 0;
         cudaError_t status = make_maps(args, &m);
-        if (status == cudaSuccess) status = multiprocessor_count(&sms);
+        if (status == cudaSuccess) status = sm_count(&sms);
         if (status != cudaSuccess) return status;
         const int rows = CONSUMERS * (args.pool_rows ? args.pool_rows : ROWS);
         const long long tiles = static_cast<long long>((args.m + rows - 1) / rows) *
@@ -326,19 +326,11 @@ template <class R> struct launcher_sm90a {
 };
 
 #define WGMMA(BN, PART, BK, BLOCKS)                                                                          \
-    {                                                                                                        \
-        "wgmma 128x" #BN "x" #BK " b" #BLOCKS, launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::fits,          \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::shared_bytes,                                     \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>::launch,                                           \
-    }
+    make_config<launcher_sm90a<ring<BN, PART, BK, BLOCKS, 1>>>("wgmma 128x" #BN "x" #BK " b" #BLOCKS, 90)
 #define WGMMA_LOW(BN, PART, BK, BLOCKS)                                                                      \
-    {                                                                                                        \
-        "wgmma 128x" #BN "x2x" #BK " b" #BLOCKS, launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::fits,        \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::shared_bytes,                                     \
-            launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>::launch,                                           \
-    }
+    make_config<launcher_sm90a<ring<BN, PART, BK, BLOCKS, 2>>>("wgmma 128x" #BN "x2x" #BK " b" #BLOCKS, 90)
 
-const config wgmma_configs[] = {
+const kernel_config wgmma_configs[] = {
     WGMMA(24, 24, 64, 1),
     WGMMA(24, 24, 64, 2),
     WGMMA(40, 40, 64, 1),
@@ -360,7 +352,7 @@ const config wgmma_configs[] = {
     WGMMA_LOW(112, 112, 64, 1),
     WGMMA_LOW(160, 80, 64, 1),
     WGMMA_LOW(96, 96, 64, 1),
+    {},
 };
-const int wgmma_config_count = sizeof wgmma_configs / sizeof *wgmma_configs;
 
 } // namespace pointwise

@@ -134,7 +134,7 @@ static struct linear_args kernel_args(const struct effnet_linear_args *a)
 const char *effnet_linear_cuda_kernel(const struct effnet_linear_args *args)
 {
     const struct linear_args a = kernel_args(args);
-    const struct linear_config *config = linear_config_get(linear_choose(&a));
+    const struct kernel_config *config = kernel_get(&linear_kernels, linear_choose(&a));
     return config ? config->name : NULL;
 }
 
@@ -145,7 +145,9 @@ static int run_cuda(const struct effnet_linear_args *a, void *stream, struct eff
     int checked = cuda_process_check(error);
     if (checked) return checked;
     const struct linear_args args = kernel_args(a);
-    cudaError_t status = linear_launch(linear_choose(&args), &args, stream);
+    const int config = linear_choose(&args);
+    cudaError_t status = config < 0 ? linear_check(&args)
+                                    : kernel_launch(&linear_kernels, config, &args, stream);
     if (status == cudaSuccess) return EFFNET_OK;
     if (status == cudaErrorInvalidConfiguration)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: %lld x %lld x %lld is too large for the GPU",

@@ -2,7 +2,7 @@
  *
  *   kernel TAB configuration TAB 1 where it is built for sm_90a alone, else 0 TAB bytes of shared memory
  *
- * with the most dynamic shared memory over all channel counts that the networks may have. Needs no device.
+ * with the most dynamic shared memory over the shapes below, or -1 where none of them fits. Needs no device.
  * Exits with 77 where the build has no CUDA. */
 #include <stdio.h>
 
@@ -12,11 +12,19 @@
 #include "linear.h"
 #include "pointwise.h"
 
-enum { CHANNELS_MAX = 2560, ROWS = 64 * 64, POOL_ROWS = 8 * 8 };
-
-/* With and without what takes memory of its own. Pointers are not looked at, only whether they are NULL. */
-static int pointwise_most_shared_bytes(int config)
+static void raise_most(const struct kernel_family *family, const struct kernel_config *config,
+                       const void *args, int *most)
 {
+    if (!family->valid(args) || !config->fits(args)) return;
+    const int bytes = config->shared_bytes(args);
+    if (bytes > *most) *most = bytes;
+}
+
+/* Over all channel counts that the networks may have, with and without what takes memory of its own. Pointers
+ * are not looked at, only whether they are NULL. */
+static int pointwise_most(const struct kernel_config *config)
+{
+    enum { CHANNELS_MAX = 2560, ROWS = 64 * 64, POOL_ROWS = 8 * 8 };
     static const char there;
     int most = -1;
     for (int n = 8; n <= CHANNELS_MAX; n += 8)
@@ -29,25 +37,69 @@ static int pointwise_most_shared_bytes(int config)
                                                     .input_bias = extras & 2 ? &there : NULL,
                                                     .pool_rows = extras & 4 ? POOL_ROWS : 0,
                                                     .w_low = extras & 8};
-                const int bytes = pointwise_config_shared_bytes(config, &args);
-                if (bytes > most) most = bytes;
+                raise_most(&pointwise_kernels, config, &args, &most);
             }
     return most;
 }
 
+static int depthwise_most(const struct kernel_config *config)
+{
+    const struct depthwise_args args = {.n = 1,
+                                        .channels = 8,
+                                        .height = 4,
+                                        .width = 4,
+                                        .out_height = 4,
+                                        .out_width = 4,
+                                        .kernel = 3,
+                                        .stride = 1};
+    int most = -1;
+    raise_most(&depthwise_kernels, config, &args, &most);
+    return most;
+}
+
+static int first_block_most(const struct kernel_config *config)
+{
+    const struct first_block_args args = {.n = 1, .height = 8, .width = 8, .out_height = 4, .out_width = 4};
+    int most = -1;
+    raise_most(&first_block_kernels, config, &args, &most);
+    return most;
+}
+
+/* For each way that x and w may come in; what takes memory grows with k. */
+static int linear_most(const struct kernel_config *config)
+{
+    static _Alignas(16) float memory[4];
+    int most = -1;
+    for (int x_type = LINEAR_FP16; x_type <= LINEAR_FP32; x_type++)
+        for (int64_t k = 1 << 20; k > (1 << 20) - 8; k -= 7) { /* aligned rows, and others */
+            const struct linear_args args = {.x = memory,
+                                             .w = memory,
+                                             .y = memory,
+                                             .m = 4096,
+                                             .n = 4096,
+                                             .k = k,
+                                             .ldx = k,
+                                             .ldw = k,
+                                             .ldy = 4096,
+                                             .x_type = x_type};
+            raise_most(&linear_kernels, config, &args, &most);
+        }
+    return most;
+}
+
+static void print_family(const struct kernel_family *family, int (*most)(const struct kernel_config *))
+{
+    const struct kernel_config *config;
+    for (int i = 0; (config = kernel_get(family, i)); i++)
+        printf("%s\t%s\t%d\t%d\n", family->name, config->name, config->architecture == 90, most(config));
+}
+
 int main(void)
 {
-    for (int i = 0; i < linear_config_count(); i++) {
-        const struct linear_config *config = linear_config_get(i);
-        printf("linear\t%s\t%d\t%d\n", config->name, config->sm90a, config->shared_bytes);
-    }
-    for (int i = 0; i < pointwise_config_count(); i++)
-        printf("pointwise\t%s\t%d\t%d\n", pointwise_config_name(i), pointwise_config_sm90a(i),
-               pointwise_most_shared_bytes(i));
-    for (int i = 0; i < first_block_config_count(); i++)
-        printf("first_block\t%s\t0\t%d\n", first_block_config_name(i), first_block_config_shared_bytes(i));
-    for (int i = 0; i < depthwise_config_count(); i++)
-        printf("depthwise\t%s\t0\t0\n", depthwise_config_name(i)); /* no dynamic memory */
+    print_family(&linear_kernels, linear_most);
+    print_family(&pointwise_kernels, pointwise_most);
+    print_family(&first_block_kernels, first_block_most);
+    print_family(&depthwise_kernels, depthwise_most);
     return 0;
 }
 

@@ -56,7 +56,7 @@ static cudaError_t rotation_launch(void *context, cudaStream_t stream)
     a.x = (const char *)a.x + at * r->x_step;
     a.w = (const char *)a.w + at * r->w_step;
     a.y = (char *)a.y + at * r->y_step;
-    if (!r->cublas) return linear_launch(r->config, &a, stream);
+    if (!r->cublas) return kernel_launch(&linear_kernels, r->config, &a, stream);
     /* y' = w x' in cuBLAS's column-major terms: transpose 1, none 0; CUDA_R_16F 2, CUDA_R_32F 0;
      * CUBLAS_COMPUTE_32F 68; CUBLAS_GEMM_DEFAULT -1 */
     const float one = 1, zero = 0;
@@ -193,9 +193,10 @@ static int contenders_new(const struct bench *b, const struct rotation *r, struc
 {
     int count = 0;
     const int chosen = linear_choose(&r->args);
-    for (int c = 0; c < linear_config_count() && count < CONTENDERS_MAX - 1; c++) {
-        const char *name = linear_config_get(c)->name;
-        if (!linear_config_fits(c, &r->args) || strncmp(name, b->prefix, strlen(b->prefix)) != 0) continue;
+    for (int c = 0; c < kernel_count(&linear_kernels) && count < CONTENDERS_MAX - 1; c++) {
+        const char *name = kernel_get(&linear_kernels, c)->name;
+        if (!kernel_fits(&linear_kernels, c, &r->args) || strncmp(name, b->prefix, strlen(b->prefix)) != 0)
+            continue;
         struct contender *one = &all[count++];
         *one = (struct contender){.r = *r};
         one->r.config = c;

@@ -115,10 +115,10 @@ static int check(const char *name, const struct problem *p, int *runs)
     half *got = checked_malloc(p->y_count * sizeof *got), *first = NULL;
     struct guarded y = p->y;
     int failures = 0;
-    for (int config = 0; config < depthwise_config_count(); config++) {
-        if (!depthwise_config_fits(config, &p->args)) continue;
+    for (int config = 0; config < kernel_count(&depthwise_kernels); config++) {
+        if (!kernel_fits(&depthwise_kernels, config, &p->args)) continue;
         guarded_poison(&y);
-        CUDA_OK(depthwise_launch(config, &p->args, 0));
+        CUDA_OK(kernel_launch(&depthwise_kernels, config, &p->args, 0));
         CUDA_OK(cudaDeviceSynchronize());
         CUDA_OK(cudaMemcpy(got, y.data, p->y_count * sizeof *got, cudaMemcpyDeviceToHost));
         const struct comparison c = compare_half(got, want, p->y_count);
@@ -137,7 +137,7 @@ static int check(const char *name, const struct problem *p, int *runs)
             printf("FAIL %s, %s: relative L2 %.2e, worst %.2e at %zu: %g, not %g; %zu NaN or infinite out of "
                    "place; "
                    "guards %s; bits %s\n",
-                   name, depthwise_config_name(config), c.relative_l2, c.worst, c.worst_index,
+                   name, kernel_get(&depthwise_kernels, config)->name, c.relative_l2, c.worst, c.worst_index,
                    (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched,
                    intact ? "intact" : "overwritten",
                    same ? "the same" : "differ from the first configuration's");
@@ -199,10 +199,12 @@ static int check_refusals(void)
                                         .pad_top = 1,
                                         .pad_left = 1};
     struct depthwise_args bad[4] = {good, good, good, good};
-    int failures = !depthwise_config_fits(0, &good);
+    int failures = !kernel_fits(&depthwise_kernels, 0, &good);
     bad[0].kernel = 4, bad[1].stride = 3, bad[2].channels = 12, bad[3].n = 0;
-    for (int i = 0; i < 4; i++) failures += depthwise_launch(0, &bad[i], 0) != cudaErrorInvalidValue;
-    failures += depthwise_launch(depthwise_config_count(), &good, 0) != cudaErrorInvalidValue;
+    for (int i = 0; i < 4; i++)
+        failures += kernel_launch(&depthwise_kernels, 0, &bad[i], 0) != cudaErrorInvalidValue;
+    failures += kernel_launch(&depthwise_kernels, kernel_count(&depthwise_kernels), &good, 0) !=
+                cudaErrorInvalidValue;
     if (failures) printf("FAIL refusals: %d wrong answers\n", failures);
     return failures;
 }
@@ -210,7 +212,7 @@ static int check_refusals(void)
 static cudaError_t bench_launch(void *context, cudaStream_t stream)
 {
     const struct bench_context *b = context;
-    return depthwise_launch(b->config, b->args, stream);
+    return kernel_launch(&depthwise_kernels, b->config, b->args, stream);
 }
 
 /* Each layer's configurations, and the best one's share of a 4.27 TB/s copy. */
@@ -224,7 +226,7 @@ static void bench(int batch, uint64_t *state)
         double best = INFINITY;
         printf("%4d %-11s %4d %4d k%d s%d floor %7.2f |", batch, s->name, s->side, s->channels, s->kernel,
                s->stride, floor_us);
-        for (int config = 0; config < depthwise_config_count(); config++) {
+        for (int config = 0; config < kernel_count(&depthwise_kernels); config++) {
             struct bench_context context = {&p.args, config};
             const double us = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5);
             printf(" %.2f", us);
@@ -247,7 +249,8 @@ int main(int argc, char **argv)
     gpu_require();
     printf("seed %llu\n", (unsigned long long)SEED);
     if (timing) {
-        for (int i = 0; i < depthwise_config_count(); i++) printf("%d: %s; ", i, depthwise_config_name(i));
+        for (int i = 0; i < kernel_count(&depthwise_kernels); i++)
+            printf("%d: %s; ", i, kernel_get(&depthwise_kernels, i)->name);
         printf("\n");
         for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
         return 0;

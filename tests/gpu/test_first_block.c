@@ -179,22 +179,23 @@ static void check(const struct shape *s, uint64_t *state)
     struct problem p = problem_new(s, state);
     double *want = reference(&p), worst = 0;
     half *got = checked_malloc(p.y_count * sizeof *got), *first = NULL;
-    for (int config = 0; config < first_block_config_count(); config++) {
-        if (!first_block_config_fits(config, &p.args)) continue;
+    for (int config = 0; config < kernel_count(&first_block_kernels); config++) {
+        if (!kernel_fits(&first_block_kernels, config, &p.args)) continue;
         guarded_poison(&p.y);
-        CUDA_OK(first_block_launch(config, &p.args, 0));
+        CUDA_OK(kernel_launch(&first_block_kernels, config, &p.args, 0));
         CUDA_OK(cudaDeviceSynchronize());
         CUDA_OK(cudaMemcpy(got, p.y.data, p.y_count * sizeof *got, cudaMemcpyDeviceToHost));
         const struct comparison c = compare_half(got, want, p.y_count);
         if (c.relative_l2 > worst) worst = c.relative_l2;
         expect(!c.mismatched && c.relative_l2 <= 3e-4 && c.worst <= 5e-4,
                "%s, %s: relative L2 %.2e, worst %.2e at %zu: %g, not %g; %zu NaN or infinite", s->name,
-               first_block_config_name(config), c.relative_l2, c.worst, c.worst_index,
+               kernel_get(&first_block_kernels, config)->name, c.relative_l2, c.worst, c.worst_index,
                (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched);
-        expect(guarded_intact(&p.y), "%s, %s: wrote outside y", s->name, first_block_config_name(config));
+        expect(guarded_intact(&p.y), "%s, %s: wrote outside y", s->name,
+               kernel_get(&first_block_kernels, config)->name);
         if (first)
             expect(!memcmp(first, got, p.y_count * sizeof *got), "%s, %s: other bits than %s", s->name,
-                   first_block_config_name(config), first_block_config_name(0));
+                   kernel_get(&first_block_kernels, config)->name, kernel_get(&first_block_kernels, 0)->name);
         else {
             first = checked_malloc(p.y_count * sizeof *first);
             memcpy(first, got, p.y_count * sizeof *first);
@@ -235,10 +236,12 @@ static void check_refusals(void)
     struct first_block_args bad[6] = {good, good, good, good, good, good};
     bad[0].n = 0, bad[1].width = 10, bad[2].pad_left = 2, bad[3].height = 3, bad[4].out_height = 5,
     bad[5].out_height = 2;
-    expect(first_block_config_fits(0, &good), "refusals: a good shape is refused");
+    expect(kernel_fits(&first_block_kernels, 0, &good), "refusals: a good shape is refused");
     for (int i = 0; i < 6; i++)
-        expect(first_block_launch(0, &bad[i], 0) == cudaErrorInvalidValue, "refusals: bad shape %d runs", i);
-    expect(first_block_launch(first_block_config_count(), &good, 0) == cudaErrorInvalidValue,
+        expect(kernel_launch(&first_block_kernels, 0, &bad[i], 0) == cudaErrorInvalidValue,
+               "refusals: bad shape %d runs", i);
+    expect(kernel_launch(&first_block_kernels, kernel_count(&first_block_kernels), &good, 0) ==
+               cudaErrorInvalidValue,
            "refusals: a configuration past the last runs");
     static const float zeros[MIDDLE * 27];
     float large[MIDDLE * 27] = {[5] = 1e6f};
@@ -256,7 +259,7 @@ struct bench_config {
 static cudaError_t bench_launch(void *context, cudaStream_t stream)
 {
     const struct bench_config *b = context;
-    return first_block_launch(b->config, b->args, stream);
+    return kernel_launch(&first_block_kernels, b->config, b->args, stream);
 }
 
 static void bench(int batch, uint64_t *state)
@@ -265,10 +268,10 @@ static void bench(int batch, uint64_t *state)
     s.n = batch;
     struct problem p = problem_new(&s, state);
     const double bytes = (double)batch * (240.0 * 240 * 3 + 120.0 * 120 * OUT * 2);
-    for (int config = 0; config < first_block_config_count(); config++) {
+    for (int config = 0; config < kernel_count(&first_block_kernels); config++) {
         char name[64];
         struct bench_config context = {&p.args, config};
-        snprintf(name, sizeof name, "batch %d, %s", batch, first_block_config_name(config));
+        snprintf(name, sizeof name, "batch %d, %s", batch, kernel_get(&first_block_kernels, config)->name);
         bench_line(name, bench_launch, &context, bytes);
     }
     problem_free(&p);

@@ -195,11 +195,13 @@ static void check(struct problem *p, int64_t rows, int64_t nan_row, struct tally
 {
     struct sample want = sample_new(p, rows);
     char what[128];
-    for (int c = 0; c < linear_config_count(); c++) {
-        const char *name = linear_config_get(c)->name;
-        if (!linear_config_fits(c, &p->args) || (without_sm90a && linear_config_get(c)->sm90a)) continue;
+    for (int c = 0; c < kernel_count(&linear_kernels); c++) {
+        const char *name = kernel_get(&linear_kernels, c)->name;
+        if (!kernel_fits(&linear_kernels, c, &p->args) ||
+            (without_sm90a && kernel_get(&linear_kernels, c)->architecture))
+            continue;
         guarded_poison(&p->y);
-        const cudaError_t status = linear_launch(c, &p->args, 0);
+        const cudaError_t status = kernel_launch(&linear_kernels, c, &p->args, 0);
         if (status != cudaSuccess) {
             report(&p->args, name, cudaGetErrorString(status));
             tally->runs++, tally->failures++;
@@ -365,25 +367,26 @@ static void test_repeatable(uint64_t *state, struct tally *tally)
                       .activation = LINEAR_GELU_RELU};
     struct problem p = problem_new(&s, state);
     const size_t row_bytes = (size_t)p.args.ldy * 4;
-    for (int c = 0; c < linear_config_count(); c++) {
-        if (!linear_config_fits(c, &p.args)) continue;
-        CUDA_OK(linear_launch(c, &p.args, 0));
+    for (int c = 0; c < kernel_count(&linear_kernels); c++) {
+        if (!kernel_fits(&linear_kernels, c, &p.args)) continue;
+        CUDA_OK(kernel_launch(&linear_kernels, c, &p.args, 0));
         char *first = download(&p);
         guarded_poison(&p.y);
-        CUDA_OK(linear_launch(c, &p.args, 0));
+        CUDA_OK(kernel_launch(&linear_kernels, c, &p.args, 0));
         char *second = download(&p);
         bool same = !memcmp(first, second, row_bytes * (size_t)s.m);
         for (int64_t row = 3; row < s.m; row += 98) {
             struct linear_args one = p.args;
             one.m = 1;
             one.x = (const char *)one.x + row * one.ldx * 2;
-            CUDA_OK(linear_launch(c, &one, 0));
+            CUDA_OK(kernel_launch(&linear_kernels, c, &one, 0));
             CUDA_OK(cudaMemcpy(second, one.y, row_bytes, cudaMemcpyDeviceToHost));
             same = same && !memcmp(second, first + (size_t)row * row_bytes, row_bytes);
         }
         tally->runs++;
         if (!same)
-            report(&p.args, linear_config_get(c)->name, "other bits on a second run, or for a row alone"),
+            report(&p.args, kernel_get(&linear_kernels, c)->name,
+                   "other bits on a second run, or for a row alone"),
                 tally->failures++;
         free(first), free(second);
     }
@@ -418,7 +421,7 @@ static double sweep(enum linear_activation activation, float low, float high, en
                                   .ldy = COUNT,
                                   .y_type = LINEAR_FP32,
                                   .activation = activation};
-    CUDA_OK(linear_launch(linear_choose(&a), &a, 0));
+    CUDA_OK(kernel_launch(&linear_kernels, linear_choose(&a), &a, 0));
     CUDA_OK(cudaMemcpy(got, y, COUNT * sizeof *got, cudaMemcpyDeviceToHost));
     double worst = 0;
     for (int i = 0; i < COUNT; i++) {
@@ -480,12 +483,12 @@ static int check_refusals(void)
     REFUSED(a.shift = (const float *)((const char *)memory + 2), cudaErrorMisalignedAddress);
     REFUSED(a.m = LINEAR_SIZE_MAX + 1ll, cudaErrorInvalidConfiguration);
     REFUSED(a.ldy = INT64_C(1) << 32, cudaErrorInvalidConfiguration);
-    if (linear_launch(linear_config_count(), &good, 0) != cudaErrorNotSupported) failures++;
-    if (linear_config_get(-1) || linear_config_get(linear_config_count())) failures++;
-    for (int c = 0; c < linear_config_count(); c++) {
-        const struct linear_config *config = linear_config_get(c);
-        if (config->shared_bytes > (config->sm90a ? 227 : 99) * 1024) failures++;
-    }
+    if (kernel_launch(&linear_kernels, kernel_count(&linear_kernels), &good, 0) != cudaErrorInvalidValue)
+        failures++;
+    if (kernel_get(&linear_kernels, -1) || kernel_get(&linear_kernels, kernel_count(&linear_kernels)))
+        failures++;
+    if (kernel_find(&linear_kernels, kernel_get(&linear_kernels, 3)->name) != 3) failures++;
+    if (kernel_find(&linear_kernels, "none") != -1) failures++;
     return failures;
 }
 
@@ -515,8 +518,8 @@ int main(int argc, char **argv)
         test_large(&state, &tally);
     }
     printf("worst relative L2 %.1e; configurations that never ran:", tally.worst);
-    for (int c = 0; c < linear_config_count(); c++)
-        if (!(tally.configs >> c & 1)) printf(" [%s]", linear_config_get(c)->name);
+    for (int c = 0; c < kernel_count(&linear_kernels); c++)
+        if (!(tally.configs >> c & 1)) printf(" [%s]", kernel_get(&linear_kernels, c)->name);
     printf("\n%d passed, %d failed\n", tally.runs - tally.failures, tally.failures);
     return tally.failures != 0;
 }

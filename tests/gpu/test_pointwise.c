@@ -177,13 +177,13 @@ static int check(const char *name, const struct problem *p, int *runs)
     struct guarded y = p->y;
     int failures = 0, fitting = 0;
     double worst = 0;
-    for (int config = 0; config < pointwise_config_count(); config++) {
-        if (!pointwise_config_fits(config, &p->args)) continue;
+    for (int config = 0; config < kernel_count(&pointwise_kernels); config++) {
+        if (!kernel_fits(&pointwise_kernels, config, &p->args)) continue;
         fitting++;
         guarded_poison(&y);
-        const cudaError_t status = pointwise_launch(config, &p->args, 0);
+        const cudaError_t status = kernel_launch(&pointwise_kernels, config, &p->args, 0);
         if (status != cudaSuccess) {
-            printf("FAIL %s, %s: launch: %s\n", name, pointwise_config_name(config),
+            printf("FAIL %s, %s: launch: %s\n", name, kernel_get(&pointwise_kernels, config)->name,
                    cudaGetErrorString(status));
             failures++;
             continue;
@@ -199,10 +199,10 @@ static int check(const char *name, const struct problem *p, int *runs)
             failures++;
             printf("FAIL %s, %s: m %d n %d k %d: relative L2 %.2e, worst %.2e at (%zu, %zu): %g, not %g; "
                    "%zu NaN or infinite out of place; guards %s\n",
-                   name, pointwise_config_name(config), p->args.m, p->args.n, p->args.k, c.relative_l2,
-                   c.worst, c.worst_index / (size_t)p->args.n, c.worst_index % (size_t)p->args.n,
-                   (double)half_to_float(got[c.worst_index]), want[c.worst_index], c.mismatched,
-                   intact ? "intact" : "overwritten");
+                   name, kernel_get(&pointwise_kernels, config)->name, p->args.m, p->args.n, p->args.k,
+                   c.relative_l2, c.worst, c.worst_index / (size_t)p->args.n,
+                   c.worst_index % (size_t)p->args.n, (double)half_to_float(got[c.worst_index]),
+                   want[c.worst_index], c.mismatched, intact ? "intact" : "overwritten");
         }
     }
     printf("%-24s m %-7d n %-5d k %-5d %2d configurations, worst relative L2 %.1e\n", name, p->args.m,
@@ -265,8 +265,8 @@ static bool pools(const struct shape *s, int m)
 {
     const struct pointwise_args args = {
         .m = m, .n = s->n, .k = s->k, .w_low = s->w_low, .pool_rows = s->side * s->side};
-    for (int c = 0; c < pointwise_config_count(); c++)
-        if (pointwise_config_fits(c, &args)) return true;
+    for (int c = 0; c < kernel_count(&pointwise_kernels); c++)
+        if (kernel_fits(&pointwise_kernels, c, &args)) return true;
     return false;
 }
 
@@ -319,8 +319,9 @@ static int check_coverage(void)
                                             .w_low = !(way & 1),
                                             .input_bias = way & 2 ? &there : NULL};
         bool found = false;
-        for (int c = 0; c < pointwise_config_count(); c++)
-            found |= !pointwise_config_sm90a(c) && pointwise_config_shared_bytes(c, &args) >= 0;
+        for (int c = 0; c < kernel_count(&pointwise_kernels); c++)
+            found |= !kernel_get(&pointwise_kernels, c)->architecture &&
+                     kernel_fits(&pointwise_kernels, c, &args);
         missing += !found;
         if (!found) printf("FAIL nothing computes m %d n %d k %d, way %d\n", args.m, n, k, way);
     }
@@ -331,16 +332,18 @@ static int check_refusals(void)
 {
     struct pointwise_args a = {.m = 64, .n = 64, .k = 64, .output_max = 6};
     int failures = 0, accepted = 0;
-    for (int c = 0; c < pointwise_config_count(); c++) {
+    for (int c = 0; c < kernel_count(&pointwise_kernels); c++) {
         struct pointwise_args odd = a;
-        accepted += pointwise_config_fits(c, &a);
-        odd.n = 63, failures += pointwise_config_fits(c, &odd);
-        odd = a, odd.k = 4, failures += pointwise_config_fits(c, &odd);
-        odd = a, odd.m = 0, failures += pointwise_launch(c, &odd, 0) != cudaErrorInvalidValue;
-        odd = a, odd.pool_rows = 63, failures += pointwise_config_fits(c, &odd);
+        accepted += kernel_fits(&pointwise_kernels, c, &a);
+        odd.n = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.k = 4, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.m = 0,
+        failures += kernel_launch(&pointwise_kernels, c, &odd, 0) != cudaErrorInvalidValue;
+        odd = a, odd.pool_rows = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
     }
     failures += accepted == 0;
-    failures += pointwise_launch(pointwise_config_count(), &a, 0) != cudaErrorInvalidValue;
+    failures += kernel_launch(&pointwise_kernels, kernel_count(&pointwise_kernels), &a, 0) !=
+                cudaErrorInvalidValue;
     if (failures) printf("FAIL refusals: %d wrong answers\n", failures);
     return failures;
 }
@@ -352,11 +355,11 @@ static int check_all_ran(int *runs)
     int failures = 0;
     CUDA_OK(cudaGetDeviceProperties(&device, 0));
     const bool sm90a = device.major == 9 && device.minor == 0;
-    for (int c = 0; c < pointwise_config_count(); c++) {
-        if (pointwise_config_sm90a(c) && !sm90a) continue;
+    for (int c = 0; c < kernel_count(&pointwise_kernels); c++) {
+        if (kernel_get(&pointwise_kernels, c)->architecture && !sm90a) continue;
         (*runs)++;
         if (configs_run >> c & 1) continue;
-        printf("FAIL %s: never ran\n", pointwise_config_name(c));
+        printf("FAIL %s: never ran\n", kernel_get(&pointwise_kernels, c)->name);
         failures++;
     }
     return failures;
@@ -365,7 +368,7 @@ static int check_all_ran(int *runs)
 static cudaError_t bench_launch(void *context, cudaStream_t stream)
 {
     const struct bench_context *b = context;
-    return pointwise_launch(b->config, b->args, stream);
+    return kernel_launch(&pointwise_kernels, b->config, b->args, stream);
 }
 
 /* The best three configurations of each layer, and the share of the roofline: 4.27 TB/s of copies and
@@ -383,8 +386,8 @@ static void bench(int batch, uint64_t *state)
         const double floor_us = memory_us > compute_us ? memory_us : compute_us;
         double best[4] = {1e30, 1e30, 1e30, 1e30};
         int which[4] = {-1, -1, -1, -1};
-        for (int config = 0; config < pointwise_config_count(); config++) {
-            if (!pointwise_config_fits(config, &p.args)) continue;
+        for (int config = 0; config < kernel_count(&pointwise_kernels); config++) {
+            if (!kernel_fits(&pointwise_kernels, config, &p.args)) continue;
             struct bench_context context = {&p.args, config};
             best[3] = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5), which[3] = config;
             for (int i = 3; i > 0 && best[i] < best[i - 1]; i--) {
@@ -397,7 +400,7 @@ static void bench(int batch, uint64_t *state)
         printf("%4d %-20s %6.0f %4.0f %4.0f floor %7.2f %3.0f%% |", batch, s->name, m, n, k, floor_us,
                100 * floor_us / best[0]);
         for (int i = 0; i < 3 && which[i] >= 0; i++)
-            printf(" %s %.2f", pointwise_config_name(which[i]), best[i]);
+            printf(" %s %.2f", kernel_get(&pointwise_kernels, which[i])->name, best[i]);
         printf("\n");
         problem_free(&p);
     }

@@ -59,7 +59,7 @@ static const char *compute(const struct product *p, int config, const struct thr
     cudaError_t status = cudaMemsetAsync(t->device, 0xff, p->bytes, t->stream);
     if (status == cudaSuccess && pointwise.x) {
         pointwise.y = t->device;
-        status = pointwise_launch(config, &pointwise, t->stream);
+        status = kernel_launch(&pointwise_kernels, config, &pointwise, t->stream);
     } else if (status == cudaSuccess) {
         linear.y = t->device;
         if (effnet_linear(&linear, EFFNET_MEMORY_CUDA, t->stream, NULL)) return "a linear layer fails";
@@ -165,8 +165,8 @@ static struct shared_work *work_new(uint64_t *state)
         t->host = checked_malloc(work->most_bytes);
     }
     for (int i = 0; i < PROBLEMS; i++)
-        for (int c = 0; c < pointwise_config_count() && c < CONFIGS_MAX; c++)
-            if (pointwise_config_fits(c, &work->problems[i].pointwise))
+        for (int c = 0; c < kernel_count(&pointwise_kernels) && c < CONFIGS_MAX; c++)
+            if (kernel_fits(&pointwise_kernels, c, &work->problems[i].pointwise))
                 keep(&work->problems[i], c, &work->threads[0]);
     for (int i = 0; i < LAYERS; i++) keep(&work->layers[i], 0, &work->threads[0]);
     return work;
@@ -224,7 +224,7 @@ static const char *do_work(void *context, int thread, uint64_t *random)
         while (!p->expected[config]) config = (config + 1) % CONFIGS_MAX;
         wrong = compute(p, config, t);
         if (!wrong && memcmp(t->host, p->expected[config], p->bytes) != 0)
-            wrong = pointwise_config_name(config);
+            wrong = kernel_get(&pointwise_kernels, config)->name;
         if (wrong) break;
         p = &work->layers[random_int(random, 0, LAYERS - 1)];
         wrong = compute(p, 0, t);

@@ -53,76 +53,20 @@ int cuda_choose_convolutions(struct backend_state *state, struct effnet_error *e
 
 /* ---------------------------------------------------------------- our own kernels */
 
-/* The configurations of one kernel. args: its struct of arguments. */
-struct family {
-    const char *name;
-    int count;
-    const char *(*config_name)(int config);
-    bool (*fits)(int config, const void *args);
-    cudaError_t (*launch)(int config, const void *args, cudaStream_t stream);
-};
-
-static bool pointwise_fits(int config, const void *args)
-{
-    return pointwise_config_fits(config, args);
-}
-
-static cudaError_t pointwise_run(int config, const void *args, cudaStream_t stream)
-{
-    return pointwise_launch(config, args, stream);
-}
-
-static bool depthwise_fits(int config, const void *args)
-{
-    return depthwise_config_fits(config, args);
-}
-
-static cudaError_t depthwise_run(int config, const void *args, cudaStream_t stream)
-{
-    return depthwise_launch(config, args, stream);
-}
-
-static bool first_block_fits(int config, const void *args)
-{
-    return first_block_config_fits(config, args);
-}
-
-static cudaError_t first_block_run(int config, const void *args, cudaStream_t stream)
-{
-    return first_block_launch(config, args, stream);
-}
-
-static struct family pointwise_family(void)
-{
-    return (struct family){"pointwise", pointwise_config_count(), pointwise_config_name, pointwise_fits,
-                           pointwise_run};
-}
-
-static struct family depthwise_family(void)
-{
-    return (struct family){"depthwise", depthwise_config_count(), depthwise_config_name, depthwise_fits,
-                           depthwise_run};
-}
-
-static struct family first_block_family(void)
-{
-    return (struct family){"first block", first_block_config_count(), first_block_config_name,
-                           first_block_fits, first_block_run};
-}
-
 /* Of all configurations' names: a choice that was kept by a program with another list does not count. FNV-1a.
  */
-static uint32_t fingerprint(const struct family *family)
+static uint32_t fingerprint(const struct kernel_family *family)
 {
     uint32_t hash = 2166136261u;
-    for (int i = 0; i < family->count; i++)
-        for (const char *c = family->config_name(i); *c; c++) hash = (hash ^ (unsigned char)*c) * 16777619u;
+    for (int i = 0; i < kernel_count(family); i++)
+        for (const char *c = kernel_get(family, i)->name; *c; c++)
+            hash = (hash ^ (unsigned char)*c) * 16777619u;
     return hash;
 }
 
 /* One launch of a configuration. */
 struct candidate {
-    const struct family *family;
+    const struct kernel_family *family;
     int config;
     const void *args;
 };
@@ -131,13 +75,13 @@ static int enqueue_candidate(void *context, int call, cudaStream_t stream, struc
 {
     const struct candidate *c = context;
     (void)call;
-    CUDA_TRY(c->family->launch(c->config, c->args, stream), c->family->name);
+    CUDA_TRY(kernel_launch(c->family, c->config, c->args, stream), c->family->name);
     return EFFNET_OK;
 }
 
 /* Microseconds of one launch, from `repeat` launches in a graph that has run once before. */
-static int time_config(struct backend_state *state, const struct family *family, int config, const void *args,
-                       int repeat, double *elapsed_us, struct effnet_error *error)
+static int time_config(struct backend_state *state, const struct kernel_family *family, int config,
+                       const void *args, int repeat, double *elapsed_us, struct effnet_error *error)
 {
     struct candidate candidate = {family, config, args};
     cudaGraphExec_t exec;
@@ -150,15 +94,15 @@ static int time_config(struct backend_state *state, const struct family *family,
 
 /* Times each configuration that fits, a short look first and a longer one for those near the best. *best is
  * -1 where none fits. */
-static int time_family(struct backend_state *state, const struct family *family, const void *args, int *best,
-                       double *best_us, struct effnet_error *error)
+static int time_family(struct backend_state *state, const struct kernel_family *family, const void *args,
+                       int *best, double *best_us, struct effnet_error *error)
 {
     enum { SHORT = 2, LONG_US = 150, MOST_REPEATS = 30 };
     *best = -1;
     *best_us = INFINITY;
-    for (int config = 0; config < family->count; config++) {
+    for (int config = 0; config < kernel_count(family); config++) {
         double us;
-        if (!family->fits(config, args)) continue;
+        if (!kernel_fits(family, config, args)) continue;
         EFFNET_TRY(time_config(state, family, config, args, SHORT, &us, error));
         if (us > 1.5 * *best_us + 1) continue;
         const int repeat = (int)fmin(MOST_REPEATS, 1 + LONG_US / us);
@@ -173,10 +117,10 @@ static int time_family(struct backend_state *state, const struct family *family,
 static void depthwise_key(const struct backend_state *state, const struct effnet_layer *l, char *key,
                           size_t size)
 {
-    const struct family family = depthwise_family();
     snprintf(key, size, "depthwise %08" PRIx32 ", %dx%dx%dx%d, kernel %d, stride %d, pad %d %d %d %d%s",
-             fingerprint(&family), state->max_batch, l->in_height, l->in_width, l->in_channels, l->kernel,
-             l->stride, l->pad_top, l->pad_left, l->pad_bottom, l->pad_right, state->tune ? ", tune" : "");
+             fingerprint(&depthwise_kernels), state->max_batch, l->in_height, l->in_width, l->in_channels,
+             l->kernel, l->stride, l->pad_top, l->pad_left, l->pad_bottom, l->pad_right,
+             state->tune ? ", tune" : "");
 }
 
 /* Device memory for timing one layer before there is an arena: x, y, w and bias. */
@@ -218,7 +162,6 @@ static int depthwise_scratch(struct backend_state *state, const struct effnet_la
 static int contest(struct backend_state *state, const struct effnet_layer *l, int *choice, double *elapsed_us,
                    struct effnet_error *error)
 {
-    const struct family family = depthwise_family();
     struct depthwise_args args;
     struct cudnn_plan *plan = NULL;
     void *memory = NULL;
@@ -228,7 +171,7 @@ static int contest(struct backend_state *state, const struct effnet_layer *l, in
     EFFNET_TRY(status);
     double best_us = INFINITY;
     status = depthwise_scratch(state, l, &args, &memory, error);
-    if (status == EFFNET_OK) status = time_family(state, &family, &args, &best, &best_us, error);
+    if (status == EFFNET_OK) status = time_family(state, &depthwise_kernels, &args, &best, &best_us, error);
     cudaFree(memory);
     EFFNET_TRY(status);
     *choice = best_us < *elapsed_us ? 1 + best : 0;
@@ -250,7 +193,7 @@ int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *erro
             EFFNET_TRY(contest(state, l, &choice, &elapsed_us, error));
             cudnn_context_remember(state->cudnn, key, choice, elapsed_us);
         }
-        if (choice > 0 && choice <= depthwise_config_count()) state->depthwise_config[i] = choice - 1;
+        if (choice > 0 && choice <= kernel_count(&depthwise_kernels)) state->depthwise_config[i] = choice - 1;
     }
     return EFFNET_OK;
 }
@@ -259,11 +202,11 @@ int cuda_choose_depthwise(struct backend_state *state, struct effnet_error *erro
 
 /* The unit's configuration: the one that is kept under `key` if it fits, else the fastest, which is then
  * kept. */
-static int choose_config(struct backend_state *state, struct cuda_unit *u, const struct family *family,
+static int choose_config(struct backend_state *state, struct cuda_unit *u, const struct kernel_family *family,
                          const void *args, const char *key, struct effnet_error *error)
 {
     double elapsed_us;
-    if (cudnn_context_recall(state->cudnn, key, &u->config) && family->fits(u->config, args))
+    if (cudnn_context_recall(state->cudnn, key, &u->config) && kernel_fits(family, u->config, args))
         return EFFNET_OK;
     EFFNET_TRY(time_family(state, family, args, &u->config, &elapsed_us, error));
     if (u->config < 0)
@@ -276,25 +219,24 @@ static int choose_config(struct backend_state *state, struct cuda_unit *u, const
 
 static int choose_pointwise(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
 {
-    const struct family family = pointwise_family();
     struct pointwise_args args;
     char key[160];
     cuda_pointwise_arguments(state, u, state->max_batch, &args);
-    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s", fingerprint(&family),
-             args.m, args.k, args.n, args.pool_rows, args.residual ? ", residual" : "",
-             args.input_bias ? ", input bias" : "", args.w_low ? ", two-part weights" : "");
-    return choose_config(state, u, &family, &args, key, error);
+    snprintf(key, sizeof key, "pointwise %08" PRIx32 ", %dx%d to %d, pool %d%s%s%s",
+             fingerprint(&pointwise_kernels), args.m, args.k, args.n, args.pool_rows,
+             args.residual ? ", residual" : "", args.input_bias ? ", input bias" : "",
+             args.w_low ? ", two-part weights" : "");
+    return choose_config(state, u, &pointwise_kernels, &args, key, error);
 }
 
 static int choose_first_block(struct backend_state *state, struct cuda_unit *u, struct effnet_error *error)
 {
-    const struct family family = first_block_family();
     struct first_block_args args;
     char key[160];
     cuda_first_block_arguments(state, u, &state->slots[0], state->max_batch, &args);
-    snprintf(key, sizeof key, "first block %08" PRIx32 ", %dx%dx%d", fingerprint(&family), args.n,
-             args.height, args.width);
-    return choose_config(state, u, &family, &args, key, error);
+    snprintf(key, sizeof key, "first block %08" PRIx32 ", %dx%dx%d", fingerprint(&first_block_kernels),
+             args.n, args.height, args.width);
+    return choose_config(state, u, &first_block_kernels, &args, key, error);
 }
 
 int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
@@ -309,16 +251,19 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
         switch (u->kind) {
         case CUDA_UNIT_FIRST_BLOCK:
             EFFNET_TRY(choose_first_block(state, u, error));
-            snprintf(u->kernel, sizeof u->kernel, "first block %s", first_block_config_name(u->config));
+            snprintf(u->kernel, sizeof u->kernel, "first block %s",
+                     kernel_get(&first_block_kernels, u->config)->name);
             break;
         case CUDA_UNIT_CONV: break; /* its cuDNN plan is made already */
         case CUDA_UNIT_DEPTHWISE:
             u->config = state->depthwise_config[u->unit.first];
-            snprintf(u->kernel, sizeof u->kernel, "depthwise %s", depthwise_config_name(u->config));
+            snprintf(u->kernel, sizeof u->kernel, "depthwise %s",
+                     kernel_get(&depthwise_kernels, u->config)->name);
             break;
         case CUDA_UNIT_POINTWISE:
             EFFNET_TRY(choose_pointwise(state, u, error));
-            snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s%s%s%s", pointwise_config_name(u->config),
+            snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s%s%s%s",
+                     kernel_get(&pointwise_kernels, u->config)->name,
                      u->weight_low ? ", two-part weights" : "", u->unit.raw_input ? ", input bias" : "",
                      u->residual >= 0 ? ", residual" : "", u->unit.last > u->unit.first ? ", pool" : "");
             break;
@@ -329,7 +274,7 @@ int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error)
             if (u->config < 0)
                 return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: %d to %d: too large for the GPU",
                                    u->layer->name, u->layer->in_channels, u->layer->out_channels);
-            snprintf(u->kernel, sizeof u->kernel, "linear %s", linear_config_get(u->config)->name);
+            snprintf(u->kernel, sizeof u->kernel, "linear %s", kernel_get(&linear_kernels, u->config)->name);
         }
     }
     cudnn_context_settle(state->cudnn);

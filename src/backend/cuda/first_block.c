@@ -82,7 +82,7 @@ bool cuda_first_block_fits(const struct backend_state *state)
     if (!layers_match(state)) return false;
     cuda_first_block_shape(state, state->max_batch, &args);
     const struct first_block_layers layers = host_layers(state);
-    return first_block_config_fits(0, &args) && first_block_weights_fit(&layers);
+    return kernel_fits(&first_block_kernels, 0, &args) && first_block_weights_fit(&layers);
 }
 
 int cuda_first_block_upload(const struct backend_state *state, void *device, struct effnet_error *error)

@@ -59,8 +59,8 @@ static bool pools_itself(const effnet_model *model, int index, bool raw_input, i
                                         .w_low = sums_cancel(layer),
                                         .input_bias = raw_input ? &there : NULL,
                                         .pool_rows = rows};
-    for (int c = 0; layer->residual < 0 && c < pointwise_config_count(); c++)
-        if (pointwise_config_fits(c, &args)) return true;
+    for (int c = 0; layer->residual < 0 && c < kernel_count(&pointwise_kernels); c++)
+        if (kernel_fits(&pointwise_kernels, c, &args)) return true;
     return false;
 }
 

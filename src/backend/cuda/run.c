@@ -115,11 +115,11 @@ static int enqueue_pointwise(const struct backend_state *state, const struct cud
 {
     struct pointwise_args args;
     cuda_pointwise_arguments(state, u, images, &args);
-    while (images < state->max_batch && !pointwise_config_fits(u->config, &args)) {
+    while (images < state->max_batch && !kernel_fits(&pointwise_kernels, u->config, &args)) {
         images = images > state->max_batch / 2 ? state->max_batch : 2 * images;
         cuda_pointwise_arguments(state, u, images, &args);
     }
-    CUDA_TRY(pointwise_launch(u->config, &args, stream), u->layer->name);
+    CUDA_TRY(kernel_launch(&pointwise_kernels, u->config, &args, stream), u->layer->name);
     return EFFNET_OK;
 }
 
@@ -134,7 +134,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     case CUDA_UNIT_FIRST_BLOCK: {
         struct first_block_args args;
         cuda_first_block_arguments(state, u, slot, images, &args);
-        CUDA_TRY(first_block_launch(u->config, &args, stream), l->name);
+        CUDA_TRY(kernel_launch(&first_block_kernels, u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
     case CUDA_UNIT_CONV: return enqueue_conv(state, u, images, stream, error);
@@ -145,7 +145,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
         args.w = u->weight;
         args.bias = u->bias;
         args.y = cuda_tensor_data(state, u->output);
-        CUDA_TRY(depthwise_launch(u->config, &args, stream), l->name);
+        CUDA_TRY(kernel_launch(&depthwise_kernels, u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
     case CUDA_UNIT_POINTWISE: return enqueue_pointwise(state, u, images, stream, error);
@@ -161,7 +161,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     case CUDA_UNIT_LINEAR: {
         struct linear_args args;
         cuda_linear_arguments(state, u, slot, images, &args);
-        CUDA_TRY(linear_launch(u->config, &args, stream), l->name);
+        CUDA_TRY(kernel_launch(&linear_kernels, u->config, &args, stream), l->name);
         return EFFNET_OK;
     }
     }

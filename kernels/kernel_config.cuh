@@ -1,0 +1,33 @@
+/* How a kernel's launcher becomes a struct kernel_config. */
+#ifndef EFFNET_KERNELS_KERNEL_CONFIG_CUH
+#define EFFNET_KERNELS_KERNEL_CONFIG_CUH
+
+#include "kernel_config.h"
+
+/* Only for its type: the arguments that a function `fits` takes. */
+template <class Args> Args args_of(bool (*)(const Args &));
+
+/* From a struct L with the static functions fits(args), shared_bytes(args) and launch(args, stream). */
+template <class L> constexpr kernel_config make_config(const char *name, int architecture = 0)
+{
+    using args = decltype(args_of(L::fits));
+    return {
+        name,
+        architecture,
+        [](const void *a) { return L::fits(*static_cast<const args *>(a)); },
+        [](const void *a) { return L::shared_bytes(*static_cast<const args *>(a)); },
+        [](const void *a, cudaStream_t stream) { return L::launch(*static_cast<const args *>(a), stream); },
+        nullptr};
+}
+
+/* The same, and cost_us(args, sms). */
+template <class L> constexpr kernel_config make_config_with_cost(const char *name, int architecture = 0)
+{
+    kernel_config config = make_config<L>(name, architecture);
+    config.cost_us = [](const void *a, int sms) {
+        return L::cost_us(*static_cast<const decltype(args_of(L::fits)) *>(a), sms);
+    };
+    return config;
+}
+
+#endif
