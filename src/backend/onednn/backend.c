@@ -15,8 +15,8 @@
 #endif
 
 /* Strips of one layer at most. Small ones pay for starting and for reading all weights: 15 pixels cost 15 %
- * over whole layers, 30 or more 0 to 3 % (docs/cpu.md). Where batches will keep every thread busy with images
- * of its own only the larger are worth making. */
+ * over whole layers, 30 or more 0 to 3 % (docs/lab/cpu.md). Where batches will keep every thread busy with
+ * images of its own only the larger are worth making. */
 #define MAX_STRIPS            64
 #define MIN_PIXELS_THROUGHPUT 32
 #define MIN_PIXELS_LATENCY    8
