@@ -113,8 +113,9 @@ GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
 LDLIBS += $(CUDART) -ldl -lrt -lstdc++
 endif
 
+# By itself nvcc compresses PTX alone: with machine code too the program takes 5 MB in place of 17.
 NVCC_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v -objtemp \
-	-Iinclude -Isrc -Ikernels $(NVCCFLAGS)
+	-Xfatbin -compress-all -Iinclude -Isrc -Ikernels $(NVCCFLAGS)
 # Names in anonymous namespaces hold a hash of this path, and without the option of the file's real one.
 NVCC_PATH = -Xcudafe --orig_src_path_name=/effnet/$<
 # A kernel named *_sm90a.cu uses what sm_90a alone has (wgmma, TMA) and is compiled for nothing else.

@@ -66,6 +66,11 @@ def static_shared(match):
     return int(found[1]) if found else 0
 
 
+def test_machine_code_is_compressed(build, reports):
+    """An image that is not begins as an ELF file does. The program itself is the only one."""
+    assert (build / "effnet").read_bytes().count(b"\x7fELF\2\1\1") == 1
+
+
 def test_registers_and_static_shared_memory(entries):
     for name, match in entries:
         assert int(match["registers"]) <= REGISTERS_LIMIT, (name, match["kernel"])
