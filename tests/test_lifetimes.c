@@ -1,13 +1,4 @@
-/* The plan of the device memory that activations share (src/backend/cuda/memory.c). Needs no GPU. */
-#ifndef EFFNET_HAVE_CUDA
-#include <stdio.h>
-int main(void)
-{
-    puts("skipped: built without CUDA");
-    return 77;
-}
-#else
-
+/* The plan of memory that activations share (src/backend/lifetimes.c). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,12 +9,12 @@ int main(void)
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/cuda_internal.h"
+#include "backend/lifetimes.h"
 #include "random.h"
 
 enum { CELL = 256, TENSORS_MAX = 300 };
 
-static size_t sum_of_bytes(const struct cuda_tensor *tensors, int count)
+static size_t sum_of_bytes(const struct lifetime *tensors, int count)
 {
     size_t sum = 0;
     for (int i = 0; i < count; i++) sum += tensors[i].bytes;
@@ -31,14 +22,13 @@ static size_t sum_of_bytes(const struct cuda_tensor *tensors, int count)
 }
 
 /* The most that is alive at once: no plan takes less. */
-static size_t lower_bound(const struct cuda_tensor *tensors, int count)
+static size_t lower_bound(const struct lifetime *tensors, int count)
 {
     size_t most = 0;
     for (int i = 0; i < count; i++) { /* the maximum is reached where a tensor begins */
         size_t alive = 0;
         for (int j = 0; j < count; j++)
-            if (tensors[j].first_unit <= tensors[i].first_unit &&
-                tensors[i].first_unit <= tensors[j].last_unit)
+            if (tensors[j].first <= tensors[i].first && tensors[i].first <= tensors[j].last)
                 alive += tensors[j].bytes;
         if (alive > most) most = alive;
     }
@@ -47,22 +37,21 @@ static size_t lower_bound(const struct cuda_tensor *tensors, int count)
 
 /* Runs through the units: each writes its tensors' names into the cells of the arena, and what a unit may
  * read must still be there whole. Sizes are multiples of CELL. */
-static void check_contents(const struct cuda_tensor *tensors, int count, size_t total)
+static void check_contents(const struct lifetime *tensors, int count, size_t total)
 {
     const size_t cells = total / CELL;
     int last = 0, *owner = malloc((cells + 1) * sizeof *owner);
     assert_non_null(owner);
     memset(owner, 0xff, (cells + 1) * sizeof *owner);
     for (int i = 0; i < count; i++)
-        if (tensors[i].last_unit > last) last = tensors[i].last_unit;
+        if (tensors[i].last > last) last = tensors[i].last;
     for (int unit = 0; unit <= last; unit++) {
         for (int i = 0; i < count; i++)
-            for (size_t c = 0; tensors[i].first_unit == unit && c < tensors[i].bytes / CELL; c++)
+            for (size_t c = 0; tensors[i].first == unit && c < tensors[i].bytes / CELL; c++)
                 owner[tensors[i].offset / CELL + c] = i;
         for (int i = 0; i < count; i++)
             for (size_t c = 0;
-                 tensors[i].first_unit <= unit && unit <= tensors[i].last_unit && c < tensors[i].bytes / CELL;
-                 c++)
+                 tensors[i].first <= unit && unit <= tensors[i].last && c < tensors[i].bytes / CELL; c++)
                 if (owner[tensors[i].offset / CELL + c] != i)
                     fail_msg("unit %d: tensor %d's cell %zu holds tensor %d", unit, i, c,
                              owner[tensors[i].offset / CELL + c]);
@@ -71,18 +60,18 @@ static void check_contents(const struct cuda_tensor *tensors, int count, size_t 
 }
 
 /* Places the tensors, checks the plan, returns bytes needed / lower bound. */
-static double check_plan(struct cuda_tensor *tensors, int count)
+static double check_plan(struct lifetime *tensors, int count)
 {
-    struct cuda_tensor before[TENSORS_MAX];
+    struct lifetime before[TENSORS_MAX];
     assert_in_range(count, 1, TENSORS_MAX);
     for (int i = 0; i < count; i++) tensors[i].offset = SIZE_MAX / 2; /* must not be looked at */
     memcpy(before, tensors, (size_t)count * sizeof *tensors);
-    const size_t total = cuda_place_tensors(tensors, count);
+    const size_t total = effnet_place(tensors, count);
     size_t end = 0;
     for (int i = 0; i < count; i++) {
         assert_int_equal(tensors[i].bytes, before[i].bytes);
-        assert_int_equal(tensors[i].first_unit, before[i].first_unit);
-        assert_int_equal(tensors[i].last_unit, before[i].last_unit);
+        assert_int_equal(tensors[i].first, before[i].first);
+        assert_int_equal(tensors[i].last, before[i].last);
         assert_int_equal(tensors[i].offset % CELL, 0);
         if (tensors[i].offset + tensors[i].bytes > end) end = tensors[i].offset + tensors[i].bytes;
     }
@@ -93,11 +82,11 @@ static double check_plan(struct cuda_tensor *tensors, int count)
     return (double)total / (double)lower_bound(tensors, count);
 }
 
-static int add(struct cuda_tensor *tensors, int count, int side, int channels, int batch, int unit)
+static int add(struct lifetime *tensors, int count, int side, int channels, int batch, int unit)
 {
     const size_t bytes = (size_t)batch * (size_t)(side * side) * (size_t)channels * 2;
-    tensors[count] = (struct cuda_tensor){
-        .bytes = (bytes + CELL - 1) / CELL * CELL, .first_unit = unit, .last_unit = unit + 1};
+    tensors[count] = (struct lifetime){
+        .bytes = (bytes + CELL - 1) / CELL * CELL, .first = unit, .last = unit + 1};
     return count + 1;
 }
 
@@ -112,9 +101,9 @@ static void networks(void **state)
                  {4, 1, 6, 112}, {5, 2, 6, 192}, {1, 1, 6, 320}};
     for (int network = 0; network < 2; network++)
         for (int batch = 1; batch <= 64; batch *= 4) {
-            struct cuda_tensor tensors[TENSORS_MAX];
+            struct lifetime tensors[TENSORS_MAX];
             int side = 120, channels = 32, count = add(tensors, 0, 240, 3, batch, -1);
-            tensors[0].first_unit = 0;
+            tensors[0].first = 0;
             count = add(tensors, count, side, channels, batch, count - 1);
             for (size_t s = 0; s < sizeof lite1 / sizeof *lite1; s++)
                 for (int r = 0; r < (network ? 1 : lite1[s].repeats); r++) {
@@ -125,7 +114,7 @@ static void networks(void **state)
                     count = add(tensors, count, side, hidden, batch, count - 1);
                     count = add(tensors, count, side, lite1[s].out, batch, count - 1);
                     if (!network && stride == 1 && channels == lite1[s].out)
-                        tensors[input].last_unit = count - 2; /* the unit that wrote the last tensor */
+                        tensors[input].last = count - 2; /* the unit that wrote the last tensor */
                     channels = lite1[s].out;
                 }
             count = add(tensors, count, 1, 1280, batch, count - 1);
@@ -143,13 +132,13 @@ static void random_lifetimes(void **state)
     double sum = 0, worst = 0;
     enum { ROUNDS = 600 };
     for (int round = 0; round < ROUNDS; round++) {
-        struct cuda_tensor tensors[TENSORS_MAX];
+        struct lifetime tensors[TENSORS_MAX];
         const int count = random_int(&seed, 1, round % 10 ? 60 : TENSORS_MAX);
         const int units = random_int(&seed, 1, 80), longest = random_int(&seed, 0, units - 1);
         for (int i = 0; i < count; i++) {
             tensors[i].bytes = (size_t)CELL * (size_t)random_int(&seed, 1, round % 3 ? 400 : 3);
-            tensors[i].first_unit = random_int(&seed, 0, units - 1);
-            tensors[i].last_unit = tensors[i].first_unit + random_int(&seed, 0, longest);
+            tensors[i].first = random_int(&seed, 0, units - 1);
+            tensors[i].last = tensors[i].first + random_int(&seed, 0, longest);
         }
         const double ratio = check_plan(tensors, count);
         sum += ratio;
@@ -164,18 +153,16 @@ static void random_lifetimes(void **state)
 static void extremes(void **state)
 {
     (void)state;
-    struct cuda_tensor together[40], apart[40];
+    struct lifetime together[40], apart[40];
     for (int i = 0; i < 40; i++) {
-        together[i] = (struct cuda_tensor){
-            .bytes = (size_t)CELL * (size_t)(i + 1), .first_unit = 0, .last_unit = 40};
-        apart[i] = (struct cuda_tensor){
-            .bytes = (size_t)CELL * (size_t)(i + 1), .first_unit = i, .last_unit = i};
+        together[i] = (struct lifetime){.bytes = (size_t)CELL * (size_t)(i + 1), .first = 0, .last = 40};
+        apart[i] = (struct lifetime){.bytes = (size_t)CELL * (size_t)(i + 1), .first = i, .last = i};
     }
     check_plan(together, 40);
-    assert_int_equal(cuda_place_tensors(together, 40), sum_of_bytes(together, 40));
+    assert_int_equal(effnet_place(together, 40), sum_of_bytes(together, 40));
     check_plan(apart, 40);
-    assert_int_equal(cuda_place_tensors(apart, 40), (size_t)CELL * 40);
-    assert_int_equal(cuda_place_tensors(apart, 1), CELL);
+    assert_int_equal(effnet_place(apart, 40), (size_t)CELL * 40);
+    assert_int_equal(effnet_place(apart, 1), CELL);
 }
 
 int main(void)
@@ -187,5 +174,3 @@ int main(void)
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
-
-#endif
