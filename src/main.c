@@ -10,7 +10,7 @@ static const struct command {
     const char *name, *summary;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"classify", "name what pictures show: the most probable classes", cmd_classify},
+    {"classify", "name what images show: the most probable classes", cmd_classify},
     {"info", "describe the network, its layers, and the devices", cmd_info},
     {"verify", "hold a device's results against the plain reference", cmd_verify},
     {"bench", "measure speed, after verifying", cmd_bench},

@@ -1,4 +1,4 @@
-"""A very small network and pictures for it, so that the command line's tests cost next to nothing, and what these
+"""A very small network and images for it, so that the command line's tests cost next to nothing, and what these
 share."""
 
 import json
@@ -49,7 +49,7 @@ def write_tiny_model(path, seed=1):
     return path
 
 
-def write_picture(path, seed, size=(24, 20)):
+def write_image(path, seed, size=(24, 20)):
     """Writes a seeded PNG of random blocks, each seed another."""
     blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     with open(path, "wb") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_model import write_picture, write_tiny_model
+from cli_model import write_image, write_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = (ROOT / os.environ.get("EFFNET_BUILD", "build")).resolve()
@@ -128,6 +128,6 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     """One image for it."""
-    return write_picture(tmp_path / "picture.png", 1)
+    return write_image(tmp_path / "image.png", 1)

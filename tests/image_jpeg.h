@@ -1,4 +1,4 @@
-/* The picture of test_image.c as JPEG files, made with Pillow 13: quality 50, 4:2:0. */
+/* The image of test_image.c as JPEG files, made with Pillow 13: quality 50, 4:2:0. */
 #ifndef EFFNET_TESTS_IMAGE_JPEG_H
 #define EFFNET_TESTS_IMAGE_JPEG_H
 

@@ -15,7 +15,7 @@ from cli_model import (
     USAGE,
     assert_one_line,
     run_with_stdout,
-    write_picture,
+    write_image,
 )
 
 COMMANDS = ["classify", "info", "verify", "bench"]
@@ -74,10 +74,10 @@ def test_version(effnet, root):
     (["classify", "--plan", "fast", "x"], "auto|cudnn"),
     (["classify", "-m", "", "x"], "empty"),
     (["classify", "-", "-"], "only once"),
-    (["info", "picture.png"], "unexpected 'picture.png'"),
+    (["info", "image.png"], "unexpected 'image.png'"),
     (["info", "--plan=fast"], "auto|cudnn"),
     (["info", "--plan", "--devices"], "together"),
-    (["bench", "picture.png"], "--end-to-end"),
+    (["bench", "image.png"], "--end-to-end"),
     (["bench", "--end-to-end"], "image files"),
     (["bench", "--end-to-end", "-"], "standard input"),
     (["bench", "--end-to-end", "--layers", "x.png"], "together"),
@@ -107,12 +107,12 @@ def test_numbers(effnet, option, values):
             assert_one_line(done, USAGE, f"'{value}' is not", "number")
 
 
-def test_device_names(effnet, tiny, picture):
-    assert_one_line(effnet("classify", "-m", tiny, "--device", "toaster", picture), USAGE, "toaster")
-    assert_one_line(effnet("classify", "-m", tiny, "--device", "cuda:x", picture), USAGE, "cuda:x")
-    done = effnet("classify", "-m", tiny, "--device", "reference", "--precision", "bf16", picture)
+def test_device_names(effnet, tiny, image):
+    assert_one_line(effnet("classify", "-m", tiny, "--device", "toaster", image), USAGE, "toaster")
+    assert_one_line(effnet("classify", "-m", tiny, "--device", "cuda:x", image), USAGE, "cuda:x")
+    done = effnet("classify", "-m", tiny, "--device", "reference", "--precision", "bf16", image)
     assert_one_line(done, UNAVAILABLE, "bf16")
-    done = effnet("classify", "-m", tiny, "--device", "cuda:999", picture)  # on any machine
+    done = effnet("classify", "-m", tiny, "--device", "cuda:999", image)  # on any machine
     assert_one_line(done, UNAVAILABLE)
 
 
@@ -167,22 +167,22 @@ def test_installed_place(build, tiny, tmp_path):
     assert "share/effnet/mine.safetensors\n" in run("info", "-m", "mine").stdout
 
 
-def test_bad_model(effnet, tiny, tmp_path, picture):
+def test_bad_model(effnet, tiny, tmp_path, image):
     content = tiny.read_bytes()
     broken = tmp_path / "broken.safetensors"
     for data in (b"", b"junk", content[:-1], content[: len(content) // 2], b"\xff" * 100):
         broken.write_bytes(data)
-        for command in (["info"], ["classify", picture], ["verify"], ["bench"]):
+        for command in (["info"], ["classify", image], ["verify"], ["bench"]):
             assert_one_line(effnet(*command, "-m", broken), DATA, "broken.safetensors")
 
 
 # ---------------------------------------------------------------- output that fails
 
 
-def output_commands(tiny, picture):
+def output_commands(tiny, image):
     return [["--help"], ["--version"], ["bench", "--help"], ["info", "-m", tiny], ["info", "-m", tiny, "--format=json"],
-            ["classify", "-m", tiny, "--device=cpu", picture],
-            ["classify", "-m", tiny, "--device=cpu", "--format", "csv", picture],
+            ["classify", "-m", tiny, "--device=cpu", image],
+            ["classify", "-m", tiny, "--device=cpu", "--format", "csv", image],
             ["verify", "-m", tiny, "--device=cpu"], ["bench", "-m", tiny, "--device=cpu", "--duration", "0"]]
 
 
@@ -193,14 +193,14 @@ def assert_output_error(done, *words):
         assert word in done.stderr
 
 
-def test_full_disk(build, tiny, picture):
-    for arguments in output_commands(tiny, picture):
+def test_full_disk(build, tiny, image):
+    for arguments in output_commands(tiny, image):
         with open("/dev/full", "w") as full:
             assert_output_error(run_with_stdout(build, arguments, full), "No space left")
 
 
-def test_closed_pipe(build, tiny, picture):
-    for arguments in output_commands(tiny, picture):
+def test_closed_pipe(build, tiny, image):
+    for arguments in output_commands(tiny, image):
         read, write = os.pipe()
         os.close(read)
         try:
@@ -209,23 +209,23 @@ def test_closed_pipe(build, tiny, picture):
             os.close(write)
 
 
-def test_closed_standard_streams(build, tiny, picture):
+def test_closed_standard_streams(build, tiny, image):
     """Closed descriptors are not taken by the files that the program opens."""
-    for arguments in output_commands(tiny, picture):
+    for arguments in output_commands(tiny, image):
         assert_output_error(run_with_stdout(build, arguments, None, preexec_fn=lambda: os.close(1)))
-    done = subprocess.run([build / "effnet", "classify", "-m", tiny, "--device=cpu", picture, "-"], stdout=subprocess.PIPE,
+    done = subprocess.run([build / "effnet", "classify", "-m", tiny, "--device=cpu", image, "-"], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, timeout=120, check=False,
                           preexec_fn=lambda: os.close(0))
-    assert done.returncode == NO_INPUT and done.stdout.startswith(str(picture))
+    assert done.returncode == NO_INPUT and done.stdout.startswith(str(image))
 
 
 def test_closed_pipe_stops_early(build, tiny, tmp_path):
     """`effnet classify ... | head` ends although standard input never does."""
-    pictures = [write_picture(tmp_path / f"{i}.png", i) for i in range(4)]
+    images = [write_image(tmp_path / f"{i}.png", i) for i in range(4)]
     read, write = os.pipe()
     os.close(read)
     endless, keep_open = os.pipe()
-    arguments = ["classify", "-m", tiny, "--device=cpu", "-b", "1", *pictures, "-"]
+    arguments = ["classify", "-m", tiny, "--device=cpu", "-b", "1", *images, "-"]
     done = subprocess.run([build / "effnet", *arguments], stdin=endless, stdout=write, stderr=subprocess.PIPE,
                           text=True, timeout=60, check=False)
     for descriptor in (write, endless, keep_open):

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli_model import LABELS, write_picture
+from cli_model import LABELS, write_image
 
 USAGE, DATA, NO_INPUT = 64, 65, 66
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    return [write_picture(folder / f"{i:02}.png", i) for i in range(12)]
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return [write_image(folder / f"{i:02}.png", i) for i in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,11 @@ def png_header(width, height):
 # ---------------------------------------------------------------- formats
 
 
-def test_json(classify, pictures):
-    done = classify("--format", "json", "-k", "6", *pictures[:3])
+def test_json(classify, images):
+    done = classify("--format", "json", "-k", "6", *images[:3])
     assert (done.returncode, done.stderr) == (0, "")
     results = parse_json(done.stdout)
-    assert [r["filename"] for r in results] == [str(p) for p in pictures[:3]]
+    assert [r["filename"] for r in results] == [str(p) for p in images[:3]]
     for result in results:
         assert set(result) == {"filename", "classes"}
         classes = result["classes"]
@@ -60,12 +60,12 @@ def test_json(classify, pictures):
         assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
-def test_csv(classify, pictures):
-    done = classify("--format", "csv", "-k", "4", *pictures[:3], text=False)
+def test_csv(classify, images):
+    done = classify("--format", "csv", "-k", "4", *images[:3], text=False)
     assert done.returncode == 0 and done.stdout.count(b"\r\n") == 4
     rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline=""), strict=True))
     assert rows[0] == ["filename"] + [f"{c}_{i}" for i in range(4) for c in ("index", "label", "prob")]
-    expected = parse_json(classify("--format", "json", "-k", "4", *pictures[:3]).stdout)
+    expected = parse_json(classify("--format", "json", "-k", "4", *images[:3]).stdout)
     for row, result in zip(rows[1:], expected, strict=True):
         assert row[0] == result["filename"]
         cells = [(int(row[i]), row[i + 1], float(row[i + 2])) for i in range(1, len(row), 3)]
@@ -73,10 +73,10 @@ def test_csv(classify, pictures):
     assert {label for row in rows[1:] for label in row[2::3]} & {"comma, inside", 'a "quoted" one'}
 
 
-def test_text(classify, pictures):
-    done = classify("-k", "3", *pictures[:2])
+def test_text(classify, images):
+    done = classify("-k", "3", *images[:2])
     assert (done.returncode, done.stderr) == (0, "")
-    expected = parse_json(classify("--format", "json", "-k", "3", *pictures[:2]).stdout)
+    expected = parse_json(classify("--format", "json", "-k", "3", *images[:2]).stdout)
     lines = iter(done.stdout.splitlines())
     for result in expected:
         assert next(lines) == result["filename"]
@@ -86,15 +86,15 @@ def test_text(classify, pictures):
 
 
 @pytest.mark.parametrize("k, count", [(1, 1), (5, 5), (6, 6), (7, 6), (2147483647, 6)])
-def test_top_k_is_clipped(classify, pictures, k, count):
-    whole = parse_json(classify("--format", "json", "-k", "6", pictures[0]).stdout)[0]["classes"]
-    assert parse_json(classify("--format", "json", "-k", k, pictures[0]).stdout)[0]["classes"] == whole[:count]
-    header = classify("--format", "csv", "-k", k, pictures[0]).stdout.splitlines()[0]
+def test_top_k_is_clipped(classify, images, k, count):
+    whole = parse_json(classify("--format", "json", "-k", "6", images[0]).stdout)[0]["classes"]
+    assert parse_json(classify("--format", "json", "-k", k, images[0]).stdout)[0]["classes"] == whole[:count]
+    header = classify("--format", "csv", "-k", k, images[0]).stdout.splitlines()[0]
     assert header.count("prob_") == count
 
 
-def test_default_top_k_is_five(classify, pictures):
-    assert len(parse_json(classify("--format", "json", pictures[0]).stdout)[0]["classes"]) == 5
+def test_default_top_k_is_five(classify, images):
+    assert len(parse_json(classify("--format", "json", images[0]).stdout)[0]["classes"]) == 5
 
 
 # ---------------------------------------------------------------- batches, order, bad files
@@ -102,12 +102,12 @@ def test_default_top_k_is_five(classify, pictures):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("batch", [1, 2, 5, 12, 100])
-def test_batches_answer_alike(classify, pictures, batch, threads):
+def test_batches_answer_alike(classify, images, batch, threads):
     """Every batch size and number of decoding threads prints what one image at a time does."""
-    expected = "".join(classify("--format", "json", p).stdout for p in pictures)
-    done = classify("--format", "json", "-b", batch, "--threads", threads, *pictures)
+    expected = "".join(classify("--format", "json", p).stdout for p in images)
+    done = classify("--format", "json", "-b", batch, "--threads", threads, *images)
     assert done.returncode == 0 and done.stdout == expected
-    assert len(set(expected.splitlines())) == len(pictures)
+    assert len(set(expected.splitlines())) == len(images)
 
 
 def test_real_network_batches_answer_alike(effnet, root, lite1):
@@ -128,17 +128,17 @@ def test_real_network_batches_answer_alike(effnet, root, lite1):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_bad_files_in_the_middle(classify, pictures, tmp_path, batch):
+def test_bad_files_in_the_middle(classify, images, tmp_path, batch):
     junk = tmp_path / "junk.png"
-    junk.write_bytes(b"this is no picture")
+    junk.write_bytes(b"this is no image")
     cut = tmp_path / "cut.png"
-    cut.write_bytes(pictures[0].read_bytes()[:60])
+    cut.write_bytes(images[0].read_bytes()[:60])
     missing, folder = tmp_path / "missing.png", tmp_path
-    files = [pictures[0], junk, pictures[1], missing, folder, cut, pictures[2], pictures[3]]
+    files = [images[0], junk, images[1], missing, folder, cut, images[2], images[3]]
     done = classify("--format", "json", "-b", batch, *files)
     assert done.returncode == DATA, "the status of the first bad file"
-    assert [r["filename"] for r in parse_json(done.stdout)] == [str(p) for p in pictures[:4]]
-    good = classify("--format", "json", *pictures[:4])
+    assert [r["filename"] for r in parse_json(done.stdout)] == [str(p) for p in images[:4]]
+    good = classify("--format", "json", *images[:4])
     assert done.stdout == good.stdout
     lines = done.stderr.splitlines()
     assert len(lines) == 4
@@ -152,56 +152,56 @@ def test_all_bad(classify, tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (NO_INPUT, "", 2)
 
 
-def test_many_files(classify, pictures):
+def test_many_files(classify, images):
     """More files than slots, in order, with every thread busy."""
-    files = pictures * 40
+    files = images * 40
     done = classify("--format", "json", "-k", "1", "-b", "3", "--threads", "4", *files)
     assert [r["filename"] for r in parse_json(done.stdout)] == [str(p) for p in files]
 
 
-def test_no_file_descriptor_is_lost(classify, pictures):
+def test_no_file_descriptor_is_lost(classify, images):
     """Hundreds of files with few descriptors."""
     import resource
 
-    done = classify("-q", *(pictures * 30), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)))
+    done = classify("-q", *(images * 30), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)))
     assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- what is read
 
 
-def test_standard_input(classify, pictures):
-    from_file = parse_json(classify("--format", "json", pictures[1]).stdout)[0]
-    done = classify("--format", "json", pictures[0], "-", pictures[2], input=pictures[1].read_bytes(), text=False)
+def test_standard_input(classify, images):
+    from_file = parse_json(classify("--format", "json", images[1]).stdout)[0]
+    done = classify("--format", "json", images[0], "-", images[2], input=images[1].read_bytes(), text=False)
     results = parse_json(done.stdout.decode())
-    assert [r["filename"] for r in results] == [str(pictures[0]), "-", str(pictures[2])]
+    assert [r["filename"] for r in results] == [str(images[0]), "-", str(images[2])]
     assert results[1]["classes"] == from_file["classes"]
     assert classify("-", input=b"", text=False).returncode == DATA
 
 
-def test_max_pixels(classify, pictures, tmp_path):
-    assert classify("--max-pixels", 24 * 20, pictures[0]).returncode == 0
-    done = classify("--max-pixels", 24 * 20 - 1, pictures[0])
-    assert done.returncode == DATA and str(pictures[0]) in done.stderr
+def test_max_pixels(classify, images, tmp_path):
+    assert classify("--max-pixels", 24 * 20, images[0]).returncode == 0
+    done = classify("--max-pixels", 24 * 20 - 1, images[0])
+    assert done.returncode == DATA and str(images[0]) in done.stderr
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_header(30000, 30000))
     assert classify(bomb).returncode == DATA
 
 
 def test_exif_orientation(effnet, root, lite1):
-    """The sample lies on its side in the file: heeding EXIF or not are two pictures."""
+    """The sample lies on its side in the file: heeding EXIF or not are two images."""
     sample = root / "samples/remote_control.jpg"
     upright, lying = (effnet("classify", "-m", lite1, "--format", "json", *options, sample).stdout
                       for options in ([], ["--ignore-exif"]))
     assert upright and lying and upright != lying
 
 
-def test_options_end(classify, pictures):
-    folder = pictures[0].parent
-    (folder / "-k.png").write_bytes(pictures[0].read_bytes())
-    done = classify("--format", "json", "--", "-k.png", pictures[1], cwd=folder)
-    assert [r["filename"] for r in parse_json(done.stdout)] == ["-k.png", str(pictures[1])]
-    done = classify(pictures[1], "--format", "json", cwd=folder)
+def test_options_end(classify, images):
+    folder = images[0].parent
+    (folder / "-k.png").write_bytes(images[0].read_bytes())
+    done = classify("--format", "json", "--", "-k.png", images[1], cwd=folder)
+    assert [r["filename"] for r in parse_json(done.stdout)] == ["-k.png", str(images[1])]
+    done = classify(images[1], "--format", "json", cwd=folder)
     assert parse_json(done.stdout), "an option may follow a file"
 
 
@@ -216,7 +216,7 @@ ODD_NAMES = [
 @pytest.fixture(scope="module")
 def odd_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
-    return [write_picture(os.path.join(os.fsencode(folder), name), i) for i, name in enumerate(ODD_NAMES)]
+    return [write_image(os.path.join(os.fsencode(folder), name), i) for i, name in enumerate(ODD_NAMES)]
 
 
 def run_bytes(build, tiny, *arguments):
@@ -276,9 +276,9 @@ def test_long_names(classify, tmp_path):
 # ---------------------------------------------------------------- standard error and terminals
 
 
-def test_timing(classify, pictures):
-    done = classify("--timing", *pictures)
-    assert done.returncode == 0 and done.stdout == classify(*pictures).stdout
+def test_timing(classify, images):
+    done = classify("--timing", *images)
+    assert done.returncode == 0 and done.stdout == classify(*images).stdout
     rows = dict(re.findall(r"^  ([a-z ]+?) +(\d+\.\d\d)", done.stderr, flags=re.M))
     names = ["start", "load model", "open session", "wait", "run", "print", "other", "total", "decode", "fit"]
     assert list(rows) == names
@@ -307,8 +307,8 @@ def run_on_terminal(build, arguments, stdout, stderr, **environment):
     return shown.decode(), rest.decode()
 
 
-def test_colour_on_a_terminal_only(build, tiny, pictures):
-    command = ["classify", "-m", tiny, pictures[0], pictures[1]]
+def test_colour_on_a_terminal_only(build, tiny, images):
+    command = ["classify", "-m", tiny, images[0], images[1]]
     plain = subprocess.run([build / "effnet", *command], capture_output=True, text=True, check=True).stdout
     assert "\x1b" not in plain
     shown, _ = run_on_terminal(build, command, True, False, TERM="xterm")
@@ -324,8 +324,8 @@ def test_colour_on_a_terminal_only(build, tiny, pictures):
         assert "\x1b" not in shown
 
 
-def test_progress_on_a_terminal_only(build, tiny, pictures):
-    command = ["classify", "-m", tiny, "--format", "json", "--device", "reference", *pictures]
+def test_progress_on_a_terminal_only(build, tiny, images):
+    command = ["classify", "-m", tiny, "--format", "json", "--device", "reference", *images]
     shown, results = run_on_terminal(build, command, False, True, TERM="xterm")
     assert "\rclassify 12 of 12\x1b[K" in shown and shown.endswith("\r\x1b[K")
     assert len(parse_json(results)) == 12
@@ -334,16 +334,16 @@ def test_progress_on_a_terminal_only(build, tiny, pictures):
     assert "12 of 12" not in both
 
 
-def test_fallback_notice(effnet, tiny, pictures):
+def test_fallback_notice(effnet, tiny, images):
     """Where auto had a GPU to try and could not take it, one line says why; -q drops it."""
     device = {d["name"]: d for d in json.loads(effnet("info", "--devices", "--format", "json").stdout)["devices"]}
-    done = effnet("classify", "-m", tiny, pictures[0])
+    done = effnet("classify", "-m", tiny, images[0])
     assert done.returncode == 0 and done.stderr.count("\n") <= 1
     if any(d["available"] for name, d in device.items() if name.startswith("cuda")):
         assert done.stderr == ""
-    quiet = effnet("classify", "-q", "-m", tiny, pictures[0])
+    quiet = effnet("classify", "-q", "-m", tiny, images[0])
     assert (quiet.stderr, quiet.stdout) == ("", done.stdout)
-    assert effnet("classify", "-m", tiny, "--device", "cpu", pictures[0]).stderr == ""
+    assert effnet("classify", "-m", tiny, "--device", "cpu", images[0]).stderr == ""
 
 
 def test_samples_by_shell_glob(effnet, root, lite1):

@@ -133,7 +133,7 @@ def test_wrong_results_are_noticed(effnet, build, sanitized, tmp_path, by):
     (["--x-type", "bf16"], USAGE, "fp16|fp32"),
     (["--m", "4", "--sweep"], USAGE, "together"),
     (["--batch", "4"], USAGE, "'--batch'"),
-    (["picture.png"], USAGE, "unexpected 'picture.png'"),
+    (["image.png"], USAGE, "unexpected 'image.png'"),
     (["--device", "toaster"], USAGE, "toaster"),
     (["--device", "reference"], USAGE, "cpu, cuda or cuda:N"),
     (["--device", "cuda:999"], UNAVAILABLE, "cuda"),

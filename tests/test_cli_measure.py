@@ -9,15 +9,15 @@ import re
 import subprocess
 
 import pytest
-from cli_model import CROP, write_picture
+from cli_model import CROP, write_image
 
 MISS, USAGE, DATA, NO_INPUT = 1, 64, 65, 66
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    return [write_picture(folder / f"{i}.png", i) for i in range(5)]
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return [write_image(folder / f"{i}.png", i) for i in range(5)]
 
 
 def run_json(effnet, *arguments, status=0, **options):
@@ -75,9 +75,9 @@ def test_devices(effnet):
         assert device["available"] or device["detail"]
 
 
-def test_devices_run(effnet, tiny, pictures):
+def test_devices_run(effnet, tiny, images):
     for device in run_json(effnet, "info", "--devices")["devices"]:
-        done = effnet("classify", "-m", tiny, "--device", device["name"], pictures[0])
+        done = effnet("classify", "-m", tiny, "--device", device["name"], images[0])
         assert (done.returncode == 0) == device["available"], (device, done.stderr)
 
 
@@ -123,11 +123,11 @@ def test_verify_text(effnet, tiny):
     assert re.search(r"^ +2 +2 .* ok$", done.stdout, re.M), "the logits of two images"
 
 
-def test_verify_files(effnet, tiny, pictures):
-    report = run_json(effnet, "verify", "-m", tiny, "-b", "2", *pictures)
+def test_verify_files(effnet, tiny, images):
+    report = run_json(effnet, "verify", "-m", tiny, "-b", "2", *images)
     assert (report["images"], report["batch"], report["logits"][0]["images"]) == (5, 2, 5)
     assert report["ok"] and "seed" not in report
-    assert effnet("verify", "-m", tiny, pictures[0], "missing.png").returncode == NO_INPUT
+    assert effnet("verify", "-m", tiny, images[0], "missing.png").returncode == NO_INPUT
 
 
 def test_verify_only(effnet, b1_plain):
@@ -139,7 +139,7 @@ def test_verify_only(effnet, b1_plain):
 
 
 def test_verify_seeds_differ(effnet, b1_plain):
-    """The pictures depend on the seed, and on nothing else."""
+    """The images depend on the seed, and on nothing else."""
     def worst(seed):
         report = run_json(effnet, "verify", "-m", b1_plain, "--batch", "1", "--only", "stem", "--seed", seed,
                           "--device", "reference")
@@ -283,11 +283,11 @@ def test_bench_cold_and_unverified(effnet, tiny):
     assert report["verified"] is False
 
 
-def test_bench_end_to_end(effnet, tiny, pictures):
-    report = run_json(effnet, "bench", "-m", tiny, *QUICK, "-b", "2", "--end-to-end", *pictures)
+def test_bench_end_to_end(effnet, tiny, images):
+    report = run_json(effnet, "bench", "-m", tiny, *QUICK, "-b", "2", "--end-to-end", *images)
     row = report["results"][-1]
     assert (row["measure"], row["images"], row["batch"], row["repetitions"]) == ("end-to-end", 5, 2, 7)
-    done = effnet("bench", "-m", tiny, *QUICK, "--end-to-end", pictures[0], "missing.png")
+    done = effnet("bench", "-m", tiny, *QUICK, "--end-to-end", images[0], "missing.png")
     assert done.returncode == NO_INPUT and "missing.png" in done.stderr and "compute" in done.stdout
 
 
@@ -348,8 +348,8 @@ def test_bench_roofline(effnet, b1_plain):
             assert u["roofline_percent"] == pytest.approx(100 * least / u["median_us"], rel=0.02, abs=0.1)
 
 
-def test_bench_on_pictures_of_its_own(effnet, tiny):
-    """A batch larger than the number of drawn pictures."""
+def test_bench_on_images_of_its_own(effnet, tiny):
+    """A batch larger than the number of drawn images."""
     report = run_json(effnet, "bench", "-m", tiny, *QUICK, "-b", "40")
     assert report["results"][0]["images"] == 40 and CROP == 16
 

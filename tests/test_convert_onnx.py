@@ -288,8 +288,8 @@ def preprocessed(image, preprocess):
 
 @pytest.mark.parametrize("arch, seed", [("b1-plain", 1), ("b1-plain", 12345), ("lite1", 1)])
 def test_random_weights_keep_activations_in_range(tmp_path, arch, seed):
-    """On drawings and extreme pictures every layer's output has a sane size and is no constant, the logits
-    depend on the picture, and the fifth class is clear of the sixth."""
+    """On drawings and extreme images every layer's output has a sane size and is no constant, the logits
+    depend on the image, and the fifth class is clear of the sixth."""
     weights, path = random_weights(tmp_path, arch, seed)
     preprocess = load(weights)[0]["preprocess"]
     model = onnx.load(path)
@@ -302,8 +302,8 @@ def test_random_weights_keep_activations_in_range(tmp_path, arch, seed):
         onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None) for end in ends
     )
     run = session(model.SerializeToString())
-    pictures = drawings()
-    x = np.concatenate([preprocessed(image, preprocess) for image in pictures.values()])
+    images = drawings()
+    x = np.concatenate([preprocessed(image, preprocess) for image in images.values()])
     logits, *layers = run.run(["logits", *ends], {"input": x})
     for name, y in zip(ends, layers):
         assert np.abs(y).max() < 100, name
@@ -321,13 +321,13 @@ def test_random_weights_keep_activations_in_range(tmp_path, arch, seed):
 # ---------------------------------------------------------------- the published weights
 
 
-@pytest.mark.parametrize("picture", ["crossword puzzle", "traffic light"])
-def test_published_weights_know_drawings(lite1, lite1_onnx, picture):
+@pytest.mark.parametrize("image", ["crossword puzzle", "traffic light"])
+def test_published_weights_know_drawings(lite1, lite1_onnx, image):
     metadata, tensors = load(lite1)
-    x = preprocessed(drawings()[picture], metadata["preprocess"])
+    x = preprocessed(drawings()[image], metadata["preprocess"])
     logits = logits_of(lite1_onnx, x)[0]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    assert metadata["labels"][int(logits.argmax())]["name"] == picture
+    assert metadata["labels"][int(logits.argmax())]["name"] == image
     assert probabilities.max() > 0.5
     expected = run_network(metadata["network"]["layers"], tensors, x)["classifier"][0]
     assert relative_error(logits, expected) < 1e-5

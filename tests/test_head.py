@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import pillow_preprocess  # noqa: E402
 
 CLASSES, HIDDEN = 7, (24, 40)
-PICTURES = [ROOT / "samples" / name for name in ("maze.png", "remote_control.jpg")]
+IMAGES = [ROOT / "samples" / name for name in ("maze.png", "remote_control.jpg")]
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def run_json(effnet, *arguments):
 
 @pytest.fixture(scope="module")
 def expected(weights):
-    """Probabilities of both pictures, in float64."""
+    """Probabilities of both images, in float64."""
     with safe_open(weights, "np") as file:
         layers = json.loads(file.metadata()["network"])["layers"]
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     preprocess = pillow_preprocess.read_preprocess(weights)
     crops = []
-    for path in PICTURES:
+    for path in IMAGES:
         with Image.open(path) as image:
             crops.append(pillow_preprocess.fit(image, preprocess))
     logits = run_network(layers, tensors, pillow_preprocess.normalise(np.stack(crops), preprocess))["classifier.2"]
@@ -63,8 +63,8 @@ def test_layers(effnet, weights):
 
 @pytest.mark.parametrize("device", ["cpu", "reference"])
 def test_classify(effnet, weights, expected, device):
-    lines = run_json(effnet, "classify", "-m", weights, "--device", device, "-k", CLASSES, *PICTURES).splitlines()
-    assert len(lines) == len(PICTURES)
+    lines = run_json(effnet, "classify", "-m", weights, "--device", device, "-k", CLASSES, *IMAGES).splitlines()
+    assert len(lines) == len(IMAGES)
     for line, probabilities in zip(map(json.loads, lines), expected):
         got = {entry["index"]: entry["probability"] for entry in line["classes"]}
         assert sorted(got) == list(range(CLASSES))

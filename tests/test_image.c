@@ -22,8 +22,8 @@
 
 enum { WIDTH = 37, HEIGHT = 23, PIXELS = WIDTH * HEIGHT };
 
-/* The picture that all files show. */
-static const uint8_t *picture(void)
+/* The image that all files show. */
+static const uint8_t *shown(void)
 {
     static uint8_t rgb[PIXELS * 3];
     for (int y = 0; y < HEIGHT; y++)
@@ -51,7 +51,7 @@ static void png_flush_nothing(png_structp png)
     (void)png;
 }
 
-/* Samples of the given kind, made from the picture's bytes in order. */
+/* Samples of the given kind, made from the image's bytes in order. */
 static struct file make_png(int color_type, int depth, int interlace)
 {
     struct file file = {0};
@@ -79,9 +79,9 @@ static struct file make_png(int color_type, int depth, int interlace)
     int passes = png_set_interlace_handling(png);
     for (int pass = 0; pass < passes; pass++)
         for (int y = 0; y < HEIGHT; y++) {
-            for (size_t i = 0; i < sizeof row; i++) row[i] = picture()[((size_t)y * 91 + i) % (PIXELS * 3)];
+            for (size_t i = 0; i < sizeof row; i++) row[i] = shown()[((size_t)y * 91 + i) % (PIXELS * 3)];
             if (color_type == PNG_COLOR_TYPE_RGB && depth == 8)
-                memcpy(row, picture() + y * WIDTH * 3, WIDTH * 3);
+                memcpy(row, shown() + y * WIDTH * 3, WIDTH * 3);
             png_write_row(png, row);
         }
     png_write_end(png, info);
@@ -135,9 +135,9 @@ static struct file make_progressive_jpeg(void)
 #ifdef EFFNET_HAVE_JPEG
 static struct file make_written_jpeg(struct jpeg_kind kind)
 {
-    /* Four components take more bytes than the picture has. */
+    /* Four components take more bytes than the image has. */
     uint8_t samples[PIXELS * 4];
-    for (size_t i = 0; i < sizeof samples; i++) samples[i] = picture()[i % (PIXELS * 3)];
+    for (size_t i = 0; i < sizeof samples; i++) samples[i] = shown()[i % (PIXELS * 3)];
     struct file file = {0};
     file.data = write_jpeg(samples, WIDTH, HEIGHT, kind, &file.size);
     return file;
@@ -162,7 +162,7 @@ static struct file make_gray_jpeg(void)
 
 static void append_bgr(struct file *file, int pixel)
 {
-    const uint8_t *rgb = picture() + pixel * 3;
+    const uint8_t *rgb = shown() + pixel * 3;
     file_append(file, (uint8_t[]){rgb[2], rgb[1], rgb[0]}, 3);
 }
 
@@ -200,7 +200,7 @@ static struct file make_tga(void)
     return file;
 }
 
-/* 8-bit BMP with a palette of 256 greys, and the picture's reds as indices. */
+/* 8-bit BMP with a palette of 256 greys, and the image's reds as indices. */
 static struct file make_palette_bmp(void)
 {
     struct file file = {0};
@@ -208,7 +208,7 @@ static struct file make_palette_bmp(void)
     file_append(&file, (uint8_t[24]){0}, 24);
     for (int i = 0; i < 256; i++) file_append(&file, (uint8_t[]){(uint8_t)i, (uint8_t)i, (uint8_t)i, 0}, 4);
     for (int y = HEIGHT; y-- > 0;) {
-        for (int x = 0; x < WIDTH; x++) file_append(&file, picture() + (y * WIDTH + x) * 3, 1);
+        for (int x = 0; x < WIDTH; x++) file_append(&file, shown() + (y * WIDTH + x) * 3, 1);
         file_append(&file, (uint8_t[3]){0}, (size_t)(-WIDTH & 3));
     }
     return file;
@@ -225,7 +225,7 @@ static struct file make_gif(void)
     uint32_t hold = 0;
     int held = 0;
     for (int i = 0; i <= PIXELS; i++) {
-        int code = i == PIXELS ? 257 : picture()[i * 3];
+        int code = i == PIXELS ? 257 : shown()[i * 3];
         for (int clear = i % 100 == 0; clear >= 0; clear--) {
             hold |= (uint32_t)(clear ? 256 : code) << held;
             for (held += 9; held >= 8; held -= 8, hold >>= 8)
@@ -247,7 +247,7 @@ static struct file make_ppm(void)
 {
     struct file file = {0};
     file_append(&file, "P6\n37 23\n255\n", 13);
-    file_append(&file, picture(), PIXELS * 3);
+    file_append(&file, shown(), PIXELS * 3);
     return file;
 }
 
@@ -257,7 +257,7 @@ static struct file make_plain_ppm(void)
     file_append(&file, "P3 # colours\n37 23 255\n", 23);
     for (int i = 0; i < PIXELS * 3; i++) {
         char number[8];
-        file_append(&file, number, (size_t)snprintf(number, sizeof number, "%d\n", picture()[i]));
+        file_append(&file, number, (size_t)snprintf(number, sizeof number, "%d\n", shown()[i]));
     }
     return file;
 }
@@ -266,7 +266,7 @@ static struct file make_pgm16(void)
 {
     struct file file = {0};
     file_append(&file, "P5 37 23 1000\n", 14);
-    for (int i = 0; i < PIXELS; i++) file_append(&file, (uint8_t[]){3, picture()[i * 3]}, 2);
+    for (int i = 0; i < PIXELS; i++) file_append(&file, (uint8_t[]){3, shown()[i * 3]}, 2);
     return file;
 }
 
@@ -276,7 +276,7 @@ enum { PNG_SPARE = 12 + 26 + 12 };
 static const struct {
     const char *name;
     struct file (*make)(void);
-    int tolerance;   /* of its pixels against the picture, or -1 */
+    int tolerance;   /* of its pixels against the image, or -1 */
     size_t spare;    /* bytes at the end that a decoder can do without */
     int orientation; /* in its EXIF data */
 } kinds[] = {
@@ -348,8 +348,8 @@ static void good_files(void **state)
         assert_int_equal(image.width, WIDTH);
         assert_int_equal(image.height, HEIGHT);
         for (int i = 0; kinds[k].tolerance >= 0 && i < PIXELS * 3; i++)
-            if (abs(image.rgb[i] - picture()[i]) > kinds[k].tolerance)
-                fail_msg("%s: byte %d is %d for %d", kinds[k].name, i, image.rgb[i], picture()[i]);
+            if (abs(image.rgb[i] - shown()[i]) > kinds[k].tolerance)
+                fail_msg("%s: byte %d is %d for %d", kinds[k].name, i, image.rgb[i], shown()[i]);
         effnet_image_free(&image);
         assert_null(image.rgb);
 
@@ -419,7 +419,7 @@ static size_t find_marker(const struct file *file, uint8_t marker)
     return at;
 }
 
-/* What stb_image 2.27 does not check itself: such files overran its tables, or gave a picture of nothing. */
+/* What stb_image 2.27 does not check itself: such files overran its tables, or gave an image of nothing. */
 static void hostile_jpegs(void **state)
 {
     (void)state;
@@ -562,7 +562,7 @@ static void files(void **state)
     assert_int_equal(fwrite(file.data, 1, file.size, stream), file.size);
     assert_int_equal(fclose(stream), 0);
     assert_int_equal(effnet_image_read(path, NULL, &image, &error), EFFNET_OK);
-    assert_memory_equal(image.rgb, picture(), PIXELS * 3);
+    assert_memory_equal(image.rgb, shown(), PIXELS * 3);
     effnet_image_free(&image);
 
     if (geteuid() != 0) { /* root may read anything */

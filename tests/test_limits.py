@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from cli_model import write_picture
+from cli_model import write_image
 
 NO_MEMORY = 71
 
@@ -76,8 +76,8 @@ def test_small_stack(effnet, tiny, tmp_path, sanitized):
     """`ulimit -s` is also the size that threads have unless they are given another."""
     if sanitized:
         pytest.skip("sanitizers take more stack")
-    picture = write_picture(tmp_path / "picture.png", 1)
-    done = effnet("classify", "-m", tiny, "--device", "cpu", "--threads", "4", picture,
+    image = write_image(tmp_path / "image.png", 1)
+    done = effnet("classify", "-m", tiny, "--device", "cpu", "--threads", "4", image,
                   **limited(resource.RLIMIT_STACK, 64 << 10))
     assert done.returncode == 0, done.stderr
 
@@ -86,10 +86,10 @@ def test_address_space(effnet, tiny, tmp_path, sanitized):
     """Too little of it is an error in one line, wherever it runs out; the loader has an exit status of its own."""
     if sanitized:
         pytest.skip("sanitizers take address space without end")
-    picture = write_picture(tmp_path / "picture.png", 1)
+    image = write_image(tmp_path / "image.png", 1)
     statuses = set()
     for megabytes in range(40, 420, 20):
-        done = effnet("classify", "-q", "-m", tiny, "--device", "cpu", "--threads", "4", picture, picture,
+        done = effnet("classify", "-q", "-m", tiny, "--device", "cpu", "--threads", "4", image, image,
                       **limited(resource.RLIMIT_AS, megabytes << 20))
         assert done.returncode in (0, NO_MEMORY, 127), (megabytes, done.returncode, done.stderr)
         assert done.returncode == 0 or done.stderr.count("\n") == 1, (megabytes, done.stderr)
@@ -101,8 +101,8 @@ def test_no_more_threads(effnet, tiny, tmp_path):
     """Where the system refuses threads there are fewer, down to none but the first."""
     if os.getuid() == 0:
         pytest.skip("root has as many as it likes")
-    picture = write_picture(tmp_path / "picture.png", 1)
-    wanted = effnet("classify", "-m", tiny, "--device", "cpu", picture, picture).stdout
-    done = effnet("classify", "-m", tiny, "--device", "cpu", "--threads", "8", picture, picture,
+    image = write_image(tmp_path / "image.png", 1)
+    wanted = effnet("classify", "-m", tiny, "--device", "cpu", image, image).stdout
+    done = effnet("classify", "-m", tiny, "--device", "cpu", "--threads", "8", image, image,
                   **limited(resource.RLIMIT_NPROC, 1))
     assert (done.returncode, done.stdout) == (0, wanted), done.stderr

@@ -20,7 +20,7 @@ IMAGES = 7
 
 
 def drawn(seed, crop):
-    """Pictures without noise, uint8 [2][crop][crop][3]: soft blobs of colour, and hard-edged stripes."""
+    """Images without noise, uint8 [2][crop][crop][3]: soft blobs of colour, and hard-edged stripes."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:crop, :crop] / crop
     soft = np.zeros((crop, crop, 3))

@@ -43,7 +43,7 @@ def by(write, *arguments):
     return make
 
 
-def image(kind):
+def blank(kind):
     def make(_):
         out = io.BytesIO()
         Image.new("RGB", (20, 20)).save(out, kind)
@@ -119,11 +119,11 @@ KINDS = {
     "zeros": (lambda _: bytes(1 << 20), "not a safetensors file"),
     "small numbers": (lambda _: b"\5\0\0\0\0\0\0\0" + b"\1\2\3" * 99, "not a safetensors file"),
     "text": (lambda _: b"tench\ngoldfish\ngreat white shark\n", "not a safetensors file"),
-    "x.png": (image("PNG"), "a PNG image"),
-    "x.jpg": (image("JPEG"), "a JPEG image"),
-    "x.gif": (image("GIF"), "a GIF image"),
-    "x.bmp": (image("BMP"), "a BMP image"),
-    "x.webp": (image("WEBP"), "a WebP image"),
+    "x.png": (blank("PNG"), "a PNG image"),
+    "x.jpg": (blank("JPEG"), "a JPEG image"),
+    "x.gif": (blank("GIF"), "a GIF image"),
+    "x.bmp": (blank("BMP"), "a BMP image"),
+    "x.webp": (blank("WEBP"), "a WebP image"),
 }
 
 
@@ -171,14 +171,14 @@ def test_a_long_path_keeps_its_end(effnet, tmp_path, part):
         assert "\\x" not in done.stderr and "\ufffd" not in done.stderr
 
 
-def test_long_arguments(effnet, tiny, picture):
+def test_long_arguments(effnet, tiny, image):
     long = "€" * 40_000
     for arguments, end in [
         (["info", long], "(see 'effnet info --help')"),
         ([long], "(see 'effnet --help')"),
-        (["classify", "--format", long, picture], "(see 'effnet classify --help')"),
+        (["classify", "--format", long, image], "(see 'effnet classify --help')"),
         (["info", "-m", long], "File name too long"),
-        (["classify", "-m", tiny, "--device", long, picture], "cuda:N"),
+        (["classify", "-m", tiny, "--device", long, image], "cuda:N"),
     ]:
         done = effnet(*arguments)
         assert_one_line(done, done.returncode, end)
@@ -198,13 +198,13 @@ def test_tensor_names_are_cut_between_characters(effnet, tmp_path):
         assert "\\x" not in done.stderr
 
 
-def test_empty_names(effnet, tiny, picture):
-    for arguments in (["classify", ""], ["classify", picture, ""], ["verify", ""], ["bench", "--end-to-end", ""]):
+def test_empty_names(effnet, tiny, image):
+    for arguments in (["classify", ""], ["classify", image, ""], ["verify", ""], ["bench", "--end-to-end", ""]):
         assert_one_line(effnet(*arguments, "-m", tiny), USAGE, "empty", f"effnet {arguments[0]} --help")
 
 
-def test_a_file_where_a_command_belongs(effnet, picture):
-    assert_one_line(effnet(picture), USAGE, picture, "effnet classify")
+def test_a_file_where_a_command_belongs(effnet, image):
+    assert_one_line(effnet(image), USAGE, image, "effnet classify")
 
 
 def test_a_folder_in_place_of_weights(effnet, tmp_path):
@@ -216,12 +216,12 @@ def test_a_folder_in_place_of_weights(effnet, tmp_path):
 # ---------------------------------------------------------------- output that fails
 
 
-def large_outputs(lite1, picture):
+def large_outputs(lite1, image):
     """More than one buffer of the C library, so that writing fails before the last flush."""
     formats = ("text", "json", "csv", "markdown")
     commands = [["info", "-m", lite1, "--format", f] for f in formats[:2]]
     commands += [["info", "-m", lite1, "--device=cpu", "--plan", "--format", f] for f in formats[:2]]
-    commands += [["classify", "-m", lite1, "--device=cpu", "-k", "1000", "--format", f, picture, picture]
+    commands += [["classify", "-m", lite1, "--device=cpu", "-k", "1000", "--format", f, image, image]
                  for f in formats[:3]]
     commands += [["bench", "-m", lite1, "--device=cpu", "--layers", "--no-verify", "--repetitions", "1", "--format", f]
                  for f in formats]
@@ -229,8 +229,8 @@ def large_outputs(lite1, picture):
 
 
 @pytest.mark.parametrize("stdout, reason", [("full", "No space left"), ("pipe", "Broken pipe"), ("closed", "Bad file")])
-def test_a_failed_write_keeps_its_reason(build, lite1, picture, stdout, reason):
-    for arguments in large_outputs(lite1, picture):
+def test_a_failed_write_keeps_its_reason(build, lite1, image, stdout, reason):
+    for arguments in large_outputs(lite1, image):
         if stdout == "full":
             write = os.open("/dev/full", os.O_WRONLY)
         else:
@@ -257,13 +257,13 @@ def test_a_file_without_room(build, lite1, tmp_path):
 # ---------------------------------------------------------------- this machine
 
 
-def test_no_word_of_a_gpu_where_there_is_none(effnet, tiny, picture):
+def test_no_word_of_a_gpu_where_there_is_none(effnet, tiny, image):
     """Who asks for a precision that no GPU has on a machine without one gets the CPU, or a word about the CPU."""
     devices = json.loads(effnet("info", "--devices", "--format", "json").stdout)["devices"]
     if any(d["available"] for d in devices if d["name"].startswith("cuda")):
         pytest.skip("a GPU is here")
     cpu = next(d["precisions"].split() for d in devices if d["name"] == "cpu")
     for precision in ("fp32", "bf16"):
-        done = effnet("classify", "-m", tiny, "--precision", precision, picture)
+        done = effnet("classify", "-m", tiny, "--precision", precision, image)
         assert done.returncode == (0 if precision in cpu else UNAVAILABLE), done.stderr
         assert not any(word in done.stderr for word in ("GPU", "CUDA", "cuda")), done.stderr

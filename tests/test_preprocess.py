@@ -243,7 +243,7 @@ def test_size_is_checked_before_memory(runner, tmp_path):
     ("jpg", {}), ("jpg", {"progressive": True}), ("bmp", {}), ("gif", {}), ("tga", {}),
     ("tga", {"compression": "tga_rle"}), ("ppm", {}), ("png", {})])
 def test_truncated(runner, tmp_path, extension, options):
-    """Cut anywhere before the pixels' end, a file is bad data, never a picture."""
+    """Cut anywhere before the pixels' end, a file is bad data, never an image."""
     whole = io.BytesIO()
     smooth_image(40, 30).save(whole, format={"jpg": "JPEG", "tga": "TGA", "ppm": "PPM"}.get(extension, extension),
                               **options)

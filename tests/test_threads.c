@@ -31,9 +31,9 @@ enum { SMALL_ROUNDS = 200, REAL_ROUNDS = 25 };
 
 /* ---------------------------------------------------------------- between sessions: images, linear layers */
 
-enum { WIDTH = 61, HEIGHT = 47, FITTED = 21, PICTURES = 4, LAYERS = 3 };
+enum { WIDTH = 61, HEIGHT = 47, FITTED = 21, FILES = 4, LAYERS = 3 };
 
-struct picture {
+struct file {
     const void *data;
     size_t size_bytes;
     uint8_t fitted[FITTED * FITTED * 3];
@@ -45,20 +45,20 @@ struct layer {
 };
 
 struct chores {
-    struct picture pictures[PICTURES];
+    struct file files[FILES];
     struct layer layers[LAYERS];
     unsigned char *png, *pnm;
     char weights[128];
 };
 
-static const char *fit(const struct picture *picture, uint8_t *fitted)
+static const char *fit(const struct file *file, uint8_t *fitted)
 {
     static const struct effnet_preprocess preprocess = {.short_side = 24, .crop = FITTED};
     struct effnet_image image = {0};
-    int status = effnet_image_decode(picture->data, picture->size_bytes, "picture", NULL, &image, NULL);
+    int status = effnet_image_decode(file->data, file->size_bytes, "image", NULL, &image, NULL);
     if (!status) status = effnet_image_fit(&image, &preprocess, fitted, NULL);
     effnet_image_free(&image);
-    return status ? "a picture does not decode" : NULL;
+    return status ? "an image does not decode" : NULL;
 }
 
 static const char *multiply(const struct layer *layer, float *y)
@@ -69,7 +69,7 @@ static const char *multiply(const struct layer *layer, float *y)
     return effnet_linear(&args, EFFNET_MEMORY_HOST, NULL, NULL) ? "a linear layer fails" : NULL;
 }
 
-static void make_pictures(struct chores *chores, uint64_t *random)
+static void make_files(struct chores *chores, uint64_t *random)
 {
     enum { BYTES = WIDTH * HEIGHT * 3 };
     uint8_t pixels[BYTES];
@@ -83,11 +83,11 @@ static void make_pictures(struct chores *chores, uint64_t *random)
     assert_true(png_image_write_to_memory(&png, chores->png, &png_bytes, 0, pixels, 0, NULL));
     int head = snprintf((char *)chores->pnm, 32, "P6 %d %d 255\n", WIDTH, HEIGHT);
     memcpy(chores->pnm + head, pixels, BYTES);
-    chores->pictures[0] = (struct picture){.data = chores->png, .size_bytes = png_bytes};
-    chores->pictures[1] = (struct picture){.data = chores->pnm, .size_bytes = (size_t)head + BYTES};
-    chores->pictures[2] = (struct picture){.data = baseline_jpeg, .size_bytes = sizeof baseline_jpeg};
-    chores->pictures[3] = (struct picture){.data = progressive_jpeg, .size_bytes = sizeof progressive_jpeg};
-    for (int i = 0; i < PICTURES; i++) assert_null(fit(&chores->pictures[i], chores->pictures[i].fitted));
+    chores->files[0] = (struct file){.data = chores->png, .size_bytes = png_bytes};
+    chores->files[1] = (struct file){.data = chores->pnm, .size_bytes = (size_t)head + BYTES};
+    chores->files[2] = (struct file){.data = baseline_jpeg, .size_bytes = sizeof baseline_jpeg};
+    chores->files[3] = (struct file){.data = progressive_jpeg, .size_bytes = sizeof progressive_jpeg};
+    for (int i = 0; i < FILES; i++) assert_null(fit(&chores->files[i], chores->files[i].fitted));
 }
 
 static void make_layers(struct chores *chores, uint64_t *random)
@@ -128,7 +128,7 @@ static struct chores *chores_new(uint64_t *random)
 {
     struct chores *chores = calloc(1, sizeof *chores);
     assert_non_null(chores);
-    make_pictures(chores, random);
+    make_files(chores, random);
     make_layers(chores, random);
     struct weights *weights = weights_tiny(random_next(random));
     snprintf(chores->weights, sizeof chores->weights, "%s", weights_save(weights));
@@ -156,15 +156,15 @@ static void ignore_device(const struct effnet_device *device, void *context)
     (void)context;
 }
 
-/* One picture, one linear layer, one model, and at times the list of devices. */
+/* One image, one linear layer, one model, and at times the list of devices. */
 static const char *do_chores(void *context, int thread, uint64_t *random)
 {
     (void)thread;
     const struct chores *chores = context;
-    const struct picture *picture = &chores->pictures[random_int(random, 0, PICTURES - 1)];
-    uint8_t fitted[sizeof picture->fitted];
-    const char *wrong = fit(picture, fitted);
-    if (!wrong && memcmp(fitted, picture->fitted, sizeof fitted) != 0) wrong = "other pixels than alone";
+    const struct file *file = &chores->files[random_int(random, 0, FILES - 1)];
+    uint8_t fitted[sizeof file->fitted];
+    const char *wrong = fit(file, fitted);
+    if (!wrong && memcmp(fitted, file->fitted, sizeof fitted) != 0) wrong = "other pixels than alone";
 
     const struct layer *layer = &chores->layers[random_int(random, 0, LAYERS - 1)];
     const size_t bytes = (size_t)(layer->args.m * layer->args.n) * sizeof *layer->y;

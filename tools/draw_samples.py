@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws samples/: pictures that the ImageNet networks recognise, in the file formats that effnet reads.
+"""Draws samples/: images that the ImageNet networks recognise, in the file formats that effnet reads.
 
     tools/draw_samples.py [FOLDER]      default: samples
 
@@ -297,7 +297,7 @@ def grey(pixels):
 
 
 def rgba(pixels):
-    """The picture fades out to the right; effnet drops the alpha channel, as most programs do."""
+    """The image fades out to the right; effnet drops the alpha channel, as most programs do."""
     height, width = pixels.shape[:2]
     alpha = np.broadcast_to(np.linspace(255, 60, width)[None, :, None], (height, width, 1))
     return png_bytes(to_bytes(np.concatenate([pixels, alpha], axis=2)))

@@ -3,7 +3,7 @@
 
 #include "cli/chain.h"
 #include "cli/compare.h"
-#include "cli/pictures.h"
+#include "cli/images.h"
 #include "cli/units.h"
 
 #include <math.h>
@@ -15,7 +15,7 @@ enum {
     WARMUP_MAX = 1000000,
     REPETITIONS_MAX = 1000000,
     REPETITIONS_MIN = 3, /* even where they take longer than the duration */
-    PICTURES = 16,       /* different pictures in a batch */
+    IMAGES_DRAWN = 16,   /* different images in a batch */
 };
 
 int bench_repeat(struct bench *bench, bench_pass *pass, void *context)
@@ -35,36 +35,36 @@ int bench_repeat(struct bench *bench, bench_pass *pass, void *context)
 
 /* ---------------------------------------------------------------- verifying */
 
-/* Fills the batch with pictures; the first and the last are picture 0. */
+/* Fills the batch with images; the first and the last are image 0. */
 static void fill_batch(struct bench *bench)
 {
     int crop = effnet_model_get_info(bench->model)->preprocess.crop;
     size_t crop_bytes = (size_t)crop * (size_t)crop * 3;
     for (int i = 0; i < bench->batch; i++) {
         uint8_t *to = bench->pixels + (size_t)i * crop_bytes;
-        if (i < PICTURES)
-            picture_draw(1, i, crop, to);
+        if (i < IMAGES_DRAWN)
+            images_draw(1, i, crop, to);
         else
-            memcpy(to, to - PICTURES * crop_bytes, crop_bytes);
+            memcpy(to, to - IMAGES_DRAWN * crop_bytes, crop_bytes);
     }
     memcpy(bench->pixels + (size_t)(bench->batch - 1) * crop_bytes, bench->pixels, crop_bytes);
 }
 
-/* The reference's logits of picture 0. */
+/* The reference's logits of image 0. */
 static int make_reference(struct bench *bench)
 {
     const struct effnet_model_info *info = effnet_model_get_info(bench->model);
     int crop = info->preprocess.crop;
-    uint8_t *picture = malloc((size_t)crop * (size_t)crop * 3);
+    uint8_t *image = malloc((size_t)crop * (size_t)crop * 3);
     bench->reference = malloc((size_t)info->classes * sizeof *bench->reference);
     int status = EFFNET_OK;
-    if (!picture || !bench->reference) {
+    if (!image || !bench->reference) {
         status = cli_fail_nomem("the reference");
     } else {
-        picture_draw(1, 0, crop, picture);
-        status = chain_logits(bench->model, picture, 1, bench->reference);
+        images_draw(1, 0, crop, image);
+        status = chain_logits(bench->model, image, 1, bench->reference);
     }
-    free(picture);
+    free(image);
     return status;
 }
 
@@ -173,7 +173,7 @@ int cmd_bench(int argc, char **argv)
     static const struct command_help help = {
         "bench",
         "[options] [--end-to-end FILE...]",
-        "Measures speed: for each batch size, holds one picture's logits against the reference,\n"
+        "Measures speed: for each batch size, holds one image's logits against the reference,\n"
         "warms up, and times. 'compute' is the device's work alone on its own clock; 'run' is the\n"
         "host's wall time from pixels in memory to logits; 'end-to-end' is that of all FILEs once,\n"
         "decoded ahead in threads. Prints median, min, p90, p99 (nearest rank) and images/s of the\n"

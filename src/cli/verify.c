@@ -3,7 +3,7 @@
 #include "cli/chain.h"
 #include "cli/cli.h"
 #include "cli/compare.h"
-#include "cli/pictures.h"
+#include "cli/images.h"
 #include "cli/report.h"
 #include "cli/units.h"
 
@@ -23,7 +23,7 @@ struct verify_options {
 
 struct verify {
     const struct verify_options *options;
-    char *const *paths; /* pictures to read, or NULL for drawn ones */
+    char *const *paths; /* images to read, or NULL for drawn ones */
     int images, batch;
     effnet_model *model;
     effnet_session *session;
@@ -156,10 +156,10 @@ static int verify_images(struct verify *v, int first, int n)
     struct chain chain;
     int status = EFFNET_OK;
     if (v->paths)
-        status = pictures_read(v->paths + first, n, p, v->pixels);
+        status = images_read(v->paths + first, n, p, v->pixels);
     else
         for (int i = 0; i < n; i++)
-            picture_draw((uint64_t)v->options->seed, first + i, p->crop, v->pixels + (size_t)i * crop_bytes);
+            images_draw((uint64_t)v->options->seed, first + i, p->crop, v->pixels + (size_t)i * crop_bytes);
     if (!status) status = chain_open(v->model, v->pixels, n, &chain);
     if (status) return status;
     float *raw = NULL;
@@ -308,7 +308,7 @@ int cmd_verify(int argc, char **argv)
         "verify",
         "[options] [FILE...]",
         "Runs every unit of a device alone on the plain reference's input and compares, then the\n"
-        "whole network; on drawn pictures, or on FILEs. Prints the largest absolute error, the\n"
+        "whole network; on drawn images, or on FILEs. Prints the largest absolute error, the\n"
         "relative L2 error of the worst image, and where one element is furthest off. The\n"
         "allowance, as relative L2, is 1e-5 for fp32, 1e-3 for fp16 and 2e-2 for bf16, for\n"
         "logits 1e-5, 5e-3 and 5e-2; every element must also be within the allowance times its\n"
@@ -319,7 +319,7 @@ int cmd_verify(int argc, char **argv)
     const struct option_spec options[] = {
         {'b', "batch", "N", "images a pass; without FILEs so many are drawn (default 2)", OPTION_INTEGER,
          &o.batch, 1, BATCH_MAX, NULL},
-        {0, "seed", "N", "of the drawn pictures (default 1)", OPTION_INTEGER, &o.seed, 0, 9007199254740991.0,
+        {0, "seed", "N", "of the drawn images (default 1)", OPTION_INTEGER, &o.seed, 0, 9007199254740991.0,
          NULL},
         {0, "only", "PATTERN", "only units with a layer of such a name, as in 'blocks.3.*';\nno logits",
          OPTION_TEXT, &o.only, 0, 0, NULL},

@@ -138,11 +138,11 @@ def sample_pixels(weights, count):
     """uint8 [count][crop][crop][3]: samples/ in turn, as the weights file wants them."""
     preprocess = pillow_preprocess.read_preprocess(weights)
     files = sorted(p for p in Path("samples").iterdir() if p.suffix in (".png", ".jpg"))
-    pictures = []
+    images = []
     for path in files[:count]:
         with Image.open(path) as image:
-            pictures.append(pillow_preprocess.fit(image, preprocess))
-    return np.stack([pictures[i % len(pictures)] for i in range(count)]), preprocess
+            images.append(pillow_preprocess.fit(image, preprocess))
+    return np.stack([images[i % len(images)] for i in range(count)]), preprocess
 
 
 class Report:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import common
 
-ONE_PICTURE = "samples/analog_clock.png"
+ONE_IMAGE = "samples/analog_clock.png"
 
 
 def processor():
@@ -130,8 +130,8 @@ def compare_processes(options, report):
         return run
 
     results = common.take_turns({
-        "effnet classify": contender("effnet classify", [*effnet, ONE_PICTURE]),
-        "Python, onnxruntime": contender("Python, onnxruntime", [*python, ONE_PICTURE]),
+        "effnet classify": contender("effnet classify", [*effnet, ONE_IMAGE]),
+        "Python, onnxruntime": contender("Python, onnxruntime", [*python, ONE_IMAGE]),
     }, options.rounds, turn_s=0)
     report.table("whole process, one PNG, lite1", results, ["effnet classify"])
 

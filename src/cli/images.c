@@ -1,4 +1,4 @@
-#include "cli/pictures.h"
+#include "cli/images.h"
 
 #include "cli/cli.h"
 
@@ -21,7 +21,7 @@ static double next_real(uint64_t *state)
 
 enum { WAVES = 6 };
 
-void picture_draw(uint64_t seed, int index, int crop, uint8_t *pixels)
+void images_draw(uint64_t seed, int index, int crop, uint8_t *pixels)
 {
     uint64_t state = seed ^ (uint64_t)index << 32;
     for (int channel = 0; channel < 3; channel++) {
@@ -45,7 +45,7 @@ void picture_draw(uint64_t seed, int index, int crop, uint8_t *pixels)
     }
 }
 
-int pictures_read(char *const *paths, int n, const struct effnet_preprocess *preprocess, uint8_t *pixels)
+int images_read(char *const *paths, int n, const struct effnet_preprocess *preprocess, uint8_t *pixels)
 {
     size_t size = (size_t)preprocess->crop * (size_t)preprocess->crop * 3;
     for (int i = 0; i < n; i++) {
