@@ -1,8 +1,9 @@
-/* Seeded random numbers for tests: SplitMix64 (Steele, Lea and Flood, 2014). */
+/* Seeded random numbers for tests. */
 #ifndef EFFNET_TESTS_RANDOM_H
 #define EFFNET_TESTS_RANDOM_H
 
-#include <stdint.h>
+#include "common/random.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,14 +16,6 @@ static inline uint64_t random_seed(const char *what, uint64_t seed)
     return seed;
 }
 
-static inline uint64_t random_next(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 /* A whole number in [low, high]. */
 static inline int random_int(uint64_t *state, int low, int high)
 {
@@ -32,7 +25,7 @@ static inline int random_int(uint64_t *state, int low, int high)
 /* Uniform in [-limit, limit). */
 static inline float random_float(uint64_t *state, double limit)
 {
-    return (float)(((double)(random_next(state) >> 11) * 0x1p-53 * 2 - 1) * limit);
+    return (float)((random_unit(state) * 2 - 1) * limit);
 }
 
 #endif

@@ -2,6 +2,7 @@
 #include "common/half.h"
 #include "effnet_linear.h"
 #include "linear_host.h"
+#include "random.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,26 +14,12 @@
 
 #include <cmocka.h>
 
-static const uint64_t SEED = 20260203;
-
-/* splitmix64 (Steele, Lea, Flood 2014). */
-static uint64_t next_bits(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
+enum { SEED = 20260203 };
 
 /* Uniform in [-1, 1). */
 static double uniform(uint64_t *state)
 {
-    return (double)(next_bits(state) >> 11) * 0x1p-52 - 1;
-}
-
-static int pick(uint64_t *state, int low, int high)
-{
-    return low + (int)(next_bits(state) % (uint64_t)(high - low + 1));
+    return random_unit(state) * 2 - 1;
 }
 
 static size_t type_bytes(enum effnet_type type)
@@ -148,20 +135,20 @@ static void test_heads(void **unused)
 static void test_awkward(void **unused)
 {
     (void)unused;
-    uint64_t state = SEED;
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("linear", SEED);
     const int sizes[] = {1, 2, 3, 7, 8, 9, 63, 64, 65, 126, 127, 129};
     const int count = sizeof sizes / sizeof *sizes;
     for (int t = 0; t < 300; t++) {
-        struct effnet_linear_args a = dense(sizes[pick(&state, 0, count - 1)],
-                                            sizes[pick(&state, 0, count - 1)],
-                                            sizes[pick(&state, 0, count - 1)]);
-        a.ldx += pick(&state, 0, 3), a.ldw += pick(&state, 0, 3), a.ldy += pick(&state, 0, 3);
-        a.x_type = (enum effnet_type)pick(&state, 0, 1);
-        a.w_type = (enum effnet_type)pick(&state, 0, 1);
-        a.y_type = (enum effnet_type)pick(&state, 0, 1);
-        a.activation = (enum effnet_activation)pick(&state, 0, EFFNET_ACT_GELU_RELU);
-        struct problem p = problem_new(a, pick(&state, 0, 1), pick(&state, 0, 1), &state);
+        struct effnet_linear_args a = dense(sizes[random_int(&state, 0, count - 1)],
+                                            sizes[random_int(&state, 0, count - 1)],
+                                            sizes[random_int(&state, 0, count - 1)]);
+        a.ldx += random_int(&state, 0, 3), a.ldw += random_int(&state, 0, 3),
+            a.ldy += random_int(&state, 0, 3);
+        a.x_type = (enum effnet_type)random_int(&state, 0, 1);
+        a.w_type = (enum effnet_type)random_int(&state, 0, 1);
+        a.y_type = (enum effnet_type)random_int(&state, 0, 1);
+        a.activation = (enum effnet_activation)random_int(&state, 0, EFFNET_ACT_GELU_RELU);
+        struct problem p = problem_new(a, random_int(&state, 0, 1), random_int(&state, 0, 1), &state);
         check(&p, a.y_type == EFFNET_FP16 ? 1e-3 : 1e-5);
         problem_free(&p);
     }
