@@ -92,7 +92,7 @@ def test_usage(effnet, arguments, word):
     ("classify --batch-size", ["0", "4097", "1.5"]),
     ("classify --max-pixels", ["0", "-5", "2147483648"]),
     ("classify --threads", ["-1", "4097", "two"]),
-    ("bench --batch", ["0", "1,", ",1", "1,,2", "1;2", "65537", "1, 2", ",".join(["1"] * 65)]),
+    ("bench --batch-size", ["0", "1,", ",1", "1,,2", "1;2", "65537", "1, 2", ",".join(["1"] * 65)]),
     ("bench --duration", ["-1", "nan", "inf", "0x1", "1e9", " 1", "1s", "."]),
     ("verify --allowance", ["0", "-1e-3", "nan", "1e", "e-3"]),
     ("verify --seed", ["-1", "1.0", "9007199254740992", "9007199254740993"]),

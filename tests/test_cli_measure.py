@@ -81,6 +81,13 @@ def test_devices_run(effnet, tiny, images):
         assert (done.returncode == 0) == device["available"], (device, done.stderr)
 
 
+def test_one_name_for_the_batch_size(effnet, tiny, images):
+    """The same option on every command; its beginning, which some had as its whole name before 0.2.0, will do."""
+    for command in (["classify", images[0]], ["info", "--plan"], ["verify"], ["bench", *QUICK]):
+        for option in ("-b", "--batch", "--batch-size"):
+            assert effnet(*command, "-m", tiny, option, "3").returncode == 0, (command, option)
+
+
 @pytest.mark.parametrize("plan", [["--plan"], ["--plan=auto"], ["--plan", "cudnn"]])
 def test_plan(effnet, tiny, plan):
     info = run_json(effnet, "info", "-m", tiny, "--device", "cpu", "-b", "3", *plan)
@@ -97,7 +104,7 @@ def test_plan(effnet, tiny, plan):
 
 @pytest.mark.parametrize("device", ["cpu", "reference"])
 def test_verify(effnet, b1_plain, device):
-    report = run_json(effnet, "verify", "-m", b1_plain, "--device", device, "--batch", "2", "--seed", "5")
+    report = run_json(effnet, "verify", "-m", b1_plain, "--device", device, "--batch-size", "2", "--seed", "5")
     assert report["ok"] is True and (report["misses"], report["images"], report["seed"]) == (0, 2, 5)
     assert len(report["units"]) > 1
     for row in report["units"] + report["logits"]:
@@ -111,7 +118,7 @@ def test_verify(effnet, b1_plain, device):
 
 
 def test_verify_lite1(effnet, lite1):
-    report = run_json(effnet, "verify", "-m", lite1, "--batch", "1")
+    report = run_json(effnet, "verify", "-m", lite1, "--batch-size", "1")
     assert report["ok"] is True and report["logits"][0]["same_top_1"] == 1
 
 
@@ -131,7 +138,7 @@ def test_verify_files(effnet, tiny, images):
 
 
 def test_verify_only(effnet, b1_plain):
-    report = run_json(effnet, "verify", "-m", b1_plain, "--batch", "1", "--only", "blocks.1.*")
+    report = run_json(effnet, "verify", "-m", b1_plain, "--batch-size", "1", "--only", "blocks.1.*")
     assert "logits" not in report and report["units"]
     assert all("blocks.1." in unit["layers"] for unit in report["units"])
     done = effnet("verify", "-m", b1_plain, "--only", "nothing*")
@@ -141,7 +148,7 @@ def test_verify_only(effnet, b1_plain):
 def test_verify_seeds_differ(effnet, b1_plain):
     """The images depend on the seed, and on nothing else."""
     def worst(seed):
-        report = run_json(effnet, "verify", "-m", b1_plain, "--batch", "1", "--only", "stem", "--seed", seed,
+        report = run_json(effnet, "verify", "-m", b1_plain, "--batch-size", "1", "--only", "stem", "--seed", seed,
                           "--device", "reference")
         return report["units"][0]["worst_reference"], report
 
@@ -239,7 +246,7 @@ def test_verify_notices_one_wrong_element(effnet, b1_plain, broken, by):
 
 def test_verify_allowances(effnet, b1_plain, broken):
     """Rounding alone misses an allowance that is too small; an allowance that is large forgives."""
-    common = ["-m", b1_plain, "--device", "cpu", "--batch", "1"]
+    common = ["-m", b1_plain, "--device", "cpu", "--batch-size", "1"]
     report = run_json(effnet, "verify", *common, "--allowance", "1e-12", status=MISS)
     assert report["misses"] > 5 and report["logits"][0]["verdict"] == "ok"
     report = run_json(effnet, "verify", *common, "--logits-allowance", "1e-12", status=MISS)
@@ -267,7 +274,7 @@ def assert_sane(row):
 
 
 def test_bench(effnet, b1_plain):
-    report = run_json(effnet, "bench", "-m", b1_plain, *QUICK, "--batch", "1,2", "--threads", "1")
+    report = run_json(effnet, "bench", "-m", b1_plain, *QUICK, "--batch-size", "1,2", "--threads", "1")
     assert (report["network"], report["precision"], report["threads"]) == ("b1-plain", "fp32", 1)
     assert report["backend"] and report["device"] and report["verified"] is True
     rows = report["results"]

@@ -74,7 +74,7 @@ def test_classify(effnet, weights, expected, device):
 
 
 def test_verify(effnet, weights):
-    report = json.loads(run_json(effnet, "verify", "-m", weights, "--device", "cpu", "--batch", "2"))
+    report = json.loads(run_json(effnet, "verify", "-m", weights, "--device", "cpu", "--batch-size", "2"))
     assert report["ok"] is True
     units = " ".join(unit["layers"] for unit in report["units"])
     assert all(f"classifier.{i}" in units for i in range(3))

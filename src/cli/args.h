@@ -36,6 +36,20 @@ struct option_spec {
     bool *given; /* may be NULL */
 };
 
+/* An option of each kind. `type` is what target points to. */
+#define OPTION_SPEC(letter, name, argument, help, kind, type, target, minimum, maximum, given)               \
+    ((struct option_spec){letter, name, argument, help, kind, (type *){target}, minimum, maximum, given})
+#define FLAG(letter, name, help, target)                                                                     \
+    OPTION_SPEC(letter, name, NULL, help, OPTION_FLAG, bool, target, 0, 0, NULL)
+#define TEXT(letter, name, argument, help, target)                                                           \
+    OPTION_SPEC(letter, name, argument, help, OPTION_TEXT, const char *, target, 0, 0, NULL)
+#define CHOICE(letter, name, words, help, target)                                                            \
+    OPTION_SPEC(letter, name, words, help, OPTION_CHOICE, const char *, target, 0, 0, NULL)
+#define INTEGER(letter, name, argument, help, target, minimum, maximum)                                      \
+    OPTION_SPEC(letter, name, argument, help, OPTION_INTEGER, int64_t, target, minimum, maximum, NULL)
+#define REAL(letter, name, argument, help, target, minimum, maximum)                                         \
+    OPTION_SPEC(letter, name, argument, help, OPTION_REAL, double, target, minimum, maximum, NULL)
+
 struct option_group {
     const char *title;
     const struct option_spec *options;

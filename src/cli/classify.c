@@ -38,8 +38,6 @@ struct job {
     effnet_session *session;
     struct feed *feed;
 
-    size_t crop_bytes;
-    int pending;    /* images in the batch so far */
     int *files;     /* [batch], which file each one is */
     uint8_t *crops; /* [batch][crop][crop][3] */
     float *logits;  /* [batch][classes] */
@@ -80,24 +78,22 @@ static void print_timing(struct job *job)
             feed.workers == 1 ? "" : "s", feed.fit_us / 1e3);
 }
 
-/* Runs the pending images and prints their results. */
-static int finish_batch(struct job *job)
+/* Runs the batch's images and prints their results. */
+static int run_batch(struct job *job, int images)
 {
-    if (!job->pending) return EFFNET_OK;
     struct effnet_error error;
     double since_us = now_us();
-    int status = effnet_session_run(job->session, job->crops, job->pending, job->logits, &error);
+    int status = effnet_session_run(job->session, job->crops, images, job->logits, &error);
     lap(&since_us, &job->timing.run);
     if (status) return cli_fail_library(&error);
     progress_clear();
-    for (int i = 0; !status && i < job->pending; i++) {
+    for (int i = 0; !status && i < images; i++) {
         struct result result = {.filename = job->paths[job->files[i]], .model = job->model, .top = job->top};
         result.count = effnet_top_k(job->logits + (size_t)i * (size_t)job->classes, job->classes, job->top_k,
                                     job->top);
         status = job->format->print(stdout, &result);
         if (!status) status = cli_check_output();
     }
-    job->pending = 0;
     if (!status) status = cli_flush_output();
     lap(&since_us, &job->timing.print);
     return status;
@@ -114,29 +110,35 @@ static void notice_blank(const char *path, const uint8_t colour[3])
     cli_notice(message);
 }
 
+/* Says what is to be said of a file, image or not. */
+static int visit_item(const struct feed_item *item, void *context)
+{
+    struct job *job = context;
+    const bool quiet = job->options->setup.quiet;
+    if (item->status) {
+        cli_fail_library(&item->error);
+        if (!job->first_failure) job->first_failure = item->status;
+    } else if (item->blank_without_alpha && !quiet) {
+        notice_blank(job->paths[item->index], item->crop);
+    }
+    if (!quiet && job->count > 1) progress_show("classify", item->index + 1, job->count);
+    return EFFNET_OK;
+}
+
 static int run_all(struct job *job)
 {
-    int status = EFFNET_OK;
-    double since_us = now_us();
     job->format->begin(stdout, job->top_k);
-    for (const struct feed_item *item; !status && (item = feed_next(job->feed)); since_us = now_us()) {
+    for (;;) {
+        int images;
+        double since_us = now_us();
+        int status = feed_batch(job->feed, job->batch, job->crops, job->files, &images, visit_item, job);
         lap(&since_us, &job->timing.wait);
-        if (item->status) {
-            cli_fail_library(&item->error);
-            if (!job->first_failure) job->first_failure = item->status;
-        } else {
-            if (item->blank_without_alpha && !job->options->setup.quiet)
-                notice_blank(job->paths[item->index], item->crop);
-            job->files[job->pending] = item->index;
-            memcpy(job->crops + (size_t)job->pending * job->crop_bytes, item->crop, job->crop_bytes);
-            if (++job->pending == job->batch) status = finish_batch(job);
+        if (!status && images) status = run_batch(job, images);
+        if (status || !images) {
+            progress_clear();
+            return status;
         }
-        if (!job->options->setup.quiet && job->count > 1)
-            progress_show("classify", item->index + 1, job->count);
     }
-    if (!status) status = finish_batch(job);
-    progress_clear();
-    return status;
 }
 
 /* The feed comes before the session, so that the first images are decoded while that is built. */
@@ -152,9 +154,9 @@ static int open_all(struct job *job)
     job->top_k = o->top_k < info->classes ? (int)o->top_k : info->classes;
     int64_t batch = o->batch_size ? o->batch_size : BATCH_DEFAULT_MAX;
     job->batch = batch < job->count ? (int)batch : job->count;
-    job->crop_bytes = (size_t)info->preprocess.crop * (size_t)info->preprocess.crop * 3;
     job->files = calloc((size_t)job->batch, sizeof *job->files);
-    job->crops = calloc((size_t)job->batch, job->crop_bytes);
+    job->crops = calloc((size_t)job->batch,
+                        (size_t)info->preprocess.crop * (size_t)info->preprocess.crop * 3);
     job->logits = calloc((size_t)job->batch, (size_t)job->classes * sizeof *job->logits);
     job->top = calloc((size_t)job->top_k, sizeof *job->top);
     if (!job->files || !job->crops || !job->logits || !job->top) return cli_fail_nomem("a batch");
@@ -228,24 +230,23 @@ int cmd_classify(int argc, char **argv)
     };
     struct classify_options o = {.top_k = 5, .max_pixels = EFFNET_MAX_PIXELS_DEFAULT, .format = "text"};
     const struct option_spec options[] = {
-        {'k', "topk", "N", "classes an image; more than there are means all (default 5)", OPTION_INTEGER,
-         &o.top_k, 1, INT_MAX, NULL},
-        {0, "format", "text|json|csv",
-         "text for people; json, one object a line; csv, with the columns\n"
-         "filename,index_0,label_0,prob_0,... (default text)",
-         OPTION_CHOICE, &o.format, 0, 0, NULL},
-        {'b', "batch-size", "N",
-         "images a pass through the network\n(default: as many as there are, at most 32)", OPTION_INTEGER,
-         &o.batch_size, 1, BATCH_MAX, NULL},
-        {0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", OPTION_INTEGER,
-         &o.max_pixels, 1, INT_MAX, NULL},
-        {0, "ignore-exif", NULL, "ignore the orientation in EXIF and XMP data", OPTION_FLAG, &o.ignore_exif,
-         0, 0, NULL},
-        {0, "background", "COLOUR",
-         "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
-         "white or grey (default: ignore transparency)",
-         OPTION_COLOUR, &o.background, 0, 0, NULL},
-        {0, "timing", NULL, "say on standard error where the time went", OPTION_FLAG, &o.timing, 0, 0, NULL},
+        INTEGER('k', "topk", "N", "classes an image; more than there are means all (default 5)", &o.top_k, 1,
+                INT_MAX),
+        CHOICE(0, "format", "text|json|csv",
+               "text for people; json, one object a line; csv, with the columns\n"
+               "filename,index_0,label_0,prob_0,... (default text)",
+               &o.format),
+        INTEGER('b', "batch-size", "N",
+                "images a pass through the network\n(default: as many as there are, at most 32)",
+                &o.batch_size, 1, BATCH_MAX),
+        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", &o.max_pixels, 1,
+                INT_MAX),
+        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &o.ignore_exif),
+        OPTION_SPEC(0, "background", "COLOUR",
+                    "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
+                    "white or grey (default: ignore transparency)",
+                    OPTION_COLOUR, struct colour, &o.background, 0, 0, NULL),
+        FLAG(0, "timing", "say on standard error where the time went", &o.timing),
     };
     int first;
     int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,

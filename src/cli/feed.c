@@ -125,6 +125,22 @@ const struct feed_item *feed_next(struct feed *feed)
     return slot ? &slot->item : NULL;
 }
 
+int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *images, feed_visit *visit,
+               void *context)
+{
+    size_t crop = (size_t)feed->options.preprocess->crop, crop_bytes = crop * crop * 3;
+    int status = EFFNET_OK;
+    *images = 0;
+    for (const struct feed_item *item; !status && *images < size && (item = feed_next(feed));) {
+        status = visit(item, context);
+        if (status || item->status) continue;
+        memcpy(crops + (size_t)*images * crop_bytes, item->crop, crop_bytes);
+        if (files) files[*images] = item->index;
+        ++*images;
+    }
+    return status;
+}
+
 struct feed_time feed_get_time(struct feed *feed)
 {
     pthread_mutex_lock(&feed->lock);

@@ -32,6 +32,12 @@ struct feed;
 int feed_open(const struct feed_options *options, char *const *paths, int count, struct feed **out);
 /* Waits for the next file; NULL after the last. The item lives until the next call. */
 const struct feed_item *feed_next(struct feed *feed);
+/* Gathers the next images, up to `size` of them, into crops [size][crop][crop][3] and, where files is not
+ * NULL, the numbers of their files into files [size]. *images becomes 0 after the last file. `visit` is told
+ * of every file, in order, those that are no images too; a status that it returns ends this. */
+typedef int feed_visit(const struct feed_item *item, void *context);
+int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *images, feed_visit *visit,
+               void *context);
 struct feed_time feed_get_time(struct feed *feed);
 /* Stops the workers, each after the file it is at, and waits for them. Takes NULL. */
 void feed_close(struct feed *feed);

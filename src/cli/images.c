@@ -1,23 +1,9 @@
 #include "cli/images.h"
 
 #include "cli/cli.h"
+#include "common/random.h"
 
 #include <math.h>
-
-/* SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-/* In [0, 1). */
-static double next_real(uint64_t *state)
-{
-    return (double)(next_random(state) >> 11) * 0x1p-53;
-}
 
 enum { WAVES = 6 };
 
@@ -27,15 +13,15 @@ void images_draw(uint64_t seed, int index, int crop, uint8_t *pixels)
     for (int channel = 0; channel < 3; channel++) {
         double fx[WAVES], fy[WAVES], phase[WAVES], amplitude[WAVES];
         for (int i = 0; i < WAVES; i++) { /* up to 1, 2, 4 ... 32 periods across, weaker as they get finer */
-            fx[i] = (2 * next_real(&state) - 1) * (1 << i) * 2 * M_PI / crop;
-            fy[i] = (2 * next_real(&state) - 1) * (1 << i) * 2 * M_PI / crop;
-            phase[i] = next_real(&state) * 2 * M_PI;
-            amplitude[i] = (20 + 50 * next_real(&state)) / (1 + i);
+            fx[i] = (2 * random_unit(&state) - 1) * (1 << i) * 2 * M_PI / crop;
+            fy[i] = (2 * random_unit(&state) - 1) * (1 << i) * 2 * M_PI / crop;
+            phase[i] = random_unit(&state) * 2 * M_PI;
+            amplitude[i] = (20 + 50 * random_unit(&state)) / (1 + i);
         }
-        double mean = 80 + 90 * next_real(&state);
+        double mean = 80 + 90 * random_unit(&state);
         for (int y = 0; y < crop; y++)
             for (int x = 0; x < crop; x++) {
-                double value = mean + 16 * (next_real(&state) - 0.5);
+                double value = mean + 16 * (random_unit(&state) - 0.5);
                 for (int i = 0; i < WAVES; i++) value += amplitude[i] * sin(fx[i] * x + fy[i] * y + phase[i]);
                 pixels[((size_t)y * (size_t)crop + (size_t)x) * 3 + (size_t)channel] = (uint8_t)(value < 0 ? 0
                                                                                                  : value > 255

@@ -184,14 +184,14 @@ int cmd_info(int argc, char **argv)
         "[options]",
         "Prints the network's layers with their shapes, parameters and multiply-adds, and the\n"
         "devices of this machine with what each would run. With --plan: which kernel or engine\n"
-        "runs for which layers, with its workspace and bytes, at --batch images.",
+        "runs for which layers, with its workspace and bytes, at --batch-size images.",
     };
     struct info_options o = {.batch = 1, .format = "text"};
     const struct option_spec options[] = {
-        {0, "devices", NULL, "the devices alone; needs no weights", OPTION_FLAG, &o.devices, 0, 0, NULL},
-        {'b', "batch", "N", "images a pass that --plan is for (default 1)", OPTION_INTEGER, &o.batch, 1,
-         BATCH_MAX, NULL},
-        {0, "format", "text|json", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0, NULL},
+        FLAG(0, "devices", "the devices alone; needs no weights", &o.devices),
+        INTEGER('b', "batch-size", "N", "images a pass that --plan is for (default 1)", &o.batch, 1,
+                BATCH_MAX),
+        CHOICE(0, "format", "text|json", "how to print (default text)", &o.format),
     };
     int first;
     int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, &o.plan, argc,

@@ -19,28 +19,26 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
                 struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand)
 {
     const struct option_spec common[] = {
-        {'m', "model", "FILE",
-         "weights file, or the name of a network that make weights made\n(default: "
-         "$EFFNET_MODEL, else " DEFAULT_NETWORK ")",
-         OPTION_TEXT, &setup->model, 0, 0, NULL},
-        {0, "device", "NAME",
-         "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
-         "there is one, else the CPU)",
-         OPTION_TEXT, &setup->device, 0, 0, NULL},
-        {0, "precision", "fp32|bf16|fp16",
-         "type that the network computes in\n(default: fp32 on the CPU, fp16 "
-         "on a GPU)",
-         OPTION_CHOICE, &setup->precision, 0, 0, NULL},
-        {0, "threads", "N", "threads on the CPU; 0 is as many as the process may use\n(default 0)",
-         OPTION_INTEGER, &setup->threads, 0, 4096, NULL},
-        {0, "plan", "auto|cudnn",
-         plan_given ? "print what runs for which layers; on a GPU, by this plan\n(default auto)"
-                    : "GPU: which kernels; cudnn keeps the convolutions to cuDNN\n(default auto)",
-         plan_given ? OPTION_CHOICE_OPTIONAL : OPTION_CHOICE, &setup->plan, 0, 0, plan_given},
-        {0, "tune", NULL, "GPU: try every cuDNN engine, also those that take long to build", OPTION_FLAG,
-         &setup->tune, 0, 0, NULL},
-        {'q', "quiet", NULL, "no notices and no progress on standard error; errors stay", OPTION_FLAG,
-         &setup->quiet, 0, 0, NULL},
+        TEXT('m', "model", "FILE",
+             "weights file, or the name of a network that make weights made\n(default: "
+             "$EFFNET_MODEL, else " DEFAULT_NETWORK ")",
+             &setup->model),
+        TEXT(0, "device", "NAME",
+             "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
+             "there is one, else the CPU)",
+             &setup->device),
+        CHOICE(0, "precision", "fp32|bf16|fp16",
+               "type that the network computes in\n(default: fp32 on the CPU, fp16 on a GPU)",
+               &setup->precision),
+        INTEGER(0, "threads", "N", "threads on the CPU; 0 is as many as the process may use\n(default 0)",
+                &setup->threads, 0, 4096),
+        OPTION_SPEC(0, "plan", "auto|cudnn",
+                    plan_given ? "print what runs for which layers; on a GPU, by this plan\n(default auto)"
+                               : "GPU: which kernels; cudnn keeps the convolutions to cuDNN\n(default auto)",
+                    plan_given ? OPTION_CHOICE_OPTIONAL : OPTION_CHOICE, const char *, &setup->plan, 0, 0,
+                    plan_given),
+        FLAG(0, "tune", "GPU: try every cuDNN engine, also those that take long to build", &setup->tune),
+        FLAG('q', "quiet", "no notices and no progress on standard error; errors stay", &setup->quiet),
     };
     const struct option_group groups[] = {{"Options", options, count},
                                           {"Model and device", common, sizeof common / sizeof common[0]}};

@@ -317,17 +317,16 @@ int cmd_verify(int argc, char **argv)
     };
     struct verify_options o = {.seed = 1, .format = "text"};
     const struct option_spec options[] = {
-        {'b', "batch", "N", "images a pass; without FILEs so many are drawn (default 2)", OPTION_INTEGER,
-         &o.batch, 1, BATCH_MAX, NULL},
-        {0, "seed", "N", "of the drawn images (default 1)", OPTION_INTEGER, &o.seed, 0, 9007199254740991.0,
-         NULL},
-        {0, "only", "PATTERN", "only units with a layer of such a name, as in 'blocks.3.*';\nno logits",
-         OPTION_TEXT, &o.only, 0, 0, NULL},
-        {0, "allowance", "X", "relative L2 that a unit may be off (default: the precision's)", OPTION_REAL,
-         &o.unit_allowance, 1e-15, ALLOWANCE_MAX, NULL},
-        {0, "logits-allowance", "X", "the same for the logits", OPTION_REAL, &o.logits_allowance, 1e-15,
-         ALLOWANCE_MAX, NULL},
-        {0, "format", "text|json", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0, NULL},
+        INTEGER('b', "batch-size", "N", "images a pass; without FILEs so many are drawn (default 2)",
+                &o.batch, 1, BATCH_MAX),
+        INTEGER(0, "seed", "N", "of the drawn images (default 1)", &o.seed, 0, 9007199254740991.0),
+        TEXT(0, "only", "PATTERN", "only units with a layer of such a name, as in 'blocks.3.*';\nno logits",
+             &o.only),
+        REAL(0, "allowance", "X", "relative L2 that a unit may be off (default: the precision's)",
+             &o.unit_allowance, 1e-15, ALLOWANCE_MAX),
+        REAL(0, "logits-allowance", "X", "the same for the logits", &o.logits_allowance, 1e-15,
+             ALLOWANCE_MAX),
+        CHOICE(0, "format", "text|json", "how to print (default text)", &o.format),
     };
     int first;
     int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,

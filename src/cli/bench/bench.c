@@ -1,6 +1,7 @@
 /* effnet bench: verifies, warms up, times. */
-#include "cli/bench.h"
-
+#include "cli/bench/linear.h"
+#include "cli/bench/network.h"
+#include "cli/bench/units.h"
 #include "cli/chain.h"
 #include "cli/compare.h"
 #include "cli/images.h"
@@ -12,26 +13,8 @@
 
 enum {
     BATCH_MAX = 65536,
-    WARMUP_MAX = 1000000,
-    REPETITIONS_MAX = 1000000,
-    REPETITIONS_MIN = 3, /* even where they take longer than the duration */
-    IMAGES_DRAWN = 16,   /* different images in a batch */
+    IMAGES_DRAWN = 16, /* different images in a batch */
 };
-
-int bench_repeat(struct bench *bench, bench_pass *pass, void *context)
-{
-    const struct bench_options *o = bench->options;
-    int status = EFFNET_OK;
-    for (int64_t i = 0; !status && i < o->warmup; i++) status = pass(bench, context);
-    double start_us = now_us();
-    for (int64_t i = 0; !status && i < REPETITIONS_MAX; i++) {
-        bool enough = o->repetitions ? i >= o->repetitions
-                                     : i >= REPETITIONS_MIN && now_us() - start_us >= o->duration * 1e6;
-        if (enough) break;
-        status = pass(bench, context);
-    }
-    return status;
-}
 
 /* ---------------------------------------------------------------- verifying */
 
@@ -96,12 +79,12 @@ static int check_batch(struct bench *bench)
 static int begin_report(struct bench *bench)
 {
     const struct bench_options *o = bench->options;
-    int status = report_open(o->format, stdout, &bench->report);
+    int status = report_open(o->passes.format, stdout, &bench->report);
     if (status) return status;
     report_model_facts(bench->report, bench->model);
     report_session_facts(bench->report, &o->setup, bench->session);
-    report_bool(bench->report, "verified", "verified", !o->no_verify);
-    report_number(bench->report, "warmup", "warm-up passes", "%lld", (long long)o->warmup);
+    report_bool(bench->report, "verified", "verified", !o->passes.no_verify);
+    report_number(bench->report, "warmup", "warm-up passes", "%lld", (long long)o->passes.warmup);
     if (o->layers)
         bench_units_table(bench);
     else
@@ -139,7 +122,7 @@ static int bench_all(const struct bench_options *options, char *const *paths, in
 {
     struct bench bench = {.options = options, .paths = paths, .count = count};
     int status = setup_open_model(&options->setup, &bench.model);
-    if (!status && !options->no_verify) status = make_reference(&bench);
+    if (!status && !options->passes.no_verify) status = make_reference(&bench);
     for (int i = 0; !status && i < options->batches.count; i++)
         status = bench_batch(&bench, (int)options->batches.values[i]);
     int printed = report_close(bench.report); /* what was measured before a failure, too */
@@ -158,7 +141,7 @@ static int check_usage(const struct bench_options *o, char *const *paths, int co
     if (o->end_to_end && !count) return cli_fail(EFFNET_E_USAGE, "bench: --end-to-end needs image files");
     if (o->end_to_end && o->layers)
         return cli_fail(EFFNET_E_USAGE, "bench: --layers and --end-to-end do not go together");
-    if (!o->layers && (o->peak_bandwidth > 0 || o->peak_compute > 0))
+    if (!o->layers && (o->peak_bandwidth > 0 || o->passes.peak_compute > 0))
         return cli_fail(EFFNET_E_USAGE, "bench: --peak-bandwidth and --peak-compute go with --layers");
     for (int i = 0; i < count; i++)
         if (!strcmp(paths[i], "-"))
@@ -180,31 +163,18 @@ int cmd_bench(int argc, char **argv)
         "median. Exits with 1 where the results are wrong. 'effnet bench linear' measures one linear layer\n"
         "instead: see its --help.",
     };
-    struct bench_options o = {
-        .batches = {.count = 1, .values = {1}}, .warmup = 3, .duration = 1, .format = "text"};
+    struct bench_options o = {.batches = {.count = 1, .values = {1}}, .passes = pass_defaults};
     const struct option_spec options[] = {
-        {'b', "batch", "N[,N...]", "images a pass, one measure each (default 1)", OPTION_INTEGER_LIST,
-         &o.batches, 1, BATCH_MAX, NULL},
-        {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.warmup, 0,
-         WARMUP_MAX, NULL},
-        {0, "duration", "SECONDS", "measure for so long, three passes at least (default 1)", OPTION_REAL,
-         &o.duration, 0, 3600, NULL},
-        {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER, &o.repetitions,
-         1, REPETITIONS_MAX, NULL},
-        {0, "cold", NULL, "evict the caches before each pass of 'compute' and --layers", OPTION_FLAG, &o.cold,
-         0, 0, NULL},
-        {0, "end-to-end", NULL, "also from FILEs: decode, fit and run", OPTION_FLAG, &o.end_to_end, 0, 0,
-         NULL},
-        {0, "layers", NULL, "a profile unit by unit instead, with bytes and FLOPs", OPTION_FLAG, &o.layers, 0,
-         0, NULL},
-        {0, "peak-bandwidth", "GB/S", "the machine's memory bandwidth: adds percent of roofline", OPTION_REAL,
-         &o.peak_bandwidth, 0.001, 1e9, NULL},
-        {0, "peak-compute", "GFLOP/S", "the machine's arithmetic, likewise", OPTION_REAL, &o.peak_compute,
-         0.001, 1e12, NULL},
-        {0, "no-verify", NULL, "time without checking the results first", OPTION_FLAG, &o.no_verify, 0, 0,
-         NULL},
-        {0, "format", "text|json|csv|markdown", "how to print (default text)", OPTION_CHOICE, &o.format, 0, 0,
-         NULL},
+        OPTION_SPEC('b', "batch-size", "N[,N...]", "images a pass, one measure each (default 1)",
+                    OPTION_INTEGER_LIST, struct integer_list, &o.batches, 1, BATCH_MAX, NULL),
+        FLAG(0, "cold", "evict the caches before each pass of 'compute' and --layers", &o.passes.cold),
+        FLAG(0, "end-to-end", "also from FILEs: decode, fit and run", &o.end_to_end),
+        FLAG(0, "layers", "a profile unit by unit instead, with bytes and FLOPs", &o.layers),
+        REAL(0, "peak-bandwidth", "GB/S", "the machine's memory bandwidth: adds percent of roofline",
+             &o.peak_bandwidth, 0.001, 1e9),
+        REAL(0, "peak-compute", "GFLOP/S", "the machine's arithmetic, likewise", &o.passes.peak_compute,
+             0.001, 1e12),
+        PASS_OPTIONS(&o.passes),
     };
     int first;
     int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,

@@ -1,7 +1,9 @@
-/* effnet bench linear: one linear layer on random data, verified, then timed. */
-#include "cli/bench.h"
+#include "cli/bench/linear.h"
+
+#include "cli/bench/passes.h"
 #include "common/half.h"
 #include "common/nvidia.h"
+#include "common/random.h"
 #include "effnet_linear.h"
 
 #include <inttypes.h>
@@ -34,7 +36,7 @@ static const struct epilogue {
 };
 
 struct linear_options {
-    struct bench_options bench; /* warmup, repetitions, duration, peak_compute, cold, no_verify, format */
+    struct pass_options passes;
     int64_t m, n, k, seed;
     const char *epilogue, *x_type, *y_type, *device;
     double pause; /* milliseconds before each pass, or 0 */
@@ -43,7 +45,7 @@ struct linear_options {
 
 struct linear {
     const struct linear_options *options;
-    struct bench bench; /* for bench_repeat */
+    struct report *report;
     const char *device; /* as the library takes it */
     struct effnet_linear_args args;
     void *x, *w;
@@ -96,19 +98,10 @@ static bool on_gpu(const struct linear *linear)
 
 /* ---------------------------------------------------------------- random data */
 
-/* SplitMix64 (Steele, Lea and Flood, 2014). */
-static uint64_t next_bits(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 /* Nearly normal, mean 0, variance 1: the sum of four uniform numbers. */
 static double next_normal(uint64_t *state)
 {
-    const uint64_t bits = next_bits(state);
+    const uint64_t bits = random_next(state);
     int sum = 0;
     for (int i = 0; i < 64; i += 16) sum += (int16_t)(bits >> i);
     return (sum + 2) * (0.8660254037844386 / 32768); /* the mean of int16_t is -1/2; sqrt(3)/2 */
@@ -274,20 +267,19 @@ static void rest(double ms)
     while (nanosleep(&left, &left)) continue;
 }
 
-static int time_layer(struct linear *linear)
+static int time_layer(struct linear *linear, struct samples *samples)
 {
     struct effnet_error error;
     double elapsed_us;
     if (effnet_linear_bench_time(linear->layer, &elapsed_us, &error)) return cli_fail_library(&error);
-    return samples_add(&linear->samples, elapsed_us) ? EFFNET_OK : cli_fail_nomem("the timings");
+    return samples_add(samples, elapsed_us);
 }
 
-static int pass_linear(struct bench *bench, void *context)
+static int pass_linear(void *context, struct samples *samples)
 {
     struct linear *linear = context;
-    (void)bench;
     if (linear->options->pause > 0) rest(linear->options->pause);
-    return time_layer(linear);
+    return time_layer(linear, samples);
 }
 
 /* calls: in a pass; 0 for as many as make a good one. */
@@ -315,7 +307,7 @@ static double flops(const struct effnet_linear_args *a)
 static int find_peak(struct linear *linear)
 {
     enum { PASSES = 20 };
-    const double given = linear->options->bench.peak_compute, start_us = now_us();
+    const double given = linear->options->passes.peak_compute, start_us = now_us();
     if (given > 0) {
         linear->peak = given * 1e-3;
         snprintf(linear->peak_of, sizeof linear->peak_of, "as given");
@@ -327,7 +319,7 @@ static int find_peak(struct linear *linear)
                              gpu ? 4096 : 1024, type, type);
     if (!status) status = open_layer(linear, false, 1);
     for (int i = 0; !status && i < PASSES && (!i || now_us() - start_us < 5e6); i++)
-        status = time_layer(linear);
+        status = time_layer(linear, &linear->samples);
     if (!status) {
         const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
         linear->peak = flops(&linear->args) / s.minimum * 1e-6;
@@ -349,11 +341,7 @@ static void begin_report(struct linear *linear)
         {"cache", "cache", VALUE_TEXT},
         {"kernel", "kernel", VALUE_TEXT},
         {"calls", "calls a pass", VALUE_NUMBER},
-        {"repetitions", "repetitions", VALUE_NUMBER},
-        {"median_us", "median us", VALUE_NUMBER},
-        {"min_us", "min us", VALUE_NUMBER},
-        {"p90_us", "p90 us", VALUE_NUMBER},
-        {"p99_us", "p99 us", VALUE_NUMBER},
+        PASS_COLUMNS("us"),
         {"tflop_per_s", "TFLOP/s", VALUE_NUMBER},
         {"gb_per_s", "GB/s", VALUE_NUMBER},
         {"peak_percent", "peak %", VALUE_NUMBER},
@@ -361,7 +349,7 @@ static void begin_report(struct linear *linear)
     };
     const struct linear_options *o = linear->options;
     const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
-    struct report *report = linear->bench.report;
+    struct report *report = linear->report;
     report_text(report, "backend", "backend", info->backend);
     report_text(report, "device", "device", info->device);
     report_text(report, "epilogue", "epilogue", o->epilogue);
@@ -369,9 +357,9 @@ static void begin_report(struct linear *linear)
     report_text(report, "w_type", "w", type_name(linear->args.w_type));
     report_text(report, "y_type", "y", type_name(linear->args.y_type));
     report_number(report, "seed", "seed", "%" PRId64, o->seed);
-    report_bool(report, "verified", "verified", !o->bench.no_verify);
+    report_bool(report, "verified", "verified", !o->passes.no_verify);
     report_number(report, "pause_ms", "pause ms", "%g", o->pause);
-    report_number(report, "warmup", "warm-up passes", "%" PRId64, o->bench.warmup);
+    report_number(report, "warmup", "warm-up passes", "%" PRId64, o->passes.warmup);
     report_number(report, "peak_tflop_per_s", "peak TFLOP/s", "%.4g", linear->peak);
     report_text(report, "peak_of", "peak is", linear->peak_of);
     report_table(report, "results", "Linear layer", columns, sizeof columns / sizeof columns[0]);
@@ -382,9 +370,8 @@ static void report_row(struct linear *linear)
     const struct linear_options *o = linear->options;
     const struct effnet_linear_args *a = &linear->args;
     const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
-    struct report *report = linear->bench.report;
-    const size_t warmup = (size_t)o->bench.warmup, count = linear->samples.count - warmup;
-    const struct statistics s = statistics_of(linear->samples.values + warmup, count);
+    struct report *report = linear->report;
+    const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
     const double m = (double)a->m, n = (double)a->n, k = (double)a->k;
     const double bytes = m * k * (double)type_bytes(a->x_type) + n * k * (double)type_bytes(a->w_type) +
                          m * n * (double)type_bytes(a->y_type);
@@ -392,14 +379,10 @@ static void report_row(struct linear *linear)
     report_cell_number(report, "%" PRId64, a->m);
     report_cell_number(report, "%" PRId64, a->n);
     report_cell_number(report, "%" PRId64, a->k);
-    report_cell_text(report, o->bench.cold ? "cold" : "warm");
+    report_cell_text(report, o->passes.cold ? "cold" : "warm");
     report_cell_text(report, info->kernel);
     report_cell_number(report, "%d", info->calls);
-    report_cell_number(report, "%zu", count);
-    report_cell_number(report, "%.2f", s.median);
-    report_cell_number(report, "%.2f", s.minimum);
-    report_cell_number(report, "%.2f", s.p90);
-    report_cell_number(report, "%.2f", s.p99);
+    report_passes(report, &s, 1, 2);
     report_cell_number(report, "%.4g", rate);
     report_cell_number(report, "%.1f", bytes / s.median * 1e-3);
     report_cell_number(report, "%.1f", 100 * rate / linear->peak);
@@ -409,16 +392,16 @@ static void report_row(struct linear *linear)
 /* One row of the table: the first m rows of x. */
 static int bench_shape(struct linear *linear, int64_t m)
 {
-    const struct bench_options *o = &linear->options->bench;
+    const struct pass_options *o = &linear->options->passes;
     linear->args.m = m;
     linear->relative_l2 = NAN;
     int status = open_layer(linear, o->cold, linear->options->pause > 0);
     if (!status && !o->no_verify) status = verify(linear);
-    if (!status && !linear->bench.report) {
-        status = report_open(o->format, stdout, &linear->bench.report);
+    if (!status && !linear->report) {
+        status = report_open(o->format, stdout, &linear->report);
         if (!status) begin_report(linear);
     }
-    if (!status) status = bench_repeat(&linear->bench, pass_linear, linear);
+    if (!status) status = passes_run(o, pass_linear, linear, &linear->samples);
     if (!status) report_row(linear);
     close_layer(linear);
     return status;
@@ -426,7 +409,7 @@ static int bench_shape(struct linear *linear, int64_t m)
 
 static int bench_linear(const struct linear_options *o)
 {
-    struct linear linear = {.options = o, .bench = {.options = &o->bench}, .device = find_device(o)};
+    struct linear linear = {.options = o, .device = find_device(o)};
     const bool fp16 = o->x_type ? !strcmp(o->x_type, "fp16") : on_gpu(&linear);
     const enum effnet_type y_type = strcmp(o->y_type, "fp16") ? EFFNET_FP32 : EFFNET_FP16;
     int status = find_peak(&linear);
@@ -435,7 +418,7 @@ static int bench_linear(const struct linear_options *o)
                              fp16 ? EFFNET_FP16 : EFFNET_FP32, y_type);
     for (int64_t m = o->sweep ? 1 : o->m; !status && m <= (o->sweep ? SWEEP_LAST : o->m); m *= 2)
         status = bench_shape(&linear, m);
-    const int printed = report_close(linear.bench.report); /* what was measured before a failure, too */
+    const int printed = report_close(linear.report); /* what was measured before a failure, too */
     free_arrays(&linear);
     return status ? status : printed;
 }
@@ -451,7 +434,7 @@ int cmd_bench_linear(int argc, char **argv)
         "of the fastest of a few large plain products in the same run. On a GPU a pass is several calls in\n"
         "a row, on its own clock. Exits with 1 where the results are wrong.",
     };
-    struct linear_options o = {.bench = {.warmup = 3, .duration = 1, .format = "text"},
+    struct linear_options o = {.passes = pass_defaults,
                                .m = 16384,
                                .n = 4096,
                                .k = 4096,
@@ -460,45 +443,32 @@ int cmd_bench_linear(int argc, char **argv)
                                .y_type = "fp32",
                                .device = "auto"};
     const struct option_spec options[] = {
-        {0, "m", "M", "rows of x (default 16384)", OPTION_INTEGER, &o.m, 1, SIZE_MAX_OPTION, &o.m_given},
-        {0, "n", "N", "rows of w: outputs (default 4096)", OPTION_INTEGER, &o.n, 1, SIZE_MAX_OPTION, NULL},
-        {0, "k", "K", "columns of both: inputs (default 4096)", OPTION_INTEGER, &o.k, 1, SIZE_MAX_OPTION,
-         NULL},
-        {0, "sweep", NULL, "M = 1, 2, 4, ... 65536 instead, one measure each", OPTION_FLAG, &o.sweep, 0, 0,
-         NULL},
-        {0, "epilogue", "none|bias|relu|relu6|silu|gelu|bn-gelu-relu",
-         "what follows the product; all but none begin with a bias\n(default bn-gelu-relu)", OPTION_CHOICE,
-         &o.epilogue, 0, 0, NULL},
-        {0, "x-type", "fp16|fp32",
-         "type of x (default: fp16 on a GPU, fp32 on the CPU); w is fp16 on\na GPU, "
-         "on the CPU as x",
-         OPTION_CHOICE, &o.x_type, 0, 0, NULL},
-        {0, "y-type", "fp16|fp32", "type of y (default fp32)", OPTION_CHOICE, &o.y_type, 0, 0, NULL},
-        {0, "seed", "N", "of the random data (default 1)", OPTION_INTEGER, &o.seed, 0, 0x1p53 - 1, NULL},
-        {0, "warmup", "N", "passes before the timed ones (default 3)", OPTION_INTEGER, &o.bench.warmup, 0,
-         1000000, NULL},
-        {0, "duration", "SECONDS", "measure for so long, three passes at least (default 1)", OPTION_REAL,
-         &o.bench.duration, 0, 3600, NULL},
-        {0, "repetitions", "N", "time so many passes, however long they take", OPTION_INTEGER,
-         &o.bench.repetitions, 1, 1000000, NULL},
-        {0, "pause", "MS",
-         "rest so long before each pass, which then is one call (on a GPU, warm:\n"
-         "right after one that is not timed); without a pause a GPU reaches its\n"
-         "limit of power (default 0)",
-         OPTION_REAL, &o.pause, 0, 60000, NULL},
-        {0, "cold", NULL, "every call finds its inputs outside the caches", OPTION_FLAG, &o.bench.cold, 0, 0,
-         NULL},
-        {0, "peak-compute", "GFLOP/S", "the machine's arithmetic, instead of measuring it", OPTION_REAL,
-         &o.bench.peak_compute, 0.001, 1e12, NULL},
-        {0, "no-verify", NULL, "time without checking the results first", OPTION_FLAG, &o.bench.no_verify, 0,
-         0, NULL},
-        {0, "format", "text|json|csv|markdown", "how to print (default text)", OPTION_CHOICE, &o.bench.format,
-         0, 0, NULL},
-        {0, "device", "NAME",
-         "auto, cpu, cuda or cuda:N (default auto: the GPU where there is one,\nelse the "
-         "CPU)",
-         OPTION_TEXT, &o.device, 0, 0, NULL},
-        {'q', "quiet", NULL, "no notices on standard error; errors stay", OPTION_FLAG, &o.quiet, 0, 0, NULL},
+        OPTION_SPEC(0, "m", "M", "rows of x (default 16384)", OPTION_INTEGER, int64_t, &o.m, 1,
+                    SIZE_MAX_OPTION, &o.m_given),
+        INTEGER(0, "n", "N", "rows of w: outputs (default 4096)", &o.n, 1, SIZE_MAX_OPTION),
+        INTEGER(0, "k", "K", "columns of both: inputs (default 4096)", &o.k, 1, SIZE_MAX_OPTION),
+        FLAG(0, "sweep", "M = 1, 2, 4, ... 65536 instead, one measure each", &o.sweep),
+        CHOICE(0, "epilogue", "none|bias|relu|relu6|silu|gelu|bn-gelu-relu",
+               "what follows the product; all but none begin with a bias\n(default bn-gelu-relu)",
+               &o.epilogue),
+        CHOICE(0, "x-type", "fp16|fp32",
+               "type of x (default: fp16 on a GPU, fp32 on the CPU); w is fp16 on\na GPU, on the CPU as x",
+               &o.x_type),
+        CHOICE(0, "y-type", "fp16|fp32", "type of y (default fp32)", &o.y_type),
+        INTEGER(0, "seed", "N", "of the random data (default 1)", &o.seed, 0, 0x1p53 - 1),
+        REAL(0, "pause", "MS",
+             "rest so long before each pass, which then is one call (on a GPU, warm:\n"
+             "right after one that is not timed); without a pause a GPU reaches its\n"
+             "limit of power (default 0)",
+             &o.pause, 0, 60000),
+        FLAG(0, "cold", "every call finds its inputs outside the caches", &o.passes.cold),
+        REAL(0, "peak-compute", "GFLOP/S", "the machine's arithmetic, instead of measuring it",
+             &o.passes.peak_compute, 0.001, 1e12),
+        PASS_OPTIONS(&o.passes),
+        TEXT(0, "device", "NAME",
+             "auto, cpu, cuda or cuda:N (default auto: the GPU where there is one,\nelse the CPU)",
+             &o.device),
+        FLAG('q', "quiet", "no notices on standard error; errors stay", &o.quiet),
     };
     const struct option_group group = {"Options", options, sizeof options / sizeof options[0]};
     int first;

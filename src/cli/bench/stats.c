@@ -1,20 +1,22 @@
-#include "cli/stats.h"
+#include "cli/bench/stats.h"
+
+#include "cli/cli.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-bool samples_add(struct samples *samples, double value)
+int samples_add(struct samples *samples, double value)
 {
     if (samples->count == samples->capacity) {
         size_t capacity = samples->capacity ? 2 * samples->capacity : 256;
         double *values = realloc(samples->values, capacity * sizeof *values);
-        if (!values) return false;
+        if (!values) return cli_fail_nomem("the timings");
         samples->values = values;
         samples->capacity = capacity;
     }
     samples->values[samples->count++] = value;
-    return true;
+    return EFFNET_OK;
 }
 
 void samples_free(struct samples *samples)
@@ -39,6 +41,7 @@ struct statistics statistics_of(double *values, size_t count)
 {
     qsort(values, count, sizeof *values, compare_values);
     return (struct statistics){
+        .count = count,
         .median = (values[(count - 1) / 2] + values[count / 2]) / 2,
         .minimum = values[0],
         .p90 = nearest_rank(values, count, 90),

@@ -1,8 +1,7 @@
 /* Timings and what is said about them. */
-#ifndef EFFNET_CLI_STATS_H
-#define EFFNET_CLI_STATS_H
+#ifndef EFFNET_CLI_BENCH_STATS_H
+#define EFFNET_CLI_BENCH_STATS_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 /* Grows as needed; starts zeroed. */
@@ -12,11 +11,12 @@ struct samples {
 };
 
 struct statistics {
+    size_t count;
     double median, minimum, p90, p99;
 };
 
-/* False when memory is short. */
-bool samples_add(struct samples *samples, double value);
+/* EFFNET_OK, or EFFNET_E_NOMEM, reported. */
+int samples_add(struct samples *samples, double value);
 void samples_free(struct samples *samples);
 
 /* Of count >= 1 values, which it sorts. Percentiles are by nearest rank: the smallest value that so many

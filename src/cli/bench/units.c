@@ -1,6 +1,7 @@
-/* Unit by unit: where the time of a pass goes, and how near that is to what the machine can do. */
-#include "cli/bench.h"
+#include "cli/bench/units.h"
+
 #include "cli/units.h"
+#include "effnet_lab.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -13,11 +14,7 @@ void bench_units_table(struct bench *bench)
         {"cache", "cache", VALUE_TEXT},
         {"layers", "layers", VALUE_TEXT},
         {"kernel", "kernel", VALUE_TEXT},
-        {"repetitions", "repetitions", VALUE_NUMBER},
-        {"median_us", "median us", VALUE_NUMBER},
-        {"min_us", "min us", VALUE_NUMBER},
-        {"p90_us", "p90 us", VALUE_NUMBER},
-        {"p99_us", "p99 us", VALUE_NUMBER},
+        PASS_COLUMNS("us"),
         {"share_percent", "share %", VALUE_NUMBER},
         {"bytes", "bytes", VALUE_NUMBER},
         {"gb_per_s", "GB/s", VALUE_NUMBER},
@@ -26,27 +23,30 @@ void bench_units_table(struct bench *bench)
         {"roofline_percent", "roofline %", VALUE_NUMBER},
     };
     const struct bench_options *o = bench->options;
-    bool roofline = o->peak_bandwidth > 0 || o->peak_compute > 0;
+    bool roofline = o->peak_bandwidth > 0 || o->passes.peak_compute > 0;
     int count = sizeof columns / sizeof columns[0];
     report_table(bench->report, "units", "Units", columns, roofline ? count : count - 1);
 }
 
-/* The timings of all units, a row a pass. */
 struct profile {
+    struct bench *bench;
     int unit_count;
     double *unit_us; /* [unit_count] */
-    struct samples samples;
 };
 
-static int pass_profile(struct bench *bench, void *context)
+/* Adds a sample for each unit. */
+static int pass_profile(void *context, struct samples *samples)
 {
     struct profile *profile = context;
+    struct bench *bench = profile->bench;
     struct effnet_error error;
-    if (effnet_session_profile(bench->session, bench->batch, bench->options->cold, profile->unit_us, &error))
+    if (effnet_session_profile(bench->session, bench->batch, bench->options->passes.cold, profile->unit_us,
+                               &error))
         return cli_fail_library(&error);
-    for (int i = 0; i < profile->unit_count; i++)
-        if (!samples_add(&profile->samples, profile->unit_us[i])) return cli_fail_nomem("the timings");
-    return EFFNET_OK;
+    int status = EFFNET_OK;
+    for (int i = 0; !status && i < profile->unit_count; i++)
+        status = samples_add(samples, profile->unit_us[i]);
+    return status;
 }
 
 /* x per microsecond in units of 1e9 per second. */
@@ -59,12 +59,11 @@ static double giga_per_second(double x, double elapsed_us)
 static double roofline_percent(const struct bench_options *o, double bytes, double flops, double elapsed_us)
 {
     double bytes_us = o->peak_bandwidth > 0 ? bytes / o->peak_bandwidth / 1e3 : 0;
-    double flops_us = o->peak_compute > 0 ? flops / o->peak_compute / 1e3 : 0;
+    double flops_us = o->passes.peak_compute > 0 ? flops / o->passes.peak_compute / 1e3 : 0;
     return elapsed_us > 0 ? 100 * (bytes_us > flops_us ? bytes_us : flops_us) / elapsed_us : 0;
 }
 
-static void report_unit(struct bench *bench, int index, const struct statistics *s, size_t repetitions,
-                        double total_us)
+static void report_unit(struct bench *bench, int index, const struct statistics *s, double total_us)
 {
     struct report *report = bench->report;
     const struct bench_options *o = bench->options;
@@ -74,37 +73,32 @@ static void report_unit(struct bench *bench, int index, const struct statistics 
     char label[UNIT_LABEL_SIZE];
     report_cell_number(report, "%d", bench->batch);
     report_cell_number(report, "%d", index);
-    report_cell_text(report, o->cold ? "cold" : "warm");
+    report_cell_text(report, o->passes.cold ? "cold" : "warm");
     report_cell_text(report, unit_label(bench->model, unit, label));
     report_cell_text(report, unit->kernel);
-    report_cell_number(report, "%zu", repetitions);
-    report_cell_number(report, "%.2f", s->median);
-    report_cell_number(report, "%.2f", s->minimum);
-    report_cell_number(report, "%.2f", s->p90);
-    report_cell_number(report, "%.2f", s->p99);
+    report_passes(report, s, 1, 2);
     report_cell_number(report, "%.2f", total_us > 0 ? 100 * s->median / total_us : 0);
     report_cell_number(report, "%" PRId64, bytes);
     report_cell_number(report, "%.1f", giga_per_second((double)bytes, s->median));
     report_cell_number(report, "%" PRId64, flops);
     report_cell_number(report, "%.1f", giga_per_second((double)flops, s->median));
-    if (o->peak_bandwidth > 0 || o->peak_compute > 0)
+    if (o->peak_bandwidth > 0 || o->passes.peak_compute > 0)
         report_cell_number(report, "%.1f", roofline_percent(o, (double)bytes, (double)flops, s->median));
 }
 
 /* The passes' rows turned into each unit's statistics. */
-static int report_profile(struct bench *bench, const struct profile *profile)
+static int report_profile(struct bench *bench, size_t units, const struct samples *samples)
 {
-    size_t units = (size_t)profile->unit_count, warmup = (size_t)bench->options->warmup;
-    size_t count = profile->samples.count / units - warmup;
+    size_t count = samples->count / units;
     struct statistics *statistics = calloc(units, sizeof *statistics);
     double *values = calloc(count, sizeof *values), total_us = 0;
     int status = statistics && values ? EFFNET_OK : cli_fail_nomem("the timings");
     for (size_t u = 0; !status && u < units; u++) {
-        for (size_t i = 0; i < count; i++) values[i] = profile->samples.values[(warmup + i) * units + u];
+        for (size_t i = 0; i < count; i++) values[i] = samples->values[i * units + u];
         statistics[u] = statistics_of(values, count);
         total_us += statistics[u].median;
     }
-    for (size_t u = 0; !status && u < units; u++) report_unit(bench, (int)u, &statistics[u], count, total_us);
+    for (size_t u = 0; !status && u < units; u++) report_unit(bench, (int)u, &statistics[u], total_us);
     free(values);
     free(statistics);
     return status;
@@ -112,12 +106,13 @@ static int report_profile(struct bench *bench, const struct profile *profile)
 
 int bench_units(struct bench *bench)
 {
-    struct profile profile = {.unit_count = effnet_session_unit_count(bench->session)};
+    struct profile profile = {.bench = bench, .unit_count = effnet_session_unit_count(bench->session)};
+    struct samples samples = {0};
     profile.unit_us = calloc((size_t)profile.unit_count, sizeof *profile.unit_us);
     if (!profile.unit_us) return cli_fail_nomem("the timings");
-    int status = bench_repeat(bench, pass_profile, &profile);
-    if (!status) status = report_profile(bench, &profile);
-    samples_free(&profile.samples);
+    int status = passes_run(&bench->options->passes, pass_profile, &profile, &samples);
+    if (!status) status = report_profile(bench, (size_t)profile.unit_count, &samples);
+    samples_free(&samples);
     free(profile.unit_us);
     return status;
 }
