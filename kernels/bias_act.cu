@@ -1,4 +1,4 @@
-/* y = clamp(x + bias[c], output_min, output_max), the sum in fp32, rounded once.
+/* y = act(x + bias[c]), the sum in fp32, rounded once.
  *
  * A vector is eight channels of a pixel, 16 bytes. The number of threads is a multiple of the vectors in a
  * row, so a thread that steps by it stays at its channels: it finds them once, by the only remainder, and
@@ -8,8 +8,8 @@
  * Grid: at least one thread a vector up to MOST_BLOCKS blocks, rounded up to that multiple. Block: 256.
  * Fewest bytes: 4 a value (2 in, 2 out). */
 #include "bias_act.h"
+#include "epilogue.cuh"
 #include "launch.cuh"
-#include "ptx.cuh"
 
 namespace
 {
@@ -30,8 +30,8 @@ __device__ __forceinline__ uint4 apply(uint4 word, const float (&bias)[8], const
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float2 x = __half22float2(v.pair[i]);
-        const float a = ptx::min_nan(ptx::max_nan(x.x + bias[2 * i], args.output_min), args.output_max);
-        const float b = ptx::min_nan(ptx::max_nan(x.y + bias[2 * i + 1], args.output_min), args.output_max);
+        const float a = epilogue::clamp(x.x + bias[2 * i], args.output_min, args.output_max);
+        const float b = epilogue::clamp(x.y + bias[2 * i + 1], args.output_min, args.output_max);
         v.pair[i] = __floats2half2_rn(a, b);
     }
     return v.word;
@@ -76,9 +76,12 @@ cudaError_t bias_act_launch(const bias_act_args *args, cudaStream_t stream)
 {
     if (args->rows < 1 || args->channels < 8 || args->channels % 8 || args->channels > MOST_CHANNELS)
         return cudaErrorInvalidValue;
+    bias_act_args clamped = *args;
+    if (!activation_clamp(args->activation, &clamped.output_min, &clamped.output_max))
+        return cudaErrorInvalidValue;
     const int row = args->channels / 8;
     if (args->rows > INT64_MAX / 64 / row) return cudaErrorInvalidValue;
     const int64_t count = args->rows * row;
     return launch_overlapping(bias_act_kernel, static_cast<unsigned>(choose_blocks(count, row)), THREADS, 0,
-                              stream, *args, count);
+                              stream, clamped, count);
 }

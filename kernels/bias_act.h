@@ -1,7 +1,9 @@
-/* y = clamp(x + bias[c], output_min, output_max) on NHWC fp16, in place or not: for a convolution whose
+/* y = act(x + bias[c]) on NHWC fp16, in place or not: for a convolution whose
  * next layer cannot apply its bias and activation. */
 #ifndef EFFNET_KERNELS_BIAS_ACT_H
 #define EFFNET_KERNELS_BIAS_ACT_H
+
+#include "activation.h"
 
 #include <cuda_runtime_api.h>
 #include <stdint.h>
@@ -16,10 +18,16 @@ struct bias_act_args {
     const float *bias; /* [channels], 16-byte aligned */
     int64_t rows;
     int channels; /* a multiple of 8, at most 2^20 */
-    float output_min, output_max;
+    union {
+        enum activation activation; /* none, ReLU or ReLU6 */
+        struct {
+            float output_min, output_max; /* its bounds, that the kernel reads: the launch fills them in */
+        };
+    };
 };
 
-/* Enqueues the kernel. cudaErrorInvalidValue for other sizes; else what the launch returned. A NaN stays one.
+/* Enqueues the kernel. cudaErrorInvalidValue for other sizes or activations; else what the launch returned. A
+ * NaN stays one.
  */
 cudaError_t bias_act_launch(const struct bias_act_args *args, cudaStream_t stream);
 

@@ -4,10 +4,11 @@
 static bool valid(const void *arguments)
 {
     const depthwise_args &args = *static_cast<const depthwise_args *>(arguments);
-    return args.n >= 1 && args.channels >= 8 && args.channels % 8 == 0 && args.height >= 1 &&
-           args.width >= 1 && args.out_height >= 1 && args.out_width >= 1 &&
-           (args.kernel == 3 || args.kernel == 5) && (args.stride == 1 || args.stride == 2) &&
-           args.pad_top >= 0 && args.pad_left >= 0;
+    float low, high;
+    return activation_clamp(args.activation, &low, &high) && args.n >= 1 && args.channels >= 8 &&
+           args.channels % 8 == 0 && args.height >= 1 && args.width >= 1 && args.out_height >= 1 &&
+           args.out_width >= 1 && (args.kernel == 3 || args.kernel == 5) &&
+           (args.stride == 1 || args.stride == 2) && args.pad_top >= 0 && args.pad_left >= 0;
 }
 
 extern const kernel_family depthwise_kernels = {

@@ -8,6 +8,7 @@
 #ifndef EFFNET_KERNELS_DEPTHWISE_H
 #define EFFNET_KERNELS_DEPTHWISE_H
 
+#include "activation.h"
 #include "kernel_config.h"
 
 #ifdef __cplusplus
@@ -15,12 +16,17 @@ extern "C" {
 #endif
 
 struct depthwise_args {
-    const void *x;                /* half [n][height][width][channels], 16-byte aligned */
-    const float *w;               /* [kernel][kernel][channels], 16-byte aligned */
-    const float *bias;            /* [channels], 16-byte aligned */
-    void *y;                      /* half [n][out_height][out_width][channels], 16-byte aligned */
-    float output_min, output_max; /* activation as a clamp: none -inf..inf, ReLU 0..inf, ReLU6 0..6 */
-    int n, channels;              /* channels a multiple of 8 */
+    const void *x;     /* half [n][height][width][channels], 16-byte aligned */
+    const float *w;    /* [kernel][kernel][channels], 16-byte aligned */
+    const float *bias; /* [channels], 16-byte aligned */
+    void *y;           /* half [n][out_height][out_width][channels], 16-byte aligned */
+    union {
+        enum activation activation; /* none, ReLU or ReLU6 */
+        struct {
+            float output_min, output_max; /* its bounds, that the kernel reads: the launch fills them in */
+        };
+    };
+    int n, channels; /* channels a multiple of 8 */
     int height, width, out_height, out_width;
     int kernel, stride; /* 3 or 5, 1 or 2 */
     int pad_top, pad_left;

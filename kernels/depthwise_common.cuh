@@ -4,9 +4,16 @@
 
 #include "depthwise.h"
 #include "device.cuh"
+#include "epilogue.cuh"
 #include "kernel_config.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
+
+inline depthwise_args for_kernel(depthwise_args args)
+{
+    activation_clamp(args.activation, &args.output_min, &args.output_max);
+    return args;
+}
 
 namespace depthwise
 {

@@ -62,8 +62,8 @@ __device__ __forceinline__ void store_halves(__half *p, const float (&value)[V],
     } out;
 #pragma unroll
     for (int i = 0; i < V / 2; i++)
-        out.pair[i] = __floats2half2_rn(ptx::min_nan(ptx::max_nan(value[2 * i], low), high),
-                                        ptx::min_nan(ptx::max_nan(value[2 * i + 1], low), high));
+        out.pair[i] = __floats2half2_rn(epilogue::clamp(value[2 * i], low, high),
+                                        epilogue::clamp(value[2 * i + 1], low, high));
     *reinterpret_cast<typename half_vector<V>::word *>(p) = out.word;
 }
 

@@ -77,7 +77,7 @@ __device__ __forceinline__ void store_row(__half *y, const float2 (&sum)[P::TW],
     for (int t = 0; t < P::TW; t++) {
         /* the bounds are exact in fp16, so clamping after rounding gives the same */
         if (t < columns)
-            *reinterpret_cast<__half2 *>(y) = __hmin2_nan(__hmax2_nan(__float22half2_rn(sum[t]), low), high);
+            *reinterpret_cast<__half2 *>(y) = epilogue::clamp(__float22half2_rn(sum[t]), low, high);
         y += args.channels;
     }
 }

@@ -22,6 +22,16 @@
 
 using namespace first_block;
 
+static first_block_args for_kernel(const first_block_args &args)
+{
+    first_block_args a = args;
+    float low;
+    activation_clamp(args.stem_activation, &low, &a.stem_max);
+    activation_clamp(args.depthwise_activation, &low, &a.depthwise_max);
+    activation_clamp(args.activation, &a.output_min, &a.output_max);
+    return a;
+}
+
 namespace
 {
 
@@ -366,7 +376,10 @@ bool side_fits(int size, int out, int pad)
 bool valid(const void *arguments)
 {
     const first_block_args &args = *static_cast<const first_block_args *>(arguments);
-    return args.n >= 1 && args.width % 4 == 0 && args.height < 1 << 15 && args.width < 1 << 15 &&
+    float low, high;
+    return activation_is_relu(args.stem_activation) && activation_is_relu(args.depthwise_activation) &&
+           activation_clamp(args.activation, &low, &high) && args.n >= 1 && args.width % 4 == 0 &&
+           args.height < 1 << 15 && args.width < 1 << 15 &&
            side_fits(args.height, args.out_height, args.pad_top) &&
            side_fits(args.width, args.out_width, args.pad_left);
 }

@@ -23,10 +23,10 @@ struct alignas(16) packed_weights {
     float project_bias[OUT];
 };
 
-/* Whether both activations clamp to the same maximum, as ReLU6 does. */
+/* Whether both activations clamp to the same maximum, in units of which s and d are then. */
 inline bool in_units(float stem_max, float depthwise_max)
 {
-    return stem_max == depthwise_max && isfinite(stem_max) && stem_max > 0;
+    return stem_max == depthwise_max && isfinite(stem_max);
 }
 
 } // namespace first_block

@@ -9,6 +9,7 @@
 #ifndef EFFNET_KERNELS_FIRST_BLOCK_H
 #define EFFNET_KERNELS_FIRST_BLOCK_H
 
+#include "activation.h"
 #include "kernel_config.h"
 
 #include <stddef.h>
@@ -22,12 +23,12 @@ enum { FIRST_BLOCK_MIDDLE = 32, FIRST_BLOCK_OUT = 16 }; /* channels */
 
 /* The layers as in the weights file, in host memory. */
 struct first_block_layers {
-    const float *stem_weight, *stem_bias;           /* [32][3][3][3], [32] */
-    const float *depthwise_weight, *depthwise_bias; /* [32][1][3][3], [32] */
-    const float *project_weight, *project_bias;     /* [16][32], [16] */
-    float mean[3], std[3];                          /* in units of 0..255 */
-    float stem_max, depthwise_max;                  /* activations as clamps from 0: ReLU infinity, ReLU6 6 */
-    int pad_top, pad_left;                          /* of the stem */
+    const float *stem_weight, *stem_bias;                  /* [32][3][3][3], [32] */
+    const float *depthwise_weight, *depthwise_bias;        /* [32][1][3][3], [32] */
+    const float *project_weight, *project_bias;            /* [16][32], [16] */
+    float mean[3], std[3];                                 /* in units of 0..255 */
+    enum activation stem_activation, depthwise_activation; /* ReLU or ReLU6 */
+    int pad_top, pad_left;                                 /* of the stem */
 };
 
 /* Bytes of the kernel's own form of the weights. */
@@ -38,11 +39,19 @@ bool first_block_weights_fit(const struct first_block_layers *layers);
 void first_block_pack(const struct first_block_layers *layers, void *packed);
 
 struct first_block_args {
-    const uint8_t *pixels;         /* [n][height][width][3], 4-byte aligned */
-    const void *weights;           /* from first_block_pack, 16-byte aligned */
-    void *y;                       /* half [n][out_height][out_width][16], 8-byte aligned */
-    float stem_max, depthwise_max; /* as in first_block_layers */
-    float output_min, output_max;  /* none: -inf..inf */
+    const uint8_t *pixels; /* [n][height][width][3], 4-byte aligned */
+    const void *weights;   /* from first_block_pack, 16-byte aligned */
+    void *y;               /* half [n][out_height][out_width][16], 8-byte aligned */
+    union {
+        struct {
+            enum activation stem_activation, depthwise_activation; /* ReLU or ReLU6 */
+            enum activation activation;                            /* none, ReLU or ReLU6 */
+        };
+        struct {
+            float stem_max, depthwise_max, output_min,
+                output_max; /* their bounds: the launch fills them in */
+        };
+    };
     int n, height, width, out_height, out_width;
     int pad_top, pad_left; /* of the stem, 0 or 1 */
 };

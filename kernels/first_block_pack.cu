@@ -9,7 +9,10 @@ namespace
 /* What s and d are measured in. */
 double unit_of(const first_block_layers *l)
 {
-    return in_units(l->stem_max, l->depthwise_max) ? l->stem_max : 1;
+    float low, stem_max, depthwise_max;
+    activation_clamp(l->stem_activation, &low, &stem_max);
+    activation_clamp(l->depthwise_activation, &low, &depthwise_max);
+    return in_units(stem_max, depthwise_max) ? stem_max : 1;
 }
 
 /* One value of an operand, as its high or low part. */

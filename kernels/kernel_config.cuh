@@ -7,17 +7,26 @@
 /* Only for its type: the arguments that a function `fits` takes. */
 template <class Args> Args args_of(bool (*)(const Args &));
 
-/* From a struct L with the static functions fits(args), shared_bytes(args) and launch(args, stream). */
+/* Arguments as the kernels read them. A family whose kernels read an activation's bounds overloads it. */
+template <class Args> const Args &for_kernel(const Args &args)
+{
+    return args;
+}
+
+/* From a struct L with the static functions fits(args), shared_bytes(args) and launch(for_kernel(args),
+ * stream).
+ */
 template <class L> constexpr kernel_config make_config(const char *name, int architecture = 0)
 {
     using args = decltype(args_of(L::fits));
-    return {
-        name,
-        architecture,
-        [](const void *a) { return L::fits(*static_cast<const args *>(a)); },
-        [](const void *a) { return L::shared_bytes(*static_cast<const args *>(a)); },
-        [](const void *a, cudaStream_t stream) { return L::launch(*static_cast<const args *>(a), stream); },
-        nullptr};
+    return {name,
+            architecture,
+            [](const void *a) { return L::fits(*static_cast<const args *>(a)); },
+            [](const void *a) { return L::shared_bytes(*static_cast<const args *>(a)); },
+            [](const void *a, cudaStream_t stream) {
+                return L::launch(for_kernel(*static_cast<const args *>(a)), stream);
+            },
+            nullptr};
 }
 
 /* The same, and cost_us(args, sms). */

@@ -19,7 +19,7 @@ cudaError_t check(const linear_args &a)
 {
     if (!a.x || !a.w || !a.y || a.m < 1 || a.n < 1 || a.k < 1 || a.ldx < a.k || a.ldw < a.k || a.ldy < a.n ||
         !type_known(a.x_type) || !type_known(a.y_type) || a.activation < 0 ||
-        a.activation >= LINEAR_ACTIVATION_COUNT)
+        a.activation >= ACTIVATION_COUNT)
         return cudaErrorInvalidValue;
     if (!aligned(a.x, linear::element_bytes(a.x_type)) || !aligned(a.w, 2) ||
         !aligned(a.y, linear::element_bytes(a.y_type)) || !aligned(a.scale, 4) || !aligned(a.shift, 4))

@@ -11,6 +11,7 @@
 #ifndef EFFNET_KERNELS_LINEAR_H
 #define EFFNET_KERNELS_LINEAR_H
 
+#include "activation.h"
 #include "kernel_config.h"
 
 #include <stdint.h>
@@ -21,16 +22,6 @@ extern "C" {
 
 enum linear_type { LINEAR_FP16, LINEAR_FP32 };
 
-enum linear_activation {
-    LINEAR_NONE,
-    LINEAR_RELU,
-    LINEAR_RELU6,
-    LINEAR_SILU,
-    LINEAR_GELU,      /* v * Phi(v), by erf */
-    LINEAR_GELU_RELU, /* max(GELU(v), 0): v * Phi(v) for v > 0, else 0 */
-    LINEAR_ACTIVATION_COUNT
-};
-
 struct linear_args {
     const void *x;         /* [m] rows of k, `ldx` elements apart; fp16 or fp32 */
     const void *w;         /* fp16, [n] rows of k, `ldw` elements apart */
@@ -40,7 +31,7 @@ struct linear_args {
     int64_t m, n, k;       /* each >= 1 */
     int64_t ldx, ldw, ldy; /* >= k, k, n */
     int x_type, y_type;    /* enum linear_type */
-    enum linear_activation activation;
+    enum activation activation;
 };
 
 /* Any m, n, k from 1 and any leading dimension are computed, the faster where k, ldx and ldw are multiples of

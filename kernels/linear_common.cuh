@@ -4,13 +4,17 @@
 #define EFFNET_KERNELS_LINEAR_COMMON_CUH
 
 #include "device.cuh"
+#include "epilogue.cuh"
 #include "kernel_config.cuh"
 #include "linear.h"
-#include "linear_math.h"
 #include "ptx.cuh"
 
 namespace linear
 {
+
+using epilogue::activate;
+using epilogue::activate_any;
+using epilogue::for_activation;
 
 /* How x and w are read: COPY, both fp16, in 16-byte pieces; CONVERT, the same with x fp32; GENERAL, by
  * element, any alignment and k. */
@@ -54,58 +58,6 @@ inline bool stores_together(const linear_args &a, int count)
 __host__ __device__ inline int64_t divide_up(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
-}
-
-/* linear_gelu_relu(a), with the same bits except of a NaN, in predicated instructions, which are faster
- * beside wgmma than the same ones on zeros: docs/linear.md. The bits of a finite a >= 0 are, as an unsigned
- * number, less than infinity's; those of all other values are not. */
-__device__ __forceinline__ float gelu_relu(float a)
-{
-    float v = ptx::max_nan(a, 0.0f), g = fmaf(v, -LINEAR_PHI_7, -LINEAR_PHI_6);
-    asm("{\n\t"
-        ".reg .pred finite;\n\t"
-        "setp.lt.u32 finite, %2, 0x7f800000;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %3;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %4;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %5;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %6;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %7;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, %8;\n\t"
-        "@finite fma.rn.f32 %1, %1, %0, 0fBF800000;\n\t"
-        "@finite ex2.approx.ftz.f32 %1, %1;\n\t"
-        "neg.f32 %1, %1;\n\t"
-        "@finite fma.rn.f32 %0, %1, %0, %0;\n\t"
-        "}"
-        : "+f"(v), "+f"(g)
-        : "r"(__float_as_uint(a)), "f"(-LINEAR_PHI_5), "f"(-LINEAR_PHI_4), "f"(-LINEAR_PHI_3),
-          "f"(-LINEAR_PHI_2), "f"(-LINEAR_PHI_1), "f"(-LINEAR_PHI_0));
-    return v;
-}
-
-/* act(v); a NaN stays one. */
-template <int ACTIVATION> __device__ __forceinline__ float activate(float v)
-{
-    if constexpr (ACTIVATION == LINEAR_RELU) v = ptx::max_nan(v, 0.0f);
-    if constexpr (ACTIVATION == LINEAR_RELU6) v = ptx::min_nan(ptx::max_nan(v, 0.0f), 6.0f);
-    if constexpr (ACTIVATION == LINEAR_SILU) v = linear_silu(v);
-    if constexpr (ACTIVATION == LINEAR_GELU) {
-        const float half = 0.5f * v;
-        v = fmaf(half, linear_erf(0.70710678f * v), half);
-    }
-    if constexpr (ACTIVATION == LINEAR_GELU_RELU) v = gelu_relu(v);
-    return v;
-}
-
-__device__ __forceinline__ float activate_any(linear_activation activation, float v)
-{
-    switch (activation) {
-    case LINEAR_NONE: return v;
-    case LINEAR_RELU: return activate<LINEAR_RELU>(v);
-    case LINEAR_RELU6: return activate<LINEAR_RELU6>(v);
-    case LINEAR_SILU: return activate<LINEAR_SILU>(v);
-    case LINEAR_GELU: return activate<LINEAR_GELU>(v);
-    default: return activate<LINEAR_GELU_RELU>(v);
-    }
 }
 
 /* Scale and shift of column j, of nothing past n. Not by __ldg, which may be moved ahead of grid_wait. */
@@ -213,17 +165,9 @@ __device__ __forceinline__ void finish_rows(const linear_args &args, const lane_
                                             const Sums &sums, int rows, int64_t row0, int64_t column0,
                                             bool aligned)
 {
-#define LINEAR_CASE(ACTIVATION)                                                                              \
-    case ACTIVATION: return finish_rows_as<ACTIVATION>(args, columns, sums, rows, row0, column0, aligned)
-    switch (args.activation) {
-        LINEAR_CASE(LINEAR_NONE);
-        LINEAR_CASE(LINEAR_RELU);
-        LINEAR_CASE(LINEAR_RELU6);
-        LINEAR_CASE(LINEAR_SILU);
-        LINEAR_CASE(LINEAR_GELU);
-    default: return finish_rows_as<LINEAR_GELU_RELU>(args, columns, sums, rows, row0, column0, aligned);
-    }
-#undef LINEAR_CASE
+    for_activation<ACTIVATION_SIGMOID>(args.activation, [&](auto a) {
+        finish_rows_as<decltype(a)::value>(args, columns, sums, rows, row0, column0, aligned);
+    });
 }
 
 } // namespace linear

@@ -366,7 +366,8 @@ template <class P, int ACTIVATION, class Y> cudaError_t launch_as(const linear_a
 template <class P, int RATE> struct launcher {
     static bool fits(const linear_args &a)
     {
-        return mode_of(a) == COPY && stores_together(a, 4) && tile_count<P>(a) < INT32_MAX / 2;
+        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && stores_together(a, 4) &&
+               tile_count<P>(a) < INT32_MAX / 2;
     }
 
     static int shared_bytes(const linear_args &) { return sizeof(typename P::shared); }
@@ -374,19 +375,11 @@ template <class P, int RATE> struct launcher {
     static cudaError_t launch(const linear_args &a, cudaStream_t stream)
     {
         const bool wide = a.y_type == LINEAR_FP32;
-#define LINEAR_CASE(ACTIVATION)                                                                              \
-    case ACTIVATION:                                                                                         \
-        return wide ? launch_as<P, ACTIVATION, float>(a, stream) : launch_as<P, ACTIVATION, __half>(a, stream)
-        switch (a.activation) {
-            LINEAR_CASE(LINEAR_NONE);
-            LINEAR_CASE(LINEAR_RELU);
-            LINEAR_CASE(LINEAR_RELU6);
-            LINEAR_CASE(LINEAR_SILU);
-            LINEAR_CASE(LINEAR_GELU);
-            LINEAR_CASE(LINEAR_GELU_RELU);
-        default: return cudaErrorInvalidValue;
-        }
-#undef LINEAR_CASE
+        return for_activation<ACTIVATION_GELU_RELU>(a.activation, [&](auto activation) {
+            constexpr int ACTIVATION = decltype(activation)::value;
+            return wide ? launch_as<P, ACTIVATION, float>(a, stream)
+                        : launch_as<P, ACTIVATION, __half>(a, stream);
+        });
     }
 
     /* Rounds of tiles at RATE GFLOP/s an SM, as measured on an H200. */

@@ -253,7 +253,8 @@ __device__ __forceinline__ void finish_single(const linear_args &args, const flo
         const int j = e / 4 * 8 + e % 2, r = row + e / 2 % 2 * 8;
         const float2 p = parameters[j];
         if (r < args.m && column + j < args.n)
-            store_one(args, r, column + j, activate_any(args.activation, fmaf(sum, p.x, p.y)));
+            store_one(args, r, column + j,
+                      activate_any<ACTIVATION_GELU_RELU>(args.activation, fmaf(sum, p.x, p.y)));
     }
 }
 
@@ -307,14 +308,8 @@ __global__ void __launch_bounds__(P::THREADS, 1)
     if (!y_pairs)
         return finish_single<P>(args, own, parameters, row, column,
                                 reinterpret_cast<float4 *>(memory + P::STATE_BYTES) + threadIdx.x);
-    switch (args.activation) {
-    case LINEAR_NONE: return finish<P, LINEAR_NONE>(args, own, parameters, row, column);
-    case LINEAR_RELU: return finish<P, LINEAR_RELU>(args, own, parameters, row, column);
-    case LINEAR_RELU6: return finish<P, LINEAR_RELU6>(args, own, parameters, row, column);
-    case LINEAR_SILU: return finish<P, LINEAR_SILU>(args, own, parameters, row, column);
-    case LINEAR_GELU: return finish<P, LINEAR_GELU>(args, own, parameters, row, column);
-    default: return finish<P, LINEAR_GELU_RELU>(args, own, parameters, row, column);
-    }
+    for_activation<ACTIVATION_GELU_RELU>(
+        args.activation, [&](auto a) { finish<P, decltype(a)::value>(args, own, parameters, row, column); });
 }
 
 /* P's kernel in clusters of SHARE_M x SHARE_N tiles, with at most BYTES of shared memory. */
@@ -340,7 +335,8 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 
     static bool fits(const linear_args &a)
     {
-        return mode_of(a) == COPY && divide_up(a.k, BK) >= P::SPLIT && down(a) <= 65535 && across(a) <= 65535;
+        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && divide_up(a.k, BK) >= P::SPLIT &&
+               down(a) <= 65535 && across(a) <= 65535;
     }
 
     static int stages(const linear_args &a)

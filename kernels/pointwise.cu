@@ -4,8 +4,11 @@
 static bool valid(const void *arguments)
 {
     const pointwise_args &args = *static_cast<const pointwise_args *>(arguments);
-    return args.m >= 1 && args.n >= 8 && args.k >= 8 && args.n % 8 == 0 && args.k % 8 == 0 &&
-           args.pool_rows >= 0 && (!args.pool_rows || args.m % args.pool_rows == 0);
+    float low, high;
+    if (args.input_bias && !activation_is_relu(args.input_activation)) return false;
+    return activation_clamp(args.activation, &low, &high) && args.m >= 1 && args.n >= 8 && args.k >= 8 &&
+           args.n % 8 == 0 && args.k % 8 == 0 && args.pool_rows >= 0 &&
+           (!args.pool_rows || args.m % args.pool_rows == 0);
 }
 
 extern const kernel_family pointwise_kernels = {

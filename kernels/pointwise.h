@@ -2,7 +2,7 @@
  *
  *   y[m][n] = act(sum_k p(x[m][k]) * w[n][k] + bias[n] + residual[m][n])
  *
- * where p is the identity, or clamp(x + input_bias[k], 0, input_max) when input_bias is given: the bias
+ * where p is the identity, or input_activation(x + input_bias[k]) when input_bias is given: the bias
  * and ReLU or ReLU6 that a depthwise convolution left to the layer that reads it. input_bias comes as two
  * fp16 numbers, high + low, that are added one after the other: where x and the bias nearly cancel, the
  * first sum is exact, so the result is as good as one from a fp32 bias.
@@ -15,6 +15,7 @@
 #ifndef EFFNET_KERNELS_POINTWISE_H
 #define EFFNET_KERNELS_POINTWISE_H
 
+#include "activation.h"
 #include "kernel_config.h"
 
 #ifdef __cplusplus
@@ -22,17 +23,25 @@ extern "C" {
 #endif
 
 struct pointwise_args {
-    const void *x;                /* half [m][k] */
-    const void *w;                /* half [n][k]; with w_low [2][n][k] */
-    bool w_low;                   /* w comes as high and low parts, as input_bias does; both are multiplied */
-    const float *bias;            /* [n] */
-    const void *residual;         /* half [m][n], or NULL */
-    const void *input_bias;       /* half [2][k], high and low, or NULL: no prologue */
-    float input_max;              /* upper bound of the prologue's clamp: 6, or infinity for ReLU */
-    float output_min, output_max; /* activation as a clamp: none -inf..inf, ReLU 0..inf, ReLU6 0..6 */
-    void *y;                      /* half [m][n], or [m / pool_rows][n] */
-    int m, n, k;                  /* n and k multiples of 8 */
-    int pool_rows;                /* 0, or average each pool_rows rows (an image's H * W) into one */
+    const void *x;          /* half [m][k] */
+    const void *w;          /* half [n][k]; with w_low [2][n][k] */
+    bool w_low;             /* w comes as high and low parts, as input_bias does; both are multiplied */
+    const float *bias;      /* [n] */
+    const void *residual;   /* half [m][n], or NULL */
+    const void *input_bias; /* half [2][k], high and low, or NULL: no prologue */
+    union {
+        enum activation input_activation; /* of the prologue: ReLU or ReLU6 */
+        float input_max;                  /* its upper bound: for the kernel, as output_max */
+    };
+    union {
+        enum activation activation; /* none, ReLU or ReLU6 */
+        struct {
+            float output_min, output_max; /* its bounds, that the kernel reads: the launch fills them in */
+        };
+    };
+    void *y;       /* half [m][n], or [m / pool_rows][n] */
+    int m, n, k;   /* n and k multiples of 8 */
+    int pool_rows; /* 0, or average each pool_rows rows (an image's H * W) into one */
 };
 
 /* Of struct pointwise_args. Whether a configuration fits does not depend on pointers, only on which are NULL;

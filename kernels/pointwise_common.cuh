@@ -3,13 +3,24 @@
 #define EFFNET_KERNELS_POINTWISE_COMMON_CUH
 
 #include "device.cuh"
+#include "epilogue.cuh"
 #include "kernel_config.cuh"
 #include "launch.cuh"
 #include "pointwise.h"
 #include "ptx.cuh"
 
+inline pointwise_args for_kernel(pointwise_args args)
+{
+    float low;
+    activation_clamp(args.activation, &args.output_min, &args.output_max);
+    if (args.input_bias) activation_clamp(args.input_activation, &low, &args.input_max);
+    return args;
+}
+
 namespace pointwise
 {
+
+using epilogue::clamp;
 
 /* Whether a tile of so many columns is worth trying for n of them: with more than half unused it is never the
  * fastest. The narrowest tiles take what no other does. */
@@ -48,18 +59,12 @@ __device__ __forceinline__ void load_input_bias(uint32_t *shared, const pointwis
     }
 }
 
-/* Clamps that let a NaN through, unlike fminf and fmaxf. */
-__device__ __forceinline__ float clamp(float value, float low, float high)
-{
-    return ptx::min_nan(ptx::max_nan(value, low), high);
-}
-
 /* The prologue on two neighbouring channels. */
 __device__ __forceinline__ uint32_t bias_and_clamp(uint32_t x, uint32_t bias, uint32_t bias_low,
                                                    __half2 maximum)
 {
     const __half2 sum = __hadd2(__hadd2(as_half2(x), as_half2(bias)), as_half2(bias_low));
-    return as_bits(__hmin2_nan(__hmax2_nan(sum, __float2half2_rn(0.0f)), maximum));
+    return as_bits(clamp(sum, __float2half2_rn(0.0f), maximum));
 }
 
 /* Transposes a 4x4 matrix of words over the four lanes of a quad: afterwards word j of lane i is what word
@@ -132,7 +137,7 @@ __device__ __forceinline__ void store_fragments(const float (&acc)[MT][NT][4], c
                     const float2 added = __half22float2(as_half2(r[j]));
                     v.x += added.x, v.y += added.y;
                 }
-                out[j] = as_bits(__hmin2_nan(__hmax2_nan(__float22half2_rn(v), low), high));
+                out[j] = as_bits(clamp(__float22half2_rn(v), low, high));
             }
             transpose_quad(out);
             if (ok) *reinterpret_cast<uint4 *>(y + offset) = *reinterpret_cast<uint4 *>(out);

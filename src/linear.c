@@ -107,10 +107,7 @@ static int run_host(const struct effnet_linear_args *args, struct effnet_error *
 
 static struct linear_args kernel_args(const struct effnet_linear_args *a)
 {
-    _Static_assert((int)EFFNET_ACT_NONE == LINEAR_NONE && (int)EFFNET_ACT_RELU == LINEAR_RELU &&
-                       (int)EFFNET_ACT_RELU6 == LINEAR_RELU6 && (int)EFFNET_ACT_SILU == LINEAR_SILU &&
-                       (int)EFFNET_ACT_GELU == LINEAR_GELU && (int)EFFNET_ACT_GELU_RELU == LINEAR_GELU_RELU &&
-                       (int)EFFNET_FP16 == LINEAR_FP16 && (int)EFFNET_FP32 == LINEAR_FP32 &&
+    _Static_assert((int)EFFNET_FP16 == LINEAR_FP16 && (int)EFFNET_FP32 == LINEAR_FP32 &&
                        (int)SIZE_END == LINEAR_SIZE_MAX,
                    "the kernels count as the interface does");
     return (struct linear_args){
@@ -127,7 +124,7 @@ static struct linear_args kernel_args(const struct effnet_linear_args *a)
         .ldy = a->ldy,
         .x_type = (int)a->x_type,
         .y_type = (int)a->y_type,
-        .activation = (enum linear_activation)a->activation,
+        .activation = cuda_activation(a->activation),
     };
 }
 

@@ -35,6 +35,7 @@ static int pointwise_most(const struct kernel_config *config)
                                                     .k = k,
                                                     .residual = extras & 1 ? &there : NULL,
                                                     .input_bias = extras & 2 ? &there : NULL,
+                                                    .input_activation = ACTIVATION_RELU,
                                                     .pool_rows = extras & 4 ? POOL_ROWS : 0,
                                                     .w_low = extras & 8};
                 raise_most(&pointwise_kernels, config, &args, &most);
@@ -59,7 +60,13 @@ static int depthwise_most(const struct kernel_config *config)
 
 static int first_block_most(const struct kernel_config *config)
 {
-    const struct first_block_args args = {.n = 1, .height = 8, .width = 8, .out_height = 4, .out_width = 4};
+    const struct first_block_args args = {.n = 1,
+                                          .height = 8,
+                                          .width = 8,
+                                          .out_height = 4,
+                                          .out_width = 4,
+                                          .stem_activation = ACTIVATION_RELU,
+                                          .depthwise_activation = ACTIVATION_RELU};
     int most = -1;
     raise_most(&first_block_kernels, config, &args, &most);
     return most;

@@ -1,5 +1,5 @@
-/* kernels/linear_math.h, compiled for the host, against double precision over every binade. */
-#include "linear_math.h"
+/* kernels/activation_math.h, compiled for the host, against double precision over every binade. */
+#include "activation_math.h"
 #include "ulp.h"
 
 #include <math.h>
@@ -44,14 +44,14 @@ static double worst_ulp_error(const char *name, float (*f)(float), double (*trut
 static void test_erf_within_2_ulp(void **state)
 {
     (void)state;
-    assert_true(worst_ulp_error("erf", linear_erf, erf) <= 2.0);
+    assert_true(worst_ulp_error("erf", activation_erf, erf) <= 2.0);
     for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE)
-        assert_true(linear_erf(-from_bits(bits)) == -linear_erf(from_bits(bits)));
+        assert_true(activation_erf(-from_bits(bits)) == -activation_erf(from_bits(bits)));
 }
 
 static float phi(float x)
 {
-    return 1.0f - linear_phi_rest(x);
+    return 1.0f - activation_phi_rest(x);
 }
 
 static double true_phi(double x)
@@ -73,50 +73,69 @@ static double true_gelu(double x)
 static void test_gelu_relu_within_2_ulp(void **state)
 {
     (void)state;
-    assert_true(worst_ulp_error("GELU, then ReLU", linear_gelu_relu, true_gelu) <= 2.0);
+    assert_true(worst_ulp_error("GELU, then ReLU", activation_gelu_relu, true_gelu) <= 2.0);
     for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE)
-        assert_true(linear_gelu_relu(-from_bits(bits)) == 0.0f);
+        assert_true(activation_gelu_relu(-from_bits(bits)) == 0.0f);
 }
 
-static void test_silu(void **state)
+/* The largest relative error over x > -80; below that f is to be as good as 0. */
+static double worst_relative_error(const char *name, float (*f)(float), double (*truth)(double))
 {
-    (void)state;
     double worst = 0;
-    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE) {
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE)
         for (int sign = 0; sign < 2; sign++) {
             const float x = from_bits(bits | (uint32_t)sign << 31);
-            const double want = (double)x / (1.0 + exp(-(double)x));
-            const double e = fabs((double)linear_silu(x) - want) / (fabs(want) + 0x1p-100);
+            const double want = truth(x), e = fabs((double)f(x) - want) / (fabs(want) + 0x1p-100);
             if (x > -80.0f && !(e <= worst)) worst = e;
-            if (x <= -80.0f) assert_true(fabs((double)linear_silu(x)) < 1e-30);
+            if (x <= -80.0f) assert_true(fabs((double)f(x)) < 1e-30);
         }
-    }
-    printf("SiLU, x > -80: worst relative error %.2e\n", worst);
-    assert_true(worst <= 1e-5); /* the rounding of x log2(e) grows with |x| */
+    printf("%s, x > -80: worst relative error %.2e\n", name, worst);
+    return worst;
+}
+
+static double true_sigmoid(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+
+static double true_silu(double x)
+{
+    return x * true_sigmoid(x);
+}
+
+/* The rounding of x log2(e) grows with |x|. */
+static void test_silu_and_sigmoid(void **state)
+{
+    (void)state;
+    assert_true(worst_relative_error("SiLU", activation_silu, true_silu) <= 1e-5);
+    assert_true(worst_relative_error("sigmoid", activation_sigmoid, true_sigmoid) <= 1e-5);
 }
 
 static void test_special_values(void **state)
 {
     (void)state;
-    assert_true(isnan(linear_erf(NAN)));
-    assert_true(isnan(linear_phi_rest(NAN)));
-    assert_true(isnan(linear_gelu_relu(NAN)));
-    assert_true(isnan(linear_silu(NAN)));
-    assert_true(linear_erf(INFINITY) == 1.0f && linear_erf(-INFINITY) == -1.0f);
-    assert_true(linear_erf(0.0f) == 0.0f);
-    assert_true(linear_phi_rest(0.0f) == 0.5f);
-    assert_true(linear_phi_rest(INFINITY) == 0.0f);
-    assert_true(linear_gelu_relu(0.0f) == 0.0f);
-    assert_true(linear_gelu_relu(INFINITY) == INFINITY && linear_gelu_relu(-INFINITY) == 0.0f);
-    assert_true(linear_silu(0.0f) == 0.0f);
-    assert_true(linear_silu(INFINITY) == INFINITY);
+    assert_true(isnan(activation_erf(NAN)));
+    assert_true(isnan(activation_phi_rest(NAN)));
+    assert_true(isnan(activation_gelu_relu(NAN)));
+    assert_true(isnan(activation_silu(NAN)));
+    assert_true(activation_erf(INFINITY) == 1.0f && activation_erf(-INFINITY) == -1.0f);
+    assert_true(activation_erf(0.0f) == 0.0f);
+    assert_true(activation_phi_rest(0.0f) == 0.5f);
+    assert_true(activation_phi_rest(INFINITY) == 0.0f);
+    assert_true(activation_gelu_relu(0.0f) == 0.0f);
+    assert_true(activation_gelu_relu(INFINITY) == INFINITY && activation_gelu_relu(-INFINITY) == 0.0f);
+    assert_true(activation_silu(0.0f) == 0.0f);
+    assert_true(activation_silu(INFINITY) == INFINITY);
+    assert_true(isnan(activation_sigmoid(NAN)));
+    assert_true(activation_sigmoid(0.0f) == 0.5f);
+    assert_true(activation_sigmoid(INFINITY) == 1.0f && activation_sigmoid(-INFINITY) == 0.0f);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_erf_within_2_ulp),       cmocka_unit_test(test_phi_within_2_ulp),
-        cmocka_unit_test(test_gelu_relu_within_2_ulp), cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_gelu_relu_within_2_ulp), cmocka_unit_test(test_silu_and_sigmoid),
         cmocka_unit_test(test_special_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #ifndef EFFNET_TESTS_GPU_GPU_H
 #define EFFNET_TESTS_GPU_GPU_H
 
+#include "activation.h"
 #include "common/half.h"
 
 #include <cuda_runtime_api.h>
@@ -112,6 +113,14 @@ static inline void *checked_malloc(size_t bytes)
         exit(1);
     }
     return p;
+}
+
+/* An activation that is a clamp; a NaN passes. */
+static inline double activate_double(enum activation activation, double v)
+{
+    if (activation == ACTIVATION_NONE) return v;
+    if (v < 0) return 0;
+    return activation == ACTIVATION_RELU6 && v > 6 ? 6 : v;
 }
 
 struct comparison {

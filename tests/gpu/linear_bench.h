@@ -7,7 +7,7 @@
 
 #include <dlfcn.h>
 
-static const char *const ACTIVATIONS[] = {"none", "relu", "relu6", "silu", "gelu", "gelu-relu"};
+static const char *const ACTIVATIONS[] = {"none", "relu", "relu6", "silu", "gelu", "gelu-relu", "sigmoid"};
 
 static size_t type_bytes(int type)
 {
@@ -128,7 +128,7 @@ struct arrays {
 };
 
 static struct arrays arrays_new(const struct bench *b, int64_t m, int64_t n, int64_t k, int x_type,
-                                int y_type, enum linear_activation activation, bool cold)
+                                int y_type, enum activation activation, bool cold)
 {
     const size_t x_step = (size_t)(m * k) * type_bytes(x_type), w_step = (size_t)(n * k) * 2,
                  y_step = (size_t)(m * n) * type_bytes(y_type), once = x_step + w_step + y_step;
@@ -158,7 +158,7 @@ static struct arrays arrays_new(const struct bench *b, int64_t m, int64_t n, int
                                     .w = a.memory + ends[0],
                                     .y = a.memory + ends[1],
                                     .shift = a.shift,
-                                    .scale = activation == LINEAR_GELU_RELU ? a.scale : NULL,
+                                    .scale = activation == ACTIVATION_GELU_RELU ? a.scale : NULL,
                                     .m = m,
                                     .n = n,
                                     .k = k,
@@ -233,7 +233,7 @@ static void bench_each(const struct bench *b, int64_t m, int64_t n, int64_t k, i
 {
     enum { SHOWN = 5 };
     static struct contender all[CONTENDERS_MAX];
-    struct arrays a = arrays_new(b, m, n, k, x_type, LINEAR_FP32, LINEAR_NONE, cold);
+    struct arrays a = arrays_new(b, m, n, k, x_type, LINEAR_FP32, ACTIVATION_NONE, cold);
     const int count = contenders_new(b, &a.r, all);
     const double flops = 2.0 * (double)m * (double)n * (double)k;
     for (int i = 0; i < count; i++)
@@ -258,8 +258,8 @@ static int launch_for(double ms, struct contender *c)
 /* Large shapes: all in turns, round after round, there and back, because the chip runs slower as it grows hot
  * and reaches its limit of power, which takes it a tenth of a second: that is not counted. The median of the
  * rounds, the ratio within a round, clock and power within a turn. */
-static void bench_turns(const struct bench *b, int64_t m, int64_t n, int64_t k,
-                        enum linear_activation activation, int y_type, int rounds)
+static void bench_turns(const struct bench *b, int64_t m, int64_t n, int64_t k, enum activation activation,
+                        int y_type, int rounds)
 {
     enum { WARM_MS = 150, TURN_MS = 400, MOST = 9 };
     static struct contender all[CONTENDERS_MAX];
@@ -313,12 +313,12 @@ static void bench(const char *what, const char *prefix, uint64_t *state)
     const bool all = !what || !strcmp(what, "all");
     if (all || !strcmp(what, "large"))
         for (int y_type = LINEAR_FP32; y_type >= LINEAR_FP16; y_type--) {
-            bench_turns(&b, 16384, 4096, 4096, LINEAR_GELU_RELU, y_type, 5);
-            bench_turns(&b, 16384, 4096, 4096, LINEAR_NONE, y_type, 3);
+            bench_turns(&b, 16384, 4096, 4096, ACTIVATION_GELU_RELU, y_type, 5);
+            bench_turns(&b, 16384, 4096, 4096, ACTIVATION_NONE, y_type, 3);
         }
     if (all || !strcmp(what, "activations"))
-        for (int activation = 0; activation < LINEAR_ACTIVATION_COUNT; activation++)
-            bench_turns(&b, 16384, 4096, 4096, (enum linear_activation)activation, LINEAR_FP32, 3);
+        for (int activation = 0; activation < ACTIVATION_COUNT; activation++)
+            bench_turns(&b, 16384, 4096, 4096, (enum activation)activation, LINEAR_FP32, 3);
     static const int64_t rows[] = {1, 4, 10, 16, 32, 64, 128, 256, 512, 1024};
     if (all || !strcmp(what, "small"))
         for (int i = 0; i < 10; i++)

@@ -13,7 +13,7 @@ struct problem {
     struct guarded out;
 };
 
-static struct problem problem_new(int64_t rows, int channels, float low, float high, uint64_t *state)
+static struct problem problem_new(int64_t rows, int channels, enum activation activation, uint64_t *state)
 {
     struct problem p = {.count = (size_t)rows * (size_t)channels};
     p.x = checked_malloc(p.count * sizeof(half));
@@ -27,8 +27,7 @@ static struct problem problem_new(int64_t rows, int channels, float low, float h
                                     .bias = device_copy(p.bias, (size_t)channels * sizeof(float)),
                                     .rows = rows,
                                     .channels = channels,
-                                    .output_min = low,
-                                    .output_max = high};
+                                    .activation = activation};
     return p;
 }
 
@@ -52,8 +51,8 @@ static void check_problem(struct problem *p)
     const struct bias_act_args *a = &p->args;
     half *want = checked_malloc(p->count * sizeof *want);
     for (size_t i = 0; i < p->count; i++) {
-        float v = half_to_float(p->x[i]) + p->bias[i % (size_t)a->channels];
-        want[i] = half_from_float(v < a->output_min ? a->output_min : v > a->output_max ? a->output_max : v);
+        const float v = half_to_float(p->x[i]) + p->bias[i % (size_t)a->channels];
+        want[i] = half_from_float((float)activate_double(a->activation, v));
     }
     for (int in_place = 0; in_place <= 1; in_place++) {
         struct bias_act_args args = *a;
@@ -64,8 +63,8 @@ static void check_problem(struct problem *p)
         }
         run(p, &args);
         const size_t at = first_difference(p->y, want, p->count);
-        expect(at == p->count, "%lld x %d, %g to %g%s: value %zu is %g, not %g", (long long)a->rows,
-               a->channels, (double)a->output_min, (double)a->output_max, in_place ? ", in place" : "", at,
+        expect(at == p->count, "%lld x %d, activation %d%s: value %zu is %g, not %g", (long long)a->rows,
+               a->channels, (int)a->activation, in_place ? ", in place" : "", at,
                (double)half_to_float(p->y[at % p->count]), (double)half_to_float(want[at % p->count]));
         expect(guarded_intact(&p->out), "%lld x %d: written beyond the output", (long long)a->rows,
                a->channels);
@@ -75,22 +74,21 @@ static void check_problem(struct problem *p)
 
 static void check(int64_t rows, int channels, uint64_t *state)
 {
-    static const float ranges[][2] = {{0, 6}, {0, INFINITY}, {-INFINITY, INFINITY}};
-    const float *range = ranges[noise_range(state, 0, 2)];
-    struct problem p = problem_new(rows, channels, range[0], range[1], state);
+    struct problem p = problem_new(
+        rows, channels, (enum activation)noise_range(state, ACTIVATION_NONE, ACTIVATION_RELU6), state);
     check_problem(&p);
     problem_free(&p);
 }
 
 static void check_special_values(uint64_t *state)
 {
-    struct problem p = problem_new(33, 24, 0, 6, state);
+    struct problem p = problem_new(33, 24, ACTIVATION_RELU6, state);
     p.x[0] = p.x[25] = p.x[33 * 24 - 1] = half_from_float(NAN);
     p.x[50] = half_from_float(INFINITY), p.x[51] = half_from_float(-INFINITY),
     p.x[52] = half_from_float(65504), p.x[53] = half_from_float(-0.0);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.count * sizeof(half), cudaMemcpyHostToDevice));
     check_problem(&p);
-    p.args.output_min = -INFINITY, p.args.output_max = INFINITY;
+    p.args.activation = ACTIVATION_NONE;
     check_problem(&p);
     problem_free(&p);
 }
@@ -104,6 +102,7 @@ static void check_refusals(void)
         {.rows = 1, .channels = 12},
         {.rows = 1, .channels = (1 << 20) + 8},
         {.rows = INT64_MAX, .channels = 8},
+        {.rows = 1, .channels = 8, .activation = ACTIVATION_SILU},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         expect(bias_act_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %zu", i);
@@ -118,7 +117,7 @@ static cudaError_t bench_launch(void *context, cudaStream_t stream)
 static void bench(int batch, uint64_t *state)
 {
     char name[64];
-    struct problem p = problem_new((int64_t)batch * 120 * 120, 32, 0, 6, state);
+    struct problem p = problem_new((int64_t)batch * 120 * 120, 32, ACTIVATION_RELU6, state);
     struct bias_act_args in_place = p.args;
     in_place.x = in_place.y;
     snprintf(name, sizeof name, "bias_act %d x 120 x 120 x 32, in place", batch);

@@ -38,8 +38,8 @@ static float *noise_float(size_t count, float scale, uint64_t *state)
     return p;
 }
 
-static struct problem problem_new(int n, int height, int width, const struct shape *s, float output_max,
-                                  uint64_t *state)
+static struct problem problem_new(int n, int height, int width, const struct shape *s,
+                                  enum activation activation, uint64_t *state)
 {
     struct problem p = {0};
     const int padded = s->pad_before + s->pad_after - s->kernel;
@@ -57,8 +57,7 @@ static struct problem problem_new(int n, int height, int width, const struct sha
         .w = device_copy(p.w, taps * channels * sizeof(float)),
         .bias = device_copy(p.bias, channels * sizeof(float)),
         .y = p.y.data,
-        .output_min = output_max > 0 ? 0.0f : -INFINITY,
-        .output_max = output_max > 0 ? output_max : INFINITY,
+        .activation = activation,
         .n = n,
         .channels = s->channels,
         .height = height,
@@ -94,7 +93,7 @@ static double reference_at(const struct problem *p, int n, int oy, int ox, int c
             sum += (double)half_to_float(p->x[pixel * (size_t)a->channels + (size_t)c]) *
                    (double)p->w[(ky * a->kernel + kx) * a->channels + c];
         }
-    return sum < a->output_min ? a->output_min : sum > a->output_max ? a->output_max : sum; /* a NaN passes */
+    return activate_double(a->activation, sum);
 }
 
 static double *reference(const struct problem *p)
@@ -153,7 +152,7 @@ static int check(const char *name, const struct problem *p, int *runs)
 static int check_special_values(uint64_t *state, int *runs)
 {
     const struct shape s = {"NaN, infinity", 9, 16, 3, 1, 1, 1};
-    struct problem p = problem_new(2, 9, 9, &s, 6, state);
+    struct problem p = problem_new(2, 9, 9, &s, ACTIVATION_RELU6, state);
     p.x[(4 * 9 + 4) * 16 + 3] = half_from_float(NAN);
     p.x[(81 + 2 * 9 + 7) * 16 + 9] = half_from_float(INFINITY);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.x_count * sizeof(half), cudaMemcpyHostToDevice));
@@ -164,7 +163,6 @@ static int check_special_values(uint64_t *state, int *runs)
 
 static int check_awkward(int count, uint64_t *state, int *runs)
 {
-    static const float maxima[] = {0, 6, INFINITY};
     int failures = 0;
     for (int i = 0; i < count; i++) {
         struct shape s = {"awkward",
@@ -179,7 +177,8 @@ static int check_awkward(int count, uint64_t *state, int *runs)
         const int height = noise_range(state, least, least + 17),
                   width = noise_range(state, least, least + 17);
         struct problem p = problem_new(noise_range(state, 1, 3), height, width, &s,
-                                       maxima[noise_range(state, 0, 2)], state);
+                                       (enum activation)noise_range(state, ACTIVATION_NONE, ACTIVATION_RELU6),
+                                       state);
         failures += check(s.name, &p, runs);
         problem_free(&p);
     }
@@ -198,10 +197,11 @@ static int check_refusals(void)
                                         .stride = 1,
                                         .pad_top = 1,
                                         .pad_left = 1};
-    struct depthwise_args bad[4] = {good, good, good, good};
+    struct depthwise_args bad[5] = {good, good, good, good, good};
     int failures = !kernel_fits(&depthwise_kernels, 0, &good);
-    bad[0].kernel = 4, bad[1].stride = 3, bad[2].channels = 12, bad[3].n = 0;
-    for (int i = 0; i < 4; i++)
+    bad[0].kernel = 4, bad[1].stride = 3, bad[2].channels = 12, bad[3].n = 0,
+    bad[4].activation = ACTIVATION_SILU;
+    for (int i = 0; i < 5; i++)
         failures += kernel_launch(&depthwise_kernels, 0, &bad[i], 0) != cudaErrorInvalidValue;
     failures += kernel_launch(&depthwise_kernels, kernel_count(&depthwise_kernels), &good, 0) !=
                 cudaErrorInvalidValue;
@@ -221,7 +221,7 @@ static void bench(int batch, uint64_t *state)
     double total = 0;
     for (int l = 0; l < LAYER_COUNT; l++) {
         const struct shape *s = &LAYERS[l];
-        struct problem p = problem_new(batch, s->side, s->side, s, 6, state);
+        struct problem p = problem_new(batch, s->side, s->side, s, ACTIVATION_RELU6, state);
         const double floor_us = 2.0 * (double)(p.x_count + p.y_count) / 4.27e6;
         double best = INFINITY;
         printf("%4d %-11s %4d %4d k%d s%d floor %7.2f |", batch, s->name, s->side, s->channels, s->kernel,
@@ -256,7 +256,8 @@ int main(int argc, char **argv)
         return 0;
     }
     for (int l = 0; l < LAYER_COUNT && !small; l++) {
-        struct problem p = problem_new(2, LAYERS[l].side, LAYERS[l].side, &LAYERS[l], 6, &state);
+        struct problem p = problem_new(2, LAYERS[l].side, LAYERS[l].side, &LAYERS[l], ACTIVATION_RELU6,
+                                       &state);
         failures += check(LAYERS[l].name, &p, &runs);
         problem_free(&p);
     }

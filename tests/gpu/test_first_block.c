@@ -12,12 +12,21 @@ struct shape {
     const char *name;
     int n, height, width, pad_before, pad_after;
     float mean[3], std[3];
-    float stem_max, depthwise_max;
-    bool output_relu6;
+    enum activation stem, depthwise, project;
 };
 
 static const struct shape NETWORKS[] = {
-    {"lite1", 2, 240, 240, 0, 1, {127, 127, 127}, {128, 128, 128}, 6, 6, false},
+    {"lite1",
+     2,
+     240,
+     240,
+     0,
+     1,
+     {127, 127, 127},
+     {128, 128, 128},
+     ACTIVATION_RELU6,
+     ACTIVATION_RELU6,
+     ACTIVATION_NONE},
     {"b1-plain",
      2,
      240,
@@ -26,9 +35,9 @@ static const struct shape NETWORKS[] = {
      1,
      {123.675f, 116.28f, 103.53f},
      {58.395f, 57.12f, 57.375f},
-     INFINITY,
-     6,
-     false},
+     ACTIVATION_RELU,
+     ACTIVATION_RELU6,
+     ACTIVATION_NONE},
 };
 enum { NETWORK_COUNT = sizeof NETWORKS / sizeof *NETWORKS };
 
@@ -65,7 +74,7 @@ static struct problem problem_new(const struct shape *s, uint64_t *state)
     p.layers.project_bias = next;
     memcpy(p.layers.mean, s->mean, sizeof s->mean);
     memcpy(p.layers.std, s->std, sizeof s->std);
-    p.layers.stem_max = s->stem_max, p.layers.depthwise_max = s->depthwise_max;
+    p.layers.stem_activation = s->stem, p.layers.depthwise_activation = s->depthwise;
     p.layers.pad_top = p.layers.pad_left = s->pad_before;
     void *packed = checked_malloc(first_block_weight_bytes());
     if (!first_block_weights_fit(&p.layers)) {
@@ -80,10 +89,9 @@ static struct problem problem_new(const struct shape *s, uint64_t *state)
         .pixels = device_copy(p.pixels, pixel_count),
         .weights = device_copy(packed, first_block_weight_bytes()),
         .y = p.y.data,
-        .stem_max = s->stem_max,
-        .depthwise_max = s->depthwise_max,
-        .output_min = s->output_relu6 ? 0.0f : -INFINITY,
-        .output_max = s->output_relu6 ? 6.0f : INFINITY,
+        .stem_activation = s->stem,
+        .depthwise_activation = s->depthwise,
+        .activation = s->project,
         .n = s->n,
         .height = s->height,
         .width = s->width,
@@ -102,11 +110,6 @@ static void problem_free(struct problem *p)
     CUDA_OK(cudaFree((void *)p->args.weights));
     guarded_free(&p->y);
     free(p->pixels), free(p->weights);
-}
-
-static double clamp(double v, double low, double high)
-{
-    return v < low ? low : v > high ? high : v;
 }
 
 /* s[out_height][out_width][MIDDLE] of one image. */
@@ -129,7 +132,7 @@ static double *reference_stem(const struct problem *p, int n)
                                     (double)p->layers.mean[c]) /
                                    p->layers.std[c];
                     }
-                *out++ = clamp(sum, 0, a->stem_max);
+                *out++ = activate_double(a->stem_activation, sum);
             }
     return s;
 }
@@ -149,7 +152,7 @@ static double *reference_depthwise(const struct problem *p, const double *s)
                         sum += s[((size_t)iy * (size_t)width + (size_t)ix) * MIDDLE + (size_t)c] *
                                p->layers.depthwise_weight[(c * 3 + ky) * 3 + kx];
                     }
-                *out++ = clamp(sum, 0, p->args.depthwise_max);
+                *out++ = activate_double(p->args.depthwise_activation, sum);
             }
     return d;
 }
@@ -165,7 +168,7 @@ static double *reference(const struct problem *p)
                 double sum = p->layers.project_bias[o];
                 for (int c = 0; c < MIDDLE; c++)
                     sum += d[i * MIDDLE + (size_t)c] * p->layers.project_weight[o * MIDDLE + c];
-                *out++ = clamp(sum, p->args.output_min, p->args.output_max);
+                *out++ = activate_double(p->args.activation, sum);
             }
         free(s), free(d);
     }
@@ -219,12 +222,12 @@ static void check_awkward(int count, int side_most, uint64_t *state)
                           noise_range(state, 0, 1),
                           {0},
                           {0},
-                          0,
-                          0,
-                          noise_range(state, 0, 1)};
+                          ACTIVATION_RELU,
+                          ACTIVATION_RELU,
+                          noise_range(state, 0, 1) ? ACTIVATION_RELU6 : ACTIVATION_NONE};
         s.height = noise_range(state, 4, side_most), s.width = 4 * noise_range(state, 1, side_most / 4);
-        s.stem_max = noise_range(state, 0, 1) ? 6 : INFINITY;
-        s.depthwise_max = noise_range(state, 0, 1) ? 6 : INFINITY;
+        s.stem = (enum activation)noise_range(state, ACTIVATION_RELU, ACTIVATION_RELU6);
+        s.depthwise = (enum activation)noise_range(state, ACTIVATION_RELU, ACTIVATION_RELU6);
         for (int c = 0; c < 3; c++) s.mean[c] = 128 + 100 * noise(state), s.std[c] = 80 + 60 * noise(state);
         check(&s, state);
     }
@@ -232,12 +235,18 @@ static void check_awkward(int count, int side_most, uint64_t *state)
 
 static void check_refusals(void)
 {
-    const struct first_block_args good = {.n = 1, .height = 8, .width = 8, .out_height = 4, .out_width = 4};
-    struct first_block_args bad[6] = {good, good, good, good, good, good};
+    const struct first_block_args good = {.n = 1,
+                                          .height = 8,
+                                          .width = 8,
+                                          .out_height = 4,
+                                          .out_width = 4,
+                                          .stem_activation = ACTIVATION_RELU,
+                                          .depthwise_activation = ACTIVATION_RELU6};
+    struct first_block_args bad[8] = {good, good, good, good, good, good, good, good};
     bad[0].n = 0, bad[1].width = 10, bad[2].pad_left = 2, bad[3].height = 3, bad[4].out_height = 5,
-    bad[5].out_height = 2;
+    bad[5].out_height = 2, bad[6].stem_activation = ACTIVATION_NONE, bad[7].activation = ACTIVATION_GELU;
     expect(kernel_fits(&first_block_kernels, 0, &good), "refusals: a good shape is refused");
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 8; i++)
         expect(kernel_launch(&first_block_kernels, 0, &bad[i], 0) == cudaErrorInvalidValue,
                "refusals: bad shape %d runs", i);
     expect(kernel_launch(&first_block_kernels, kernel_count(&first_block_kernels), &good, 0) ==
@@ -245,7 +254,8 @@ static void check_refusals(void)
            "refusals: a configuration past the last runs");
     static const float zeros[MIDDLE * 27];
     float large[MIDDLE * 27] = {[5] = 1e6f};
-    struct first_block_layers layers = {zeros, zeros, zeros, zeros, zeros, zeros, {0}, {1, 1, 1}, 6, 6, 0, 0};
+    struct first_block_layers layers = {
+        zeros, zeros, zeros, zeros, zeros, zeros, {0}, {1, 1, 1}, ACTIVATION_RELU6, ACTIVATION_RELU6, 0, 0};
     expect(first_block_weights_fit(&layers), "refusals: zeros are refused");
     layers.stem_weight = large;
     expect(!first_block_weights_fit(&layers), "refusals: a weight past fp16 is taken");

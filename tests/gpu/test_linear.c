@@ -16,7 +16,7 @@ struct shape {
     int64_t m, n, k;
     int pad_x, pad_w, pad_y; /* leading dimensions beyond k, k, n */
     int x_type, y_type;
-    enum linear_activation activation;
+    enum activation activation;
     bool scaled, shifted;
     int offset; /* elements by which x, w and y miss 16-byte alignment */
 };
@@ -73,7 +73,9 @@ static struct problem problem_new(const struct shape *s, uint64_t *state)
         .x_type = (enum effnet_type)s->x_type,
         .w_type = EFFNET_FP16,
         .y_type = (enum effnet_type)s->y_type,
-        .activation = (enum effnet_activation)s->activation,
+        /* no activation of effnet_linear's: sample_new does it */
+        .activation = s->activation == ACTIVATION_SIGMOID ? EFFNET_ACT_NONE
+                                                          : (enum effnet_activation)s->activation,
     };
     return p;
 }
@@ -124,6 +126,8 @@ static struct sample sample_new(const struct problem *p, int64_t most)
         /* both ends, and evenly between, off the tiles' grid */
         s.row[i] = s.count == m ? i : i == s.count - 1 ? m - 1 : i * (m / s.count) + (i * 37) % (m / s.count);
         effnet_linear_reference(&p->host, s.row[i], s.y + i * n);
+        for (int64_t j = 0; j < n && p->args.activation == ACTIVATION_SIGMOID; j++)
+            s.y[i * n + j] = 1 / (1 + exp(-s.y[i * n + j]));
     }
     return s;
 }
@@ -241,8 +245,25 @@ static void test_heads(uint64_t *state, struct tally *tally)
             check_shape(&(struct shape){m[i], 1000, 1280, .y_type = y_type, .shifted = true}, 64, state,
                         tally);
             check_shape(&(struct shape){m[i], 512, 1280, .y_type = y_type, .scaled = true, .shifted = true,
-                                        .activation = LINEAR_GELU_RELU},
+                                        .activation = ACTIVATION_GELU_RELU},
                         64, state, tally);
+        }
+}
+
+/* The two layers of a squeeze-and-excite block, between a pooled map and its gate. */
+static void test_gates(uint64_t *state, struct tally *tally)
+{
+    static const int widths[][2] = {{96, 4}, {144, 6}, {240, 10}, {672, 28}, {1152, 48}};
+    static const int rows[] = {1, 10, 77};
+    for (int i = 0; i < 5; i++)
+        for (int j = 0; j < 3; j++) {
+            const int wide = widths[i][0], narrow = widths[i][1];
+            check_shape(
+                &(struct shape){rows[j], narrow, wide, .shifted = true, .activation = ACTIVATION_SILU},
+                rows[j], state, tally);
+            check_shape(
+                &(struct shape){rows[j], wide, narrow, .shifted = true, .activation = ACTIVATION_SIGMOID},
+                rows[j], state, tally);
         }
 }
 
@@ -250,7 +271,7 @@ static void test_large(uint64_t *state, struct tally *tally)
 {
     for (int y_type = LINEAR_FP16; y_type <= LINEAR_FP32; y_type++)
         check_shape(&(struct shape){16384, 4096, 4096, .y_type = y_type, .scaled = true, .shifted = true,
-                                    .activation = LINEAR_GELU_RELU},
+                                    .activation = ACTIVATION_GELU_RELU},
                     6, state, tally);
     check_shape(&(struct shape){3001, 2056, 4104, .y_type = LINEAR_FP32, .shifted = true}, 12, state, tally);
     /* wgmma: steps of 64 in k fewer than its consumers lie apart, as many, and more; tails of rows and
@@ -268,12 +289,11 @@ static void test_large(uint64_t *state, struct tally *tally)
 /* Every activation on an aligned and an unaligned shape of several tiles. */
 static void test_activations(uint64_t *state, struct tally *tally)
 {
-    for (int activation = 0; activation < LINEAR_ACTIVATION_COUNT; activation++)
+    for (int activation = 0; activation < ACTIVATION_COUNT; activation++)
         for (int y_type = LINEAR_FP16; y_type <= LINEAR_FP32; y_type++)
             for (int odd = 0; odd < 2; odd++)
                 check_shape(&(struct shape){301, 264 + odd, 200 + odd, .y_type = y_type, .scaled = true,
-                                            .shifted = true,
-                                            .activation = (enum linear_activation)activation},
+                                            .shifted = true, .activation = (enum activation)activation},
                             301, state, tally);
 }
 
@@ -299,7 +319,7 @@ static void test_awkward(int count, int largest, uint64_t *state, struct tally *
             .pad_y = noise_range(state, 0, 9),
             .x_type = noise_range(state, 0, 3) == 0,
             .y_type = noise_range(state, 0, 1),
-            .activation = (enum linear_activation)noise_range(state, 0, LINEAR_ACTIVATION_COUNT - 1),
+            .activation = (enum activation)noise_range(state, 0, ACTIVATION_COUNT - 1),
             .scaled = noise_range(state, 0, 1),
             .shifted = noise_range(state, 0, 1),
             .offset = aligned ? 0 : noise_range(state, 0, 3),
@@ -316,7 +336,7 @@ static void test_small(uint64_t *state, struct tally *tally)
 {
     for (int y_type = LINEAR_FP16; y_type <= LINEAR_FP32; y_type++)
         check_shape(&(struct shape){139, 272, 328, .y_type = y_type, .scaled = true, .shifted = true,
-                                    .activation = LINEAR_GELU_RELU},
+                                    .activation = ACTIVATION_GELU_RELU},
                     139, state, tally);
     check_shape(&(struct shape){35, 72, 136, .x_type = LINEAR_FP32, .y_type = LINEAR_FP32}, 35, state, tally);
     check_shape(&(struct shape){19, 33, 41, .shifted = true, .offset = 1}, 19, state, tally);
@@ -329,13 +349,9 @@ static void test_extremes(uint64_t *state, struct tally *tally)
 {
     static const float values[] = {65504.0f, -65504.0f, 0x1p-24f, -0x1p-24f, 0x1.ff8p-15f, 0.0f, -0.0f, 1.0f};
     for (int y_type = LINEAR_FP16; y_type <= LINEAR_FP32; y_type++)
-        for (int activation = 0; activation < LINEAR_ACTIVATION_COUNT; activation++) {
-            struct shape s = {150,
-                              136,
-                              72,
-                              .y_type = y_type,
-                              .shifted = true,
-                              .activation = (enum linear_activation)activation};
+        for (int activation = 0; activation < ACTIVATION_COUNT; activation++) {
+            struct shape s = {
+                150, 136, 72, .y_type = y_type, .shifted = true, .activation = (enum activation)activation};
             struct problem p = problem_new(&s, state);
             half *x = p.x;
             for (int64_t i = 0; i < s.m * s.k; i++) x[i] = half_from_float(values[noise_range(state, 0, 7)]);
@@ -347,7 +363,7 @@ static void test_extremes(uint64_t *state, struct tally *tally)
             problem_free(&p);
         }
     /* An infinity makes +-infinity of one sign or the other, or a NaN after GELU, in its own row. */
-    struct shape s = {33, 40, 64, .y_type = LINEAR_FP32, .activation = LINEAR_RELU};
+    struct shape s = {33, 40, 64, .y_type = LINEAR_FP32, .activation = ACTIVATION_RELU};
     struct problem p = problem_new(&s, state);
     ((half *)p.x)[17 * s.k + 5] = half_from_float(INFINITY);
     upload_x(&p);
@@ -364,7 +380,7 @@ static void test_repeatable(uint64_t *state, struct tally *tally)
                       .y_type = LINEAR_FP32,
                       .scaled = true,
                       .shifted = true,
-                      .activation = LINEAR_GELU_RELU};
+                      .activation = ACTIVATION_GELU_RELU};
     struct problem p = problem_new(&s, state);
     const size_t row_bytes = (size_t)p.args.ldy * 4;
     for (int c = 0; c < kernel_count(&linear_kernels); c++) {
@@ -397,7 +413,7 @@ static void test_repeatable(uint64_t *state, struct tally *tally)
 enum measure { OF_RESULT, OF_ARGUMENT, OF_PHI };
 
 /* The epilogue on the device at chosen numbers: x is 0, so that y = act(shift). Returns the worst error. */
-static double sweep(enum linear_activation activation, float low, float high, enum measure measure)
+static double sweep(enum activation activation, float low, float high, enum measure measure)
 {
     enum { COUNT = 1 << 20 };
     float *v = checked_malloc(COUNT * sizeof *v), *got = checked_malloc(COUNT * sizeof *got);
@@ -426,7 +442,9 @@ static double sweep(enum linear_activation activation, float low, float high, en
     double worst = 0;
     for (int i = 0; i < COUNT; i++) {
         const double x = v[i], phi = 0.5 * erfc(-x * M_SQRT1_2);
-        const double want = activation == LINEAR_GELU_RELU && x < 0 ? 0 : x * phi;
+        const double want = activation == ACTIVATION_SIGMOID              ? 1 / (1 + exp(-x))
+                            : activation == ACTIVATION_GELU_RELU && x < 0 ? 0
+                                                                          : x * phi;
         const double unit = measure == OF_RESULT     ? ulp((float)want)
                             : measure == OF_ARGUMENT ? ulp(v[i])
                                                      : fabs(x) * ulp((float)phi);
@@ -442,18 +460,20 @@ static double sweep(enum linear_activation activation, float low, float high, en
 /* Phi within 2 ulp makes x Phi(x) within 4.5: Phi's ulp is up to twice as large, relatively, as the result's,
  * which is rounded once more. Counted in ulp of Phi that rounding is at most 1. GELU's left side is a
  * difference, so there the argument's ulp counts. */
-static void test_erf(struct tally *tally)
+static void test_accuracy(struct tally *tally)
 {
-    const double one_sided = sweep(LINEAR_GELU_RELU, 0.0f, 12.0f, OF_RESULT),
-                 phi = sweep(LINEAR_GELU_RELU, 0.0f, 12.0f, OF_PHI);
-    const double negative = sweep(LINEAR_GELU_RELU, -12.0f, 0.0f, OF_RESULT);
-    const double right = sweep(LINEAR_GELU, 0.0f, 12.0f, OF_RESULT),
-                 left = sweep(LINEAR_GELU, -12.0f, 0.0f, OF_ARGUMENT);
+    const double one_sided = sweep(ACTIVATION_GELU_RELU, 0.0f, 12.0f, OF_RESULT),
+                 phi = sweep(ACTIVATION_GELU_RELU, 0.0f, 12.0f, OF_PHI);
+    const double negative = sweep(ACTIVATION_GELU_RELU, -12.0f, 0.0f, OF_RESULT);
+    const double right = sweep(ACTIVATION_GELU, 0.0f, 12.0f, OF_RESULT),
+                 left = sweep(ACTIVATION_GELU, -12.0f, 0.0f, OF_ARGUMENT);
     printf("GELU+ReLU: %.2f ulp for x > 0, %.2f of Phi, %.2f below 0\n", one_sided, phi, negative);
-    printf("GELU: %.2f ulp for x > 0, below it %.2f of x\n", right, left);
-    tally->runs += 5;
+    /* x log2(e) is rounded, which costs e^-x up to |x| ulps; a few more for the power and the division */
+    const double sigmoid = sweep(ACTIVATION_SIGMOID, -12.0f, 12.0f, OF_RESULT);
+    printf("GELU: %.2f ulp for x > 0, below it %.2f of x; sigmoid: %.2f ulp\n", right, left, sigmoid);
+    tally->runs += 6;
     tally->failures += !(one_sided <= 4.5) + !(phi <= 3) + !(negative == 0) + !(right <= 4.5) +
-                       !(left <= 4.5);
+                       !(left <= 4.5) + !(sigmoid <= 24);
 }
 
 /* Refusals need no device. */
@@ -477,7 +497,7 @@ static int check_refusals(void)
     REFUSED(a.ldw = 7, cudaErrorInvalidValue);
     REFUSED(a.ldy = 7, cudaErrorInvalidValue);
     REFUSED(a.x_type = 2, cudaErrorInvalidValue);
-    REFUSED(a.activation = LINEAR_ACTIVATION_COUNT, cudaErrorInvalidValue);
+    REFUSED(a.activation = ACTIVATION_COUNT, cudaErrorInvalidValue);
     REFUSED(a.x = (const char *)a.x + 1, cudaErrorMisalignedAddress);
     REFUSED(a.y_type = LINEAR_FP32; a.y = (char *)a.y + 2, cudaErrorMisalignedAddress);
     REFUSED(a.shift = (const float *)((const char *)memory + 2), cudaErrorMisalignedAddress);
@@ -513,8 +533,9 @@ int main(int argc, char **argv)
         test_activations(&state, &tally);
         test_extremes(&state, &tally);
         test_repeatable(&state, &tally);
-        test_erf(&tally);
+        test_accuracy(&tally);
         test_heads(&state, &tally);
+        test_gates(&state, &tally);
         test_large(&state, &tally);
     }
     printf("worst relative L2 %.1e; configurations that never ran:", tally.worst);

@@ -11,46 +11,46 @@ struct shape {
     const char *name;
     int side, k, n;
     bool prologue, residual;
-    float output_max; /* of a clamp from 0; 0 for no activation */
+    enum activation activation;
     bool pool, w_low;
 };
 
 /* Expand, project and head of EfficientNet-Lite1; those of b1-plain that differ. */
 static const struct shape LAYERS[] = {
-    {"lite1 0 project", 120, 32, 16, true, false, 0, false, true},
-    {"lite1 1 expand", 120, 16, 96, false, false, 6, false, false},
-    {"lite1 1 project", 60, 96, 24, true, false, 0, false, true},
-    {"lite1 2 expand", 60, 24, 144, false, false, 6, false, false},
-    {"lite1 2 project", 60, 144, 24, true, true, 0, false, false},
-    {"lite1 4 project", 30, 144, 40, true, false, 0, false, true},
-    {"lite1 5 expand", 30, 40, 240, false, false, 6, false, false},
-    {"lite1 5 project", 30, 240, 40, true, true, 0, false, false},
-    {"lite1 7 project", 15, 240, 80, true, false, 0, false, true},
-    {"lite1 8 expand", 15, 80, 480, false, false, 6, false, false},
-    {"lite1 8 project", 15, 480, 80, true, true, 0, false, false},
-    {"lite1 11 project", 15, 480, 112, true, false, 0, false, true},
-    {"lite1 12 expand", 15, 112, 672, false, false, 6, false, false},
-    {"lite1 12 project", 15, 672, 112, true, true, 0, false, false},
-    {"lite1 15 project", 8, 672, 192, true, false, 0, false, true},
-    {"lite1 16 expand", 8, 192, 1152, false, false, 6, false, false},
-    {"lite1 16 project", 8, 1152, 192, true, true, 0, false, false},
-    {"lite1 20 project", 8, 1152, 320, true, false, 0, false, true},
-    {"lite1 head", 8, 320, 1280, false, false, 6, false, false},
-    {"lite1 head + pool", 8, 320, 1280, false, false, 6, true, false},
-    {"b1-plain 3 project", 15, 240, 80, true, false, 0, false, true},
-    {"b1-plain 6 project", 8, 1152, 320, true, false, 0, false, true},
-    {"b1-plain head + pool", 8, 320, 1280, false, false, INFINITY, true, false},
+    {"lite1 0 project", 120, 32, 16, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 1 expand", 120, 16, 96, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 1 project", 60, 96, 24, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 2 expand", 60, 24, 144, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 2 project", 60, 144, 24, true, true, ACTIVATION_NONE, false, false},
+    {"lite1 4 project", 30, 144, 40, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 5 expand", 30, 40, 240, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 5 project", 30, 240, 40, true, true, ACTIVATION_NONE, false, false},
+    {"lite1 7 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 8 expand", 15, 80, 480, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 8 project", 15, 480, 80, true, true, ACTIVATION_NONE, false, false},
+    {"lite1 11 project", 15, 480, 112, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 12 expand", 15, 112, 672, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 12 project", 15, 672, 112, true, true, ACTIVATION_NONE, false, false},
+    {"lite1 15 project", 8, 672, 192, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 16 expand", 8, 192, 1152, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 16 project", 8, 1152, 192, true, true, ACTIVATION_NONE, false, false},
+    {"lite1 20 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true},
+    {"lite1 head", 8, 320, 1280, false, false, ACTIVATION_RELU6, false, false},
+    {"lite1 head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU6, true, false},
+    {"b1-plain 3 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true},
+    {"b1-plain 6 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true},
+    {"b1-plain head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU, true, false},
 };
 enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
 
 /* What the configurations for sm_90a need to fit, on as few rows as they take; also for --small. */
 static const struct shape SMALL[] = {
-    {"small expand", 33, 16, 96, false, false, 6, false, false},
-    {"small expand", 33, 24, 144, false, false, 6, false, false},
-    {"small expand", 33, 40, 240, false, false, INFINITY, false, false},
-    {"small project", 33, 136, 24, true, true, 0, false, false},
-    {"small project", 33, 96, 192, true, false, 0, false, true},
-    {"small head + pool", 8, 72, 240, false, false, 6, true, false},
+    {"small expand", 33, 16, 96, false, false, ACTIVATION_RELU6, false, false},
+    {"small expand", 33, 24, 144, false, false, ACTIVATION_RELU6, false, false},
+    {"small expand", 33, 40, 240, false, false, ACTIVATION_RELU, false, false},
+    {"small project", 33, 136, 24, true, true, ACTIVATION_NONE, false, false},
+    {"small project", 33, 96, 192, true, false, ACTIVATION_NONE, false, true},
+    {"small head + pool", 8, 72, 240, false, false, ACTIVATION_RELU6, true, false},
 };
 enum { SMALL_COUNT = sizeof SMALL / sizeof *SMALL };
 
@@ -103,9 +103,8 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
         .bias = device_copy(p.bias, (size_t)s->n * sizeof(float)),
         .residual = s->residual ? device_copy(p.residual, full * sizeof(half)) : NULL,
         .input_bias = s->prologue ? device_copy(p.input_bias, 2 * (size_t)s->k * sizeof(half)) : NULL,
-        .input_max = 6.0f,
-        .output_min = s->output_max > 0 ? 0.0f : -INFINITY,
-        .output_max = s->output_max > 0 ? s->output_max : INFINITY,
+        .input_activation = ACTIVATION_RELU6,
+        .activation = s->activation,
         .y = p.y.data,
         .m = m,
         .n = s->n,
@@ -128,11 +127,6 @@ static double round_to_half(double v)
     return (double)half_to_float(half_from_double(v));
 }
 
-static double clamp_double(double v, double low, double high)
-{
-    return v < low ? low : v > high ? high : v; /* a NaN passes */
-}
-
 /* Row by row. */
 static double *reference(const struct problem *p)
 {
@@ -149,7 +143,7 @@ static double *reference(const struct problem *p)
             if (p->input_bias) { /* two sums in half, as the interface says */
                 v = round_to_half(v + (double)half_to_float(p->input_bias[k]));
                 v = round_to_half(v + (double)half_to_float(p->input_bias[a->k + k]));
-                v = clamp_double(v, 0, a->input_max);
+                v = activate_double(a->input_activation, v);
             }
             row[k] = v;
         }
@@ -158,7 +152,7 @@ static double *reference(const struct problem *p)
             for (int k = 0; k < a->k; k++) sum += row[k] * w[(size_t)n * a->k + k];
             sum += p->bias[n];
             if (p->residual) sum += (double)half_to_float(p->residual[(size_t)m * a->n + n]);
-            sum = clamp_double(sum, a->output_min, a->output_max);
+            sum = activate_double(a->activation, sum);
             if (a->pool_rows)
                 y[(size_t)(m / a->pool_rows) * a->n + n] += sum / a->pool_rows;
             else
@@ -226,7 +220,7 @@ static int check_layer(const struct shape *s, int batch, uint64_t *state, int *r
 /* A NaN and an infinity in one row must stay in that row. */
 static int check_special_values(uint64_t *state, int *runs)
 {
-    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, 6, false, false};
+    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, ACTIVATION_RELU6, false, false};
     struct problem p = problem_new(77, &s, state);
     p.x[5 * 72 + 3] = half_from_float(NAN);
     p.x[40 * 72 + 71] = half_from_float(INFINITY);
@@ -252,7 +246,7 @@ static int check_narrow(bool small, uint64_t *state, int *runs)
                                         .prologue = way % 2,
                                         .residual = way / 2 == 1,
                                         .w_low = way / 2 == 2,
-                                        .output_max = way / 2 == 0 ? 6 : 0};
+                                        .activation = way / 2 == 0 ? ACTIVATION_RELU6 : ACTIVATION_NONE};
                 struct problem p = problem_new(rows[small ? 0 : turn++ % 3], &s, state);
                 failures += check(s.name, &p, runs);
                 problem_free(&p);
@@ -282,11 +276,9 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
                           8 * noise_range(state, 1, largest / 8),
                           noise_range(state, 0, 1),
                           noise_range(state, 0, 1),
-                          0,
+                          (enum activation)noise_range(state, ACTIVATION_NONE, ACTIVATION_RELU6),
                           false,
                           noise_range(state, 0, 1)};
-        static const float maxima[] = {0, 6, INFINITY};
-        s.output_max = maxima[noise_range(state, 0, 2)];
         int m = edges[noise_range(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
         if (noise_range(state, 0, 3) == 0) {
             s.residual = false;
@@ -317,7 +309,8 @@ static int check_coverage(void)
                                             .k = k,
                                             .residual = way & 1 ? &there : NULL,
                                             .w_low = !(way & 1),
-                                            .input_bias = way & 2 ? &there : NULL};
+                                            .input_bias = way & 2 ? &there : NULL,
+                                            .input_activation = ACTIVATION_RELU};
         bool found = false;
         for (int c = 0; c < kernel_count(&pointwise_kernels); c++)
             found |= !kernel_get(&pointwise_kernels, c)->architecture &&
@@ -330,7 +323,7 @@ static int check_coverage(void)
 
 static int check_refusals(void)
 {
-    struct pointwise_args a = {.m = 64, .n = 64, .k = 64, .output_max = 6};
+    struct pointwise_args a = {.m = 64, .n = 64, .k = 64, .activation = ACTIVATION_RELU6};
     int failures = 0, accepted = 0;
     for (int c = 0; c < kernel_count(&pointwise_kernels); c++) {
         struct pointwise_args odd = a;
@@ -339,6 +332,7 @@ static int check_refusals(void)
         odd = a, odd.k = 4, failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.m = 0,
         failures += kernel_launch(&pointwise_kernels, c, &odd, 0) != cudaErrorInvalidValue;
+        odd = a, odd.activation = ACTIVATION_SILU, failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.pool_rows = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
     }
     failures += accepted == 0;

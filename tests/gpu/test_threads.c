@@ -101,9 +101,8 @@ static void make_problems(struct shared_work *work, uint64_t *state)
                           .bias = device_copy(bias, n * sizeof *bias),
                           .residual = shapes[i].residual ? device_noise(m * n, 1, state) : NULL,
                           .input_bias = shapes[i].prologue ? device_noise(2 * k, 1, state) : NULL,
-                          .input_max = 6,
-                          .output_min = 0,
-                          .output_max = 6,
+                          .input_activation = ACTIVATION_RELU6,
+                          .activation = ACTIVATION_RELU6,
                           .m = shapes[i].m,
                           .n = shapes[i].n,
                           .k = shapes[i].k}};

@@ -14,10 +14,22 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include "activation.h"
 #include "backend/backend.h"
 #include "backend/cuda/cudnn_conv.h"
 #include "common/error.h"
 #include "last_error.h"
+
+/* The kernels count as the library does. */
+static inline enum activation cuda_activation(enum effnet_activation activation)
+{
+    _Static_assert((int)EFFNET_ACT_NONE == ACTIVATION_NONE && (int)EFFNET_ACT_RELU == ACTIVATION_RELU &&
+                       (int)EFFNET_ACT_RELU6 == ACTIVATION_RELU6 && (int)EFFNET_ACT_SILU == ACTIVATION_SILU &&
+                       (int)EFFNET_ACT_GELU == ACTIVATION_GELU &&
+                       (int)EFFNET_ACT_GELU_RELU == ACTIVATION_GELU_RELU,
+                   "in the same order");
+    return (enum activation)activation;
+}
 
 /* ---------------------------------------------------------------- device.c */
 
@@ -115,9 +127,9 @@ struct cuda_unit {
     float *bias;      /* device */
     bool weight_low;  /* CUDA_UNIT_POINTWISE: the weights come in two fp16 parts */
     void *input_bias; /* device, half [2][k]: the previous layer's bias where unit.raw_input */
-    float input_max;  /* and its activation */
-    struct cudnn_plan *plan; /* CUDA_UNIT_CONV */
-    int config;              /* of our own kernel, of the other kinds */
+    enum activation input_activation; /* and its activation */
+    struct cudnn_plan *plan;          /* CUDA_UNIT_CONV */
+    int config;                       /* of our own kernel, of the other kinds */
 };
 
 enum {
@@ -201,8 +213,6 @@ int cuda_choose_convolutions(struct backend_state *state, struct effnet_error *e
 int cuda_choose_kernels(struct backend_state *state, struct effnet_error *error);
 
 /* run.c. The arguments of a unit's kernel for the first `images` of a pass. */
-/* The largest value of a clamping activation; false where it is not one. */
-bool cuda_activation_range(enum effnet_activation activation, float *low, float *high);
 struct pointwise_args;
 void cuda_pointwise_arguments(const struct backend_state *state, const struct cuda_unit *unit, int images,
                               struct pointwise_args *args);

@@ -21,12 +21,11 @@ static struct first_block_layers host_layers(const struct backend_state *state)
         .depthwise_bias = depthwise->bias,
         .project_weight = project->weight,
         .project_bias = project->bias,
+        .stem_activation = cuda_activation(stem->activation),
+        .depthwise_activation = cuda_activation(depthwise->activation),
         .pad_top = stem->pad_top,
         .pad_left = stem->pad_left,
     };
-    float low;
-    cuda_activation_range(stem->activation, &low, &layers.stem_max);
-    cuda_activation_range(depthwise->activation, &low, &layers.depthwise_max);
     memcpy(layers.mean, state->info->preprocess.mean, sizeof layers.mean);
     memcpy(layers.std, state->info->preprocess.std, sizeof layers.std);
     return layers;
@@ -36,10 +35,10 @@ void cuda_first_block_shape(const struct backend_state *state, int images, struc
 {
     const struct effnet_layer *stem = effnet_model_layer(state->model, STEM),
                               *project = effnet_model_layer(state->model, PROJECT);
-    const struct first_block_layers layers = host_layers(state);
     *args = (struct first_block_args){
-        .stem_max = layers.stem_max,
-        .depthwise_max = layers.depthwise_max,
+        .stem_activation = cuda_activation(stem->activation),
+        .depthwise_activation = cuda_activation(effnet_model_layer(state->model, DEPTHWISE)->activation),
+        .activation = cuda_activation(project->activation),
         .n = images,
         .height = stem->in_height,
         .width = stem->in_width,
@@ -48,12 +47,6 @@ void cuda_first_block_shape(const struct backend_state *state, int images, struc
         .pad_top = stem->pad_top,
         .pad_left = stem->pad_left,
     };
-    cuda_activation_range(project->activation, &args->output_min, &args->output_max);
-}
-
-static bool clamps_from_0(const struct effnet_layer *layer)
-{
-    return layer->activation == EFFNET_ACT_RELU || layer->activation == EFFNET_ACT_RELU6;
 }
 
 static bool layers_match(const struct backend_state *state)
@@ -68,12 +61,12 @@ static bool layers_match(const struct backend_state *state)
         if (residual == STEM || residual == DEPTHWISE || (i <= PROJECT && residual >= 0)) return false;
     }
     return stem->op == EFFNET_OP_CONV && stem->in_channels == 3 && stem->out_channels == FIRST_BLOCK_MIDDLE &&
-           stem->kernel == 3 && stem->stride == 2 && clamps_from_0(stem) &&
+           stem->kernel == 3 && stem->stride == 2 && activation_is_relu(cuda_activation(stem->activation)) &&
            depthwise->op == EFFNET_OP_DEPTHWISE && depthwise->kernel == 3 && depthwise->stride == 1 &&
            depthwise->pad_top == 1 && depthwise->pad_left == 1 && depthwise->pad_bottom == 1 &&
-           depthwise->pad_right == 1 && clamps_from_0(depthwise) && project->op == EFFNET_OP_POINTWISE &&
-           project->out_channels == FIRST_BLOCK_OUT &&
-           cuda_activation_range(project->activation, &low, &high);
+           depthwise->pad_right == 1 && activation_is_relu(cuda_activation(depthwise->activation)) &&
+           project->op == EFFNET_OP_POINTWISE && project->out_channels == FIRST_BLOCK_OUT &&
+           activation_clamp(cuda_activation(project->activation), &low, &high);
 }
 
 bool cuda_first_block_fits(const struct backend_state *state)

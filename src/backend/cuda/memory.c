@@ -179,8 +179,7 @@ static int upload_weights(struct backend_state *state, struct effnet_error *erro
         if (status == EFFNET_OK && copied != cudaSuccess) status = cuda_fail(error, copied, l->name);
         if (status != EFFNET_OK || !u->unit.raw_input) continue;
         const struct effnet_layer *before = effnet_model_layer(state->model, u->unit.first - 1);
-        float low;
-        cuda_activation_range(before->activation, &low, &u->input_max);
+        u->input_activation = cuda_activation(before->activation);
         u->input_bias = next;
         next += aligned(4 * (size_t)l->in_channels);
         status = upload_input_bias(state, before, staging, u->input_bias, error);

@@ -15,13 +15,6 @@
 #include "first_block.h"
 #include "pointwise.h"
 
-bool cuda_activation_range(enum effnet_activation activation, float *low, float *high)
-{
-    *low = activation == EFFNET_ACT_NONE ? -INFINITY : 0.0f;
-    *high = activation == EFFNET_ACT_RELU6 ? 6.0f : INFINITY;
-    return activation == EFFNET_ACT_NONE || activation == EFFNET_ACT_RELU || activation == EFFNET_ACT_RELU6;
-}
-
 /* Whether a layer can leave bias and activation to the layer behind it: that must be a pointwise one, nobody
  * else may read its output, and the prologue clamps from 0. */
 static bool leaves_activation(const effnet_model *model, int index, int layer_count)
@@ -58,6 +51,7 @@ static bool pools_itself(const effnet_model *model, int index, bool raw_input, i
                                         .k = layer->in_channels,
                                         .w_low = sums_cancel(layer),
                                         .input_bias = raw_input ? &there : NULL,
+                                        .input_activation = ACTIVATION_RELU6,
                                         .pool_rows = rows};
     for (int c = 0; layer->residual < 0 && c < kernel_count(&pointwise_kernels); c++)
         if (kernel_fits(&pointwise_kernels, c, &args)) return true;
@@ -69,7 +63,7 @@ static int check_layer(const struct effnet_layer *layer, bool first, struct effn
     /* cuDNN takes the image's channels as they are. */
     const bool any_input = layer->op == EFFNET_OP_LINEAR || (first && layer->op == EFFNET_OP_CONV);
     float low, high;
-    if (layer->op != EFFNET_OP_LINEAR && !cuda_activation_range(layer->activation, &low, &high))
+    if (layer->op != EFFNET_OP_LINEAR && !activation_clamp(cuda_activation(layer->activation), &low, &high))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
                            layer->name, effnet_activation_name(layer->activation));
     if ((!any_input && layer->in_channels % 8) || (layer->op != EFFNET_OP_LINEAR && layer->out_channels % 8))

@@ -30,8 +30,8 @@ static int enqueue_conv(const struct backend_state *state, const struct cuda_uni
                                  .y = y,
                                  .bias = u->bias,
                                  .rows = (int64_t)images * l->out_height * l->out_width,
-                                 .channels = l->out_channels};
-    cuda_activation_range(l->activation, &args.output_min, &args.output_max);
+                                 .channels = l->out_channels,
+                                 .activation = cuda_activation(l->activation)};
     CUDA_TRY(bias_act_launch(&args, stream), l->name);
     return EFFNET_OK;
 }
@@ -47,14 +47,14 @@ void cuda_pointwise_arguments(const struct backend_state *state, const struct cu
         .bias = u->bias,
         .residual = u->residual < 0 ? NULL : cuda_tensor_data(state, u->residual),
         .input_bias = u->input_bias,
-        .input_max = u->input_max,
+        .input_activation = u->input_activation,
+        .activation = cuda_activation(l->activation),
         .y = cuda_tensor_data(state, u->output),
         .m = images * l->out_height * l->out_width,
         .n = l->out_channels,
         .k = l->in_channels,
         .pool_rows = u->unit.last > u->unit.first ? l->out_height * l->out_width : 0,
     };
-    cuda_activation_range(l->activation, &args->output_min, &args->output_max);
 }
 
 void cuda_depthwise_shape(const struct effnet_layer *l, int images, struct depthwise_args *args)
@@ -70,8 +70,8 @@ void cuda_depthwise_shape(const struct effnet_layer *l, int images, struct depth
         .stride = l->stride,
         .pad_top = l->pad_top,
         .pad_left = l->pad_left,
+        .activation = cuda_activation(l->activation),
     };
-    cuda_activation_range(l->activation, &args->output_min, &args->output_max);
 }
 
 void cuda_first_block_arguments(const struct backend_state *state, const struct cuda_unit *u,
@@ -86,11 +86,6 @@ void cuda_first_block_arguments(const struct backend_state *state, const struct 
 void cuda_linear_arguments(const struct backend_state *state, const struct cuda_unit *u,
                            const struct cuda_slot *slot, int images, struct linear_args *args)
 {
-    static const enum linear_activation activations[] = {
-        [EFFNET_ACT_NONE] = LINEAR_NONE,   [EFFNET_ACT_RELU] = LINEAR_RELU,
-        [EFFNET_ACT_RELU6] = LINEAR_RELU6, [EFFNET_ACT_SILU] = LINEAR_SILU,
-        [EFFNET_ACT_GELU] = LINEAR_GELU,   [EFFNET_ACT_GELU_RELU] = LINEAR_GELU_RELU,
-    };
     const struct effnet_layer *l = u->layer;
     *args = (struct linear_args){
         .x = cuda_tensor_data(state, u->input),
@@ -105,7 +100,7 @@ void cuda_linear_arguments(const struct backend_state *state, const struct cuda_
         .ldy = l->out_channels,
         .x_type = LINEAR_FP16,
         .y_type = u->output < 0 ? LINEAR_FP32 : LINEAR_FP16,
-        .activation = activations[l->activation],
+        .activation = cuda_activation(l->activation),
     };
 }
 

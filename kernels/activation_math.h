@@ -3,57 +3,57 @@
  *
  * The polynomials are minimax fits made for this project (weighted by what an error in the exponent does to
  * the result), rounded to fp32 and checked over every binade: see docs/linear.md. */
-#ifndef EFFNET_KERNELS_LINEAR_MATH_H
-#define EFFNET_KERNELS_LINEAR_MATH_H
+#ifndef EFFNET_KERNELS_ACTIVATION_MATH_H
+#define EFFNET_KERNELS_ACTIVATION_MATH_H
 
 #ifdef __CUDACC__
-#define LINEAR_MATH static __device__ __forceinline__
+#define ACTIVATION_MATH static __device__ __forceinline__
 /* One instruction, relative error 2^-22.5 at most; subnormal results become 0. */
-#define LINEAR_EXP2(x)      ptx::exp2_approx(x)
-#define LINEAR_DIVIDE(a, b) __fdividef(a, b)
+#define ACTIVATION_EXP2(x)      ptx::exp2_approx(x)
+#define ACTIVATION_DIVIDE(a, b) __fdividef(a, b)
 #include "ptx.cuh"
 #else
 #include <math.h>
-#define LINEAR_MATH         static inline
-#define LINEAR_EXP2(x)      exp2f(x)
-#define LINEAR_DIVIDE(a, b) ((a) / (b))
+#define ACTIVATION_MATH         static inline
+#define ACTIVATION_EXP2(x)      exp2f(x)
+#define ACTIVATION_DIVIDE(a, b) ((a) / (b))
 #endif
 
-/* g's coefficients in linear_phi_rest, by powers of x. */
-#define LINEAR_PHI_7 2.8349123e-6f
-#define LINEAR_PHI_6 (-3.9377686e-5f)
-#define LINEAR_PHI_5 1.8618022e-4f
-#define LINEAR_PHI_4 1.3693640e-4f
-#define LINEAR_PHI_3 (-7.0634200e-3f)
-#define LINEAR_PHI_2 5.2496180e-2f
-#define LINEAR_PHI_1 4.5920819e-1f
-#define LINEAR_PHI_0 1.1511052f
+/* g's coefficients in activation_phi_rest, by powers of x. */
+#define ACTIVATION_PHI_7 2.8349123e-6f
+#define ACTIVATION_PHI_6 (-3.9377686e-5f)
+#define ACTIVATION_PHI_5 1.8618022e-4f
+#define ACTIVATION_PHI_4 1.3693640e-4f
+#define ACTIVATION_PHI_3 (-7.0634200e-3f)
+#define ACTIVATION_PHI_2 5.2496180e-2f
+#define ACTIVATION_PHI_1 4.5920819e-1f
+#define ACTIVATION_PHI_0 1.1511052f
 
 /* 1 - Phi(x) for x >= 0, NaN for NaN, Phi being the standard normal distribution function: 2^(-1 - x g(x)),
  * where g is smooth and grows, so that no bound on x is needed. 1 less this is Phi within 2 ulp. For a
  * negative x: undefined. */
-LINEAR_MATH float linear_phi_rest(float x)
+ACTIVATION_MATH float activation_phi_rest(float x)
 {
-    float g = fmaf(LINEAR_PHI_7, x, LINEAR_PHI_6);
-    g = fmaf(g, x, LINEAR_PHI_5);
-    g = fmaf(g, x, LINEAR_PHI_4);
-    g = fmaf(g, x, LINEAR_PHI_3);
-    g = fmaf(g, x, LINEAR_PHI_2);
-    g = fmaf(g, x, LINEAR_PHI_1);
-    g = fmaf(g, x, LINEAR_PHI_0);
-    return LINEAR_EXP2(fmaf(-g, x, -1.0f));
+    float g = fmaf(ACTIVATION_PHI_7, x, ACTIVATION_PHI_6);
+    g = fmaf(g, x, ACTIVATION_PHI_5);
+    g = fmaf(g, x, ACTIVATION_PHI_4);
+    g = fmaf(g, x, ACTIVATION_PHI_3);
+    g = fmaf(g, x, ACTIVATION_PHI_2);
+    g = fmaf(g, x, ACTIVATION_PHI_1);
+    g = fmaf(g, x, ACTIVATION_PHI_0);
+    return ACTIVATION_EXP2(fmaf(-g, x, -1.0f));
 }
 
 /* max(GELU(x), 0), which is x Phi(x) for x > 0 and 0 for other numbers; a NaN and +infinity stay. */
-LINEAR_MATH float linear_gelu_relu(float x)
+ACTIVATION_MATH float activation_gelu_relu(float x)
 {
     if (!(x < INFINITY)) return x;
     const float v = fmaxf(x, 0.0f);
-    return fmaf(-linear_phi_rest(v), v, v);
+    return fmaf(-activation_phi_rest(v), v, v);
 }
 
 /* erf(x), within 2 ulp for every x: x + x p(x^2) near 0, and 1 - 2^(-|x| g(|x|)) further out. */
-LINEAR_MATH float linear_erf(float x)
+ACTIVATION_MATH float activation_erf(float x)
 {
     const float a = fabsf(x), s = x * x;
     float p = 8.1850885e-5f;
@@ -71,15 +71,21 @@ LINEAR_MATH float linear_erf(float x)
     g = fmaf(g, t, 1.5179452e-1f);
     g = fmaf(g, t, 9.1719842e-1f);
     g = fmaf(g, t, 1.6280869f);
-    const float far = copysignf(1.0f - LINEAR_EXP2(-g * t), x);
+    const float far = copysignf(1.0f - ACTIVATION_EXP2(-g * t), x);
     return a > 0.95f ? far : near_zero; /* NaN takes the branch that keeps it */
 }
 
 /* x / (1 + e^-x). A large negative x gives -0: the divisor overflows, and the GPU's fast division gives 0
  * for a divisor above 2^126. */
-LINEAR_MATH float linear_silu(float x)
+ACTIVATION_MATH float activation_silu(float x)
 {
-    return LINEAR_DIVIDE(x, 1.0f + LINEAR_EXP2(-1.44269504f * x));
+    return ACTIVATION_DIVIDE(x, 1.0f + ACTIVATION_EXP2(-1.44269504f * x));
+}
+
+/* 1 / (1 + e^-x). A large negative x gives 0, as above. */
+ACTIVATION_MATH float activation_sigmoid(float x)
+{
+    return ACTIVATION_DIVIDE(1.0f, 1.0f + ACTIVATION_EXP2(-1.44269504f * x));
 }
 
 #endif
