@@ -107,7 +107,7 @@ LDLIBS += -ldnnl -lgomp
 endif
 ifeq ($(HAVE_CUDA),1)
 ALL_CFLAGS += -DEFFNET_HAVE_CUDA -isystem $(CUDA)/include -isystem $(patsubst %/,%,$(dir $(CUDNN_HEADER)))
-LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c))
+LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c src/backend/cuda/cudnn/*.c src/backend/cuda/ops/*.c))
 KERNEL_SOURCES := $(sort $(wildcard kernels/*.cu))
 GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
 LDLIBS += $(CUDART) -ldl -lrt -lstdc++
@@ -126,7 +126,9 @@ NVCC_TARGETS_SM90A := -gencode arch=compute_90a,code=sm_90a
 
 # ---------------------------------------------------------------- what is made
 
-LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_SOURCES:%.cu=$(BUILD)/obj/%.o)
+KERNEL_OBJECTS := $(KERNEL_SOURCES:%.cu=$(BUILD)/obj/%.o)
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_OBJECTS) \
+	$(if $(KERNEL_OBJECTS),$(BUILD)/obj/tuning_data.o)
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 # tests/test_*.c and tests/run_*.c are a program each (the latter for the Python tests); the rest of
 # tests/*.c is linked into all of them. A test of a backend that is left out says so and exits with 77.
@@ -170,6 +172,14 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/cc.flags
 	@echo "  CC    $<"
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/tuning_data.o: $(BUILD)/obj/tuning_data.c $(BUILD)/cc.flags
+	@echo "  CC    $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(BUILD)/obj/tuning_data.c: $(KERNEL_OBJECTS) $(wildcard tools/tuning/*.txt) tools/embed_tuning.sh
+	@echo "  TABLE $@"
+	$(Q)tools/embed_tuning.sh $(KERNEL_OBJECTS) >$@
 
 # The assembler's report (registers, spills, shared memory) lands beside the object; a test reads it.
 $(BUILD)/obj/%.o: %.cu $(BUILD)/nvcc.flags

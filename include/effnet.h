@@ -141,7 +141,6 @@ struct effnet_session_options {
     const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
     int max_batch;    /* images a pass at most; 0 is 1 */
     int threads;      /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
-    bool tune;        /* GPU: try every engine, also those that take long to build */
 };
 
 struct effnet_session_info {

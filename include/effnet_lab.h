@@ -78,6 +78,25 @@ int effnet_session_time(effnet_session *session, int n, bool cold, double *elaps
 int effnet_session_profile(effnet_session *session, int n, bool cold, double *unit_us,
                            struct effnet_error *error);
 
+/* ---------------------------------------------------------------- tuning */
+
+/* What was measured of one kind of unit. */
+struct effnet_tuned {
+    const char *layer;   /* the first layer of the first such unit */
+    const char *what;    /* "pointwise, residual", "depthwise 5x5 s2" */
+    char candidate[240]; /* the fastest: a kernel's configuration, an engine of cuDNN */
+    int candidates;      /* that ran */
+    double elapsed_us;   /* of the fastest */
+};
+typedef void effnet_tuned_visitor(const struct effnet_tuned *tuned, void *context);
+
+/* Measures, on a GPU, every way to run each part of the network with passes of options->max_batch images, and
+ * keeps the fastest on disk, where sessions opened from then on find them. Calls visit, which may be NULL,
+ * after each kind of unit. EFFNET_E_UNAVAILABLE where the device has nothing to choose; EFFNET_E_OUTPUT where
+ * it cannot be kept. */
+int effnet_tune(const effnet_model *model, const struct effnet_session_options *options,
+                effnet_tuned_visitor *visit, void *context, struct effnet_error *error);
+
 /* ---------------------------------------------------------------- reference */
 
 /* The truth: one layer by plain loops with double accumulation, on any machine. input, residual and

@@ -14,6 +14,7 @@ static const struct command {
     {"info", "describe the network, its layers, and the devices", cmd_info},
     {"verify", "hold a device's results against the plain reference", cmd_verify},
     {"bench", "measure speed, after verifying", cmd_bench},
+    {"tune", "measure how a GPU runs a network best, and keep it", cmd_tune},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 

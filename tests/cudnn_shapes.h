@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-#include "backend/cuda/cudnn_conv.h"
+#include "backend/cuda/cudnn/graph.h"
 #include "random.h"
 
 struct named_shape {

@@ -22,7 +22,7 @@ int main(void)
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "backend/cuda/cudnn_context.h"
+#include "backend/cuda/cudnn/conv.h"
 #include "cudnn_shapes.h"
 #include "random.h"
 
@@ -37,7 +37,7 @@ static const char h200[] =
     "\"driverVer\":13000,\"totalGlobalMem\":150000000000,\"cudaDeviceId\":0}";
 
 static const struct cudnn_library *library;
-static char folder[] = "/tmp/effnet-cudnn-XXXXXX";
+enum { WORKSPACE_MOST = 64 << 20 };
 
 static struct cudnn_target target_new(void)
 {
@@ -97,18 +97,17 @@ static void test_networks(void **state)
             if (cudnn_graph_build(&target, &shapes[i].shape, shapes[i].name, &graph, &error))
                 fail_msg("%s", error.message);
             struct cudnn_config_list list = {0};
-            if (cudnn_graph_candidates(&graph, false, &list, &error)) fail_msg("%s", error.message);
+            if (cudnn_graph_candidates(&graph, &list, &error)) fail_msg("%s", error.message);
             int usable = 0, knobs = 0;
             for (int c = 0; c < list.count; c++) {
                 struct cudnn_executable executable, again;
                 knobs += list.items[c].knob_count;
-                if (cudnn_executable_build(&graph, &list.items[c], false, &executable, &error)) continue;
-                assert_false(executable.runtime_compiled);
+                if (cudnn_executable_build(&graph, &list.items[c], &executable, &error)) continue;
                 assert_true(executable.workspace_bytes >= 0);
-                if (cudnn_executable_build(&graph, &list.items[c], false, &again, &error))
+                if (cudnn_executable_build(&graph, &list.items[c], &again, &error))
                     fail_msg("%s", error.message);
                 assert_int_equal(executable.workspace_bytes, again.workspace_bytes);
-                usable += executable.workspace_bytes <= CUDNN_WORKSPACE_LIMIT;
+                usable += executable.workspace_bytes <= WORKSPACE_MOST;
                 cudnn_executable_free(&executable);
                 cudnn_executable_free(&again);
             }
@@ -133,11 +132,11 @@ static void test_awkward(void **state)
         struct cudnn_graph graph;
         if (cudnn_graph_build(&target, &s, "awkward", &graph, &error)) fail_msg("%s", error.message);
         struct cudnn_config_list list = {0};
-        if (cudnn_graph_candidates(&graph, false, &list, &error)) fail_msg("%s", error.message);
+        if (cudnn_graph_candidates(&graph, &list, &error)) fail_msg("%s", error.message);
         int usable = 0;
         for (int c = 0; c < list.count; c++) {
             struct cudnn_executable executable;
-            usable += !cudnn_executable_build(&graph, &list.items[c], false, &executable, &error);
+            usable += !cudnn_executable_build(&graph, &list.items[c], &executable, &error);
             cudnn_executable_free(&executable);
         }
         if (usable < 1)
@@ -149,7 +148,7 @@ static void test_awkward(void **state)
     cudnn_target_close(&target);
 }
 
-/* All candidates are the usual ones first, then more; no configuration twice. */
+/* No configuration twice, and each can be told by its name. */
 static void test_candidates(void **state)
 {
     (void)state;
@@ -158,26 +157,55 @@ static void test_candidates(void **state)
     struct cudnn_conv_shape shape = some_shape();
     struct cudnn_graph graph;
     assert_int_equal(cudnn_graph_build(&target, &shape, "layer", &graph, &error), EFFNET_OK);
-    struct cudnn_config_list few = {0}, many = {0};
-    assert_int_equal(cudnn_graph_candidates(&graph, false, &few, &error), EFFNET_OK);
-    assert_int_equal(cudnn_graph_candidates(&graph, true, &many, &error), EFFNET_OK);
-    assert_true(many.count > few.count);
-    char a[200], b[200];
-    for (int i = 0; i < few.count; i++) {
-        cudnn_config_name(&few.items[i], a, sizeof a);
-        cudnn_config_name(&many.items[i], b, sizeof b);
+    struct cudnn_config_list list = {0};
+    assert_int_equal(cudnn_graph_candidates(&graph, &list, &error), EFFNET_OK);
+    assert_true(list.count > 10);
+    char a[256], b[256];
+    for (int i = 0; i < list.count; i++) {
+        struct cudnn_config parsed;
+        cudnn_config_name(&list.items[i], a, sizeof a);
+        assert_true(cudnn_config_parse(a, &parsed));
+        cudnn_config_name(&parsed, b, sizeof b);
         assert_string_equal(a, b);
-    }
-    for (int i = 0; i < many.count; i++)
         for (int j = 0; j < i; j++) {
-            cudnn_config_name(&many.items[i], a, sizeof a);
-            cudnn_config_name(&many.items[j], b, sizeof b);
+            cudnn_config_name(&list.items[j], b, sizeof b);
             assert_string_not_equal(a, b);
         }
-    cudnn_config_list_free(&few);
-    cudnn_config_list_free(&many);
+    }
+    cudnn_config_list_free(&list);
     cudnn_graph_free(&graph);
     cudnn_target_close(&target);
+}
+
+static void test_config_names(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {
+        "",
+        "ConvFwd_eng",
+        "ConvFwd_engx",
+        "ConvFwd_eng-1",
+        "ConvFwd_eng1_",
+        "ConvFwd_eng1_k",
+        "ConvFwd_eng1_k2",
+        "ConvFwd_eng1_k2=",
+        "ConvFwd_eng1 ",
+        "convfwd_eng1",
+        "ConvFwd_eng1_k2=3;",
+        "ConvFwd_eng1_k-2=3",
+        "ConvFwd_eng1_k2000=3",
+        "ConvFwd_eng99999999999999999999",
+        "tiled 128x16x32x4",
+        "ConvFwd_eng1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1_k1=1",
+    };
+    struct cudnn_config config;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        if (cudnn_config_parse(wrong[i], &config)) fail_msg("'%s' was read", wrong[i]);
+    assert_true(cudnn_config_parse("ConvFwd_eng57_k2=3_k17=-528", &config));
+    assert_int_equal(config.engine, 57);
+    assert_int_equal(config.knob_count, 2);
+    assert_int_equal(config.knobs[1].type, 17);
+    assert_int_equal(config.knobs[1].value, -528);
 }
 
 static void expect_refused(const struct cudnn_graph *graph, const struct cudnn_config *config,
@@ -185,7 +213,7 @@ static void expect_refused(const struct cudnn_graph *graph, const struct cudnn_c
 {
     struct effnet_error error = {0};
     struct cudnn_executable executable;
-    int status = cudnn_executable_build(graph, config, false, &executable, &error);
+    int status = cudnn_executable_build(graph, config, &executable, &error);
     if (status != EFFNET_E_UNAVAILABLE && status != EFFNET_E_INTERNAL) fail_msg("%s: status %d", why, status);
     assert_int_equal(error.status, status);
     if (!strstr(error.message, "layer seven") || !strstr(error.message, why))
@@ -258,92 +286,15 @@ static void test_bad_shapes(void **state)
     cudnn_target_close(&target);
 }
 
-/* ---------------------------------------------------------------- plans from the cache */
-
-/* A plan that is known needs no device to be made; one that is not has to be timed, which fails here. */
-static void test_plan_from_cache(void **state)
-{
-    (void)state;
-    struct effnet_error error = {0};
-    struct cudnn_target target = target_new();
-    struct cudnn_conv_shape shape = some_shape();
-    struct cudnn_plan_options options = {.layer = "layer seven",
-                                         .workspace_limit_bytes = CUDNN_WORKSPACE_LIMIT};
-    struct cudnn_graph graph;
-    assert_int_equal(cudnn_graph_build(&target, &shape, "layer", &graph, &error), EFFNET_OK);
-    struct cudnn_config_list list = {0};
-    assert_int_equal(cudnn_graph_candidates(&graph, false, &list, &error), EFFNET_OK);
-
-    struct cudnn_cache_entry entry = {.elapsed_ns = 4567};
-    for (int i = 0; i < list.count; i++) { /* the last usable one with knobs */
-        struct cudnn_executable executable;
-        if (!cudnn_executable_build(&graph, &list.items[i], false, &executable, NULL) &&
-            list.items[i].knob_count > 0 && executable.workspace_bytes > 0 &&
-            executable.workspace_bytes < CUDNN_WORKSPACE_LIMIT) {
-            entry.config = list.items[i];
-            entry.workspace_bytes = executable.workspace_bytes;
-        }
-        cudnn_executable_free(&executable);
-    }
-    assert_true(entry.config.knob_count > 0);
-    cudnn_config_list_free(&list);
-    cudnn_graph_free(&graph);
-    cudnn_target_close(&target);
-
-    cudnn_cache_key(entry.key, "described", library->version, &shape, &options);
-    setenv("EFFNET_CACHE", folder, 1);
-    struct cudnn_cache cache;
-    assert_int_equal(cudnn_cache_open(&cache, &error), EFFNET_OK);
-    assert_int_equal(cudnn_cache_put(&cache, &entry, &error), EFFNET_OK);
-    assert_true(cudnn_cache_save(&cache));
-    cudnn_cache_close(&cache);
-
-    struct cudnn_context *context;
-    struct cudnn_plan *plan;
-    target = target_new();
-    assert_int_equal(cudnn_context_open_on(&target, "described", &context, &error), EFFNET_OK);
-    options.workspace_limit_bytes = 0; /* the default, which the entry was made for */
-    if (cudnn_plan_create(context, &shape, &options, &plan, &error)) fail_msg("%s", error.message);
-    const struct cudnn_plan_info *info = cudnn_plan_describe(plan);
-    char name[200];
-    cudnn_config_name(&entry.config, name, sizeof name);
-    assert_string_equal(info->engine, name);
-    assert_true(info->cached);
-    assert_false(info->runtime_compiled);
-    assert_int_equal(info->workspace_bytes, entry.workspace_bytes);
-    assert_true(info->elapsed_us > 4.56 && info->elapsed_us < 4.57);
-    cudnn_plan_destroy(plan);
-
-    /* An unknown shape, and entries that do not hold: timed again, which a described device cannot. */
-    shape.n++;
-    assert_int_not_equal(cudnn_plan_create(context, &shape, &options, &plan, &error), EFFNET_OK);
-    assert_null(plan);
-    assert_non_null(strstr(error.message, "layer seven"));
-    shape.n--;
-    struct cudnn_cache_entry wrong[3] = {entry, entry, entry};
-    wrong[0].workspace_bytes++;
-    wrong[1].config.engine = 9999;
-    struct cudnn_plan_options narrow = {.layer = "layer seven",
-                                        .workspace_limit_bytes = entry.workspace_bytes - 1};
-    cudnn_cache_key(wrong[2].key, "described", library->version, &shape, &narrow);
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(cudnn_cache_put(&context->cache, &wrong[i], &error), EFFNET_OK);
-        assert_int_not_equal(cudnn_plan_create(context, &shape, i < 2 ? &options : &narrow, &plan, &error),
-                             EFFNET_OK);
-        assert_null(plan);
-    }
-    cudnn_context_close(context);
-}
-
 /* ---------------------------------------------------------------- main */
 
 int main(void)
 {
-    const struct CMUnitTest before[] = {cmocka_unit_test(test_missing_library)};
+    const struct CMUnitTest before[] = {cmocka_unit_test(test_missing_library),
+                                        cmocka_unit_test(test_config_names)};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_networks),   cmocka_unit_test(test_awkward),
-        cmocka_unit_test(test_candidates), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_bad_shapes), cmocka_unit_test(test_plan_from_cache),
+        cmocka_unit_test(test_networks), cmocka_unit_test(test_awkward),    cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_bad_shapes),
     };
     int failed = cmocka_run_group_tests_name("cudnn library", before, NULL, NULL);
 
@@ -356,12 +307,7 @@ int main(void)
         printf("the rest is skipped: cuDNN %zu cannot plan for a described device\n", library->version);
         return failed;
     }
-    if (!mkdtemp(folder)) return 1;
     failed += cmocka_run_group_tests_name("cudnn plans", tests, NULL, NULL);
-    char file[64];
-    snprintf(file, sizeof file, "%s/cudnn-plans.txt", folder);
-    unlink(file);
-    rmdir(folder);
     return failed;
 }
 #endif

@@ -107,8 +107,7 @@ static void test_gpu_taken(void **state)
     fake_closed = 0;
     static const char *const devices[] = {NULL, "auto", "cuda", "cuda:1"};
     for (int i = 0; i < 4; i++) {
-        struct result r = open_on(true, &fake_gpu,
-                                  OPTIONS(.device = devices[i], .plan = "cudnn", .tune = true));
+        struct result r = open_on(true, &fake_gpu, OPTIONS(.device = devices[i], .plan = "cudnn"));
         assert_int_equal(r.status, EFFNET_OK);
         assert_string_equal(r.backend, "fake");
         assert_string_equal(r.notice, "");
@@ -149,8 +148,8 @@ static void test_long_reason(void **state)
     memset(reason, 'x', sizeof reason - 1);
     reason[sizeof reason - 1] = '\0';
     gpu_fails(EFFNET_E_INTERNAL, reason);
-    struct result r = open_on(true, &fake_gpu, OPTIONS(.plan = "cudnn", .tune = true));
-    assert_non_null(strstr(r.notice, "plan cudnn and tuning are for a GPU alone and not used here"));
+    struct result r = open_on(true, &fake_gpu, OPTIONS(.plan = "cudnn"));
+    assert_non_null(strstr(r.notice, "plan cudnn is for a GPU alone and not used here"));
     r = open_on(true, &fake_gpu, OPTIONS(.precision = "bf16"));
     assert_int_equal(r.status, EFFNET_E_UNAVAILABLE);
     assert_non_null(strstr(r.message, "; nor on a GPU: xxx"));
@@ -177,10 +176,10 @@ static void test_no_hardware(void **state)
     assert_non_null(strstr(r.message, "no NVIDIA GPU in this machine"));
     r = open_on(false, &fake_gpu, OPTIONS(.plan = "cudnn"));
     assert_string_equal(r.notice, "plan cudnn is for a GPU alone and not used here");
-    r = open_on(false, &fake_gpu, OPTIONS(.device = "cpu", .tune = true));
-    assert_string_equal(r.notice, "tuning is for a GPU alone and not used here");
-    r = open_on(false, &fake_gpu, OPTIONS(.device = "reference", .plan = "cudnn", .tune = true));
-    assert_string_equal(r.notice, "plan cudnn and tuning are for a GPU alone and not used here");
+    r = open_on(false, &fake_gpu, OPTIONS(.device = "cpu"));
+    assert_string_equal(r.notice, "");
+    r = open_on(false, &fake_gpu, OPTIONS(.device = "reference", .plan = "cudnn"));
+    assert_string_equal(r.notice, "plan cudnn is for a GPU alone and not used here");
     assert_int_equal(open_on(false, &fake_gpu, OPTIONS(.device = "cuda")).status, EFFNET_E_INTERNAL);
 }
 

@@ -10,7 +10,6 @@ struct backend_options {
     const char *precision; /* NULL: the backend's own */
     const char *plan;      /* never NULL */
     int max_batch, threads, device_index;
-    bool tune;
 };
 
 struct backend_state; /* each backend's own */
@@ -27,6 +26,10 @@ struct backend {
                 struct effnet_error *error);
     /* Also in a child of the process that opened the state, where neither its threads nor its GPU are. */
     void (*close)(struct backend_state *state);
+
+    /* As effnet_tune. NULL: there is nothing to measure. */
+    int (*tune)(const effnet_model *model, const struct backend_options *options, effnet_tuned_visitor *visit,
+                void *context, struct effnet_error *error);
 
     /* Fills device, precision, threads and memory_bytes; strings live as long as the state. */
     void (*describe)(const struct backend_state *state, struct effnet_session_info *info);

@@ -97,7 +97,6 @@ static int check_options(const struct effnet_session_options *from, struct backe
         .threads = from->threads               ? from->threads
                    : cpu_threads < MAX_THREADS ? cpu_threads
                                                : MAX_THREADS,
-        .tune = from->tune,
     };
     return EFFNET_OK;
 }
@@ -140,15 +139,13 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
     return status ? effnet_fail(error, status, "%s", cpu.message) : EFFNET_OK;
 }
 
-/* Adds to the notice which options mean nothing on the CPU. */
+/* Adds to the notice that the plan means nothing on the CPU. */
 static void notice_unused(struct effnet_session *session, const struct backend_options *options)
 {
-    const bool cudnn = strcmp(options->plan, "cudnn") == 0;
     const size_t length = strlen(session->notice);
-    if (!cudnn && !options->tune) return;
-    const char *what = !options->tune ? "plan cudnn is" : cudnn ? "plan cudnn and tuning are" : "tuning is";
-    snprintf(session->notice + length, sizeof session->notice - length,
-             "%s%s for a GPU alone and not used here", length ? "; " : "", what);
+    if (strcmp(options->plan, "cudnn") == 0)
+        snprintf(session->notice + length, sizeof session->notice - length,
+                 "%splan cudnn is for a GPU alone and not used here", length ? "; " : "");
 }
 
 static int open_device(struct effnet_session *session, const struct backend_choice *choice,
@@ -209,6 +206,24 @@ int effnet_session_open(const effnet_model *model, const struct effnet_session_o
 {
     const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware};
     return effnet_session_open_from(&choice, model, options, out, error);
+}
+
+int effnet_tune(const effnet_model *model, const struct effnet_session_options *from,
+                effnet_tuned_visitor *visit, void *context, struct effnet_error *error)
+{
+    static const struct effnet_session_options defaults;
+    struct backend_options options;
+    enum backend_device kind;
+    if (!model) return effnet_fail(error, EFFNET_E_USAGE, "tuning: no model");
+    if (!from) from = &defaults;
+    int status = check_options(from, &options, error);
+    if (!status) status = effnet_parse_device(from->device, &kind, &options.device_index, error);
+    if (status) return status;
+    if (kind != DEVICE_AUTO && kind != DEVICE_CUDA)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device %s has nothing to tune; a GPU has",
+                           from->device);
+    if (!cuda_backend) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
+    return cuda_backend->tune(model, &options, visit, context, error);
 }
 
 /* What a session holds for its process, threads and a GPU, is not there in a child. */

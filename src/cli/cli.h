@@ -16,6 +16,7 @@ int cmd_classify(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 
 /* ---------------------------------------------------------------- status.c */
 
@@ -65,7 +66,7 @@ double processor_time_us(void);
 struct setup {
     const char *model, *device, *precision, *plan;
     int64_t threads;
-    bool tune, quiet;
+    bool quiet;
 };
 /* args_parse with a command's own options and these. Where plan_given is not NULL, --plan needs no argument
  * and sets it. */
@@ -74,6 +75,8 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
 
 /* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed place) and opens it. */
 int setup_open_model(const struct setup *setup, effnet_model **out);
+/* What the options say of a session for up to max_batch images. */
+struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch);
 /* Opens a session for up to max_batch images; passes its notice on unless quiet. */
 int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
                        effnet_session **out);

@@ -37,7 +37,6 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
                                : "GPU: which kernels; cudnn keeps the convolutions to cuDNN\n(default auto)",
                     plan_given ? OPTION_CHOICE_OPTIONAL : OPTION_CHOICE, const char *, &setup->plan, 0, 0,
                     plan_given),
-        FLAG(0, "tune", "GPU: try every cuDNN engine, also those that take long to build", &setup->tune),
         FLAG('q', "quiet", "no notices and no progress on standard error; errors stay", &setup->quiet),
     };
     const struct option_group groups[] = {{"Options", options, count},
@@ -118,17 +117,21 @@ int setup_open_model(const struct setup *setup, effnet_model **out)
     return status ? cli_fail_library(&error) : EFFNET_OK;
 }
 
-int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
-                       effnet_session **out)
+struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch)
 {
-    const struct effnet_session_options options = {
+    return (struct effnet_session_options){
         .device = setup->device,
         .precision = setup->precision,
         .plan = setup->plan,
         .max_batch = max_batch,
         .threads = (int)setup->threads,
-        .tune = setup->tune,
     };
+}
+
+int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
+                       effnet_session **out)
+{
+    const struct effnet_session_options options = setup_session_options(setup, max_batch);
     struct effnet_error error;
     if (effnet_session_open(model, &options, out, &error)) return cli_fail_library(&error);
     const char *notice = effnet_session_get_info(*out)->notice;

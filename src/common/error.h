@@ -9,6 +9,13 @@
 int effnet_fail(struct effnet_error *error, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Returns from the calling function on failure. */
+#define EFFNET_TRY(call)                                                                                     \
+    do {                                                                                                     \
+        int status_ = (call);                                                                                \
+        if (status_ != EFFNET_OK) return status_;                                                            \
+    } while (0)
+
 /* Out of memory while doing `what`. */
 int effnet_fail_nomem(struct effnet_error *error, const char *what, size_t size_bytes);
 

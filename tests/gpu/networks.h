@@ -146,30 +146,4 @@ static inline float *run(effnet_session *session, const struct subject *s, const
     return logits;
 }
 
-/* ---------------------------------------------------------------- measured choices */
-
-static char cache_folder[] = "/tmp/effnet-gpu-XXXXXX";
-
-static inline void remove_cache(void)
-{
-    char path[64];
-    snprintf(path, sizeof path, "%s/cudnn-plans.txt", cache_folder);
-    unlink(path);
-    rmdir(cache_folder);
-}
-
-/* Choices are kept in the folder that EFFNET_CACHE names, or else in one that is removed again. Where that
- * cannot be made the program ends. */
-static inline void prepare_cache(void)
-{
-    const char *folder = getenv("EFFNET_CACHE");
-    if (folder && *folder) return;
-    if (!mkdtemp(cache_folder)) {
-        perror(cache_folder);
-        exit(1);
-    }
-    atexit(remove_cache);
-    setenv("EFFNET_CACHE", cache_folder, 1);
-}
-
 #endif

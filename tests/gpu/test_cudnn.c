@@ -1,21 +1,32 @@
 /* cuDNN's convolutions against plain loops in double: every engine that may run, on every convolution of both
- * networks at batches 1 and 10 and on seeded awkward shapes; the engine that timing chooses, also inside a
- * CUDA graph; then the cache.
- *   --small    few and small shapes, the chosen engine alone: for compute-sanitizer. Choices are kept where
- *              EFFNET_CACHE says, so that a second run times nothing
- *   --bench    times instead, at batches 1, 10 and 256 (--batch N: at N): each engine's microseconds and
- * percent of the copy floor. --best: the chosen engine only. --tune: all engines, knobs and compilers */
-#include <unistd.h>
+ * networks at batches 1 and 10 and on seeded awkward shapes; the engine that cuDNN recommends, also inside a
+ * CUDA graph.
+ *   --small    few and small shapes, the recommended engine alone: for compute-sanitizer */
+#include <time.h>
 
-#include "cudnn_bench.h"
+#include "backend/cuda/cudnn/conv.h"
+#include "cudnn_shapes.h"
+#include "small.h"
 
-static char cache_folder[] = "/tmp/effnet-cudnn-XXXXXX", cache_file[64];
+enum { WORKSPACE_MOST = 64 << 20 };
+
 static double engines_ms, reference_ms; /* where the time goes */
 
-static void remove_cache(void)
+static double now_ms(void)
 {
-    unlink(cache_file);
-    rmdir(cache_folder);
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1000.0 * (double)t.tv_sec + (double)t.tv_nsec / 1e6;
+}
+
+static struct cudnn_context *open_context(void)
+{
+    struct effnet_error error;
+    struct cudnn_context *context;
+    const int status = cudnn_context_open(&context, &error);
+    if (!status) return context;
+    printf("%s: %s\n", status == EFFNET_E_UNAVAILABLE ? "skipped" : "FAILED", error.message);
+    exit(status == EFFNET_E_UNAVAILABLE ? GPU_EXIT_SKIPPED : 1);
 }
 
 /* ---------------------------------------------------------------- one problem */
@@ -153,19 +164,6 @@ static bool right(struct problem *p, const char *what, double *relative_l2)
 
 /* ---------------------------------------------------------------- engines */
 
-static void run_engine(struct cudnn_context *context, const struct cudnn_executable *executable,
-                       struct problem *p, const void *x, void *workspace, half *out, const char *name)
-{
-    struct effnet_error error = {0};
-    cudnnBackendDescriptor_t pack = NULL;
-    guarded_poison(&p->y);
-    int status = cudnn_pack_build(&context->target, name, x, p->w, p->y.data, workspace, &pack, &error);
-    if (!status) status = cudnn_execute(context, executable, pack, NULL, name, &error);
-    cudnn_descriptor_free(&context->target, &pack);
-    if (status) printf("  %s\n", error.message); /* the poison then fails the comparison */
-    fetch(p, out);
-}
-
 /* Memory for the largest workspace that is allowed, once for all engines: to allocate it takes as long as to
  * run one. */
 static struct guarded workspace_pool;
@@ -173,16 +171,26 @@ static struct guarded workspace_pool;
 /* The first `bytes` of it between guard zones, poisoned. */
 static struct guarded workspace_of(int64_t bytes)
 {
-    if (!workspace_pool.base) workspace_pool = guarded_alloc((size_t)CUDNN_WORKSPACE_LIMIT);
+    if (!workspace_pool.base) workspace_pool = guarded_alloc((size_t)WORKSPACE_MOST);
     struct guarded view = workspace_pool;
     view.bytes = (size_t)bytes;
     guarded_poison(&view);
     return view;
 }
 
+/* Runs the chosen engine on x; what it leaves in y goes to `out`. */
+static void run_engine(struct cudnn_conv *conv, struct problem *p, const void *x, void *workspace, half *out)
+{
+    struct effnet_error error = {0};
+    guarded_poison(&p->y);
+    if (cudnn_conv_run(conv, x, p->w, p->y.data, workspace, NULL, &error))
+        printf("  %s\n", error.message); /* the poison then fails the comparison */
+    fetch(p, out);
+}
+
 /* The engines that ran on one problem. */
 struct engines {
-    struct cudnn_context *context;
+    struct cudnn_conv *conv;
     struct problem *problem;
     const char *name;
     int ran;
@@ -190,21 +198,19 @@ struct engines {
 };
 
 /* One engine: the right values, and for equal images the same bits at every place in the batch as among other
- * images. */
-static void check_engine(struct engines *e, const struct cudnn_config *config,
-                         const struct cudnn_executable *executable)
+ * images. Not every candidate can run. */
+static int check_engine(const char *engine, void *context, struct effnet_error *error)
 {
+    struct engines *e = context;
     struct problem *p = e->problem;
-    char engine[200];
     double relative_l2;
+    if (cudnn_conv_choose(e->conv, engine, error)) return EFFNET_OK;
     const double start = now_ms();
-    cudnn_config_name(config, engine, sizeof engine);
-    const struct guarded workspace = workspace_of(executable->workspace_bytes);
-    run_engine(e->context, executable, p, p->x, workspace.data, p->out, engine);
+    const struct guarded workspace = workspace_of(cudnn_conv_workspace_bytes(e->conv));
+    run_engine(e->conv, p, p->x, workspace.data, p->out);
     const bool good = right(p, engine, &relative_l2);
     bool same = true;
-    if (p->shape.n > 1)
-        run_engine(e->context, executable, p, p->x_equal, workspace.data, p->out_equal, engine);
+    if (p->shape.n > 1) run_engine(e->conv, p, p->x_equal, workspace.data, p->out_equal);
     for (int n = 0; n < p->shape.n && p->shape.n > 1; n++)
         same &= !memcmp(p->out_equal + (size_t)n * p->image_count, p->out, p->image_count * sizeof(half));
     expect(good, "%s: %s is wrong", e->name, engine);
@@ -213,50 +219,29 @@ static void check_engine(struct engines *e, const struct cudnn_config *config,
     e->ran++;
     if (relative_l2 > e->worst_l2) e->worst_l2 = relative_l2;
     engines_ms += now_ms() - start;
+    return EFFNET_OK;
 }
 
-/* Every engine that the rules admit. */
-static void check_engines(struct engines *e, bool tune)
+/* The engine that is taken where nothing was measured: right, the same bits again, and the same from a CUDA
+ * graph. */
+static void check_choice(struct cudnn_conv *conv, struct problem *p, const char *name)
 {
     struct effnet_error error = {0};
-    struct cudnn_graph graph;
-    struct cudnn_config_list list = {0};
-    int status = cudnn_graph_build(&e->context->target, &e->problem->shape, e->name, &graph, &error);
-    if (!status) status = cudnn_graph_candidates(&graph, tune, &list, &error);
+    int status = cudnn_conv_choose(conv, NULL, &error);
     expect(!status, "%s", error.message);
-    for (int i = 0; !status && i < list.count; i++) {
-        struct cudnn_executable executable;
-        if (cudnn_executable_build(&graph, &list.items[i], tune, &executable, &error)) continue;
-        if (executable.workspace_bytes <= CUDNN_WORKSPACE_LIMIT) check_engine(e, &list.items[i], &executable);
-        cudnn_executable_free(&executable);
-    }
-    cudnn_config_list_free(&list);
-    cudnn_graph_free(&graph);
-}
-
-/* ---------------------------------------------------------------- plans */
-
-/* The chosen plan: right, the same bits again, and the same from a CUDA graph. */
-static void check_plan(struct cudnn_plan *plan, struct problem *p, const char *name)
-{
-    const struct cudnn_plan_info *info = cudnn_plan_describe(plan);
-    struct effnet_error error = {0};
-    const struct guarded workspace = workspace_of(info->workspace_bytes);
+    if (status) return;
+    const char *engine = cudnn_conv_engine(conv);
+    const struct guarded workspace = workspace_of(cudnn_conv_workspace_bytes(conv));
     double relative_l2;
+    run_engine(conv, p, p->x, workspace.data, p->out);
+    expect(right(p, engine, &relative_l2), "%s: %s, which cuDNN recommends", name, engine);
+
     cudaStream_t stream;
-    CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-
-    guarded_poison(&p->y);
-    CUDA_OK(cudaDeviceSynchronize());
-    int status = cudnn_plan_run(plan, p->x, p->w, p->y.data, workspace.data, stream, &error);
-    expect(!status, "%s", error.message);
-    fetch(p, p->out);
-    expect(right(p, info->engine, &relative_l2), "%s: plan", name);
-
     cudaGraph_t graph;
     cudaGraphExec_t exec;
+    CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    status = cudnn_plan_run(plan, p->x, p->w, p->y.data, workspace.data, stream, &error);
+    status = cudnn_conv_run(conv, p->x, p->w, p->y.data, workspace.data, stream, &error);
     CUDA_OK(cudaStreamEndCapture(stream, &graph));
     expect(!status, "%s", error.message);
     CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
@@ -266,81 +251,41 @@ static void check_plan(struct cudnn_plan *plan, struct problem *p, const char *n
         CUDA_OK(cudaGraphLaunch(exec, stream));
         fetch(p, p->out_equal);
         expect(!memcmp(p->out, p->out_equal, p->y_count * sizeof(half)), "%s: %s: other bits in a CUDA graph",
-               name, info->engine);
+               name, engine);
     }
     expect(guarded_intact(&workspace) && guarded_intact(&p->y), "%s: guards", name);
     CUDA_OK(cudaGraphExecDestroy(exec));
     CUDA_OK(cudaGraphDestroy(graph));
     CUDA_OK(cudaStreamDestroy(stream));
+    printf("; %s", engine);
 }
 
-static void visit_engine(const struct cudnn_trial *trial, void *engines)
-{
-    if (!trial->refused) check_engine(engines, trial->config, trial->executable);
-}
-
-/* Times all engines, checks each while it is there (to build one takes up to 20 ms), and puts the fastest
- * where cudnn_plan_create finds it. */
-static void choose(struct engines *e, bool tune)
-{
-    struct effnet_error error = {0};
-    struct cudnn_context *context = e->context;
-    const struct cudnn_conv_shape *s = &e->problem->shape;
-    const struct cudnn_plan_options options = {
-        .layer = e->name, .tune = tune, .workspace_limit_bytes = CUDNN_WORKSPACE_LIMIT};
-    struct cudnn_graph graph;
-    struct cudnn_cache_entry chosen = {0};
-    struct cudnn_executable executable = {0};
-    int status = cudnn_graph_build(&context->target, s, e->name, &graph, &error);
-    if (!status)
-        status = cudnn_tune(context, &graph, s, &options, visit_engine, e, &chosen, &executable, &error);
-    cudnn_graph_free(&graph);
-    cudnn_executable_free(&executable);
-    cudnn_cache_key(chosen.key, context->device, context->target.library->version, s, &options);
-    if (!status) status = cudnn_cache_put(&context->cache, &chosen, &error);
-    expect(!status, "%s", error.message);
-}
-
-/* What cudnn_plan_create gives. Prints it. */
-static void check_choice(struct cudnn_context *context, const char *name, struct problem *p, bool tune)
-{
-    struct effnet_error error = {0};
-    struct cudnn_plan *plan;
-    const struct cudnn_plan_options options = {.layer = name, .tune = tune};
-    const int status = cudnn_plan_create(context, &p->shape, &options, &plan, &error);
-    expect(!status, "%s", error.message);
-    if (status) return;
-    check_plan(plan, p, name);
-    const struct cudnn_plan_info *info = cudnn_plan_describe(plan);
-    printf("; %s %.2f us%s", info->engine, info->elapsed_us, info->cached ? " (cached)" : "");
-    cudnn_plan_destroy(plan);
-}
-
-/* CHOICE: the plan; ENGINES: every engine. */
+/* CHOICE: the recommended engine; ENGINES: every engine. */
 enum what { CHOICE = 1, ENGINES = 2 };
 
 static void check_shape(struct cudnn_context *context, const char *name, const struct cudnn_conv_shape *s,
-                        int what, bool tune, uint64_t *state)
+                        int what, uint64_t *state)
 {
+    struct effnet_error error = {0};
     struct problem p = problem_new(s, state);
-    struct engines engines = {.context = context, .problem = &p, .name = name};
+    struct engines engines = {.problem = &p, .name = name};
     printf("%-17s n%-3d %3dx%-3d c%-4d->%-4d g%-4d k%d s%d p%d%d%d%d", name, s->n, s->h, s->w, s->c_in,
            s->c_out, s->groups, s->kernel, s->stride, s->pad_top, s->pad_left, s->pad_bottom, s->pad_right);
-    if (what & ENGINES) {
-        if (what & CHOICE)
-            choose(&engines, tune);
-        else
-            check_engines(&engines, tune);
+    const int status = cudnn_conv_open(context, s, name, WORKSPACE_MOST, &engines.conv, &error);
+    expect(!status, "%s", error.message);
+    if (!status && what & ENGINES) {
+        expect(!cudnn_conv_candidates(engines.conv, check_engine, &engines, &error), "%s", error.message);
         expect(engines.ran > 0, "%s: no engine ran", name);
         printf(": %2d engines, worst L2 %.1e", engines.ran, engines.worst_l2);
     }
-    if (what & CHOICE) check_choice(context, name, &p, tune);
+    if (!status && what & CHOICE) check_choice(engines.conv, &p, name);
     printf("\n");
+    cudnn_conv_close(engines.conv);
     problem_free(&p);
 }
 
 /* Every distinct convolution of both networks. */
-static void check_networks(struct cudnn_context *context, int batch, int what, bool tune, uint64_t *state)
+static void check_networks(struct cudnn_context *context, int batch, int what, uint64_t *state)
 {
     struct named_shape shapes[NAMED_SHAPES_MAX];
     const int count = all_network_shapes(batch, shapes);
@@ -348,113 +293,31 @@ static void check_networks(struct cudnn_context *context, int batch, int what, b
         bool seen = false;
         for (int j = 0; j < i; j++)
             seen |= !memcmp(&shapes[i].shape, &shapes[j].shape, sizeof shapes[i].shape);
-        if (!seen) check_shape(context, shapes[i].name, &shapes[i].shape, what, tune, state);
+        if (!seen) check_shape(context, shapes[i].name, &shapes[i].shape, what, state);
     }
-}
-
-/* ---------------------------------------------------------------- cache */
-
-enum { CACHED_SHAPES = 6 };
-
-/* The first few convolutions of lite1 at batch 3; returns how many plans came from the cache, and each one's
- * engine. */
-static int make_plans(struct cudnn_context *context, char engines[CACHED_SHAPES][160], double *elapsed_ms)
-{
-    struct named_shape shapes[NAMED_SHAPES_MAX];
-    int cached = 0;
-    all_network_shapes(3, shapes);
-    double start = now_ms();
-    for (int i = 0; i < CACHED_SHAPES; i++) {
-        struct effnet_error error = {0};
-        struct cudnn_plan *plan;
-        const struct cudnn_plan_options options = {.layer = shapes[i].name};
-        int status = cudnn_plan_create(context, &shapes[i].shape, &options, &plan, &error);
-        expect(!status, "%s", error.message);
-        if (status) continue;
-        cached += cudnn_plan_describe(plan)->cached;
-        snprintf(engines[i], sizeof engines[i], "%s", cudnn_plan_describe(plan)->engine);
-        cudnn_plan_destroy(plan);
-    }
-    cudnn_context_settle(context);
-    *elapsed_ms = now_ms() - start;
-    return cached;
-}
-
-/* The second start takes everything from disk; a third, with the file broken, times again. */
-static void check_cache(void)
-{
-    static char engines[3][CACHED_SHAPES][160];
-    int cached[3];
-    for (int start = 0; start < 3; start++) {
-        if (start == 2) {
-            FILE *broken = fopen(cache_file, "w");
-            expect(broken && fputs("not a cache\n", broken) >= 0 && fclose(broken) == 0,
-                   "%s cannot be written", cache_file);
-        }
-        double begin = now_ms(), elapsed_ms;
-        struct cudnn_context *context = open_context();
-        double open_ms = now_ms() - begin;
-        cached[start] = make_plans(context, engines[start], &elapsed_ms);
-        cudnn_context_close(context);
-        printf("cache, start %d: context %.1f ms, %d plans %.1f ms, %d of them cached\n", start + 1, open_ms,
-               CACHED_SHAPES, elapsed_ms, cached[start]);
-    }
-    expect(cached[0] == 0 && cached[1] == CACHED_SHAPES && cached[2] == 0,
-           "three starts, the last with a broken file: %d, %d, %d of %d cached", cached[0], cached[1],
-           cached[2], CACHED_SHAPES);
-    for (int i = 0; i < CACHED_SHAPES; i++)
-        expect(!strcmp(engines[0][i], engines[1][i]), "plan %d: %s, cached %s", i, engines[0][i],
-               engines[1][i]);
 }
 
 /* ---------------------------------------------------------------- main */
 
 int main(int argc, char **argv)
 {
-    bool small = false, bench_mode = false, tune = false, best_only = false;
-    int batch = 0;
-    for (int i = 1; i < argc; i++)
-        if (!strcmp(argv[i], "--small"))
-            small = true;
-        else if (!strcmp(argv[i], "--bench"))
-            bench_mode = true;
-        else if (!strcmp(argv[i], "--tune"))
-            tune = true;
-        else if (!strcmp(argv[i], "--best"))
-            best_only = true;
-        else if (!strcmp(argv[i], "--batch") && i + 1 < argc)
-            batch = atoi(argv[++i]);
-        else
-            return fprintf(stderr, "usage: %s [--small] [--tune] [--bench [--best] [--batch N]]\n", argv[0]),
-                   2;
+    const bool small = argc == 2 && !strcmp(argv[1], "--small");
+    if (argc > 1 && !small) return fprintf(stderr, "usage: %s [--small]\n", argv[0]), 2;
     gpu_require();
-
-    if (!small || !getenv("EFFNET_CACHE")) {
-        if (!mkdtemp(cache_folder)) return perror(cache_folder), 1;
-        snprintf(cache_file, sizeof cache_file, "%s/cudnn-plans.txt", cache_folder);
-        setenv("EFFNET_CACHE", cache_folder, 1);
-        atexit(remove_cache);
+    uint64_t state = random_seed("shapes and data", 20260102);
+    struct cudnn_context *context = open_context();
+    printf("%s\n", cudnn_context_name(context));
+    if (!small) {
+        check_networks(context, 1, ENGINES, &state);
+        check_networks(context, 10, ENGINES | CHOICE, &state);
     }
-
-    if (bench_mode) {
-        bench(batch, tune, best_only);
-    } else {
-        uint64_t state = random_seed("shapes and data", 20260102);
-        struct cudnn_context *context = open_context();
-        printf("%s on %s\n", cudnn_context_name(context), context->device);
-        if (!small) {
-            check_networks(context, 1, ENGINES, tune, &state);
-            check_networks(context, 10, ENGINES | CHOICE, tune, &state);
-        }
-        for (int i = 0; i < (small ? 4 : 40); i++) {
-            struct cudnn_conv_shape s = awkward_shape(&state);
-            char name[32];
-            snprintf(name, sizeof name, "awkward %d", i);
-            check_shape(context, name, &s, small ? CHOICE : i % 4 ? ENGINES : ENGINES | CHOICE, tune, &state);
-        }
-        cudnn_context_close(context);
-        if (!small) check_cache();
-        printf("checking engines %.1f s, the reference %.1f s\n", engines_ms / 1000, reference_ms / 1000);
+    for (int i = 0; i < (small ? 4 : 40); i++) {
+        struct cudnn_conv_shape s = awkward_shape(&state);
+        char name[32];
+        snprintf(name, sizeof name, "awkward %d", i);
+        check_shape(context, name, &s, small ? CHOICE : i % 4 ? ENGINES : ENGINES | CHOICE, &state);
     }
+    cudnn_context_close(context);
+    printf("checking engines %.1f s, the reference %.1f s\n", engines_ms / 1000, reference_ms / 1000);
     return finish();
 }

@@ -4,8 +4,7 @@
  * too large for the GPU; arguments that are wrong; several sessions at once.
  *
  * --small: the small networks and smaller batches, nothing that fills the GPU's memory, for
- * compute-sanitizer. Choices are kept in the folder that EFFNET_CACHE names, or else in one that is removed
- * again. */
+ * compute-sanitizer. */
 #include <pthread.h>
 
 #include "networks.h"
@@ -226,26 +225,13 @@ static size_t free_bytes(void)
     return available;
 }
 
-/* Lines in the file of measured choices. */
-static int count_choices(void)
-{
-    char path[512];
-    int lines = 0;
-    snprintf(path, sizeof path, "%s/cudnn-plans.txt", getenv("EFFNET_CACHE"));
-    FILE *file = fopen(path, "r");
-    for (int c; file && (c = getc(file)) != EOF;) lines += c == '\n';
-    if (file) fclose(file);
-    return lines;
-}
-
-/* A batch that does not fit: the message says what it needs and what would fit, before anything is timed and
- * without keeping memory. Returns what would fit, or 0. */
+/* A batch that does not fit: the message says what it needs and what would fit; no memory is kept. Returns
+ * what would fit, or 0. */
 static int check_too_large(const struct subject *s, const char *plan, int batch)
 {
     const struct effnet_session_options options = {.device = "cuda", .plan = plan, .max_batch = batch};
     struct effnet_error error = {0};
     effnet_session *session;
-    const int choices = count_choices();
     const size_t before = free_bytes();
     const int status = effnet_session_open(s->model, &options, &session, &error);
     int named = 0, fits = 0;
@@ -262,8 +248,6 @@ static int check_too_large(const struct subject *s, const char *plan, int batch)
     expect(named == batch && needed > available && (size_t)available <= before >> 20 && fits > 0 &&
                fits < batch,
            "%s: a batch of %d: \"%s\" with %zu MiB free", s->name, batch, error.message, before >> 20);
-    expect(count_choices() == choices, "%s: a batch of %d: engines were timed before it failed", s->name,
-           batch);
     expect(free_bytes() + (64u << 20) >= before, "%s: a batch of %d: %zu MiB are lost", s->name, batch,
            (before - free_bytes()) >> 20);
     effnet_session_close(session);
@@ -429,6 +413,78 @@ static void check_side_by_side(const struct subject *a, const struct subject *b,
     }
 }
 
+/* ---------------------------------------------------------------- tuning */
+
+struct tuned_units {
+    struct effnet_tuned units[256];
+    char whats[256][240];
+    int count;
+};
+
+static void note_tuned(const struct effnet_tuned *tuned, void *context)
+{
+    struct tuned_units *t = context;
+    if (t->count == 256) return;
+    t->units[t->count] = *tuned;
+    snprintf(t->whats[t->count], sizeof *t->whats, "%s", tuned->what);
+    t->count++;
+}
+
+/* Whether a kind of unit that starts with this layer was measured, and what the session runs is its fastest.
+ */
+static bool runs_fastest(const struct tuned_units *tuned, const char *layer, const char *kernel)
+{
+    for (int i = 0; i < tuned->count; i++)
+        if (!strcmp(tuned->units[i].layer, layer) && strstr(kernel, tuned->units[i].candidate)) return true;
+    return false;
+}
+
+/* Opening a session measures nothing and writes nothing. Tuning writes what the next session then runs; its
+ * results are right. */
+static void check_tuning(const struct subject *s)
+{
+    static struct tuned_units tuned;
+    char folder[] = "/tmp/effnet-gpu-XXXXXX", file[64];
+    if (!mkdtemp(folder)) exit(1);
+    snprintf(file, sizeof file, "%s/tuning.txt", folder);
+    setenv("EFFNET_CACHE", folder, 1);
+    effnet_session *session = open_session(s, "cuda", "auto", s->max_batch);
+    float *before = session ? run(session, s, s->pixels, s->images) : NULL;
+    effnet_session_close(session);
+    expect(access(file, F_OK) != 0, "%s: opening a session has written %s", s->name, file);
+
+    const struct effnet_session_options options = {.device = "cuda", .max_batch = s->max_batch};
+    struct effnet_error error = {0};
+    tuned.count = 0;
+    expect(!effnet_tune(s->model, &options, note_tuned, &tuned, &error), "%s: %s", s->name, error.message);
+    expect(tuned.count >= 10, "%s: %d kinds of units were measured", s->name, tuned.count);
+    for (int i = 0; i < tuned.count; i++)
+        expect(tuned.units[i].candidates > 0 && tuned.units[i].elapsed_us > 0 &&
+                   tuned.units[i].elapsed_us < 1e6,
+               "%s: %s: %d candidates, %g us", s->name, tuned.whats[i], tuned.units[i].candidates,
+               tuned.units[i].elapsed_us);
+    expect(access(file, R_OK) == 0, "%s: tuning has not written %s", s->name, file);
+
+    session = open_session(s, "cuda", "auto", s->max_batch);
+    int first_of_kind = 0;
+    for (int i = 0; session && i < effnet_session_unit_count(session); i++) {
+        const struct effnet_unit *u = effnet_session_unit(session, i);
+        first_of_kind += runs_fastest(&tuned, effnet_model_layer(s->model, u->first)->name, u->kernel);
+    }
+    expect(first_of_kind >= 5, "%s: %d units run what tuning found", s->name, first_of_kind);
+    float *after = session ? run(session, s, s->pixels, s->images) : NULL;
+    if (before && after) {
+        const double away = difference(after, before, s->images, s->classes, 1e-2);
+        expect(away <= 1e-2, "%s: after tuning relative L2 %.2e", s->name, away);
+    }
+    effnet_session_close(session);
+    free(before);
+    free(after);
+    unlink(file);
+    rmdir(folder);
+    setenv("EFFNET_CACHE", "", 1);
+}
+
 /* ---------------------------------------------------------------- main */
 
 static void check_real(const char *network)
@@ -457,7 +513,6 @@ int main(int argc, char **argv)
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
     printf("seed %llu\n", (unsigned long long)SEED);
-    prepare_cache();
     struct subject lite = subject_new("lite", lite_model(), small ? 5 : IMAGES_MAX, small ? 2 : 4);
     struct subject heads = subject_new("heads", heads_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
     check_refusals(&lite);
@@ -470,6 +525,8 @@ int main(int argc, char **argv)
     }
     check_side_by_side(&lite, &heads, small ? 2 : 100);
     if (!small) {
+        check_tuning(&lite);
+        check_tuning(&heads);
         check_memory(&lite, "auto");
         check_memory(&heads, "cudnn");
         check_real("lite1");

@@ -221,7 +221,7 @@ static void *open_in_thread(void *argument)
     return NULL;
 }
 
-/* A batch that was never measured: one of them measures, and the others run what it chose. */
+/* Sessions that are opened side by side run the same. */
 static void check_choices(const struct subject *s)
 {
     enum { SESSIONS = 4 };
@@ -318,7 +318,6 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
-    prepare_cache();
     struct subject lite = subject_new("lite", lite_model(), 5, 3);
     struct subject heads = subject_new("heads", heads_model(), 5, 5);
     check_threads_surroundings(&lite, small);

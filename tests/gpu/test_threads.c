@@ -253,7 +253,7 @@ static void run_cases(const char *name, struct threads_case *cases, int count, i
                       double limit_s, struct shared_work *work, uint64_t *random)
 {
     const int portion = rounds < 10 ? rounds : 10;
-    int failures = threads_prepare(cases, count, random_next(random)), done = 0; /* fills the cache, too */
+    int failures = threads_prepare(cases, count, random_next(random)), done = 0;
     expect(!failures, "%s: %d cases fail alone", name, failures);
     const double start_s = now_s();
     while (!failures && done < rounds && (done == 0 || now_s() - start_s < limit_s)) {
@@ -315,7 +315,6 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
-    prepare_cache();
     uint64_t random = random_seed("threads", 73), state = SEED;
     struct shared_work *work = work_new(&state);
     work->provoke = !small;

@@ -1,17 +1,18 @@
-/* The CUDA backend: cuDNN for the stem and, in the plan of that name, for the depthwise convolutions; own
- * kernels for everything else. */
+/* The CUDA backend: in plan cudnn cuDNN for the stem and the depthwise convolutions, in plan auto for what it
+ * is faster at; own kernels for everything else. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_internal.h"
+#include "backend/cuda/cudnn/conv.h"
 
 /* What lies on the device and with CUDA and cuDNN; on the device. */
 static void release(struct backend_state *state)
 {
     for (int i = 0; i < CUDA_SLOTS; i++) cuda_slot_close(&state->slots[i]);
-    for (int i = 0; i < state->unit_count; i++) cudnn_plan_destroy(state->units[i].plan);
-    cudnn_context_close(state->cudnn);
+    cuda_plan_free(state, false);
+    cudnn_context_close(state->network.cudnn);
     cudaFree(state->arena);
     cuda_timer_close(&state->timer);
     if (state->copy_stream) cudaStreamDestroy(state->copy_stream);
@@ -21,8 +22,8 @@ static void release(struct backend_state *state)
 /* The same where CUDA must not be called any more: host memory alone. */
 static void abandon(struct backend_state *state)
 {
-    for (int i = 0; i < state->unit_count; i++) cudnn_plan_abandon(state->units[i].plan);
-    cudnn_context_abandon(state->cudnn);
+    cuda_plan_free(state, true);
+    cudnn_context_abandon(state->network.cudnn);
 }
 
 static void close_state(struct backend_state *state)
@@ -34,9 +35,6 @@ static void close_state(struct backend_state *state)
     } else {
         abandon(state);
     }
-    free(state->units);
-    free(state->tensors);
-    free(state->depthwise_config);
     free(state);
 }
 
@@ -47,58 +45,88 @@ static int open_device(struct backend_state *state, const struct backend_options
     if (options->precision && strcmp(options->precision, "fp16"))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "precision %s is not supported on a GPU; fp16 is",
                            options->precision);
-    EFFNET_TRY(cuda_network_check(state->model, state->max_batch, error));
-    state->depthwise_config = malloc((size_t)state->info->layer_count * sizeof *state->depthwise_config);
-    if (!state->depthwise_config)
-        return effnet_fail_nomem(error, "cuda backend", sizeof *state->depthwise_config);
-    for (int i = 0; i < state->info->layer_count; i++) state->depthwise_config[i] = -1;
+    EFFNET_TRY(cuda_network_check(state->network.model, state->network.max_batch, error));
     return cuda_device_open(options->device_index, &state->device, error);
 }
 
-/* The rest, on the device. */
-static int open_state(struct backend_state *state, struct effnet_error *error)
+/* Streams and what the device is called; on the device. */
+static int open_streams(struct backend_state *state, struct effnet_error *error)
 {
+    const struct cudaDeviceProp *device = &state->device.properties;
+    state->network.sms = device->multiProcessorCount;
+    /* A slice of a GPU has its name and fewer SMs. */
+    snprintf(state->network.chip, sizeof state->network.chip, "%.96s sm_%d%d %d SMs", device->name,
+             device->major, device->minor, device->multiProcessorCount);
     CUDA_TRY(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "stream");
     CUDA_TRY(cudaStreamCreateWithFlags(&state->copy_stream, cudaStreamNonBlocking), "stream");
-    EFFNET_TRY(cuda_timer_open(state->stream, &state->device.properties, &state->timer, error));
-    EFFNET_TRY(cudnn_context_open(&state->device.properties, &state->cudnn, error));
-    state->first_block = !state->cudnn_only && cuda_first_block_fits(state);
-    EFFNET_TRY(cuda_network_plan(state, error));
-    EFFNET_TRY(cuda_memory_check(state, error));
-    if (!state->cudnn_only) {
-        EFFNET_TRY(cuda_choose_depthwise(state, error));
-        cuda_network_forget(state);
-        EFFNET_TRY(cuda_network_plan(state, error));
-    }
-    EFFNET_TRY(cuda_choose_convolutions(state, error));
+    return cuda_timer_open(state->stream, device, &state->timer, error);
+}
+
+/* The rest, on the device. */
+static int open_session(struct backend_state *state, struct effnet_error *error)
+{
+    struct tuning tuning;
+    EFFNET_TRY(open_streams(state, error));
+    EFFNET_TRY(tuning_open(&tuning, error));
+    const int status = cuda_plan(state, &tuning, error);
+    tuning_close(&tuning);
+    EFFNET_TRY(status);
     EFFNET_TRY(cuda_memory_open(state, error));
-    EFFNET_TRY(cuda_choose_kernels(state, error));
-    snprintf(state->description, sizeof state->description, "%s, %s", state->device.properties.name,
-             cudnn_context_name(state->cudnn));
+    snprintf(state->description, sizeof state->description, "%s%s%s", state->device.properties.name,
+             state->network.cudnn ? ", " : "",
+             state->network.cudnn ? cudnn_context_name(state->network.cudnn) : "");
     return cuda_slot_open(state, &state->slots[0], error);
 }
 
-static int backend_open(const effnet_model *model, const struct backend_options *options,
-                        struct backend_state **out, struct effnet_error *error)
+/* Makes a state and has `open` do its part on the device. On failure *out is NULL. */
+static int open_with(const effnet_model *model, const struct backend_options *options,
+                     int (*open)(struct backend_state *state, struct effnet_error *error),
+                     struct backend_state **out, struct effnet_error *error)
 {
     struct backend_state *state = calloc(1, sizeof *state);
     *out = NULL;
     if (!state) return effnet_fail_nomem(error, "cuda backend", sizeof *state);
-    state->model = model;
-    state->info = effnet_model_get_info(model);
-    state->max_batch = options->max_batch;
-    state->tune = options->tune;
+    state->network = (struct cuda_network){
+        .model = model, .info = effnet_model_get_info(model), .max_batch = options->max_batch};
     state->cudnn_only = !strcmp(options->plan, "cudnn");
     int status = open_device(state, options, error);
     if (status == EFFNET_OK) status = cuda_device_enter(&state->device, error);
     if (status == EFFNET_OK) {
-        status = open_state(state, error);
+        status = open(state, error);
         cuda_device_leave();
     }
     if (status == EFFNET_OK)
         *out = state;
     else
         close_state(state);
+    return status;
+}
+
+static int backend_open(const effnet_model *model, const struct backend_options *options,
+                        struct backend_state **out, struct effnet_error *error)
+{
+    return open_with(model, options, open_session, out, error);
+}
+
+static int backend_tune(const effnet_model *model, const struct backend_options *options,
+                        effnet_tuned_visitor *visit, void *context, struct effnet_error *error)
+{
+    struct backend_state *state;
+    struct tuning tuning;
+    EFFNET_TRY(open_with(model, options, open_streams, &state, error));
+    int status = tuning_open(&tuning, error);
+    if (status == EFFNET_OK) {
+        status = cuda_device_enter(&state->device, error);
+        if (status == EFFNET_OK) {
+            status = cuda_tune_network(state, &tuning, visit, context, error);
+            cuda_device_leave();
+        }
+        /* What was measured before a failure is worth as much. */
+        if (!tuning_save(&tuning) && status == EFFNET_OK)
+            status = effnet_fail(error, EFFNET_E_OUTPUT, "%s: cannot be written", tuning.path);
+        tuning_close(&tuning);
+    }
+    close_state(state);
     return status;
 }
 
@@ -163,6 +191,7 @@ const struct backend backend_cuda = {
     .name = "cuda",
     .devices = cuda_devices,
     .open = backend_open,
+    .tune = backend_tune,
     .close = close_state,
     .describe = describe,
     .run = run,

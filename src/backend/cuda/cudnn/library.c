@@ -1,4 +1,4 @@
-#include "backend/cuda/cudnn_library.h"
+#include "backend/cuda/cudnn/library.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

@@ -1,10 +1,21 @@
-/* The graph API's descriptors behind cudnn_conv.h: one convolution as an operation graph, the engines that
- * may run it, and an execution plan from an engine and its knobs. For cudnn_*.c and their tests only. */
+/* The graph API's descriptors behind conv.h: one convolution as an operation graph, the engines that may run
+ * it, and an execution plan from an engine and its knobs. For cudnn/ and its tests only. */
 #ifndef EFFNET_BACKEND_CUDA_CUDNN_GRAPH_H
 #define EFFNET_BACKEND_CUDA_CUDNN_GRAPH_H
 
-#include "backend/cuda/cudnn_conv.h"
-#include "backend/cuda/cudnn_library.h"
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/cudnn/library.h"
+
+struct cudnn_conv_shape {
+    int n;              /* images */
+    int h, w, c_in;     /* input */
+    int out_h, out_w;   /* output: (size + both pads - kernel) / stride + 1, rounded down */
+    int c_out;          /* output channels */
+    int groups;         /* 1, or c_in for depthwise; divides c_in and c_out */
+    int kernel, stride; /* both square */
+    int pad_top, pad_left, pad_bottom, pad_right; /* zeros around the input */
+};
 
 /* What plans are made for: a handle on a device that is there, or the properties of one that is not (then
  * everything works but running a plan). */
@@ -37,6 +48,8 @@ struct cudnn_config {
 
 /* "ConvFwd_eng57_k2=3_k17=528" */
 void cudnn_config_name(const struct cudnn_config *config, char *name, size_t name_size);
+/* Reads such a name; false where it is none. */
+bool cudnn_config_parse(const char *name, struct cudnn_config *config);
 
 struct cudnn_config_list {
     struct cudnn_config *items; /* owned; release with cudnn_config_list_free */
@@ -73,9 +86,9 @@ bool cudnn_engine_notes_read(const struct cudnn_target *target, cudnnBackendDesc
                              struct cudnn_engine_notes *notes);
 
 /* Appends, without duplicates, what cuDNN's quick heuristic recommends, best first, and every engine: with
- * its default knobs, and with a grid of knob values where that stays small. `all` also asks the slow
- * heuristics. Nothing is built yet: many of them will turn out not to work, or not to be allowed. */
-int cudnn_graph_candidates(const struct cudnn_graph *graph, bool all, struct cudnn_config_list *list,
+ * its default knobs, and with a grid of knob values where that stays small. Nothing is built yet: many of
+ * them will turn out not to work, or not to be allowed. */
+int cudnn_graph_candidates(const struct cudnn_graph *graph, struct cudnn_config_list *list,
                            struct effnet_error *error);
 
 /* A finalised execution plan. */
@@ -83,13 +96,12 @@ struct cudnn_executable {
     const struct cudnn_target *target;
     cudnnBackendDescriptor_t config, plan;
     int64_t workspace_bytes;
-    bool runtime_compiled;
 };
 
 /* Builds the plan of one configuration. EFFNET_E_UNAVAILABLE where the engine cannot run this graph on this
- * device or may not (see cudnn_conv.h; `allow_slow_build` admits runtime compilation and cuBLASLt). */
+ * device or may not (see conv.h). */
 int cudnn_executable_build(const struct cudnn_graph *graph, const struct cudnn_config *config,
-                           bool allow_slow_build, struct cudnn_executable *out, struct effnet_error *error);
+                           struct cudnn_executable *out, struct effnet_error *error);
 /* Takes a zeroed one. */
 void cudnn_executable_free(struct cudnn_executable *executable);
 

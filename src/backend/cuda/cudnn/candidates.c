@@ -2,12 +2,12 @@
  *
  * Asked of cuDNN 9.14 and 9.19 for an H200, a convolution of the networks took 30 to 40 ms of host time in
  * heuristic mode A, 100 to 120 ms in mode B, 40 ms in the fallback mode, and 5 ms to go through all 81
- * engines. So mode A and the engines themselves it is, and the other two only when time does not matter. */
+ * engines. So mode A and the engines themselves it is. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cuda/cudnn_graph.h"
+#include "backend/cuda/cudnn/graph.h"
 #include "common/error.h"
 
 /* ---------------------------------------------------------------- list */
@@ -261,7 +261,7 @@ static int add_engine(const struct cudnn_graph *graph, int64_t index, struct cud
     return result;
 }
 
-int cudnn_graph_candidates(const struct cudnn_graph *graph, bool all, struct cudnn_config_list *list,
+int cudnn_graph_candidates(const struct cudnn_graph *graph, struct cudnn_config_list *list,
                            struct effnet_error *error)
 {
     const struct cudnn_library *library = graph->target->library;
@@ -273,7 +273,5 @@ int cudnn_graph_candidates(const struct cudnn_graph *graph, bool all, struct cud
     if (got) return cudnn_fail(library, got, graph->layer, "engine count", error);
     status = add_recommended(graph, CUDNN_HEUR_MODE_A, list, error);
     for (int64_t i = 0; !status && i < engines; i++) status = add_engine(graph, i, list, error);
-    if (!status && all) status = add_recommended(graph, CUDNN_HEUR_MODE_B, list, error);
-    if (!status && all) status = add_recommended(graph, CUDNN_HEUR_MODE_FALLBACK, list, error);
     return status;
 }

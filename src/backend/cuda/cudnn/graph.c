@@ -1,9 +1,11 @@
 /* Attribute names, types and counts as the graph API's reference lists them for each descriptor. */
-#include "backend/cuda/cudnn_graph.h"
+#include "backend/cuda/cudnn/graph.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -246,14 +248,14 @@ bool cudnn_engine_notes_read(const struct cudnn_target *target, cudnnBackendDesc
     return true;
 }
 
-/* Why an engine may not run, or NULL; cudnn_conv.h has the reasons. */
-static const char *engine_objection(const struct cudnn_engine_notes *notes, bool allow_slow_build)
+/* Why an engine may not run, or NULL; conv.h has the reasons. */
+static const char *engine_objection(const struct cudnn_engine_notes *notes)
 {
     if (notes->nondeterministic) return "not deterministic";
     if (notes->imprecise) return "reduced precision";
     if (notes->reordered) return "needs reordered weights";
-    if (notes->runtime_compiled && !allow_slow_build) return "compiled at run time";
-    if (notes->cublaslt && !allow_slow_build) return "needs cuBLASLt";
+    if (notes->runtime_compiled) return "compiled at run time";
+    if (notes->cublaslt) return "needs cuBLASLt";
     return NULL;
 }
 
@@ -305,7 +307,7 @@ static int plan_build(const struct cudnn_graph *graph, struct cudnn_executable *
 }
 
 int cudnn_executable_build(const struct cudnn_graph *graph, const struct cudnn_config *config,
-                           bool allow_slow_build, struct cudnn_executable *out, struct effnet_error *error)
+                           struct cudnn_executable *out, struct effnet_error *error)
 {
     *out = (struct cudnn_executable){.target = graph->target};
     /* Seen on an H200 with cuDNN 9.14, on the stem at batch 10, with two settings of its knobs. */
@@ -322,9 +324,8 @@ int cudnn_executable_build(const struct cudnn_graph *graph, const struct cudnn_c
     if (!status) {
         struct cudnn_engine_notes notes;
         const char *objection = cudnn_engine_notes_read(graph->target, engine, &notes)
-                                    ? engine_objection(&notes, allow_slow_build)
+                                    ? engine_objection(&notes)
                                     : "its notes cannot be read";
-        out->runtime_compiled = notes.runtime_compiled;
         if (objection)
             status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s: engine %" PRId64 ": %s", graph->layer,
                                  config->engine, objection);
@@ -361,4 +362,32 @@ void cudnn_config_name(const struct cudnn_config *config, char *name, size_t nam
     for (int i = 0; i < config->knob_count && used > 0 && (size_t)used < name_size; i++)
         used += snprintf(name + used, name_size - (size_t)used, "_k%d=%" PRId64, config->knobs[i].type,
                          config->knobs[i].value);
+}
+
+/* Reads a whole number behind `start`, which the text must begin with. */
+static bool parse_after(const char **text, const char *start, int64_t *out)
+{
+    const size_t length = strlen(start);
+    char *end;
+    if (strncmp(*text, start, length) != 0) return false;
+    *text += length;
+    if ((**text < '0' || **text > '9') && **text != '-') return false;
+    errno = 0;
+    *out = strtoll(*text, &end, 10);
+    *text = end;
+    return errno == 0;
+}
+
+bool cudnn_config_parse(const char *name, struct cudnn_config *config)
+{
+    *config = (struct cudnn_config){0};
+    if (!parse_after(&name, "ConvFwd_eng", &config->engine)) return false;
+    while (*name) {
+        int64_t type, value;
+        if (config->knob_count == CUDNN_MAX_KNOBS || !parse_after(&name, "_k", &type) || type < 0 ||
+            type > 1023 || !parse_after(&name, "=", &value))
+            return false;
+        config->knobs[config->knob_count++] = (struct cudnn_knob){.type = (int)type, .value = value};
+    }
+    return config->engine >= 0;
 }

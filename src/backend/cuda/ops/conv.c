@@ -1,0 +1,172 @@
+/* One convolution through cuDNN, dense or depthwise, without bias and activation. Where a pointwise layer
+ * follows, that applies them to its input as it is loaded; elsewhere a small kernel does, in place. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cudnn/conv.h"
+#include "backend/cuda/ops/ops.h"
+#include "bias_act.h"
+
+static unsigned covers(const struct cuda_network *network, int first)
+{
+    const enum effnet_op op = effnet_model_layer(network->model, first)->op;
+    const bool convolution = op == EFFNET_OP_CONV || op == EFFNET_OP_DEPTHWISE;
+    return convolution && !network->without_cudnn ? CUDA_COVERS(1) : 0;
+}
+
+/* The layer behind must be pointwise, nobody else may read the output, and its prologue clamps from 0. */
+static bool leaves_raw(const struct cuda_network *network, int first)
+{
+    const struct effnet_layer *layer = effnet_model_layer(network->model, first);
+    if (first + 1 >= network->info->layer_count ||
+        effnet_model_layer(network->model, first + 1)->op != EFFNET_OP_POINTWISE)
+        return false;
+    for (int i = first + 1; i < network->info->layer_count; i++)
+        if (effnet_model_layer(network->model, i)->residual == first) return false;
+    return layer->residual < 0 && cuda_clamps_from_0(layer);
+}
+
+static void count_bytes(struct cuda_unit *u)
+{
+    if (!u->unit.raw_output) u->unit.bytes_per_image += 4 * cuda_output_values(u->layer); /* in place */
+}
+
+static void key(const struct cuda_unit *u, struct tuning_key *key)
+{
+    const struct effnet_layer *l = u->layer;
+    const int64_t sizes[] = {u->network->max_batch, l->out_height, l->out_width, l->in_channels,
+                             l->out_channels};
+    snprintf(key->what, sizeof key->what, "%s %dx%d s%d%s",
+             l->op == EFFNET_OP_CONV ? "conv" : "conv depthwise", l->kernel, l->kernel, l->stride,
+             u->unit.raw_output ? "" : " + bias_act");
+    memcpy(key->sizes, sizes, sizeof sizes);
+}
+
+static size_t lay_out(struct cuda_unit *u, unsigned char *base)
+{
+    return cuda_lay_out_weights(u, base, 2);
+}
+
+/* A dense convolution's weights are [out][in][kh][kw] in the file, cuDNN's [out][kh][kw][in]. (A depthwise
+ * layer has one input channel a filter.) */
+static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    const size_t bytes = cuda_weight_count(l) * sizeof(float);
+    float *reordered = malloc(bytes);
+    if (!reordered) return effnet_fail_nomem(error, l->name, bytes);
+    const int taps = l->kernel * l->kernel, in = l->op == EFFNET_OP_CONV ? l->in_channels : 1;
+    for (int o = 0; o < l->out_channels; o++)
+        for (int i = 0; i < in; i++)
+            for (int t = 0; t < taps; t++)
+                reordered[((size_t)o * taps + t) * in + i] = l->weight[((size_t)o * in + i) * taps + t];
+    int status = cuda_upload_fp16(u, reordered, upload, error);
+    free(reordered);
+    if (!status) status = cuda_upload_bias(u, upload, error);
+    return status;
+}
+
+/* ---------------------------------------------------------------- cuDNN */
+
+static int open_conv(struct cuda_unit *u, struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    const struct cudnn_conv_shape shape = {
+        .n = u->network->max_batch, /* of every pass, so that an image has the same bits in all of them */
+        .h = l->in_height,
+        .w = l->in_width,
+        .c_in = l->in_channels,
+        .out_h = l->out_height,
+        .out_w = l->out_width,
+        .c_out = l->out_channels,
+        .groups = l->op == EFFNET_OP_DEPTHWISE ? l->in_channels : 1,
+        .kernel = l->kernel,
+        .stride = l->stride,
+        .pad_top = l->pad_top,
+        .pad_left = l->pad_left,
+        .pad_bottom = l->pad_bottom,
+        .pad_right = l->pad_right,
+    };
+    if (!u->network->cudnn) EFFNET_TRY(cudnn_context_open(&u->network->cudnn, error));
+    return u->conv
+               ? EFFNET_OK
+               : cudnn_conv_open(u->network->cudnn, &shape, l->name, CUDA_WORKSPACE_MOST, &u->conv, error);
+}
+
+static int candidates(struct cuda_unit *u, cuda_candidate_visitor *visit, void *context,
+                      struct effnet_error *error)
+{
+    EFFNET_TRY(open_conv(u, error));
+    return cudnn_conv_candidates(u->conv, visit, context, error);
+}
+
+static bool usable(const struct cuda_unit *u, const char *candidate)
+{
+    (void)u;
+    struct cudnn_config config;
+    return !candidate || cudnn_config_parse(candidate, &config);
+}
+
+static int choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+{
+    EFFNET_TRY(open_conv(u, error));
+    EFFNET_TRY(cudnn_conv_choose(u->conv, candidate, error));
+    u->unit.workspace_bytes = cudnn_conv_workspace_bytes(u->conv);
+    return EFFNET_OK;
+}
+
+static int enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStream_t stream,
+                   struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    EFFNET_TRY(cudnn_conv_run(u->conv, io->inputs[0], u->weight, io->output,
+                              u->unit.workspace_bytes ? io->workspace : NULL, stream, error));
+    if (u->unit.raw_output) return EFFNET_OK;
+    const struct bias_act_args args = {.x = io->output,
+                                       .y = io->output,
+                                       .bias = u->bias,
+                                       .rows = (int64_t)io->images * l->out_height * l->out_width,
+                                       .channels = l->out_channels,
+                                       .activation = cuda_activation(l->activation)};
+    CUDA_TRY(bias_act_launch(&args, stream), l->name);
+    return EFFNET_OK;
+}
+
+static void release(struct cuda_unit *u, bool abandoned)
+{
+    if (abandoned)
+        cudnn_conv_abandon(u->conv);
+    else
+        cudnn_conv_close(u->conv);
+    u->conv = NULL;
+}
+
+static const char *code(const struct cuda_unit *u)
+{
+    return u->network->cudnn ? cudnn_context_name(u->network->cudnn) : "";
+}
+
+static void describe(struct cuda_unit *u)
+{
+    snprintf(u->kernel, sizeof u->kernel, "cuDNN %s%s", cudnn_conv_engine(u->conv),
+             u->unit.raw_output ? "" : " + bias_act");
+}
+
+const struct cuda_op cuda_conv_op = {
+    .name = "conv",
+    .in_plan_cudnn = true,
+    .covers = covers,
+    .leaves_raw = leaves_raw,
+    .count_bytes = count_bytes,
+    .key = key,
+    .lay_out = lay_out,
+    .upload = upload,
+    .candidates = candidates,
+    .usable = usable,
+    .choose = choose,
+    .enqueue = enqueue,
+    .release = release,
+    .code = code,
+    .describe = describe,
+};

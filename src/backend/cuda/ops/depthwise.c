@@ -1,0 +1,85 @@
+/* A depthwise convolution by our own kernel, bias and activation with it. */
+#include "depthwise.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/ops/ops.h"
+
+static unsigned covers(const struct cuda_network *network, int first)
+{
+    const struct effnet_layer *l = effnet_model_layer(network->model, first);
+    return l->op == EFFNET_OP_DEPTHWISE && (l->kernel == 3 || l->kernel == 5) && l->stride <= 2
+               ? CUDA_COVERS(1)
+               : 0;
+}
+
+static void key(const struct cuda_unit *u, struct tuning_key *key)
+{
+    const struct effnet_layer *l = u->layer;
+    const int64_t sizes[] = {u->network->max_batch, l->out_height, l->out_width, l->out_channels};
+    snprintf(key->what, sizeof key->what, "depthwise %dx%d s%d", l->kernel, l->kernel, l->stride);
+    memcpy(key->sizes, sizes, sizeof sizes);
+}
+
+static size_t lay_out(struct cuda_unit *u, unsigned char *base)
+{
+    return cuda_lay_out_weights(u, base, sizeof(float));
+}
+
+/* The weights, [channel][1][kh][kw] in the file, are the kernel's [kh][kw][channel], in fp32. */
+static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    const int taps = l->kernel * l->kernel, channels = l->out_channels;
+    const size_t bytes = cuda_weight_count(l) * sizeof(float);
+    float *reordered = malloc(bytes);
+    if (!reordered) return effnet_fail_nomem(error, l->name, bytes);
+    for (int c = 0; c < channels; c++)
+        for (int t = 0; t < taps; t++) reordered[(size_t)t * channels + c] = l->weight[(size_t)c * taps + t];
+    const cudaError_t status = cudaMemcpyAsync(u->weight, reordered, bytes, cudaMemcpyHostToDevice,
+                                               upload->stream);
+    free(reordered);
+    CUDA_TRY(status, l->name);
+    return cuda_upload_bias(u, upload, error);
+}
+
+static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)
+{
+    const struct effnet_layer *l = u->layer;
+    struct depthwise_args *args = to;
+    *args = (struct depthwise_args){
+        .x = io->inputs[0],
+        .w = u->weight,
+        .bias = u->bias,
+        .y = io->output,
+        .n = io->images,
+        .channels = l->out_channels,
+        .height = l->in_height,
+        .width = l->in_width,
+        .out_height = l->out_height,
+        .out_width = l->out_width,
+        .kernel = l->kernel,
+        .stride = l->stride,
+        .pad_top = l->pad_top,
+        .pad_left = l->pad_left,
+        .activation = cuda_activation(l->activation),
+    };
+}
+
+static void describe(struct cuda_unit *u)
+{
+    snprintf(u->kernel, sizeof u->kernel, "depthwise %s", kernel_get(&depthwise_kernels, u->config)->name);
+}
+
+const struct cuda_op cuda_depthwise_op = {
+    .name = "depthwise",
+    .covers = covers,
+    .key = key,
+    .lay_out = lay_out,
+    .upload = upload,
+    .family = &depthwise_kernels,
+    .arguments = arguments,
+    .describe = describe,
+};

@@ -1,0 +1,14 @@
+/* The kinds of units, one file each. */
+#ifndef EFFNET_BACKEND_CUDA_OPS_OPS_H
+#define EFFNET_BACKEND_CUDA_OPS_OPS_H
+
+#include "backend/cuda/unit.h"
+
+extern const struct cuda_op cuda_conv_op;        /* conv.c: a convolution through cuDNN */
+extern const struct cuda_op cuda_depthwise_op;   /* depthwise.c: bias and activation with it */
+extern const struct cuda_op cuda_first_block_op; /* first_block.c: stem, depthwise, project from pixels on */
+extern const struct cuda_op cuda_linear_op;      /* linear.c */
+extern const struct cuda_op cuda_pointwise_op;   /* pointwise.c: perhaps with the pooling layer behind it */
+extern const struct cuda_op cuda_pool_op;        /* pool.c */
+
+#endif

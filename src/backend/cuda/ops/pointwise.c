@@ -1,0 +1,116 @@
+/* A 1x1 convolution, alone or with the pooling layer behind it. */
+#include "pointwise.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/ops/ops.h"
+
+static unsigned covers(const struct cuda_network *network, int first)
+{
+    const struct effnet_layer *layer = effnet_model_layer(network->model, first);
+    const bool pool = first + 1 < network->info->layer_count && layer->residual < 0 &&
+                      effnet_model_layer(network->model, first + 1)->op == EFFNET_OP_POOL;
+    if (layer->op != EFFNET_OP_POINTWISE) return 0;
+    return CUDA_COVERS(1) | (pool ? CUDA_COVERS(2) : 0);
+}
+
+static bool pools(const struct cuda_unit *u)
+{
+    return u->unit.last > u->unit.first;
+}
+
+/* Whether a pointwise layer's output is so much smaller than its terms that weights rounded to fp16 would
+ * cost 1e-3 of it, so that they come in two parts: a projection, which no activation and no residual follow.
+ * (lite1's blocks.15.project: 1.1e-3, with weights in two parts 8e-4, the rest of which comes from its
+ * input.) */
+static bool two_parts(const struct cuda_unit *u)
+{
+    return u->layer->activation == EFFNET_ACT_NONE && u->layer->residual < 0;
+}
+
+/* What is particular about the unit, in words. */
+static const char *features(const struct cuda_unit *u, char text[80])
+{
+    snprintf(text, 80, "%s%s%s%s", two_parts(u) ? ", two-part weights" : "",
+             u->unit.raw_input ? ", input bias" : "", u->layer->residual >= 0 ? ", residual" : "",
+             pools(u) ? ", pool" : "");
+    return text;
+}
+
+static void key(const struct cuda_unit *u, struct tuning_key *key)
+{
+    const struct effnet_layer *l = u->layer;
+    const int64_t pixels = (int64_t)l->out_height * l->out_width, batch = u->network->max_batch;
+    char text[80];
+    snprintf(key->what, sizeof key->what, "pointwise%s", features(u, text));
+    const int64_t sizes[] = {pools(u) ? batch : batch * pixels, l->in_channels, l->out_channels,
+                             pools(u) ? pixels : 0};
+    memcpy(key->sizes, sizes, sizeof sizes);
+}
+
+static size_t lay_out(struct cuda_unit *u, unsigned char *base)
+{
+    const size_t bytes = cuda_lay_out_weights(u, base, two_parts(u) ? 4 : 2);
+    if (!u->unit.raw_input) return bytes;
+    if (base) u->input_bias = base + bytes;
+    return bytes + cuda_aligned(4 * (size_t)u->layer->in_channels);
+}
+
+static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
+{
+    const struct effnet_layer *l = u->layer;
+    if (two_parts(u))
+        EFFNET_TRY(cuda_upload_split(l->name, l->weight, cuda_weight_count(l), u->weight, upload, error));
+    else
+        EFFNET_TRY(cuda_upload_fp16(u, l->weight, upload, error));
+    EFFNET_TRY(cuda_upload_bias(u, upload, error));
+    if (!u->unit.raw_input) return EFFNET_OK;
+    const struct effnet_layer *before = effnet_model_layer(u->network->model, u->unit.first - 1);
+    return cuda_upload_split(before->name, before->bias, (size_t)before->out_channels, u->input_bias, upload,
+                             error);
+}
+
+static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)
+{
+    const struct effnet_layer *l = u->layer;
+    const int pixels = l->out_height * l->out_width;
+    struct pointwise_args *args = to;
+    *args = (struct pointwise_args){
+        .x = io->inputs[0],
+        .w = u->weight,
+        .w_low = two_parts(u),
+        .bias = u->bias,
+        .residual = l->residual < 0 ? NULL : io->inputs[1],
+        .y = io->output,
+        .m = io->images * pixels,
+        .n = l->out_channels,
+        .k = l->in_channels,
+        .pool_rows = pools(u) ? pixels : 0,
+        .activation = cuda_activation(l->activation),
+    };
+    if (!u->unit.raw_input) return;
+    args->input_bias = u->input_bias;
+    args->input_activation = cuda_activation(
+        effnet_model_layer(u->network->model, u->unit.first - 1)->activation);
+}
+
+static void describe(struct cuda_unit *u)
+{
+    char text[80];
+    snprintf(u->kernel, sizeof u->kernel, "pointwise %s%s", kernel_get(&pointwise_kernels, u->config)->name,
+             features(u, text));
+}
+
+const struct cuda_op cuda_pointwise_op = {
+    .name = "pointwise",
+    .in_plan_cudnn = true,
+    .takes_raw = true,
+    .covers = covers,
+    .key = key,
+    .lay_out = lay_out,
+    .upload = upload,
+    .family = &pointwise_kernels,
+    .arguments = arguments,
+    .describe = describe,
+};

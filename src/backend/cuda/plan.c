@@ -1,0 +1,235 @@
+/* The layer table as units on device tensors.
+ *
+ * Ops are rivals for the layers: every one says which it computes as one unit, and of all ways to cover the
+ * network with units that one is taken whose times sum to the least. Times are those that were measured, or
+ * an estimate from the nearest that was: nothing is measured here. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+
+/* ---------------------------------------------------------------- whether a GPU can */
+
+static int check_layer(const struct effnet_layer *layer, bool first, struct effnet_error *error)
+{
+    /* cuDNN takes the image's channels as they are. */
+    const bool any_input = layer->op == EFFNET_OP_LINEAR || (first && layer->op == EFFNET_OP_CONV);
+    if (layer->op != EFFNET_OP_LINEAR && !cuda_clamps(layer))
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
+                           layer->name, effnet_activation_name(layer->activation));
+    if ((!any_input && layer->in_channels % 8) || (layer->op != EFFNET_OP_LINEAR && layer->out_channels % 8))
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: %d to %d channels: only multiples of 8 are supported on a GPU",
+                           layer->name, layer->in_channels, layer->out_channels);
+    if (layer->residual >= 0 && layer->op != EFFNET_OP_POINTWISE)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: a residual on a %s layer is not supported on a GPU", layer->name,
+                           effnet_op_name(layer->op));
+    return EFFNET_OK;
+}
+
+/* The kernels of pointwise layers count a batch's pixels in an int, and those that convert weights their
+ * weights. */
+static int check_size(const struct effnet_layer *layer, int max_batch, struct effnet_error *error)
+{
+    const int64_t most = 1 << 30, pixels = (int64_t)layer->out_height * layer->out_width;
+    if (layer->op == EFFNET_OP_POINTWISE && max_batch * pixels > most)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: a batch of %d with %" PRId64
+                           " pixels each is too large for a GPU; %" PRId64 " fit",
+                           layer->name, max_batch, pixels, most / pixels);
+    if (layer->parameters > most)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "layer %s: %" PRId64 " weights are too many for a GPU", layer->name,
+                           layer->parameters);
+    return EFFNET_OK;
+}
+
+int cuda_network_check(const effnet_model *model, int max_batch, struct effnet_error *error)
+{
+    for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++) {
+        EFFNET_TRY(check_layer(effnet_model_layer(model, i), i == 0, error));
+        EFFNET_TRY(check_size(effnet_model_layer(model, i), max_batch, error));
+    }
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- least time */
+
+/* A unit that ends a cover of the first layers. */
+struct step {
+    double us; /* of it and of all before it; INFINITY: there is no such cover */
+    const struct cuda_op *op;
+    int first;
+    bool raw_input;
+    const char *candidate; /* in the tuning table; NULL: nothing is known */
+};
+
+/* The best covers of the layers before each layer: [0] complete, [1] with the last layer's bias and
+ * activation left to the next unit. */
+typedef struct step cover[2];
+
+/* Whether nobody behind `last` reads what the layers first..last-1 compute. */
+static bool inside_only(const struct cuda_network *network, int first, int last)
+{
+    for (int i = last + 1; i < network->info->layer_count; i++) {
+        const int residual = effnet_model_layer(network->model, i)->residual;
+        if (residual >= first && residual < last) return false;
+    }
+    return true;
+}
+
+static bool usable(const char *candidate, void *unit)
+{
+    return cuda_unit_usable(unit, candidate);
+}
+
+/* What the unit would take, by its nearest measurement. INFINITY: it cannot run. */
+static double expected_us(struct cuda_unit *u, const struct tuning *tuning, const char **candidate)
+{
+    /* A launch, and bytes at a terabyte a second: for a unit of a kind that nobody measured. */
+    const double launch_us = 2, bytes_per_us = 1e6;
+    struct tuning_key key;
+    double us;
+    cuda_unit_key(u, &key);
+    const struct tuning_entry *known = tuning_find(tuning, &key, usable, u, &us);
+    *candidate = known ? known->candidate : NULL;
+    if (known) return us;
+    return cuda_unit_usable(u, NULL) ? launch_us + key.bytes / bytes_per_us : INFINITY;
+}
+
+/* Tries the op on first..last behind the best covers of what lies before. */
+static void try_op(struct backend_state *state, const struct tuning *tuning, const struct cuda_op *op,
+                   int first, int last, cover *covers)
+{
+    for (int raw = 0; raw < 2; raw++) {
+        struct cuda_unit unit;
+        struct step step = {.op = op, .first = first, .raw_input = raw};
+        if (covers[first][raw].us == INFINITY || (raw && !op->takes_raw)) continue;
+        cuda_unit_make(&unit, &state->network, op, first, last, raw);
+        step.us = covers[first][raw].us + expected_us(&unit, tuning, &step.candidate);
+        struct step *best = &covers[last + 1][unit.unit.raw_output];
+        if (step.us < best->us) *best = step;
+    }
+}
+
+static void find_covers(struct backend_state *state, const struct tuning *tuning, cover *covers)
+{
+    const int layers = state->network.info->layer_count;
+    for (int i = 0; i <= layers; i++)
+        for (int raw = 0; raw < 2; raw++) covers[i][raw].us = i == 0 && !raw ? 0 : INFINITY;
+    for (int first = 0; first < layers; first++)
+        for (int o = 0; o < cuda_op_count; o++) {
+            const struct cuda_op *op = cuda_ops[o];
+            if (state->cudnn_only && !op->in_plan_cudnn) continue;
+            const unsigned lengths = op->covers(&state->network, first);
+            for (int count = 1; count <= CUDA_COVERS_MOST; count++)
+                if (lengths & CUDA_COVERS(count) && inside_only(&state->network, first, first + count - 1))
+                    try_op(state, tuning, op, first, first + count - 1, covers);
+        }
+}
+
+/* ---------------------------------------------------------------- units and tensors */
+
+static int add_tensor(struct backend_state *state, int64_t image_values, int unit)
+{
+    struct lifetime *t = &state->tensors[state->tensor_count];
+    *t = (struct lifetime){.bytes = cuda_aligned(2 * (size_t)state->network.max_batch * (size_t)image_values),
+                           .first = unit,
+                           .last = unit};
+    return state->tensor_count++;
+}
+
+static void read_tensor(struct backend_state *state, int unit, int input, int tensor)
+{
+    state->units[unit].inputs[input] = tensor;
+    if (tensor >= 0) state->tensors[tensor].last = unit;
+}
+
+/* Gives the units their tensors. tensor_of: of each layer's output. */
+static void connect(struct backend_state *state, int *tensor_of)
+{
+    const struct effnet_model_info *info = state->network.info;
+    for (int i = 0; i < state->unit_count; i++) {
+        struct cuda_unit *u = &state->units[i];
+        const int first = u->unit.first;
+        int input = CUDA_PIXELS;
+        if (!cuda_reads_image(&state->network, first))
+            input = tensor_of[first - 1];
+        else if (!u->op->from_pixels)
+            input = add_tensor(state, (int64_t)info->height * info->width * info->channels, i);
+        read_tensor(state, i, 0, input);
+        if (u->input_count > 1) read_tensor(state, i, 1, tensor_of[u->last->residual]);
+        u->output = u->ends ? CUDA_LOGITS : add_tensor(state, cuda_output_values(u->last), i);
+        tensor_of[u->unit.last] = u->output;
+    }
+}
+
+/* The units of the best cover, last first, and what each one runs. */
+static int make_units(struct backend_state *state, const cover *covers, struct effnet_error *error)
+{
+    const struct step *step;
+    for (int end = state->network.info->layer_count, raw = 0; end > 0;
+         end = step->first, raw = step->raw_input) {
+        step = &covers[end][raw];
+        state->unit_count++;
+    }
+    int unit = state->unit_count;
+    for (int end = state->network.info->layer_count, raw = 0; end > 0;
+         end = step->first, raw = step->raw_input) {
+        struct cuda_unit *u = &state->units[--unit];
+        step = &covers[end][raw];
+        cuda_unit_make(u, &state->network, step->op, step->first, end - 1, step->raw_input);
+        int status = cuda_unit_choose(u, step->candidate, error);
+        /* An engine of another version of cuDNN, or of another shape. */
+        if (status == EFFNET_E_UNAVAILABLE && step->candidate) status = cuda_unit_choose(u, NULL, error);
+        EFFNET_TRY(status);
+    }
+    return EFFNET_OK;
+}
+
+static int plan_once(struct backend_state *state, const struct tuning *tuning, struct effnet_error *error)
+{
+    const int layers = state->network.info->layer_count;
+    cover *covers = calloc((size_t)layers + 1, sizeof *covers);
+    int *tensor_of = calloc((size_t)layers, sizeof *tensor_of);
+    state->units = calloc((size_t)layers, sizeof *state->units);
+    state->tensors = calloc((size_t)layers + 1, sizeof *state->tensors);
+    int status = covers && tensor_of && state->units && state->tensors
+                     ? EFFNET_OK
+                     : effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
+    if (!status) {
+        find_covers(state, tuning, covers);
+        if (covers[layers][0].us == INFINITY)
+            status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "no kernels compute network %s on this GPU",
+                                 state->network.info->network);
+    }
+    if (!status) status = make_units(state, covers, error);
+    if (!status) connect(state, tensor_of);
+    free(covers);
+    free(tensor_of);
+    return status;
+}
+
+int cuda_plan(struct backend_state *state, const struct tuning *tuning, struct effnet_error *error)
+{
+    int status = plan_once(state, tuning, error);
+    if (status != EFFNET_E_UNAVAILABLE || state->cudnn_only || state->network.cudnn) return status;
+    /* There is no cuDNN here. Perhaps it goes without. */
+    cuda_plan_free(state, false);
+    state->network.without_cudnn = true;
+    return plan_once(state, tuning, NULL) == EFFNET_OK ? EFFNET_OK : status;
+}
+
+void cuda_plan_free(struct backend_state *state, bool abandoned)
+{
+    for (int i = 0; i < state->unit_count; i++) cuda_unit_release(&state->units[i], abandoned);
+    free(state->units);
+    free(state->tensors);
+    state->units = NULL;
+    state->tensors = NULL;
+    state->unit_count = state->tensor_count = 0;
+}

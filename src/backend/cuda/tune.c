@@ -1,0 +1,288 @@
+/* Measuring how fast a unit runs each of its candidates: alone, in a CUDA graph, between random values that
+ * stay where they are, so that what fits into L2 is found there, as in a network, where the unit before has
+ * just written it. */
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "common/cpu.h"
+
+/* ---------------------------------------------------------------- memory to run in */
+
+/* Random fp16 in +-[0.5, 1): a sign, one exponent, ten random bits. (As fp32: small numbers. Constants would
+ * draw less power than a real pass.) A host block first, then doublings. */
+static int fill(unsigned char *memory, size_t bytes, cudaStream_t stream, struct effnet_error *error)
+{
+    enum { BLOCK = 1 << 16 };
+    uint16_t *block = malloc(BLOCK);
+    if (!block) return effnet_fail_nomem(error, "tuning", BLOCK);
+    uint64_t state = 0x9e3779b97f4a7c15;
+    for (size_t i = 0; i < BLOCK / sizeof *block; i++) {
+        state = state * 6364136223846793005 + 1442695040888963407; /* Knuth's MMIX generator */
+        block[i] = (uint16_t)(0x3800 | (state >> 48 & 0x83ff));
+    }
+    size_t filled = bytes < BLOCK ? bytes : BLOCK;
+    cudaError_t status = cudaMemcpyAsync(memory, block, filled, cudaMemcpyHostToDevice, stream);
+    for (; !status && filled < bytes; filled *= 2)
+        status = cudaMemcpyAsync(memory + filled, memory, filled < bytes - filled ? filled : bytes - filled,
+                                 cudaMemcpyDeviceToDevice, stream);
+    free(block);
+    CUDA_TRY(status, "tuning");
+    return EFFNET_OK;
+}
+
+struct scratch {
+    unsigned char *memory;
+    size_t bytes;
+};
+
+/* At least so many bytes, filled anew when they had to be allocated. */
+static int reserve(struct scratch *scratch, size_t bytes, cudaStream_t stream, struct effnet_error *error)
+{
+    if (bytes <= scratch->bytes) return EFFNET_OK;
+    cudaFree(scratch->memory);
+    *scratch = (struct scratch){0};
+    const cudaError_t status = cudaMalloc((void **)&scratch->memory, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+        cuda_forget_error(status);
+        return effnet_fail(error, EFFNET_E_NOMEM,
+                           "tuning takes %zu MiB of GPU memory; a smaller batch needs less",
+                           (bytes >> 20) + 1);
+    }
+    CUDA_TRY(status, "tuning");
+    scratch->bytes = bytes;
+    return fill(scratch->memory, bytes, stream, error);
+}
+
+/* Gives a unit memory of its own. The workspace comes last. */
+static int place(struct cuda_unit *u, struct scratch *scratch, struct cuda_io *io, cudaStream_t stream,
+                 struct effnet_error *error)
+{
+    const size_t images = (size_t)u->network->max_batch, value = 4; /* bytes at most */
+    const size_t weights = u->op->lay_out ? u->op->lay_out(u, NULL) : 0;
+    const size_t in = cuda_aligned(images * value * (size_t)u->layer->in_height * (size_t)u->layer->in_width *
+                                   (size_t)u->layer->in_channels);
+    const size_t out = cuda_aligned(images * value * (size_t)cuda_output_values(u->last));
+    EFFNET_TRY(
+        reserve(scratch, weights + in + (size_t)u->input_count * out + CUDA_WORKSPACE_MOST, stream, error));
+    unsigned char *next = scratch->memory;
+    *io = (struct cuda_io){.images = u->network->max_batch};
+    if (u->op->lay_out) next += u->op->lay_out(u, next);
+    io->inputs[0] = next;
+    next += in;
+    for (int i = 1; i < u->input_count; i++, next += out) io->inputs[i] = next;
+    io->output = next;
+    io->workspace = next + out;
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- one unit */
+
+static bool runs_everywhere(const struct cuda_unit *u)
+{
+    return !u->op->family || kernel_get(u->op->family, u->config)->architecture == 0;
+}
+
+struct trial {
+    struct backend_state *state;
+    struct cuda_unit *unit;
+    struct cuda_io io;
+    double best_us, portable_us; /* portable: of what runs on every chip */
+    char best[TUNING_TEXT], portable[TUNING_TEXT];
+    int tried;
+};
+
+static int enqueue_once(void *trial, int call, cudaStream_t stream, struct effnet_error *error)
+{
+    const struct trial *t = trial;
+    (void)call;
+    return cuda_unit_enqueue(t->unit, &t->io, stream, error);
+}
+
+/* Microseconds of one launch, the median of `timings` graphs with `repeat` launches each. */
+static int time_unit(struct trial *t, int repeat, int timings, double *elapsed_us, struct effnet_error *error)
+{
+    enum { TIMINGS_MOST = 5 };
+    double us[TIMINGS_MOST];
+    cudaGraphExec_t exec;
+    EFFNET_TRY(cuda_capture(t->state->stream, enqueue_once, t, repeat, &exec, error));
+    int status = EFFNET_OK, count = 0;
+    for (; count < timings && !status; count++) {
+        status = cuda_time_graph(&t->state->timer, exec, false, &us[count], error);
+        for (int i = count; i > 0 && us[i] < us[i - 1]; i--) { /* in order */
+            const double larger = us[i - 1];
+            us[i - 1] = us[i];
+            us[i] = larger;
+        }
+    }
+    cudaGraphExecDestroy(exec);
+    *elapsed_us = us[timings / 2] / repeat;
+    return status;
+}
+
+/* One launch by the host, after one that loads its code. */
+static int time_launch(struct trial *t, double *elapsed_us, struct effnet_error *error)
+{
+    const struct cuda_timer *timer = &t->state->timer;
+    const char *layer = t->unit->layer->name;
+    float ms = 0;
+    EFFNET_TRY(cuda_unit_enqueue(t->unit, &t->io, t->state->stream, error));
+    CUDA_TRY(cudaEventRecord(timer->start, t->state->stream), layer);
+    EFFNET_TRY(cuda_unit_enqueue(t->unit, &t->io, t->state->stream, error));
+    CUDA_TRY(cudaEventRecord(timer->stop, t->state->stream), layer);
+    CUDA_TRY(cudaEventSynchronize(timer->stop), layer);
+    CUDA_TRY(cudaEventElapsedTime(&ms, timer->start, timer->stop), layer);
+    *elapsed_us = 1e3 * (double)ms;
+    return EFFNET_OK;
+}
+
+/* A look first, then a short one in a graph, and a longer one at what comes near the best. */
+static int time_candidate(struct trial *t, double *elapsed_us, struct effnet_error *error)
+{
+    enum { SHORT = 2, LONG_US = 150, MOST_REPEATS = 30, TIMINGS = 3 };
+    const double best_us = runs_everywhere(t->unit) ? t->portable_us : t->best_us;
+    EFFNET_TRY(time_launch(t, elapsed_us, error));
+    if (*elapsed_us > 4 * best_us + 50) return EFFNET_OK;
+    EFFNET_TRY(time_unit(t, SHORT, 1, elapsed_us, error));
+    if (*elapsed_us > 1.5 * best_us + 1) return EFFNET_OK;
+    return time_unit(t, (int)fmin(MOST_REPEATS, 1 + LONG_US / *elapsed_us), TIMINGS, elapsed_us, error);
+}
+
+static int try_candidate(const char *candidate, void *context, struct effnet_error *error)
+{
+    struct trial *t = context;
+    double us = 0;
+    int status = cuda_unit_choose(t->unit, candidate, error);
+    if (!status) status = time_candidate(t, &us, error);
+    /* An engine may fail; a device that does not answer any more ends the search. */
+    if (status && cudaStreamSynchronize(t->state->stream) == cudaSuccess) return EFFNET_OK;
+    EFFNET_TRY(status);
+    t->tried++;
+    if (us < t->best_us) t->best_us = us, strcpy(t->best, candidate);
+    if (us < t->portable_us && runs_everywhere(t->unit)) t->portable_us = us, strcpy(t->portable, candidate);
+    return EFFNET_OK;
+}
+
+static int tune_unit(struct backend_state *state, struct cuda_unit *u, struct tuning_key *key,
+                     struct scratch *scratch, struct tuning *tuning, struct effnet_tuned *tuned,
+                     struct effnet_error *error)
+{
+    struct trial trial = {.state = state, .unit = u, .best_us = INFINITY, .portable_us = INFINITY};
+    EFFNET_TRY(place(u, scratch, &trial.io, state->stream, error));
+    EFFNET_TRY(cuda_unit_candidates(u, try_candidate, &trial, error));
+    *tuned = (struct effnet_tuned){.candidates = trial.tried, .elapsed_us = trial.best_us};
+    if (!trial.tried) return EFFNET_OK;
+    cuda_unit_key(u, key); /* cuDNN's version is known by now */
+    tuning_forget(tuning, key);
+    EFFNET_TRY(tuning_put(tuning, key, trial.best, trial.best_us, error));
+    if (*trial.portable && strcmp(trial.portable, trial.best) != 0)
+        EFFNET_TRY(tuning_put(tuning, key, trial.portable, trial.portable_us, error));
+    strcpy(tuned->candidate, trial.best);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- all that a network could consist of */
+
+/* What has been measured in this go. */
+struct seen {
+    struct tuning_key *keys;
+    int count;
+};
+
+static bool is_new(struct seen *seen, const struct tuning_key *key)
+{
+    for (int i = 0; i < seen->count; i++)
+        if (!strcmp(seen->keys[i].what, key->what) &&
+            !memcmp(seen->keys[i].sizes, key->sizes, sizeof key->sizes))
+            return false;
+    seen->keys[seen->count++] = *key;
+    return true;
+}
+
+/* The unit that an op makes of first..last, if it can stand there and was not measured yet. */
+static int tune_op(struct backend_state *state, const struct cuda_op *op, int first, int last, bool raw_input,
+                   struct seen *seen, struct scratch *scratch, struct tuning *tuning,
+                   effnet_tuned_visitor *visit, void *context, struct effnet_error *error)
+{
+    struct cuda_unit unit;
+    struct tuning_key key;
+    struct effnet_tuned tuned;
+    cuda_unit_make(&unit, &state->network, op, first, last, raw_input);
+    cuda_unit_key(&unit, &key);
+    if (!cuda_unit_usable(&unit, NULL) || !is_new(seen, &key)) return EFFNET_OK;
+    int status = tune_unit(state, &unit, &key, scratch, tuning, &tuned, error);
+    cuda_unit_release(&unit, false);
+    if (status || !tuned.candidates) return status;
+    tuned.what = key.what;
+    tuned.layer = unit.layer->name;
+    if (visit) visit(&tuned, context);
+    return EFFNET_OK;
+}
+
+/* Whether the layer's input may come without bias and activation. */
+static bool input_may_be_raw(const struct backend_state *state, int layer)
+{
+    for (int o = 0; o < cuda_op_count && layer > 0; o++) {
+        const struct cuda_op *op = cuda_ops[o];
+        if (op->leaves_raw && op->covers(&state->network, layer - 1) & CUDA_COVERS(1) &&
+            op->leaves_raw(&state->network, layer - 1))
+            return true;
+    }
+    return false;
+}
+
+static int tune_from(struct backend_state *state, int first, struct seen *seen, struct scratch *scratch,
+                     struct tuning *tuning, effnet_tuned_visitor *visit, void *context,
+                     struct effnet_error *error)
+{
+    for (int o = 0; o < cuda_op_count; o++) {
+        const struct cuda_op *op = cuda_ops[o];
+        const unsigned lengths = op->covers(&state->network, first);
+        for (int count = 1; count <= CUDA_COVERS_MOST; count++) {
+            if (!(lengths & CUDA_COVERS(count))) continue;
+            EFFNET_TRY(tune_op(state, op, first, first + count - 1, false, seen, scratch, tuning, visit,
+                               context, error));
+            if (op->takes_raw && input_may_be_raw(state, first))
+                EFFNET_TRY(tune_op(state, op, first, first + count - 1, true, seen, scratch, tuning, visit,
+                                   context, error));
+        }
+    }
+    return EFFNET_OK;
+}
+
+/* Brings an idle GPU's clocks up, so that the first candidates are not timed at a tenth of the speed. */
+static int warm_up(const struct scratch *scratch, cudaStream_t stream, struct effnet_error *error)
+{
+    const double end_us = effnet_clock_us() + 50000;
+    while (effnet_clock_us() < end_us) {
+        for (int i = 0; i < 8; i++)
+            CUDA_TRY(cudaMemcpyAsync(scratch->memory, scratch->memory + scratch->bytes / 2,
+                                     scratch->bytes / 2, cudaMemcpyDeviceToDevice, stream),
+                     "tuning");
+        CUDA_TRY(cudaStreamSynchronize(stream), "tuning");
+    }
+    return EFFNET_OK;
+}
+
+int cuda_tune_network(struct backend_state *state, struct tuning *tuning, effnet_tuned_visitor *visit,
+                      void *context, struct effnet_error *error)
+{
+    /* One at a time in a process: times of two at once would be of both. */
+    static pthread_mutex_t measuring = PTHREAD_MUTEX_INITIALIZER;
+    const int layers = state->network.info->layer_count;
+    const size_t keys = (size_t)layers * (size_t)cuda_op_count * 2 * CUDA_COVERS_MOST;
+    struct seen seen = {malloc(keys * sizeof *seen.keys), 0};
+    struct scratch scratch = {0};
+    if (!seen.keys) return effnet_fail_nomem(error, "tuning", keys * sizeof *seen.keys);
+    pthread_mutex_lock(&measuring);
+    int status = reserve(&scratch, CUDA_WORKSPACE_MOST, state->stream, error);
+    if (!status) status = warm_up(&scratch, state->stream, error);
+    for (int first = 0; first < layers && !status; first++)
+        status = tune_from(state, first, &seen, &scratch, tuning, visit, context, error);
+    cudaFree(scratch.memory);
+    pthread_mutex_unlock(&measuring);
+    free(seen.keys);
+    return status;
+}

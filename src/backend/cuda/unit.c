@@ -1,0 +1,222 @@
+/* What a unit does through its op, and what the ops share. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/unit.h"
+#include "convert.h"
+#include "depthwise.h"
+#include "first_block.h"
+#include "linear.h"
+#include "pointwise.h"
+
+/* ---------------------------------------------------------------- units whose op is a family of kernels */
+
+union kernel_args {
+    struct depthwise_args depthwise;
+    struct first_block_args first_block;
+    struct linear_args linear;
+    struct pointwise_args pointwise;
+};
+
+/* The arguments before there is memory: of max_batch images, every pointer aligned. */
+static void arguments_anywhere(const struct cuda_unit *u, union kernel_args *args)
+{
+    static _Alignas(CUDA_ALIGNMENT) char anywhere[CUDA_ALIGNMENT];
+    struct cuda_unit unit = *u;
+    struct cuda_io io = {.output = anywhere, .images = u->network->max_batch};
+    for (int i = 0; i < u->input_count; i++) io.inputs[i] = anywhere;
+    if (unit.op->lay_out) unit.op->lay_out(&unit, (unsigned char *)anywhere);
+    unit.op->arguments(&unit, &io, args);
+}
+
+static bool kernel_usable(const struct cuda_unit *u, int config)
+{
+    union kernel_args args;
+    arguments_anywhere(u, &args);
+    return kernel_fits(u->op->family, config, &args);
+}
+
+/* Of the configurations that fit, the first, or the one that is expected to be fastest. */
+static int kernel_default(const struct cuda_unit *u)
+{
+    int best = -1;
+    double best_us = INFINITY;
+    union kernel_args args;
+    arguments_anywhere(u, &args);
+    for (int i = 0; i < kernel_count(u->op->family); i++) {
+        const struct kernel_config *config = kernel_get(u->op->family, i);
+        if (!kernel_fits(u->op->family, i, &args)) continue;
+        const double us = config->cost_us ? config->cost_us(&args, u->network->sms) : 0;
+        if (us < best_us) best_us = us, best = i;
+    }
+    return best;
+}
+
+static int kernel_choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+{
+    const int config = candidate ? kernel_find(u->op->family, candidate) : kernel_default(u);
+    if (config >= 0 && kernel_usable(u, config)) {
+        u->config = config;
+        return EFFNET_OK;
+    }
+    return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                       "layer %s: no kernel computes %d to %d channels of %d images on this GPU",
+                       u->layer->name, u->layer->in_channels, u->layer->out_channels, u->network->max_batch);
+}
+
+/* Some configurations take no fewer than so many rows: then more images than are wanted are computed. */
+static int kernel_enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStream_t stream,
+                          struct effnet_error *error)
+{
+    const int most = u->network->max_batch;
+    struct cuda_io enough = *io;
+    union kernel_args args;
+    u->op->arguments(u, &enough, &args);
+    while (enough.images < most && !kernel_fits(u->op->family, u->config, &args)) {
+        enough.images = enough.images > most / 2 ? most : 2 * enough.images;
+        u->op->arguments(u, &enough, &args);
+    }
+    CUDA_TRY(kernel_launch(u->op->family, u->config, &args, stream), u->layer->name);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- any unit */
+
+void cuda_unit_make(struct cuda_unit *u, struct cuda_network *network, const struct cuda_op *op, int first,
+                    int last, bool raw_input)
+{
+    *u = (struct cuda_unit){.op = op, .network = network};
+    u->unit.first = first;
+    u->unit.last = last;
+    u->unit.raw_input = raw_input;
+    u->unit.raw_output = op->leaves_raw && op->leaves_raw(network, first);
+    u->layer = effnet_model_layer(network->model, first);
+    u->last = effnet_model_layer(network->model, last);
+    u->ends = last == network->info->layer_count - 1;
+    u->input_count = u->last->residual >= 0 && u->last->residual < first ? 2 : 1;
+    u->unit.bytes_per_image = 2 * ((int64_t)u->layer->in_height * u->layer->in_width * u->layer->in_channels +
+                                   u->input_count * cuda_output_values(u->last));
+    u->unit.weight_bytes = op->lay_out ? (int64_t)op->lay_out(u, NULL) : 0;
+    if (op->count_bytes) op->count_bytes(u);
+}
+
+void cuda_unit_key(const struct cuda_unit *u, struct tuning_key *key)
+{
+    *key = (struct tuning_key){.chip = u->network->chip};
+    key->code = u->op->family ? effnet_kernel_code(u->op->family->name) : u->op->code ? u->op->code(u) : "";
+    key->bytes = (double)(u->unit.bytes_per_image * u->network->max_batch + u->unit.weight_bytes);
+    u->op->key(u, key);
+}
+
+int cuda_unit_candidates(struct cuda_unit *u, cuda_candidate_visitor *visit, void *context,
+                         struct effnet_error *error)
+{
+    if (!u->op->family) return u->op->candidates(u, visit, context, error);
+    for (int i = 0; i < kernel_count(u->op->family); i++)
+        if (kernel_usable(u, i)) EFFNET_TRY(visit(kernel_get(u->op->family, i)->name, context, error));
+    return EFFNET_OK;
+}
+
+bool cuda_unit_usable(const struct cuda_unit *u, const char *candidate)
+{
+    if (!u->op->family) return u->op->usable(u, candidate);
+    const int config = candidate ? kernel_find(u->op->family, candidate) : kernel_default(u);
+    return config >= 0 && kernel_usable(u, config);
+}
+
+int cuda_unit_choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+{
+    EFFNET_TRY(u->op->family ? kernel_choose(u, candidate, error) : u->op->choose(u, candidate, error));
+    u->unit.kernel = u->kernel;
+    u->op->describe(u);
+    return EFFNET_OK;
+}
+
+int cuda_unit_enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStream_t stream,
+                      struct effnet_error *error)
+{
+    return u->op->family ? kernel_enqueue(u, io, stream, error) : u->op->enqueue(u, io, stream, error);
+}
+
+void cuda_unit_release(struct cuda_unit *u, bool abandoned)
+{
+    if (u->op && u->op->release) u->op->release(u, abandoned);
+}
+
+/* ---------------------------------------------------------------- what ops share */
+
+bool cuda_clamps(const struct effnet_layer *layer)
+{
+    return layer->activation == EFFNET_ACT_NONE || cuda_clamps_from_0(layer);
+}
+
+bool cuda_clamps_from_0(const struct effnet_layer *layer)
+{
+    return activation_is_relu(cuda_activation(layer->activation));
+}
+
+bool cuda_reads_image(const struct cuda_network *network, int layer)
+{
+    (void)network;
+    return layer == 0;
+}
+
+int64_t cuda_output_values(const struct effnet_layer *layer)
+{
+    return (int64_t)layer->out_height * layer->out_width * layer->out_channels;
+}
+
+size_t cuda_weight_count(const struct effnet_layer *layer)
+{
+    return layer->weight ? (size_t)(layer->parameters - layer->out_channels) : 0;
+}
+
+size_t cuda_lay_out_weights(struct cuda_unit *u, unsigned char *base, size_t weight_bytes)
+{
+    const size_t weights = cuda_aligned(weight_bytes * cuda_weight_count(u->layer));
+    const size_t bias = cuda_aligned(sizeof(float) * (size_t)u->layer->out_channels);
+    if (base) u->weight = base;
+    if (base) u->bias = (float *)(base + weights);
+    return weights + bias;
+}
+
+int cuda_upload_bias(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
+{
+    CUDA_TRY(cudaMemcpyAsync(u->bias, u->layer->bias, (size_t)u->layer->out_channels * sizeof(float),
+                             cudaMemcpyHostToDevice, upload->stream),
+             u->layer->name);
+    return EFFNET_OK;
+}
+
+static int stage(const char *layer, const float *values, size_t count, const struct cuda_upload *upload,
+                 struct effnet_error *error)
+{
+    CUDA_TRY(cudaMemcpyAsync(upload->staging, values, count * sizeof *values, cudaMemcpyHostToDevice,
+                             upload->stream),
+             layer);
+    return EFFNET_OK;
+}
+
+int cuda_upload_fp16(const struct cuda_unit *u, const float *weights, const struct cuda_upload *upload,
+                     struct effnet_error *error)
+{
+    const size_t count = cuda_weight_count(u->layer);
+    const struct convert_args args = {.x = upload->staging,
+                                      .y = u->weight,
+                                      .rows = u->layer->out_channels,
+                                      .columns = (int)(count / (size_t)u->layer->out_channels)};
+    EFFNET_TRY(stage(u->layer->name, weights, count, upload, error));
+    CUDA_TRY(convert_weights_launch(&args, upload->stream), u->layer->name);
+    return EFFNET_OK;
+}
+
+int cuda_upload_split(const char *layer, const float *values, size_t count, void *device,
+                      const struct cuda_upload *upload, struct effnet_error *error)
+{
+    EFFNET_TRY(stage(layer, values, count, upload, error));
+    CUDA_TRY(convert_split_launch(upload->staging, device, (unsigned char *)device + 2 * count, (int)count,
+                                  upload->stream),
+             layer);
+    return EFFNET_OK;
+}

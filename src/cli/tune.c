@@ -1,0 +1,86 @@
+/* effnet tune: measures, on a GPU, how to run a network, and keeps it for later starts. */
+#include "cli/cli.h"
+#include "cli/report.h"
+#include "effnet_lab.h"
+
+#include <inttypes.h>
+
+enum { BATCH_MAX = 65536 };
+
+struct tune_options {
+    struct setup setup;
+    struct integer_list batches;
+    const char *format;
+};
+
+struct tuning_run {
+    struct report *report;
+    int64_t batch;
+};
+
+static void report_tuned(const struct effnet_tuned *tuned, void *context)
+{
+    const struct tuning_run *run = context;
+    report_cell_number(run->report, "%" PRId64, run->batch);
+    report_cell_text(run->report, tuned->layer);
+    report_cell_text(run->report, tuned->what);
+    report_cell_number(run->report, "%d", tuned->candidates);
+    report_cell_number(run->report, "%.2f", tuned->elapsed_us);
+    report_cell_text(run->report, tuned->candidate);
+}
+
+static int tune(const struct tune_options *o)
+{
+    static const struct column columns[] = {
+        {"batch", "batch", VALUE_NUMBER},
+        {"layer", "first layer", VALUE_TEXT},
+        {"what", "unit", VALUE_TEXT},
+        {"candidates", "candidates", VALUE_NUMBER},
+        {"elapsed_us", "fastest us", VALUE_NUMBER},
+        {"candidate", "fastest", VALUE_TEXT},
+    };
+    struct tuning_run run = {0};
+    effnet_model *model;
+    int status = setup_open_model(&o->setup, &model);
+    if (status) return status;
+    status = report_open(o->format, stdout, &run.report);
+    if (!status)
+        report_table(run.report, "units", "What was measured", columns, sizeof columns / sizeof *columns);
+    for (int i = 0; !status && i < o->batches.count; i++) {
+        struct effnet_error error;
+        run.batch = o->batches.values[i];
+        const struct effnet_session_options options = setup_session_options(&o->setup, (int)run.batch);
+        if (!o->setup.quiet) progress_show("batch sizes tuned", i, o->batches.count);
+        if (effnet_tune(model, &options, report_tuned, &run, &error)) status = cli_fail_library(&error);
+    }
+    progress_clear();
+    const int printed = report_close(run.report); /* what was measured before a failure, too */
+    effnet_model_close(model);
+    return status ? status : printed;
+}
+
+int cmd_tune(int argc, char **argv)
+{
+    static const struct command_help help = {
+        "tune",
+        "[options]",
+        "Measures, on a GPU, every way to run each part of a network, and keeps the fastest in\n"
+        "$EFFNET_CACHE or ~/.cache/effnet, where every later start finds it. Without it effnet goes by\n"
+        "what was measured on known GPUs, of the nearest batch size; nothing else measures.\n"
+        "Takes some ten seconds a batch size, during which nothing else should use the GPU.",
+    };
+    struct tune_options o = {.batches = {.count = 1, .values = {1}}, .format = "text"};
+    const struct option_spec options[] = {
+        OPTION_SPEC('b', "batch-size", "N[,N...]", "images a pass (default 1)", OPTION_INTEGER_LIST,
+                    struct integer_list, &o.batches, 1, BATCH_MAX, NULL),
+        CHOICE(0, "format", "text|json|csv|markdown", "how to print what was measured (default text)",
+               &o.format),
+    };
+    int first;
+    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
+                             &first);
+    if (status != ARGS_GO_ON) return status;
+    if (first < argc)
+        return cli_fail(EFFNET_E_USAGE, "tune: unexpected '%s' (see 'effnet tune --help')", argv[first]);
+    return tune(&o);
+}
