@@ -4,6 +4,8 @@
 
 #include "activation.h"
 #include "common/half.h"
+#include "kernel_config.h"
+#include "random.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -35,24 +37,10 @@ static inline void gpu_require(void)
     }
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014). */
-static inline uint64_t noise_bits(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 /* Uniform in [-1, 1). */
 static inline float noise(uint64_t *state)
 {
-    return (float)((double)(noise_bits(state) >> 11) * 0x1p-52 - 1.0);
-}
-
-static inline int noise_range(uint64_t *state, int low, int high)
-{
-    return low + (int)(noise_bits(state) % (uint64_t)(high - low + 1));
+    return random_float(state, 1);
 }
 
 /* Device memory between two guard zones of GUARD bytes, all of it poisoned with 0xff, which is a NaN in every
@@ -153,11 +141,36 @@ static inline struct comparison compare_half(const half *out, const double *refe
     return c;
 }
 
-/* What graph_time_us hands to the launch of a kernel that has configurations. */
+/* Every configuration that this device runs must have computed something. `ran` has a bit for each that did.
+ * Returns how many there are, and how many failed. */
+static inline int check_all_ran(const struct kernel_family *family, uint64_t ran, int *count)
+{
+    struct cudaDeviceProp device;
+    int failures = 0;
+    CUDA_OK(cudaGetDeviceProperties(&device, 0));
+    for (int i = 0; i < kernel_count(family); i++) {
+        const struct kernel_config *config = kernel_get(family, i);
+        if (config->architecture && config->architecture != 10 * device.major + device.minor) continue;
+        (*count)++;
+        if (ran >> i & 1) continue;
+        printf("FAIL %s %s: never ran\n", family->name, config->name);
+        failures++;
+    }
+    return failures;
+}
+
+/* A configuration's launch, for graph_time_us. */
 struct bench_context {
+    const struct kernel_family *family;
     const void *args;
     int config;
 };
+
+static inline cudaError_t bench_launch(void *context, cudaStream_t stream)
+{
+    const struct bench_context *b = context;
+    return kernel_launch(b->family, b->config, b->args, stream);
+}
 
 /* Median microseconds of one call of `launch`, from graphs of `repeat` calls, so that the host's part of a
  * launch does not count. */

@@ -134,7 +134,7 @@ static struct arrays arrays_new(const struct bench *b, int64_t m, int64_t n, int
                  y_step = (size_t)(m * n) * type_bytes(y_type), once = x_step + w_step + y_step;
     const int sets = cold ? (int)(((size_t)256 << 20) / once) + 1 : 1;
     struct arrays a = {.r = b->with_cublas};
-    /* values repeat every 8 million, which no cache of the multiprocessor notices */
+    /* values repeat every 8 million, which no cache of an SM notices */
     enum { PERIOD = 8 << 20 };
     void *values[2] = {noise_array(PERIOD, LINEAR_FP16, 1.0f, b->state),
                        noise_array(PERIOD, LINEAR_FP32, 1.0f, b->state)};

@@ -10,7 +10,8 @@
 #include "small.h"
 #include "weights_builder.h"
 
-static const uint64_t SEED = 20260401;
+/* Of weights and images; main takes it from EFFNET_TEST_SEED. */
+static uint64_t seed = 20260401;
 
 static const char *const PLANS[] = {"auto", "cudnn"};
 
@@ -18,7 +19,7 @@ static const char *const PLANS[] = {"auto", "cudnn"};
 
 enum { IMAGES_MAX = 11 };
 
-/* A network, and pictures for it. */
+/* A network, and images for it. */
 struct subject {
     const char *name;
     effnet_model *model;
@@ -27,13 +28,13 @@ struct subject {
     uint8_t *pixels; /* [images][crop][crop][3] */
 };
 
-/* Noise of another mean and contrast in each picture; the first is black. */
+/* Noise of another mean and contrast in each image; the first is black. */
 static inline struct subject subject_new(const char *name, effnet_model *model, int images, int max_batch)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
     const size_t side = (size_t)info->preprocess.crop;
     struct subject s = {name, model, (size_t)info->classes, side * side * 3, images, max_batch, NULL};
-    uint64_t state = SEED;
+    uint64_t state = seed;
     s.pixels = checked_malloc((size_t)images * s.crop_bytes);
     for (int i = 0; i < images; i++) {
         const float mean = 127.5f + 100 * noise(&state), contrast = 64 + 64 * noise(&state);
@@ -55,7 +56,7 @@ static inline void subject_free(struct subject *s)
  * head that pools. */
 static inline effnet_model *lite_model(void)
 {
-    struct weights *w = weights_new(SEED, 52, 52);
+    struct weights *w = weights_new(seed, 52, 52);
     weights_conv(w, "stem", 32, 3, 2, WEIGHTS_SAME, "relu6");
     weights_mbconv(w, 16, 32, 3, 1, WEIGHTS_SAME, "relu6", false);
     weights_mbconv(w, 24, 96, 3, 2, WEIGHTS_SAME, "relu6", false);
@@ -71,7 +72,7 @@ static inline effnet_model *lite_model(void)
  * Linear, BatchNorm1d, GELU, ReLU; then a GELU and a SiLU layer of odd sizes. */
 static inline effnet_model *heads_model(void)
 {
-    struct weights *w = weights_new(SEED + 1, 37, 37);
+    struct weights *w = weights_new(seed + 1, 37, 37);
     weights_conv(w, "stem", 16, 3, 2, WEIGHTS_SYMMETRIC, "relu");
     weights_mbconv(w, 24, 48, 3, 2, WEIGHTS_SYMMETRIC, "relu", false);
     weights_mbconv(w, 24, 96, 5, 1, WEIGHTS_SYMMETRIC, "relu", true);
@@ -89,7 +90,7 @@ static inline effnet_model *heads_model(void)
  * with and without a residual; 8 pooled; and so many classes. */
 static inline effnet_model *narrow_model(int classes)
 {
-    struct weights *w = weights_new(SEED + 2, 33, 33);
+    struct weights *w = weights_new(seed + 2, 33, 33);
     weights_conv(w, "stem", 8, 3, 2, WEIGHTS_SAME, "relu6");
     weights_mbconv(w, 8, 8, 3, 1, WEIGHTS_SAME, "relu6", true);
     weights_mbconv(w, 8, 24, 5, 1, WEIGHTS_SAME, "relu", true);
@@ -134,7 +135,7 @@ static inline bool filled(const float *values, size_t count)
     return good;
 }
 
-/* The logits of n pictures; the caller frees them. */
+/* The logits of n images; the caller frees them. */
 static inline float *run(effnet_session *session, const struct subject *s, const uint8_t *pixels, int n)
 {
     struct effnet_error error = {0};

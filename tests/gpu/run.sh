@@ -60,7 +60,7 @@ network() {
             skipped=$((skipped + 1))
             continue
         fi
-        verify "effnet verify, $name, drawn pictures" --model "$weights"
+        verify "effnet verify, $name, drawn images" --model "$weights"
         [ ${#samples[@]} = 0 ] || verify "effnet verify, $name, samples" --model "$weights" "${samples[@]}"
         verify "effnet verify, $name, plan cudnn" --model "$weights" --plan cudnn --allowance 2e-3 \
             --logits-allowance 1e-2

@@ -3,8 +3,6 @@
 #include "bias_act.h"
 #include "small.h"
 
-static const uint64_t SEED = 20260104;
-
 struct problem {
     struct bias_act_args args; /* device pointers; y at `out` */
     half *x, *y;               /* y: what came out */
@@ -75,7 +73,7 @@ static void check_problem(struct problem *p)
 static void check(int64_t rows, int channels, uint64_t *state)
 {
     struct problem p = problem_new(
-        rows, channels, (enum activation)noise_range(state, ACTIVATION_NONE, ACTIVATION_RELU6), state);
+        rows, channels, (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_RELU6), state);
     check_problem(&p);
     problem_free(&p);
 }
@@ -108,7 +106,7 @@ static void check_refusals(void)
         expect(bias_act_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %zu", i);
 }
 
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
+static cudaError_t launch(void *context, cudaStream_t stream)
 {
     return bias_act_launch(context, stream);
 }
@@ -121,7 +119,7 @@ static void bench(int batch, uint64_t *state)
     struct bias_act_args in_place = p.args;
     in_place.x = in_place.y;
     snprintf(name, sizeof name, "bias_act %d x 120 x 120 x 32, in place", batch);
-    bench_line(name, bench_launch, &in_place, 4.0 * (double)p.count);
+    bench_line(name, launch, &in_place, 4.0 * (double)p.count);
     problem_free(&p);
 }
 
@@ -129,9 +127,8 @@ int main(int argc, char **argv)
 {
     static const int channels[] = {8, 16, 24, 40, 56, 96, 144, 1152, 1280, 2048, 2056, 4088};
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
-    uint64_t state = SEED;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260104);
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
         return 0;
@@ -143,8 +140,7 @@ int main(int argc, char **argv)
         check(small ? 9 : 1000, channels[i], &state);
     }
     for (int i = 0; i < (small ? 5 : 60); i++)
-        check(noise_range(&state, 1, small ? 50 : 3000), 8 * noise_range(&state, 1, small ? 40 : 200),
-              &state);
+        check(random_int(&state, 1, small ? 50 : 3000), 8 * random_int(&state, 1, small ? 40 : 200), &state);
     if (!small) {
         check(120 * 120, 32, &state);
         check(3 * 120 * 120, 32, &state);

@@ -3,8 +3,6 @@
 #include "convert.h"
 #include "small.h"
 
-static const uint64_t SEED = 20260105;
-
 static float rounded(float w)
 {
     return half_to_float(half_from_float(w));
@@ -161,9 +159,8 @@ int main(int argc, char **argv)
                                     {320, 1152}, {1280, 320}, {1000, 1280}, {1152, 25}};
     static const int edges[][2] = {{1, 1}, {7, 2}, {9, 31}, {8, 32}, {17, 33}, {3, 65}, {2, 4099}};
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
-    uint64_t state = SEED;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260105);
     const struct convert_args wrong[] = {{.rows = 0, .columns = 1}, {.rows = 1, .columns = 0}, {.rows = -1}};
     for (int i = 0; i < 3; i++)
         expect(convert_weights_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %d", i);
@@ -174,9 +171,9 @@ int main(int argc, char **argv)
         check(layers[i][0], layers[i][1], 2.0f / sqrtf((float)layers[i][1]), &state);
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) check(edges[i][0], edges[i][1], 1, &state);
     for (int i = 0; i < (small ? 3 : 40); i++)
-        check(noise_range(&state, 1, 40), noise_range(&state, 1, small ? 100 : 700),
-              exp2f(12 * noise(&state)), &state);
+        check(random_int(&state, 1, 40), random_int(&state, 1, small ? 100 : 700), exp2f(12 * noise(&state)),
+              &state);
     for (int i = 0; i < (small ? 3 : 40); i++)
-        check_split(noise_range(&state, 1, 3000), exp2f(12 * noise(&state)), &state);
+        check_split(random_int(&state, 1, 3000), exp2f(12 * noise(&state)), &state);
     return finish();
 }

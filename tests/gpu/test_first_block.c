@@ -4,8 +4,6 @@
 #include "first_block.h"
 #include "small.h"
 
-static const uint64_t SEED = 20261121;
-
 enum { MIDDLE = FIRST_BLOCK_MIDDLE, OUT = FIRST_BLOCK_OUT };
 
 struct shape {
@@ -62,7 +60,7 @@ static struct problem problem_new(const struct shape *s, uint64_t *state)
     struct problem p = {0};
     const size_t pixel_count = (size_t)s->n * (size_t)s->height * (size_t)s->width * 3;
     p.pixels = checked_malloc(pixel_count);
-    for (size_t i = 0; i < pixel_count; i++) p.pixels[i] = (uint8_t)noise_bits(state);
+    for (size_t i = 0; i < pixel_count; i++) p.pixels[i] = (uint8_t)random_next(state);
     p.weights = checked_malloc(ALL * sizeof *p.weights);
     for (int i = 0; i < ALL; i++) p.weights[i] = noise(state);
     float *next = p.weights;
@@ -215,19 +213,19 @@ static void check_awkward(int count, int side_most, uint64_t *state)
 {
     for (int i = 0; i < count; i++) {
         struct shape s = {"awkward",
-                          noise_range(state, 1, 3),
+                          random_int(state, 1, 3),
                           0,
                           0,
-                          noise_range(state, 0, 1),
-                          noise_range(state, 0, 1),
+                          random_int(state, 0, 1),
+                          random_int(state, 0, 1),
                           {0},
                           {0},
                           ACTIVATION_RELU,
                           ACTIVATION_RELU,
-                          noise_range(state, 0, 1) ? ACTIVATION_RELU6 : ACTIVATION_NONE};
-        s.height = noise_range(state, 4, side_most), s.width = 4 * noise_range(state, 1, side_most / 4);
-        s.stem = (enum activation)noise_range(state, ACTIVATION_RELU, ACTIVATION_RELU6);
-        s.depthwise = (enum activation)noise_range(state, ACTIVATION_RELU, ACTIVATION_RELU6);
+                          random_int(state, 0, 1) ? ACTIVATION_RELU6 : ACTIVATION_NONE};
+        s.height = random_int(state, 4, side_most), s.width = 4 * random_int(state, 1, side_most / 4);
+        s.stem = (enum activation)random_int(state, ACTIVATION_RELU, ACTIVATION_RELU6);
+        s.depthwise = (enum activation)random_int(state, ACTIVATION_RELU, ACTIVATION_RELU6);
         for (int c = 0; c < 3; c++) s.mean[c] = 128 + 100 * noise(state), s.std[c] = 80 + 60 * noise(state);
         check(&s, state);
     }
@@ -261,17 +259,6 @@ static void check_refusals(void)
     expect(!first_block_weights_fit(&layers), "refusals: a weight past fp16 is taken");
 }
 
-struct bench_config {
-    const struct first_block_args *args;
-    int config;
-};
-
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
-{
-    const struct bench_config *b = context;
-    return kernel_launch(&first_block_kernels, b->config, b->args, stream);
-}
-
 static void bench(int batch, uint64_t *state)
 {
     struct shape s = NETWORKS[0];
@@ -280,7 +267,7 @@ static void bench(int batch, uint64_t *state)
     const double bytes = (double)batch * (240.0 * 240 * 3 + 120.0 * 120 * OUT * 2);
     for (int config = 0; config < kernel_count(&first_block_kernels); config++) {
         char name[64];
-        struct bench_config context = {&p.args, config};
+        struct bench_context context = {&first_block_kernels, &p.args, config};
         snprintf(name, sizeof name, "batch %d, %s", batch, kernel_get(&first_block_kernels, config)->name);
         bench_line(name, bench_launch, &context, bytes);
     }
@@ -291,11 +278,10 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small"),
                timing = argc > 1 && !strcmp(argv[1], "--bench");
-    uint64_t state = SEED;
     check_refusals();
     if (failed) return finish();
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20261121);
     for (int i = 2; timing && i < argc; i++) bench(atoi(argv[i]), &state);
     if (timing) return 0;
     for (int i = 0; i < NETWORK_COUNT && !small; i++) check(&NETWORKS[i], &state);

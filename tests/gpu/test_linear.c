@@ -7,8 +7,6 @@
 #include "linear_bench.h"
 #include "ulp.h"
 
-static const uint64_t SEED = 20260204;
-
 static bool without_sm90a;
 
 /* What a problem is made of. */
@@ -194,16 +192,18 @@ static void report(const struct linear_args *a, const char *config, const char *
            ACTIVATIONS[a->activation], a->scale != NULL, a->shift != NULL, what);
 }
 
-/* Runs every configuration that fits. */
+/* Runs every configuration that fits, of which there must be one. */
 static void check(struct problem *p, int64_t rows, int64_t nan_row, struct tally *tally)
 {
     struct sample want = sample_new(p, rows);
     char what[128];
+    int fitting = 0;
     for (int c = 0; c < kernel_count(&linear_kernels); c++) {
         const char *name = kernel_get(&linear_kernels, c)->name;
         if (!kernel_fits(&linear_kernels, c, &p->args) ||
             (without_sm90a && kernel_get(&linear_kernels, c)->architecture))
             continue;
+        fitting++;
         guarded_poison(&p->y);
         const cudaError_t status = kernel_launch(&linear_kernels, c, &p->args, 0);
         if (status != cudaSuccess) {
@@ -224,6 +224,10 @@ static void check(struct problem *p, int64_t rows, int64_t nan_row, struct tally
             report(&p->args, name, what);
             tally->failures++;
         }
+    }
+    if (!fitting) {
+        report(&p->args, "no configuration", "nothing computes it");
+        tally->runs++, tally->failures++;
     }
     sample_free(&want);
 }
@@ -306,25 +310,25 @@ static void test_awkward(int count, int largest, uint64_t *state, struct tally *
     for (int t = 0; t < count; t++) {
         int64_t size[3];
         for (int i = 0; i < 3; i++)
-            size[i] = noise_range(state, 0, 2) ? sizes[noise_range(state, 0, known - 1)]
-                                               : noise_range(state, 1, largest);
-        const bool aligned = noise_range(state, 0, 1);
+            size[i] = random_int(state, 0, 2) ? sizes[random_int(state, 0, known - 1)]
+                                              : random_int(state, 1, largest);
+        const bool aligned = random_int(state, 0, 1);
         if (aligned) size[2] = (size[2] + 7) / 8 * 8;
         struct shape s = {
             size[0],
             size[1],
             size[2],
-            .pad_x = aligned ? 8 * noise_range(state, 0, 2) : noise_range(state, 0, 9),
-            .pad_w = aligned ? 8 * noise_range(state, 0, 2) : noise_range(state, 0, 9),
-            .pad_y = noise_range(state, 0, 9),
-            .x_type = noise_range(state, 0, 3) == 0,
-            .y_type = noise_range(state, 0, 1),
-            .activation = (enum activation)noise_range(state, 0, ACTIVATION_COUNT - 1),
-            .scaled = noise_range(state, 0, 1),
-            .shifted = noise_range(state, 0, 1),
-            .offset = aligned ? 0 : noise_range(state, 0, 3),
+            .pad_x = aligned ? 8 * random_int(state, 0, 2) : random_int(state, 0, 9),
+            .pad_w = aligned ? 8 * random_int(state, 0, 2) : random_int(state, 0, 9),
+            .pad_y = random_int(state, 0, 9),
+            .x_type = random_int(state, 0, 3) == 0,
+            .y_type = random_int(state, 0, 1),
+            .activation = (enum activation)random_int(state, 0, ACTIVATION_COUNT - 1),
+            .scaled = random_int(state, 0, 1),
+            .shifted = random_int(state, 0, 1),
+            .offset = aligned ? 0 : random_int(state, 0, 3),
         };
-        if (aligned && noise_range(state, 0, 1))
+        if (aligned && random_int(state, 0, 1))
             s.pad_y = (int)((s.n + 7) / 8 * 8 - s.n); /* rows of y aligned to 16 bytes */
         check_shape(&s, largest, state, tally);
     }
@@ -354,7 +358,7 @@ static void test_extremes(uint64_t *state, struct tally *tally)
                 150, 136, 72, .y_type = y_type, .shifted = true, .activation = (enum activation)activation};
             struct problem p = problem_new(&s, state);
             half *x = p.x;
-            for (int64_t i = 0; i < s.m * s.k; i++) x[i] = half_from_float(values[noise_range(state, 0, 7)]);
+            for (int64_t i = 0; i < s.m * s.k; i++) x[i] = half_from_float(values[random_int(state, 0, 7)]);
             upload_x(&p);
             check(&p, s.m, -1, tally);
             x[140 * s.k + 71] = half_from_float(NAN);
@@ -516,11 +520,10 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small"),
                timing = argc > 1 && !strcmp(argv[1], "--bench");
-    uint64_t state = SEED;
     struct tally tally = {0};
     if (check_refusals()) return 1;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260204);
     if (timing) {
         bench(argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : "", &state);
         return 0;
@@ -538,9 +541,8 @@ int main(int argc, char **argv)
         test_gates(&state, &tally);
         test_large(&state, &tally);
     }
-    printf("worst relative L2 %.1e; configurations that never ran:", tally.worst);
-    for (int c = 0; c < kernel_count(&linear_kernels); c++)
-        if (!(tally.configs >> c & 1)) printf(" [%s]", kernel_get(&linear_kernels, c)->name);
+    if (!small) tally.failures += check_all_ran(&linear_kernels, tally.configs, &tally.runs);
+    printf("worst relative L2 %.1e", tally.worst);
     printf("\n%d passed, %d failed\n", tally.runs - tally.failures, tally.failures);
     return tally.failures != 0;
 }

@@ -9,7 +9,7 @@
 
 #include "networks.h"
 
-/* Each picture's logits when it is alone; no two pictures' may be equal, or nothing would be tested. */
+/* Each image's logits when it is alone; no two images' may be equal, or nothing would be tested. */
 static float *run_alone(effnet_session *session, const struct subject *s)
 {
     float *logits = checked_malloc((size_t)s->images * s->classes * sizeof *logits);
@@ -20,14 +20,14 @@ static float *run_alone(effnet_session *session, const struct subject *s)
         for (int j = 0; j < i; j++)
             expect(memcmp(logits + (size_t)i * s->classes, logits + (size_t)j * s->classes,
                           s->classes * sizeof *logits) != 0,
-                   "%s: pictures %d and %d have the same logits", s->name, i, j);
+                   "%s: images %d and %d have the same logits", s->name, i, j);
     }
     return logits;
 }
 
 /* ---------------------------------------------------------------- the same bits */
 
-/* n pictures, from picture `first` on and round again, against each alone. */
+/* n images, from image `first` on and round again, against each alone. */
 static void check_company(effnet_session *session, const struct subject *s, const char *plan,
                           const float *alone, int n, int first)
 {
@@ -42,8 +42,8 @@ static void check_company(effnet_session *session, const struct subject *s, cons
         different += memcmp(logits + (size_t)i * s->classes,
                             alone + (size_t)((first + i) % s->images) * s->classes,
                             s->classes * sizeof *logits) != 0;
-    expect(!different, "%s, plan %s: %d of %d pictures from %d on have other logits than alone", s->name,
-           plan, different, n, first);
+    expect(!different, "%s, plan %s: %d of %d images from %d on have other logits than alone", s->name, plan,
+           different, n, first);
     free(logits);
     free(pixels);
 }
@@ -57,7 +57,7 @@ static bool same_units(const effnet_session *a, const effnet_session *b)
     return same;
 }
 
-/* Part-filled, full and several passes, every picture at every place of a pass; then a second session. */
+/* Part-filled, full and several passes, every image at every place of a pass; then a second session. */
 static void check_bits(const struct subject *s, const char *plan)
 {
     effnet_session *session = open_session(s, "cuda", plan, s->max_batch), *second;
@@ -109,7 +109,7 @@ static size_t output_size(const struct effnet_layer *l)
     return (size_t)l->out_height * (size_t)l->out_width * (size_t)l->out_channels;
 }
 
-/* The reference's way through a network on n pictures. */
+/* The reference's way through a network on n images. */
 struct truth {
     const struct subject *subject;
     int n, layers;
@@ -288,7 +288,7 @@ static void check_memory(const struct subject *s, const char *plan)
     free(want);
 }
 
-/* Bytes that one picture's activations take at least: a layer's input and output. */
+/* Bytes that one image's activations take at least: a layer's input and output. */
 static size_t least_bytes(const effnet_model *model)
 {
     size_t most = 0;
@@ -343,7 +343,7 @@ static void check_refusals(const struct subject *s)
         check_refusal(s->model, &wrong[i].options, wrong[i].status, wrong[i].word);
 
     /* A network that the kernels do not take, for its channels: an error, or the CPU with a notice. */
-    effnet_model *odd = weights_open(weights_tiny(SEED));
+    effnet_model *odd = weights_open(weights_tiny(seed));
     const struct effnet_session_options cuda = {.device = "cuda"}, any = {.device = "auto"};
     check_refusal(odd, &cuda, EFFNET_E_UNAVAILABLE, "stem");
     effnet_session *session;
@@ -364,7 +364,7 @@ struct worker {
     int rounds, different;
 };
 
-/* Runs all pictures again and again. */
+/* Runs all images again and again. */
 static void *work(void *argument)
 {
     struct worker *w = argument;
@@ -512,7 +512,7 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    seed = random_seed("weights and images", seed);
     struct subject lite = subject_new("lite", lite_model(), small ? 5 : IMAGES_MAX, small ? 2 : 4);
     struct subject heads = subject_new("heads", heads_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
     check_refusals(&lite);

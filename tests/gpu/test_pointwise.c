@@ -5,8 +5,6 @@
 #include "gpu.h"
 #include "pointwise.h"
 
-static const uint64_t SEED = 20260101;
-
 struct shape {
     const char *name;
     int side, k, n;
@@ -272,18 +270,18 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
     for (int i = 0; i < count; i++) {
         struct shape s = {"awkward",
                           1,
-                          8 * noise_range(state, 1, largest / 8),
-                          8 * noise_range(state, 1, largest / 8),
-                          noise_range(state, 0, 1),
-                          noise_range(state, 0, 1),
-                          (enum activation)noise_range(state, ACTIVATION_NONE, ACTIVATION_RELU6),
+                          8 * random_int(state, 1, largest / 8),
+                          8 * random_int(state, 1, largest / 8),
+                          random_int(state, 0, 1),
+                          random_int(state, 0, 1),
+                          (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_RELU6),
                           false,
-                          noise_range(state, 0, 1)};
-        int m = edges[noise_range(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
-        if (noise_range(state, 0, 3) == 0) {
+                          random_int(state, 0, 1)};
+        int m = edges[random_int(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
+        if (random_int(state, 0, 3) == 0) {
             s.residual = false;
-            s.side = noise_range(state, 1, 8);
-            m = s.side * s.side * noise_range(state, 1, 40);
+            s.side = random_int(state, 1, 8);
+            m = s.side * s.side * random_int(state, 1, 40);
             s.pool = pools(&s, m);
         }
         struct problem p = problem_new(m, &s, state);
@@ -342,29 +340,6 @@ static int check_refusals(void)
     return failures;
 }
 
-/* Every configuration that this device runs must have computed something. */
-static int check_all_ran(int *runs)
-{
-    struct cudaDeviceProp device;
-    int failures = 0;
-    CUDA_OK(cudaGetDeviceProperties(&device, 0));
-    const bool sm90a = device.major == 9 && device.minor == 0;
-    for (int c = 0; c < kernel_count(&pointwise_kernels); c++) {
-        if (kernel_get(&pointwise_kernels, c)->architecture && !sm90a) continue;
-        (*runs)++;
-        if (configs_run >> c & 1) continue;
-        printf("FAIL %s: never ran\n", kernel_get(&pointwise_kernels, c)->name);
-        failures++;
-    }
-    return failures;
-}
-
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
-{
-    const struct bench_context *b = context;
-    return kernel_launch(&pointwise_kernels, b->config, b->args, stream);
-}
-
 /* The best three configurations of each layer, and the share of the roofline: 4.27 TB/s of copies and
  * 790 TFLOP/s, as measured on an H200. */
 static void bench(int batch, uint64_t *state)
@@ -382,7 +357,7 @@ static void bench(int batch, uint64_t *state)
         int which[4] = {-1, -1, -1, -1};
         for (int config = 0; config < kernel_count(&pointwise_kernels); config++) {
             if (!kernel_fits(&pointwise_kernels, config, &p.args)) continue;
-            struct bench_context context = {&p.args, config};
+            struct bench_context context = {&pointwise_kernels, &p.args, config};
             best[3] = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5), which[3] = config;
             for (int i = 3; i > 0 && best[i] < best[i - 1]; i--) {
                 const double t = best[i];
@@ -406,11 +381,10 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small"),
                timing = argc > 1 && !strcmp(argv[1], "--bench");
-    uint64_t state = SEED;
     int failures = check_refusals() + check_coverage(), runs = 1;
     if (failures) return 1;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260101);
     if (timing) {
         for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
         return 0;
@@ -424,7 +398,7 @@ int main(int argc, char **argv)
     failures += check_special_values(&state, &runs);
     failures += check_narrow(small, &state, &runs);
     failures += check_awkward(small ? 4 : 60, small ? 96 : 320, &state, &runs);
-    if (!small) failures += check_all_ran(&runs);
+    if (!small) failures += check_all_ran(&pointwise_kernels, configs_run, &runs);
     printf("%d passed, %d failed\n", runs - failures, failures);
     return failures != 0;
 }

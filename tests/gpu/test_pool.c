@@ -3,8 +3,6 @@
 #include "pool.h"
 #include "small.h"
 
-static const uint64_t SEED = 20260102;
-
 struct problem {
     struct pool_args args; /* device pointers */
     half *x, *y;           /* y: what came out */
@@ -143,7 +141,7 @@ static void check_refusals(void)
         expect(pool_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %zu", i);
 }
 
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
+static cudaError_t launch(void *context, cudaStream_t stream)
 {
     return pool_launch(context, stream);
 }
@@ -155,7 +153,7 @@ static void bench(int batch, uint64_t *state)
         char name[64];
         struct problem p = problem_new(batch, sides[i] * sides[i], 1280, state);
         snprintf(name, sizeof name, "pool %d x %d x %d x 1280", batch, sides[i], sides[i]);
-        bench_line(name, bench_launch, &p.args, 2.0 * (double)(p.x_count + p.y_count));
+        bench_line(name, launch, &p.args, 2.0 * (double)(p.x_count + p.y_count));
         problem_free(&p);
     }
 }
@@ -165,9 +163,8 @@ int main(int argc, char **argv)
     static const int heads[][2] = {{64, 1280}, {49, 1280}, {225, 1280}, {100, 1792}};
     static const int edges[][2] = {{1, 8}, {31, 56}, {32, 64}, {33, 72}, {127, 120}, {129, 8}, {1000, 40}};
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
-    uint64_t state = SEED;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260102);
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
         return 0;
@@ -180,7 +177,7 @@ int main(int argc, char **argv)
     for (int n = 65535; !small && n <= 65537; n++) check_many(n, &state);
     check_special_values(&state);
     for (int i = 0; i < (small ? 5 : 60); i++)
-        check(noise_range(&state, 1, 5), noise_range(&state, 1, small ? 80 : 500),
-              8 * noise_range(&state, 1, small ? 20 : 200), "random", &state);
+        check(random_int(&state, 1, 5), random_int(&state, 1, small ? 80 : 500),
+              8 * random_int(&state, 1, small ? 20 : 200), "random", &state);
     return finish();
 }

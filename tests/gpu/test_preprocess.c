@@ -3,8 +3,6 @@
 #include "preprocess.h"
 #include "small.h"
 
-static const uint64_t SEED = 20260103;
-
 struct problem {
     struct normalise_args args; /* device pointers */
     uint8_t *pixels;
@@ -15,7 +13,7 @@ static struct problem problem_new(int64_t pixel_count, const float *mean, const 
 {
     const size_t values = 3 * (size_t)pixel_count;
     struct problem p = {.pixels = checked_malloc(values)};
-    for (size_t i = 0; i < values; i++) p.pixels[i] = (uint8_t)noise_bits(state);
+    for (size_t i = 0; i < values; i++) p.pixels[i] = (uint8_t)random_next(state);
     p.out = guarded_alloc(values * sizeof(half));
     p.args.pixels = device_copy(p.pixels, values);
     p.args.y = p.out.data;
@@ -67,7 +65,7 @@ static void check_refusals(void)
         expect(normalise_launch(&wrong[i], 0) == cudaErrorInvalidValue, "refusal %d", i);
 }
 
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
+static cudaError_t launch(void *context, cudaStream_t stream)
 {
     return normalise_launch(context, stream);
 }
@@ -80,16 +78,15 @@ static void bench(int batch, uint64_t *state)
     char name[64];
     struct problem p = problem_new((int64_t)batch * 240 * 240, IMAGENET[0], IMAGENET[1], state);
     snprintf(name, sizeof name, "normalise %d x 240 x 240 x 3", batch);
-    bench_line(name, bench_launch, &p.args, 9.0 * (double)p.args.pixel_count);
+    bench_line(name, launch, &p.args, 9.0 * (double)p.args.pixel_count);
     problem_free(&p);
 }
 
 int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
-    uint64_t state = SEED;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260103);
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         for (int i = 2; i < argc; i++) bench(atoi(argv[i]), &state);
         return 0;
@@ -106,7 +103,7 @@ int main(int argc, char **argv)
         float mean[3], std[3];
         for (int c = 0; c < 3; c++)
             mean[c] = 127.5f + 127.5f * noise(&state), std[c] = exp2f(8 * noise(&state));
-        check(noise_range(&state, 1, small ? 3000 : 20000), mean, std, &state);
+        check(random_int(&state, 1, small ? 3000 : 20000), mean, std, &state);
     }
     return finish();
 }

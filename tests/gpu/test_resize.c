@@ -4,8 +4,6 @@
 #include "resize.h"
 #include "small.h"
 
-static const uint64_t SEED = 20260106;
-
 struct problem {
     struct resize_args args; /* device pointers */
     struct effnet_image image;
@@ -39,7 +37,7 @@ static struct problem problem_new(int width, int height, const struct effnet_pre
     const size_t bytes = (size_t)width * (size_t)height * 3;
     problem.image.rgb = checked_malloc(bytes);
     for (size_t i = 0; i < bytes; i++) {
-        const uint8_t v = (uint8_t)noise_bits(state);
+        const uint8_t v = (uint8_t)random_next(state);
         problem.image.rgb[i] = extreme ? (v & 1) * 255 : v;
     }
     problem.device_image = device_copy(problem.image.rgb, bytes);
@@ -103,13 +101,13 @@ static void check(int width, int height, const struct effnet_preprocess *p, bool
 static void check_random(int count, int largest, uint64_t *state)
 {
     for (int i = 0; i < count; i++) {
-        struct effnet_preprocess p = {.crop = noise_range(state, 1, i % 3 ? 70 : 6)};
-        p.short_side = p.crop + noise_range(state, 0, 1) * noise_range(state, 0, 40);
-        p.interpolation = noise_range(state, 0, 1) ? EFFNET_BICUBIC : EFFNET_BILINEAR;
-        int width = noise_range(state, 1, largest), height = noise_range(state, 1, largest);
-        if (i % 4 == 0) width = noise_range(state, 1, 20);
-        if (i % 4 == 1) height = noise_range(state, 1, 20);
-        check(width, height, &p, noise_range(state, 0, 1), state);
+        struct effnet_preprocess p = {.crop = random_int(state, 1, i % 3 ? 70 : 6)};
+        p.short_side = p.crop + random_int(state, 0, 1) * random_int(state, 0, 40);
+        p.interpolation = random_int(state, 0, 1) ? EFFNET_BICUBIC : EFFNET_BILINEAR;
+        int width = random_int(state, 1, largest), height = random_int(state, 1, largest);
+        if (i % 4 == 0) width = random_int(state, 1, 20);
+        if (i % 4 == 1) height = random_int(state, 1, 20);
+        check(width, height, &p, random_int(state, 0, 1), state);
     }
 }
 
@@ -135,7 +133,7 @@ static void check_refusals(uint64_t *state)
     problem_free(&problem);
 }
 
-static cudaError_t bench_launch(void *context, cudaStream_t stream)
+static cudaError_t launch(void *context, cudaStream_t stream)
 {
     return resize_launch(context, stream);
 }
@@ -153,7 +151,7 @@ static void bench(uint64_t *state)
         const struct resize_axis *x = &p.args.across, *y = &p.args.down;
         const double bytes = 3.0 * (x->end - x->first) * (y->end - y->first) + (double)p.crop.bytes;
         snprintf(name, sizeof name, "resize %d x %d to 272, 240", sizes[i][0], sizes[i][1]);
-        bench_line(name, bench_launch, &p.args, bytes);
+        bench_line(name, launch, &p.args, bytes);
         problem_free(&p);
     }
 }
@@ -165,9 +163,8 @@ int main(int argc, char **argv)
                                    {5000, 1},    {600, 1300}, {4000, 3000}, {3, 8000},  {1, 1 << 24},
                                    {1 << 24, 1}, {2000, 5001}};
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
-    uint64_t state = SEED;
     gpu_require();
-    printf("seed %llu\n", (unsigned long long)SEED);
+    uint64_t state = random_seed("shapes and data", 20260106);
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         bench(&state);
         return 0;

@@ -68,7 +68,7 @@ static void check_linear_bench(const char *device, const struct surroundings *be
 {
     enum { M = 3, N = 24, K = 64 };
     static half x[M * K], w[N * K];
-    uint64_t state = SEED;
+    uint64_t state = seed;
     for (int i = 0; i < M * K; i++) x[i] = half_from_float(noise(&state));
     for (int i = 0; i < N * K; i++) w[i] = half_from_float(noise(&state));
     const struct effnet_linear_args args = {
@@ -318,6 +318,7 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
+    seed = random_seed("weights and images", seed);
     struct subject lite = subject_new("lite", lite_model(), 5, 3);
     struct subject heads = subject_new("heads", heads_model(), 5, 5);
     check_threads_surroundings(&lite, small);

@@ -33,7 +33,7 @@ static half *device_noise(size_t count, float scale, uint64_t *state)
 /* ---------------------------------------------------------------- kernels and linear layers */
 
 /* A call, and what it gives alone. */
-struct product {
+struct call {
     size_t bytes;                     /* of y */
     void *expected[CONFIGS_MAX];      /* pointwise: of each configuration, NULL where it does not fit */
     struct pointwise_args pointwise;  /* without y */
@@ -41,7 +41,7 @@ struct product {
 };
 
 struct shared_work {
-    struct product problems[PROBLEMS], layers[LAYERS];
+    struct call problems[PROBLEMS], layers[LAYERS];
     size_t most_bytes; /* of a y */
     bool provoke;      /* failures; compute-sanitizer would report them */
     struct thread_work {
@@ -52,7 +52,7 @@ struct shared_work {
 };
 
 /* A y on the thread's stream, over NaNs. Returns NULL, or what went wrong. */
-static const char *compute(const struct product *p, int config, const struct thread_work *t)
+static const char *compute(const struct call *p, int config, const struct thread_work *t)
 {
     struct pointwise_args pointwise = p->pointwise;
     struct effnet_linear_args linear = p->linear;
@@ -70,7 +70,7 @@ static const char *compute(const struct product *p, int config, const struct thr
     return status == cudaSuccess ? NULL : cudaGetErrorString(status);
 }
 
-static void keep(struct product *p, int config, const struct thread_work *t)
+static void keep(struct call *p, int config, const struct thread_work *t)
 {
     const char *wrong = compute(p, config, t);
     expect(!wrong, "alone: %s", wrong ? wrong : "");
@@ -92,8 +92,8 @@ static void make_problems(struct shared_work *work, uint64_t *state)
         const size_t m = (size_t)shapes[i].m, n = (size_t)shapes[i].n, k = (size_t)shapes[i].k;
         float *bias = checked_malloc(n * sizeof *bias);
         for (size_t j = 0; j < n; j++) bias[j] = noise(state);
-        struct product *p = &work->problems[i];
-        *p = (struct product){
+        struct call *p = &work->problems[i];
+        *p = (struct call){
             .bytes = m * n * sizeof(half),
             .pointwise = {.x = device_noise(m * k, 2, state),
                           .w = device_noise((shapes[i].w_low ? 2 : 1) * n * k, 0.25f, state),
@@ -131,8 +131,8 @@ static void make_layers(struct shared_work *work, uint64_t *state)
         float *x = checked_malloc(m * k * sizeof *x), *shift = checked_malloc(n * sizeof *shift);
         for (size_t j = 0; j < m * k; j++) x[j] = noise(state);
         for (size_t j = 0; j < n; j++) shift[j] = noise(state);
-        struct product *p = &work->layers[i];
-        *p = (struct product){
+        struct call *p = &work->layers[i];
+        *p = (struct call){
             .bytes = m * n * (shapes[i].y_type == EFFNET_FP32 ? sizeof(float) : sizeof(half)),
             .linear = {.m = shapes[i].m,
                        .n = shapes[i].n,
@@ -171,7 +171,7 @@ static struct shared_work *work_new(uint64_t *state)
     return work;
 }
 
-static void product_free(struct product *p)
+static void call_free(struct call *p)
 {
     const void *const device[] = {p->pointwise.x,        p->pointwise.w,          p->pointwise.bias,
                                   p->pointwise.residual, p->pointwise.input_bias, p->linear.x,
@@ -182,8 +182,8 @@ static void product_free(struct product *p)
 
 static void work_free(struct shared_work *work)
 {
-    for (int i = 0; i < PROBLEMS; i++) product_free(&work->problems[i]);
-    for (int i = 0; i < LAYERS; i++) product_free(&work->layers[i]);
+    for (int i = 0; i < PROBLEMS; i++) call_free(&work->problems[i]);
+    for (int i = 0; i < LAYERS; i++) call_free(&work->layers[i]);
     for (int i = 0; i < THREADS; i++) {
         CUDA_OK(cudaStreamDestroy(work->threads[i].stream));
         CUDA_OK(cudaFree(work->threads[i].device));
@@ -211,14 +211,14 @@ static const char *check_last_error(struct thread_work *t, bool provoke, uint64_
     return NULL;
 }
 
-/* A few products, each by a configuration that is drawn, and at times the list of devices. */
+/* A few calls, each by a configuration that is drawn, and at times the list of devices. */
 static const char *do_work(void *context, int thread, uint64_t *random)
 {
     struct shared_work *work = context;
     struct thread_work *t = &work->threads[thread];
     const char *wrong = check_last_error(t, work->provoke, random);
     for (int i = 0; i < 4 && !wrong; i++) {
-        const struct product *p = &work->problems[random_int(random, 0, PROBLEMS - 1)];
+        const struct call *p = &work->problems[random_int(random, 0, PROBLEMS - 1)];
         int config = random_int(random, 0, CONFIGS_MAX - 1);
         while (!p->expected[config]) config = (config + 1) % CONFIGS_MAX;
         wrong = compute(p, config, t);
@@ -315,7 +315,7 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     gpu_require();
-    uint64_t random = random_seed("threads", 73), state = SEED;
+    uint64_t random = random_seed("threads", 73), state = seed;
     struct shared_work *work = work_new(&state);
     work->provoke = !small;
     check_small_networks(small, work, &random);

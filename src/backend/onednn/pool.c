@@ -9,10 +9,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* How often a thread looks for what it waits for before it sleeps: a pause is 10 to 50 ns, a layer 20 to
- * 400 us, waking up to 50 us. A worker that sleeps misses the layers that come meanwhile, so it looks for
- * longer. A caller that waits longer than strips differ waits for a thread that has lost its processor: to
- * sleep then is to offer it one. */
+/* How often a thread that waits looks again before it sleeps. One look takes 10 to 50 ns, a layer 20 to 400
+ * us, and waking a sleeping thread up to 50 us. A worker looks long, since the next layer starts without the
+ * workers that sleep. The caller looks for less time. Tasks of one layer take about equally long, so when the
+ * caller has waited longer than they differ, some worker has been taken off its processor, and by sleeping
+ * the caller offers its own. */
 #define WORKER_SPINS 8192
 #define CALLER_SPINS 2048
 
@@ -59,7 +60,9 @@ static bool has_work(uint64_t claims, int number)
     return next < tasks && (uint64_t)number < claims >> 2 * FIELD_BITS;
 }
 
-/* The last task wakes the caller. As with workers below, each says what it does before it looks. */
+/* The thread that finishes the last task wakes the caller, if that sleeps. No wake-up is lost: this thread
+ * lowers `unfinished` and then reads caller_sleeps, the caller sets caller_sleeps and then reads
+ * `unfinished`, so at least one of them sees what the other has written. */
 static void finish_task(struct pool *pool)
 {
     if (atomic_fetch_sub(&pool->unfinished, 1) > 1 || !atomic_load(&pool->caller_sleeps)) return;
@@ -94,8 +97,8 @@ static void work(struct pool *pool, int number)
     }
 }
 
-/* The caller publishes work and then looks for sleepers; a worker says that it sleeps and then looks for
- * work. So one of the two sees the other. */
+/* No wake-up is lost here either: the caller publishes work and then reads `sleepers`, a worker raises
+ * `sleepers` and then looks for work. */
 static void sleep_until_work(struct pool *pool, int number)
 {
     pthread_mutex_lock(&pool->mutex);
