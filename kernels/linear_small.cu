@@ -9,8 +9,10 @@
  * quad reads 64 bytes of a row, and a thread uses exactly what it fetched: no exchange, no barrier.
  *
  * The fetches go by cp.async into a queue of the thread's own in shared memory, DEPTH chunks long, with the
- * threads' pieces side by side. (Fetching to registers instead, the assembler moved the loads between the
- * products to save registers, which left three in flight.)
+ * threads' pieces side by side. (Fetching to registers, as pointwise_direct.cu does with the same order of k,
+ * left three in flight: to save registers the assembler moved the loads between the MMAs. Apart from that
+ * order the two have little in common: that one has no queue, whose way through shared memory would delay the
+ * first MMA of its short sums.)
  *
  * Fewest bytes: 2 n k for w. x is read from L2 by every block, so many rows want another form. 256 threads,
  * at most 96 KB of shared memory. Measurements: docs/linear.md. */
