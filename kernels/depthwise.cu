@@ -14,5 +14,5 @@ static bool valid(const void *arguments)
 extern const kernel_family depthwise_kernels = {
     "depthwise",
     valid,
-    {depthwise::tile_configs, depthwise::walk_configs},
+    {depthwise::tile_configs, depthwise::column_configs},
 };

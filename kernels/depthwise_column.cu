@@ -1,4 +1,4 @@
-/* Depthwise convolution for large batches (depthwise.h): a thread walks down the rows.
+/* Depthwise convolution for large batches (depthwise.h): a thread computes columns, row by row.
  *
  * A thread computes TW neighbouring columns of two neighbouring channels, all rows of a strip of the image.
  * It loads each row of input once, a row ahead, and adds it to every output row that it belongs to, whose
@@ -21,12 +21,12 @@ namespace
 
 constexpr int THREADS = 128;
 
-template <int K_, int S_, int TW_> struct walk {
+template <int K_, int S_, int TW_> struct column {
     static constexpr int K = K_, S = S_, TW = TW_;
     static constexpr int COLUMNS = (TW - 1) * S + K; /* of input */
     static constexpr int SLOTS = (K + S - 1) / S; /* rows of output that a row of input belongs to, at most */
     static constexpr int PERIOD = SLOTS * S;      /* rows of input after which the ring starts over */
-    /* A multiprocessor; bounds the registers. */
+    /* On an SM; bounds the registers. */
     static constexpr int BLOCKS = K == 5 ? (TW > 6 ? 2 : 3) : (TW > 5 ? 4 : 5);
     __device__ static constexpr int slot(int output) { return (output + 2 * SLOTS) % SLOTS; }
 };
@@ -84,7 +84,7 @@ __device__ __forceinline__ void store_row(__half *y, const float2 (&sum)[P::TW],
 
 template <class P>
 __global__ void __launch_bounds__(THREADS, P::BLOCKS)
-    depthwise_walk(const __grid_constant__ depthwise_args args, int strips, int strip_rows)
+    depthwise_column(const __grid_constant__ depthwise_args args, int strips, int strip_rows)
 {
     ptx::grid_launch_next();
     const int pairs = args.channels / 2, tiles_x = (args.out_width + P::TW - 1) / P::TW;
@@ -166,7 +166,7 @@ template <int TW> struct launcher {
     /* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
     template <int K, int S> static cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
     {
-        using P = walk<K, S, TW>;
+        using P = column<K, S, TW>;
         int sms = 0;
         const cudaError_t status = sm_count(&sms);
         if (status != cudaSuccess) return status;
@@ -177,15 +177,15 @@ template <int TW> struct launcher {
         const int strip_rows = (args.out_height + static_cast<int>(strips) - 1) / static_cast<int>(strips);
         strips = (args.out_height + strip_rows - 1) / strip_rows;
         const long long blocks = (columns * strips + THREADS - 1) / THREADS;
-        return launch_overlapping(depthwise_walk<P>, static_cast<unsigned>(blocks), THREADS, 0, stream, args,
-                                  static_cast<int>(strips), strip_rows);
+        return launch_overlapping(depthwise_column<P>, static_cast<unsigned>(blocks), THREADS, 0, stream,
+                                  args, static_cast<int>(strips), strip_rows);
     }
 };
 
 } // namespace
 
-#define WALK(TW) make_config<launcher<TW>>("walk " #TW " columns, 2 channels")
+#define COLUMN(TW) make_config<launcher<TW>>(#TW " columns, 2 channels")
 
-const kernel_config walk_configs[] = {WALK(5), WALK(6), WALK(8), {}};
+const kernel_config column_configs[] = {COLUMN(5), COLUMN(6), COLUMN(8), {}};
 
 } // namespace depthwise

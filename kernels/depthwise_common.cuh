@@ -20,7 +20,7 @@ namespace depthwise
 
 /* Each in its own file. */
 extern const kernel_config tile_configs[];
-extern const kernel_config walk_configs[];
+extern const kernel_config column_configs[];
 
 /* L::launch_window<kernel, stride> for those of args. */
 template <class L> cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)

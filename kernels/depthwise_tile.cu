@@ -1,9 +1,9 @@
 /* Depthwise convolution from global memory to registers (depthwise.h).
  *
- * A thread computes TH x TW neighbouring output pixels of V neighbouring channels. It walks down the input
- * rows that these need: a row's pixels are loaded once, converted to fp32 once, and used for every output and
- * tap they belong to. Overlaps between neighbouring threads, and the weights, come from L1. Consecutive
- * threads hold consecutive channels, so a warp reads and writes whole lines.
+ * A thread computes TH x TW neighbouring output pixels of V neighbouring channels. It takes the input rows
+ * that these need from top to bottom: a row's pixels are loaded once, converted to fp32 once, and used for
+ * every output and tap they belong to. Overlaps between neighbouring threads, and the weights, come from L1.
+ * Consecutive threads hold consecutive channels, so a warp reads and writes whole lines.
  *
  * Grid: one thread per TH x TW x V outputs. Block: 128 threads. Shared memory: none.
  * Every output sums its taps in the same order, rows first, whatever the configuration.

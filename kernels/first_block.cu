@@ -2,13 +2,13 @@
  *
  * Block: a tile of TH x TW outputs, WX x WY warps. Three steps, a barrier between them:
  *   1. The tile's pixels, 4 bytes at a time, to shared memory as fp16 (p - 128) / 128, which is exact.
- * Outside the image: 0.
+ *      Outside the image: 0.
  *   2. The stem by mma.sync, 16 pixels x 32 channels x 32 values. A pixel's 27 values are three runs of 9
  *      neighbours in memory; each is taken as 5 aligned pairs, the odd value with a zero weight, and the 16th
  *      pair with zeros. Weights are scaled by 128 / std and split into a high and a low fp16 part; what the
  *      mean adds is in the bias, which therefore depends on which taps lie outside the image (3 x 3 cases).
  *      s goes to shared memory in fp32, with one pixel around the tile.
- *   3. A warp takes 8 columns and two strips of R rows. Its thread (g, t) = (lane / 4, lane % 4) walks down
+ *   3. A warp takes 8 columns and two strips of R rows. Its thread (g, t) = (lane / 4, lane % 4) goes down
  *      column g of both strips and sums channels 8t..8t+7 of d in fp32. These are just the elements that
  *      mma.sync wants of that thread - rows g and g + 8 of a 16 x 32 operand - if k and the columns of W are
  *      numbered accordingly. So d goes from registers, in a high and a low part, into the project layer.
@@ -35,7 +35,7 @@ static first_block_args for_kernel(const first_block_args &args)
 namespace
 {
 
-template <int R_, int WX, int WY, bool UNITS_> struct plan {
+template <int R_, int WX, int WY, bool UNITS_> struct tile {
     static constexpr bool UNITS = UNITS_; /* s and d are in units of their activation's maximum */
     static constexpr int R = R_, WARPS_X = WX, WARPS = WX * WY, THREADS = 32 * WARPS;
     static constexpr int TH = 2 * R * WY, TW = 8 * WX;                           /* outputs */
@@ -76,7 +76,7 @@ template <class P> __device__ __forceinline__ float clamp(float value, float mos
 }
 
 /* Where a tile lies. */
-struct place {
+struct origin {
     int image, y0, x0; /* first output */
 };
 
@@ -84,7 +84,7 @@ struct place {
  * keeps to one column of words. */
 template <class P>
 __device__ __forceinline__ void load_pixels(typename P::shared &shared, const first_block_args &args,
-                                            const place &at)
+                                            const origin &at)
 {
     constexpr int ROWS_AT_ONCE = P::THREADS / P::WORDS, TURNS = (P::ROWS + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE,
                   BATCH = 5;
@@ -136,7 +136,7 @@ struct spot {
 template <class P>
 __device__ __forceinline__ void store_stem(typename P::shared &shared, const float (&acc)[STEM_TILES][4],
                                            int half, const float (&bias)[8], const first_block_args &args,
-                                           const place &at, const spot &pixel, int t)
+                                           const origin &at, const spot &pixel, int t)
 {
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
     const int y = at.y0 - 1 + pixel.row, x = at.x0 - 1 + pixel.column;
@@ -161,7 +161,7 @@ __device__ __forceinline__ void store_stem(typename P::shared &shared, const flo
 /* Step 2. */
 template <class P>
 __device__ __forceinline__ void compute_stem(typename P::shared &shared, const first_block_args &args,
-                                             const place &at, int warp, int g, int t)
+                                             const origin &at, int warp, int g, int t)
 {
     constexpr int PIXELS = P::SH * P::SW;
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
@@ -209,7 +209,7 @@ __device__ __forceinline__ void compute_stem(typename P::shared &shared, const f
     }
 }
 
-/* The project layer's products with four of a thread's channels, for one row of both strips. */
+/* The project layer's MMAs with four of a thread's channels, for one row of both strips. */
 __device__ __forceinline__ void project(const float (&d)[2][4], const uint2 (&b)[PROJECT_TILES][PARTS],
                                         float (&out)[PROJECT_TILES][4])
 {
@@ -228,12 +228,12 @@ __device__ __forceinline__ void project(const float (&d)[2][4], const uint2 (&b)
     }
 }
 
-/* Step 3 for channels 8t + 4s .. 8t + 4s + 3: walks down both strips, adds to `out` of every row. `corner` is
- * the thread's first pixel of s. */
+/* Step 3 for channels 8t + 4s .. 8t + 4s + 3: goes down both strips and adds to `out` of every row. `corner`
+ * is the thread's first pixel of s. */
 template <class P>
-__device__ __forceinline__ void walk_down(const typename P::shared &shared, const first_block_args &args,
-                                          int corner, int s, int g, int t,
-                                          float (&out)[P::R][PROJECT_TILES][4])
+__device__ __forceinline__ void depthwise_and_project(const typename P::shared &shared,
+                                                      const first_block_args &args, int corner, int s, int g,
+                                                      int t, float (&out)[P::R][PROJECT_TILES][4])
 {
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
     float4 tap[TAPS];
@@ -283,7 +283,7 @@ __device__ __forceinline__ void walk_down(const typename P::shared &shared, cons
 /* Step 3. */
 template <class P>
 __device__ __forceinline__ void finish(const typename P::shared &shared, const first_block_args &args,
-                                       const place &at, int warp, int g, int t)
+                                       const origin &at, int warp, int g, int t)
 {
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
     const int column = 8 * (warp % P::WARPS_X) + g, strip0 = warp / P::WARPS_X * 2 * P::R;
@@ -295,7 +295,8 @@ __device__ __forceinline__ void finish(const typename P::shared &shared, const f
         out[r][1][0] = out[r][1][2] = bias.z, out[r][1][1] = out[r][1][3] = bias.w;
     }
 #pragma unroll 1
-    for (int s = 0; s < K_STEPS; s++) walk_down<P>(shared, args, strip0 * P::SW + column, s, g, t, out);
+    for (int s = 0; s < K_STEPS; s++)
+        depthwise_and_project<P>(shared, args, strip0 * P::SW + column, s, g, t, out);
 
     const int x = at.x0 + column;
     if (x >= args.out_width) return;
@@ -324,8 +325,8 @@ __global__ void __launch_bounds__(P::THREADS, BLOCKS)
     typename P::shared &shared = *reinterpret_cast<typename P::shared *>(memory);
     const int tiles_x = (args.out_width + P::TW - 1) / P::TW, tiles_y = (args.out_height + P::TH - 1) / P::TH;
     const int tile = blockIdx.x % (tiles_x * tiles_y);
-    const place at = {static_cast<int>(blockIdx.x / (tiles_x * tiles_y)), tile / tiles_x * P::TH,
-                      tile % tiles_x * P::TW};
+    const origin at = {static_cast<int>(blockIdx.x / (tiles_x * tiles_y)), tile / tiles_x * P::TH,
+                       tile % tiles_x * P::TW};
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     ptx::grid_launch_next();
     ptx::grid_wait();
@@ -337,25 +338,25 @@ __global__ void __launch_bounds__(P::THREADS, BLOCKS)
 }
 
 template <int R, int WX, int WY, int BLOCKS> struct launcher {
-    template <bool UNITS> using plan_of = plan<R, WX, WY, UNITS>;
+    template <bool UNITS> using tile_of = tile<R, WX, WY, UNITS>;
 
     static long long blocks(const first_block_args &args)
     {
-        constexpr int TH = plan_of<true>::TH, TW = plan_of<true>::TW;
+        constexpr int TH = tile_of<true>::TH, TW = tile_of<true>::TW;
         return static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
                ((args.out_width + TW - 1) / TW);
     }
 
     static bool fits(const first_block_args &args) { return blocks(args) < 1LL << 31; }
 
-    static int shared_bytes(const first_block_args &) { return sizeof(typename plan_of<true>::shared); }
+    static int shared_bytes(const first_block_args &) { return sizeof(typename tile_of<true>::shared); }
 
     static cudaError_t launch(const first_block_args &args, cudaStream_t stream)
     {
         const auto kernel = in_units(args.stem_max, args.depthwise_max)
-                                ? first_block_kernel<plan_of<true>, BLOCKS>
-                                : first_block_kernel<plan_of<false>, BLOCKS>;
-        return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), plan_of<true>::THREADS,
+                                ? first_block_kernel<tile_of<true>, BLOCKS>
+                                : first_block_kernel<tile_of<false>, BLOCKS>;
+        return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), tile_of<true>::THREADS,
                                   shared_bytes(args), stream, args);
     }
 };

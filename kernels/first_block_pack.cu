@@ -27,7 +27,7 @@ uint32_t part_pair(float a, float b, int part)
     return part_of(a, part) | static_cast<uint32_t>(part_of(b, part)) << 16;
 }
 
-/* The stem's weight for place `slot` (0..9) of a row of taps, scaled to pixels as the kernel sees them. */
+/* The stem's weight for value `slot` (0..9) of a row of taps, scaled to pixels as the kernel sees them. */
 float stem_weight(const first_block_layers *l, double unit, int channel, int ky, int slot)
 {
     const int value = slot - l->pad_left, c = value % 3, kx = value / 3;
