@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(THREADS, P::BLOCKS)
     }
 }
 
-template <int TW> struct launcher {
+template <int TW> struct launcher : window_launcher<launcher<TW>> {
     static long long threads_a_strip(const depthwise_args &args)
     {
         return static_cast<long long>(args.n) * (args.channels / 2) * ((args.out_width + TW - 1) / TW);
@@ -154,13 +154,6 @@ template <int TW> struct launcher {
     static bool fits(const depthwise_args &args)
     {
         return threads_a_strip(args) * most_strips(args) < (1LL << 31) * THREADS;
-    }
-
-    static int shared_bytes(const depthwise_args &) { return 0; }
-
-    static cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
-    {
-        return depthwise::launch_window<launcher>(args, stream);
     }
 
     /* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */

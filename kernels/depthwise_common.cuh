@@ -22,15 +22,19 @@ namespace depthwise
 extern const kernel_config tile_configs[];
 extern const kernel_config column_configs[];
 
-/* L::launch_window<kernel, stride> for those of args. */
-template <class L> cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
-{
-    if (args.kernel == 3)
-        return args.stride == 1 ? L::template launch_window<3, 1>(args, stream)
-                                : L::template launch_window<3, 2>(args, stream);
-    return args.stride == 1 ? L::template launch_window<5, 1>(args, stream)
-                            : L::template launch_window<5, 2>(args, stream);
-}
+/* What L with a launch_window<kernel size, stride> needs besides to be made a configuration. */
+template <class L> struct window_launcher {
+    static int shared_bytes(const depthwise_args &) { return 0; }
+
+    static cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
+    {
+        if (args.kernel == 3)
+            return args.stride == 1 ? L::template launch_window<3, 1>(args, stream)
+                                    : L::template launch_window<3, 2>(args, stream);
+        return args.stride == 1 ? L::template launch_window<5, 1>(args, stream)
+                                : L::template launch_window<5, 2>(args, stream);
+    }
+};
 
 } // namespace depthwise
 

@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(THREADS) depthwise_kernel(const __grid_constan
         }
 }
 
-template <int TH, int TW, int V> struct launcher {
+template <int TH, int TW, int V> struct launcher : window_launcher<launcher<TH, TW, V>> {
     static long long blocks(const depthwise_args &args)
     {
         const long long tiles = static_cast<long long>(args.n) * ((args.out_height + TH - 1) / TH) *
@@ -143,13 +143,6 @@ template <int TH, int TW, int V> struct launcher {
     }
 
     static bool fits(const depthwise_args &args) { return blocks(args) < 1LL << 31; }
-
-    static int shared_bytes(const depthwise_args &) { return 0; }
-
-    static cudaError_t launch(const depthwise_args &args, cudaStream_t stream)
-    {
-        return depthwise::launch_window<launcher>(args, stream);
-    }
 
     template <int K, int S> static cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
     {

@@ -6,26 +6,28 @@
 
 #include <cuda_runtime.h>
 
-/* 90 for 9.0; 0 where there is no device. */
-inline int compute_capability()
+inline cudaError_t device_attribute(cudaDeviceAttr attribute, int *value)
 {
-    int device = 0, major = 0, minor = 0;
+    int device = 0;
     cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(value, attribute, device);
     cuda_forget_error(status);
-    return status == cudaSuccess ? 10 * major + minor : 0;
+    return status;
 }
 
 inline cudaError_t sm_count(int *count)
 {
-    int device = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess) status = cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
-    cuda_forget_error(status);
-    return status;
+    return device_attribute(cudaDevAttrMultiProcessorCount, count);
+}
+
+/* 90 for 9.0; 0 where there is no device. */
+inline int compute_capability()
+{
+    int major = 0, minor = 0;
+    return device_attribute(cudaDevAttrComputeCapabilityMajor, &major) == cudaSuccess &&
+                   device_attribute(cudaDevAttrComputeCapabilityMinor, &minor) == cudaSuccess
+               ? 10 * major + minor
+               : 0;
 }
 
 #endif

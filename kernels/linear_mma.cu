@@ -19,17 +19,15 @@ namespace linear
 namespace
 {
 
-template <int BM, int BN, int BK, int STAGES, int WARPS_M, int WARPS_N, int WARPS_K, int BLOCKS_>
-struct tile : mma::tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N, WARPS_K> {
-    using base = mma::tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N, WARPS_K>;
-    static constexpr int BLOCKS = BLOCKS_; /* of an SM; bounds registers */
-    static constexpr int PITCH = 40;       /* of staged sums: rows g and g + 1 lie 8 banks apart */
-    static constexpr int SUMS_BYTES = (WARPS_K - 1) * BM * BN * 4,
-                         STAGED_BYTES = base::WARPS * base::WM * PITCH * 4;
-    static constexpr int STAGES_BYTES = STAGES * base::STAGE_BYTES;
-    static constexpr int SHARED_BYTES = STAGES_BYTES > SUMS_BYTES + STAGED_BYTES ? STAGES_BYTES
-                                                                                 : SUMS_BYTES + STAGED_BYTES;
-    static_assert(BN % (32 * WARPS_N) == 0, "sums are staged 32 columns at a time");
+/* A tile T, with the room that sums take on their way to y. BLOCKS: on an SM; bounds the registers. */
+template <class T, int BLOCKS_> struct staged : T {
+    static constexpr int BLOCKS = BLOCKS_;
+    static constexpr int PITCH = 40; /* rows g and g + 1 lie 8 banks apart */
+    static constexpr int SUMS_BYTES = (T::WARPS_K - 1) * T::BM * T::BN * 4,
+                         SUMS_END = SUMS_BYTES + T::WARPS * T::WM * PITCH * 4;
+    static constexpr int SHARED_BYTES = T::RING_BYTES > SUMS_END ? T::RING_BYTES : SUMS_END;
+    static_assert(T::WN % 32 == 0, "sums are staged 32 columns at a time");
+    static_assert(T::BM % T::ROW_STEP == 0 && T::BN % T::ROW_STEP == 0, "threads share the pieces evenly");
     static_assert(SHARED_BYTES <= 99 * 1024, "what sm_89 gives a block");
 };
 
@@ -48,7 +46,7 @@ template <class T, int MODE> struct loader {
     float4 held[MODE == CONVERT ? 2 * mma::share<T, T::BM>::COUNT : 1]; /* the step of x that was started */
 
     __device__ __forceinline__ loader(const linear_args &a, int64_t m0, int64_t n0)
-        : args(a), steps(divide_up(a.k, T::BK))
+        : args(a), steps(static_cast<int>(divide_up(a.k, T::BK)))
     {
         x.set(m0, a.m, a.ldx);
         w.set(n0, a.n, a.ldw);
@@ -199,28 +197,23 @@ template <class T, int MODE> struct launcher {
     }
 };
 
-template <class T, int MODE> constexpr kernel_config make(const char *name)
-{
-    return make_config_with_cost<launcher<T, MODE>>(name);
-}
-
-using t128x256 = tile<128, 256, 32, 4, 2, 4, 1, 1>;
-using t128x128 = tile<128, 128, 64, 3, 2, 4, 1, 1>;
-using t64x64 = tile<64, 64, 64, 3, 2, 2, 1, 2>;
-using t64x32k4 = tile<64, 32, 128, 4, 2, 1, 4, 1>;
-using t32x32k8 = tile<32, 32, 128, 4, 1, 1, 8, 1>;
+using t128x256 = staged<mma::tile<128, 256, 32, 4, 2, 4, 1>, 1>;
+using t128x128 = staged<mma::tile<128, 128, 64, 3, 2, 4, 1>, 1>;
+using t64x64 = staged<mma::tile<64, 64, 64, 3, 2, 2, 1>, 2>;
+using t64x32k4 = staged<mma::tile<64, 32, 128, 4, 2, 1, 4>, 1>;
+using t32x32k8 = staged<mma::tile<32, 32, 128, 4, 1, 1, 8>, 1>;
 
 } // namespace
 
 const kernel_config mma_configs[] = {
-    make<t128x256, COPY>("mma 128x256x32"),
-    make<t128x128, COPY>("mma 128x128x64"),
-    make<t64x64, COPY>("mma 64x64x64"),
-    make<t64x32k4, COPY>("mma 64x32x128 k4"),
-    make<t32x32k8, COPY>("mma 32x32x128 k8"),
-    make<t128x128, CONVERT>("mma 128x128x64 fp32"),
-    make<t64x64, CONVERT>("mma 64x64x64 fp32"),
-    make<t64x64, GENERAL>("mma 64x64x64 general"),
+    make_config_with_cost<launcher<t128x256, COPY>>("mma 128x256x32"),
+    make_config_with_cost<launcher<t128x128, COPY>>("mma 128x128x64"),
+    make_config_with_cost<launcher<t64x64, COPY>>("mma 64x64x64"),
+    make_config_with_cost<launcher<t64x32k4, COPY>>("mma 64x32x128 k4"),
+    make_config_with_cost<launcher<t32x32k8, COPY>>("mma 32x32x128 k8"),
+    make_config_with_cost<launcher<t128x128, CONVERT>>("mma 128x128x64 fp32"),
+    make_config_with_cost<launcher<t64x64, CONVERT>>("mma 64x64x64 fp32"),
+    make_config_with_cost<launcher<t64x64, GENERAL>>("mma 64x64x64 general"),
     {},
 };
 

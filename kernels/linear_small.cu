@@ -190,20 +190,15 @@ template <class S> struct launcher {
     }
 };
 
-template <int MT, mode MODE> constexpr kernel_config make(const char *name)
-{
-    return make_config_with_cost<launcher<shape<MT, MODE>>>(name);
-}
-
 } // namespace
 
 const kernel_config small_configs[] = {
-    make<1, COPY>("small 16x8"),
-    make<2, COPY>("small 32x8"),
-    make<4, COPY>("small 64x8"),
-    make<1, CONVERT>("small 16x8 fp32"),
-    make<2, CONVERT>("small 32x8 fp32"),
-    make<1, GENERAL>("small 16x8 general"),
+    make_config_with_cost<launcher<shape<1, COPY>>>("small 16x8"),
+    make_config_with_cost<launcher<shape<2, COPY>>>("small 32x8"),
+    make_config_with_cost<launcher<shape<4, COPY>>>("small 64x8"),
+    make_config_with_cost<launcher<shape<1, CONVERT>>>("small 16x8 fp32"),
+    make_config_with_cost<launcher<shape<2, CONVERT>>>("small 32x8 fp32"),
+    make_config_with_cost<launcher<shape<1, GENERAL>>>("small 16x8 general"),
     {},
 };
 

@@ -27,10 +27,15 @@ template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_, in
     static constexpr int PIECES = BK / 8;                         /* of 16 bytes, in a row */
     static constexpr int LINE_ROWS = PIECES < 8 ? 8 / PIECES : 1; /* rows in 128 bytes, all banks once */
     static constexpr int STEPS = BK / 16 / WARPS_K;               /* of a warp, in a stage */
-    static constexpr int ROW_BYTES = BK * 2, W_OFFSET = BM * ROW_BYTES, STAGE_BYTES = (BM + BN) * ROW_BYTES;
+    static constexpr int ROW_STEP = THREADS / PIECES;             /* rows from a thread's piece to its next */
+    static_assert(ROW_STEP % (8 * LINE_ROWS) == 0, "the swizzle repeats every eight lines");
+    static constexpr int ROW_BYTES = BK * 2, W_OFFSET = BM * ROW_BYTES, STAGE_BYTES = (BM + BN) * ROW_BYTES,
+                         RING_BYTES = STAGES * STAGE_BYTES;
     static_assert(BM % (16 * WARPS_M) == 0 && BN % (8 * WARPS_N) == 0, "warps tile the block's tile");
     static_assert(BK % (16 * WARPS_K) == 0, "every warp has a step in every stage");
     static_assert(STAGES >= 3, "a loader finishes a stage one step before the barrier that publishes it");
+
+    __host__ __device__ static int steps(int k) { return (k + BK - 1) / BK; }
 
     /* Byte offset of a 16-byte piece in a stage's x or w part. */
     __device__ static uint32_t offset(int row, int piece)
@@ -39,11 +44,10 @@ template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_, in
     }
 };
 
-/* A thread's pieces of one operand's ROWS in a stage: pieces THREADS apart lie ROW_STEP rows apart, in the
- * same column of pieces and with the same swizzle. */
+/* A thread's pieces of one operand's ROWS in a stage: one every ROW_STEP rows, in the same column of pieces
+ * and with the same swizzle. */
 template <class T, int ROWS> struct share {
-    static constexpr int ROW_STEP = T::THREADS / T::PIECES, COUNT = (ROWS + ROW_STEP - 1) / ROW_STEP;
-    static_assert(ROW_STEP % (8 * T::LINE_ROWS) == 0, "the swizzle repeats every eight lines");
+    static constexpr int ROW_STEP = T::ROW_STEP, COUNT = (ROWS + ROW_STEP - 1) / ROW_STEP;
     int64_t first, step;  /* element of the first piece at k = 0; elements from one piece to the next */
     uint32_t stage_first; /* byte of the first piece in a stage */
     uint32_t rows;        /* bit i: the row of piece i exists */
@@ -90,13 +94,12 @@ template <class T> struct fragments {
     uint32_t a[T::MT][4], b[(T::NT + 1) / 2][4];
 };
 
-/* The ring, from one thread's side. */
+/* A thread's part in all this. */
 template <class T> struct pipeline {
     unsigned char *stages;
     uint32_t base;
     int slice; /* which of the WARPS_K */
-    /* Where this lane finds its rows for ldmatrix in a stage, in bytes: the row, the half of 16 in k, the
-     * swizzle. */
+    /* Where this lane finds its rows for ldmatrix in a stage, in bytes: row, half of 16 in k, swizzle. */
     uint32_t a_row, a_half, a_swizzle, b_row, b_half, b_swizzle;
     int read = 0, write = T::STAGES - 1; /* stages */
     fragments<T> f[2];                   /* in use, and the next */

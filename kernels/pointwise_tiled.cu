@@ -18,13 +18,6 @@
 namespace pointwise
 {
 
-template <int BM, int BN, int BK, int STAGES, int WARPS_M, int WARPS_N>
-struct tile : mma::tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N> {
-    static constexpr int STAGES_BYTES = STAGES * mma::tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>::STAGE_BYTES;
-    __host__ __device__ static int steps(int k) { return (k + BK - 1) / BK; }
-    static int bias_bytes(int k) { return steps(k) * BK * 4; }
-};
-
 /* The work of a launch: tiles of `rows` x BN, column tiles fastest. */
 struct tiles {
     int rows, across, count;
@@ -131,7 +124,7 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
     pointwise_tiled(const __grid_constant__ pointwise_args args)
 {
     extern __shared__ __align__(128) unsigned char shared[];
-    uint32_t *input_bias = reinterpret_cast<uint32_t *>(shared + T::STAGES_BYTES);
+    uint32_t *input_bias = reinterpret_cast<uint32_t *>(shared + T::RING_BYTES);
     const tiles work = tiles::of<T>(args);
     const int steps = T::steps(args.k), parts = args.w_low ? 2 : 1; /* of w */
     const int warp = threadIdx.x / 32, warp_m = warp % T::WARPS_M * T::WM, warp_n = warp / T::WARPS_M * T::WN;
@@ -171,7 +164,7 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 
     static int shared_bytes(const pointwise_args &args)
     {
-        return T::STAGES_BYTES + (args.input_bias ? T::bias_bytes(args.k) : 0);
+        return T::RING_BYTES + (args.input_bias ? T::steps(args.k) * T::BK * 4 : 0);
     }
 
     static bool fits(const pointwise_args &args)
@@ -201,8 +194,8 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 };
 
 #define TILED(BM, BN, BK, STAGES, WARPS_M, WARPS_N, BLOCKS_A_SM)                                             \
-    make_config<launcher<tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>>("tiled " #BM "x" #BN      \
-                                                                                   "x" #BK "x" #STAGES)
+    make_config<launcher<mma::tile<BM, BN, BK, STAGES, WARPS_M, WARPS_N>, BLOCKS_A_SM>>("tiled " #BM "x" #BN \
+                                                                                        "x" #BK "x" #STAGES)
 
 /* Column counts are those of the networks' layers or divide them; blocks on an SM bound registers. */
 const kernel_config tiled_configs[] = {
