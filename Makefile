@@ -85,9 +85,8 @@ ALL_CFLAGS += -fsanitize-memory-track-origins
 endif
 ALL_LDFLAGS += $(LDFLAGS)
 
-LIB_SOURCES := $(wildcard src/*.c src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
-	src/backend/*.c src/backend/reference/*.c)
-LIB_SOURCES := $(sort $(filter-out src/main.c,$(LIB_SOURCES)))
+LIB_SOURCES := $(sort $(wildcard src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
+	src/backend/*.c src/backend/reference/*.c))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c) src/main.c)
 ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG

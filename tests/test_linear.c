@@ -1,7 +1,7 @@
-/* effnet_linear on host memory, and the reference it is held against. */
+/* effnet_linear on host memory, the reference's way to run it, and the reference that both are held against.
+ */
+#include "backend/linear_backend.h"
 #include "common/half.h"
-#include "effnet_linear.h"
-#include "linear_host.h"
 #include "random.h"
 
 #include <math.h>
@@ -80,11 +80,9 @@ static void problem_free(struct problem *p)
 }
 
 /* Every element against the reference, and nothing written elsewhere. */
-static void check(const struct problem *p, double allowed)
+static void check_result(const struct problem *p, double allowed)
 {
     const struct effnet_linear_args *a = &p->args;
-    struct effnet_error error;
-    assert_int_equal(effnet_linear(a, EFFNET_MEMORY_HOST, NULL, &error), EFFNET_OK);
     double *want = malloc((size_t)a->n * sizeof *want), difference = 0, norm = 0;
     assert_non_null(want);
     for (int64_t i = 0; i < a->m + GUARD_ROWS; i++) {
@@ -105,6 +103,15 @@ static void check(const struct problem *p, double allowed)
         fail_msg("m %lld n %lld k %lld types %d %d %d activation %d: relative L2 %g", (long long)a->m,
                  (long long)a->n, (long long)a->k, (int)a->x_type, (int)a->w_type, (int)a->y_type,
                  (int)a->activation, sqrt(difference / norm));
+}
+
+static void check(const struct problem *p, double allowed)
+{
+    assert_int_equal(effnet_linear(&p->args, EFFNET_MEMORY_HOST, NULL, NULL), EFFNET_OK);
+    check_result(p, allowed);
+    memset(p->y, 0xff, p->y_bytes);
+    assert_int_equal(linear_reference.run(&p->args, NULL, NULL), EFFNET_OK);
+    check_result(p, allowed);
 }
 
 static struct effnet_linear_args dense(int64_t m, int64_t n, int64_t k)

@@ -2,7 +2,8 @@
  * part of a launch nor the events' own time counts. Warm, every call uses the same arrays. Cold, each uses
  * arrays of its own, and L2 is overwritten before the graph runs. */
 #include "backend/cuda/cuda_internal.h"
-#include "linear_host.h"
+#include "backend/cuda/cuda_linear.h"
+#include "common/rows.h"
 
 #include <stdlib.h>
 
@@ -11,7 +12,7 @@ static const double PASS_US = 10000;              /* about what one timing is to
                                                      pause after it counts for little */
 static const size_t COLD_BYTES = (size_t)2 << 30; /* of arrays at most, where one set is not more */
 
-struct cuda_linear_bench {
+struct linear_bench_state {
     struct effnet_linear_args args; /* of the first call: device pointers */
     struct cuda_device device;
     unsigned char *memory;            /* x, w and y of every set, scale and shift */
@@ -30,7 +31,7 @@ static size_t round_up(size_t bytes)
 }
 
 /* The arguments of a set. */
-static struct effnet_linear_args set_args(const struct cuda_linear_bench *b, int set)
+static struct effnet_linear_args set_args(const struct linear_bench_state *b, int set)
 {
     struct effnet_linear_args a = b->args;
     const size_t step = (size_t)set * (b->x_bytes + b->w_bytes + b->y_bytes);
@@ -42,7 +43,7 @@ static struct effnet_linear_args set_args(const struct cuda_linear_bench *b, int
 
 /* In the order of the bench's stream, to the device or on it. (The default stream may not be used: another
  * thread's capture could forbid it, or be spoilt by it.) */
-static int copy(const struct cuda_linear_bench *b, void *to, const void *from, size_t bytes,
+static int copy(const struct linear_bench_state *b, void *to, const void *from, size_t bytes,
                 struct effnet_error *error)
 {
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, b->stream), "linear");
@@ -50,7 +51,7 @@ static int copy(const struct cuda_linear_bench *b, void *to, const void *from, s
 }
 
 /* Allocates for `sets` sets and fills all of them. `host` has the arrays to copy. */
-static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int sets,
+static int place(struct linear_bench_state *b, const struct effnet_linear_args *host, int sets,
                  struct effnet_error *error)
 {
     const size_t set = b->x_bytes + b->w_bytes + b->y_bytes,
@@ -87,20 +88,20 @@ static int place(struct cuda_linear_bench *b, const struct effnet_linear_args *h
 
 static int enqueue_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
-    const struct cuda_linear_bench *b = context;
+    const struct linear_bench_state *b = context;
     const struct effnet_linear_args args = set_args(b, call % b->sets);
-    return effnet_linear(&args, EFFNET_MEMORY_CUDA, stream, error);
+    return cuda_linear_run(&args, stream, error);
 }
 
 /* A graph of `calls` calls, each with the next set's arrays. */
-static int capture(struct cuda_linear_bench *b, int calls, struct effnet_error *error)
+static int capture(struct linear_bench_state *b, int calls, struct effnet_error *error)
 {
     if (b->graph) cudaGraphExecDestroy(b->graph);
     b->calls = calls;
     return cuda_capture(b->stream, enqueue_call, b, calls, &b->graph, error);
 }
 
-static int time_graph(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
+static int time_graph(struct linear_bench_state *b, double *elapsed_us, struct effnet_error *error)
 {
     EFFNET_TRY(cuda_time_graph(&b->timer, b->graph, b->cold, elapsed_us, error));
     *elapsed_us /= b->calls;
@@ -108,7 +109,7 @@ static int time_graph(struct cuda_linear_bench *b, double *elapsed_us, struct ef
 }
 
 /* How many calls fill a timing. */
-static int choose_calls(struct cuda_linear_bench *b, int *calls, struct effnet_error *error)
+static int choose_calls(struct linear_bench_state *b, int *calls, struct effnet_error *error)
 {
     enum { TRIAL = 5 };
     double elapsed_us = 0;
@@ -120,7 +121,7 @@ static int choose_calls(struct cuda_linear_bench *b, int *calls, struct effnet_e
     return EFFNET_OK;
 }
 
-static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args *host, int calls,
+static int prepare(struct linear_bench_state *b, const struct effnet_linear_args *host, int calls,
                    struct effnet_error *error)
 {
     b->x_bytes = round_up((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
@@ -138,35 +139,7 @@ static int prepare(struct cuda_linear_bench *b, const struct effnet_linear_args 
     return capture(b, calls, error);
 }
 
-int cuda_linear_bench_open(const struct effnet_linear_args *args, int device_index, bool cold, int calls,
-                           struct cuda_linear_bench **out, struct effnet_linear_bench_info *info,
-                           struct effnet_error *error)
-{
-    if (args->w_type != EFFNET_FP16)
-        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
-    struct cuda_linear_bench *b = calloc(1, sizeof *b);
-    if (!b) return effnet_fail_nomem(error, "a linear layer", sizeof *b);
-    b->cold = cold;
-    int status = cuda_device_open(device_index, &b->device, error);
-    if (!status) status = cuda_device_enter(&b->device, error);
-    if (!status) {
-        status = prepare(b, args, calls, error);
-        if (!status)
-            *info = (struct effnet_linear_bench_info){.backend = "cuda",
-                                                      .device = b->device.properties.name,
-                                                      .kernel = effnet_linear_cuda_kernel(&b->args),
-                                                      .calls = b->calls};
-        cuda_device_leave();
-    }
-    if (status) {
-        cuda_linear_bench_close(b);
-        return status;
-    }
-    *out = b;
-    return EFFNET_OK;
-}
-
-void cuda_linear_bench_close(struct cuda_linear_bench *b)
+static void bench_close(struct linear_bench_state *b)
 {
     if (!b) return;
     if (b->device.context && cuda_device_enter(&b->device, NULL) == EFFNET_OK) {
@@ -179,7 +152,35 @@ void cuda_linear_bench_close(struct cuda_linear_bench *b)
     free(b);
 }
 
-static int compute_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
+static int bench_open(const struct effnet_linear_args *args, int device_index, bool cold, int calls,
+                      struct linear_bench_state **out, struct effnet_linear_bench_info *info,
+                      struct effnet_error *error)
+{
+    if (args->w_type != EFFNET_FP16)
+        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
+    struct linear_bench_state *b = calloc(1, sizeof *b);
+    if (!b) return effnet_fail_nomem(error, "a linear layer", sizeof *b);
+    b->cold = cold;
+    int status = cuda_device_open(device_index, &b->device, error);
+    if (!status) status = cuda_device_enter(&b->device, error);
+    if (!status) {
+        status = prepare(b, args, calls, error);
+        if (!status)
+            *info = (struct effnet_linear_bench_info){.backend = "cuda",
+                                                      .device = b->device.properties.name,
+                                                      .kernel = cuda_linear_kernel(&b->args),
+                                                      .calls = b->calls};
+        cuda_device_leave();
+    }
+    if (status) {
+        bench_close(b);
+        return status;
+    }
+    *out = b;
+    return EFFNET_OK;
+}
+
+static int compute_rows(struct linear_bench_state *b, const int64_t *rows, int count, float *y,
                         struct effnet_error *error)
 {
     const size_t element = effnet_type_bytes(b->args.y_type), n = (size_t)b->args.n;
@@ -187,14 +188,14 @@ static int compute_rows(struct cuda_linear_bench *b, const int64_t *rows, int co
     if (!row) return effnet_fail_nomem(error, "a row of a linear layer", n * element);
     /* all ones is a NaN in every float format */
     cudaError_t status = cudaMemsetAsync(b->args.y, 0xff, b->y_bytes, b->stream);
-    const int ran = effnet_linear(&b->args, EFFNET_MEMORY_CUDA, b->stream, error);
+    const int ran = cuda_linear_run(&b->args, b->stream, error);
     if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
     for (int i = 0; i < count && status == cudaSuccess && ran == EFFNET_OK; i++) {
         status = cudaMemcpyAsync(row, (unsigned char *)b->args.y + (size_t)rows[i] * n * element, n * element,
                                  cudaMemcpyDeviceToHost, b->stream);
         if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
         if (status == cudaSuccess)
-            effnet_linear_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
+            effnet_rows_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
     }
     free(row);
     if (ran != EFFNET_OK) return ran;
@@ -202,8 +203,8 @@ static int compute_rows(struct cuda_linear_bench *b, const int64_t *rows, int co
     return EFFNET_OK;
 }
 
-int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int count, float *y,
-                           struct effnet_error *error)
+static int bench_rows(struct linear_bench_state *b, const int64_t *rows, int count, float *y,
+                      struct effnet_error *error)
 {
     EFFNET_TRY(cuda_device_enter(&b->device, error));
     const int status = compute_rows(b, rows, count, y, error);
@@ -211,10 +212,13 @@ int cuda_linear_bench_rows(struct cuda_linear_bench *b, const int64_t *rows, int
     return status;
 }
 
-int cuda_linear_bench_time(struct cuda_linear_bench *b, double *elapsed_us, struct effnet_error *error)
+static int bench_time(struct linear_bench_state *b, double *elapsed_us, struct effnet_error *error)
 {
     EFFNET_TRY(cuda_device_enter(&b->device, error));
     const int status = time_graph(b, elapsed_us, error);
     cuda_device_leave();
     return status;
 }
+
+const struct linear_bench_table cuda_linear_bench = {
+    .open = bench_open, .close = bench_close, .rows = bench_rows, .time = bench_time};

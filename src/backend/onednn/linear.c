@@ -1,8 +1,8 @@
 /* effnet_linear on the CPU: one oneDNN matrix product with its epilogue as post-operations. */
-#include "backend/onednn/api.h"
+#include "backend/onednn/onednn.h"
 #include "common/error.h"
 #include "common/fork.h"
-#include "linear_host.h"
+#include "common/rows.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,7 +46,7 @@ static int widen(struct job *job, int index, const void **base, enum effnet_type
     size_t bytes = (size_t)rows * (size_t)columns * sizeof(float);
     float *copy = job->copy[index] = malloc(bytes);
     if (!copy) return effnet_fail_nomem(error, "a linear layer's operand", bytes);
-    if (fill) effnet_linear_widen(*base, type, rows, columns, *ld, copy);
+    if (fill) effnet_rows_widen(*base, type, rows, columns, *ld, copy);
     *base = copy;
     *ld = columns;
     return EFFNET_OK;
@@ -152,7 +152,7 @@ int effnet_onednn_linear(const struct effnet_linear_args *a, struct effnet_error
             status = effnet_fail(error, EFFNET_E_INTERNAL, "linear: oneDNN reports status %d", (int)s);
     }
     if (!status) status = repair(a, pointers[0], ld[0], (float *)(uintptr_t)pointers[2], ld[2], error);
-    if (!status && job.copy[2]) effnet_linear_narrow(job.copy[2], a->m, a->n, a->ldy, a->y_type, a->y);
+    if (!status && job.copy[2]) effnet_rows_narrow(job.copy[2], a->m, a->n, a->ldy, a->y_type, a->y);
     job_free(&job);
     return status;
 }

@@ -1,11 +1,12 @@
 /* effnet_linear on the CPU: y in pieces, one a thread of ours, each a call of oneDNN that uses one thread.
  * OpenMP's own team will not do: it hangs in a child of a process that has used it, it ends the program where
  * the system refuses it a thread, and it knows nothing of control groups. */
-#include "backend/onednn/pool.h"
+#include "backend/linear_backend.h"
+#include "backend/onednn/onednn.h"
 #include "common/cpu.h"
 #include "common/error.h"
 #include "common/memory.h"
-#include "linear_host.h"
+#include "common/rows.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -42,7 +43,7 @@ static int run_dense(const struct effnet_linear_args *a, struct effnet_error *er
     dense.y_type = EFFNET_FP32;
     dense.ldy = a->n;
     int status = effnet_onednn_linear(&dense, error);
-    if (!status) effnet_linear_narrow(y, a->m, a->n, a->ldy, a->y_type, a->y);
+    if (!status) effnet_rows_narrow(y, a->m, a->n, a->ldy, a->y_type, a->y);
     free(y);
     return status;
 }
@@ -104,8 +105,9 @@ static int run_alone(const struct effnet_linear_args *args, struct effnet_error 
     return status;
 }
 
-int effnet_onednn_linear_split(const struct effnet_linear_args *args, struct effnet_error *error)
+static int run(const struct effnet_linear_args *args, void *stream, struct effnet_error *error)
 {
+    (void)stream;
     const int64_t steps = (args->m >= args->n ? args->m : args->n) / PIECE_STEP;
     /* oneDNN's compiler writes to memory that it did not get. */
     if (!effnet_memory_left(BUILD_BYTES, 0)) return effnet_fail_nomem(error, "a linear layer", BUILD_BYTES);
@@ -130,3 +132,5 @@ int effnet_onednn_linear_split(const struct effnet_linear_args *args, struct eff
     free(split.errors);
     return status;
 }
+
+const struct linear_backend linear_onednn = {.name = "onednn", .run = run, .kernel = "matmul"};

@@ -110,4 +110,7 @@ int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double 
 /* The value of each byte after normalisation, in the state's type: fills pixel_table. */
 void effnet_onednn_fill_pixel_table(struct backend_state *state);
 
+/* linear.c: effnet_linear through oneDNN's matrix product, on as many threads as OpenMP says. */
+int effnet_onednn_linear(const struct effnet_linear_args *args, struct effnet_error *error);
+
 #endif

@@ -1,15 +1,19 @@
 /* The linear layer by plain loops: every product, sum and function in double. */
+#include "backend/linear_backend.h"
 #include "backend/reference/reference.h"
-#include "linear_host.h"
+#include "common/error.h"
+#include "common/half.h"
+#include "common/rows.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 enum { PIECE = 512 }; /* elements widened at a time, which takes a fraction of one by one's time */
 
 static void widen_piece(const void *base, enum effnet_type type, int64_t first, int64_t count, float *to)
 {
-    effnet_linear_widen((const char *)base + (size_t)first * effnet_type_bytes(type), type, 1, count, count,
-                        to);
+    effnet_rows_widen((const char *)base + (size_t)first * effnet_type_bytes(type), type, 1, count, count,
+                      to);
 }
 
 void effnet_linear_reference(const struct effnet_linear_args *args, int64_t row, double *y)
@@ -44,3 +48,23 @@ void effnet_fold_batch_norm(int64_t n, const float *bias, const float *gamma, co
         shift[j] = (float)((double)beta[j] + ((bias ? (double)bias[j] : 0.0) - (double)mean[j]) * s);
     }
 }
+
+static int run(const struct effnet_linear_args *a, void *stream, struct effnet_error *error)
+{
+    (void)stream;
+    size_t n = (size_t)a->n;
+    double *row = malloc(n * sizeof *row);
+    if (!row) return effnet_fail_nomem(error, "a row of the linear layer", n * sizeof *row);
+    for (int64_t i = 0; i < a->m; i++) {
+        effnet_linear_reference(a, i, row);
+        for (int64_t j = 0; j < a->n; j++)
+            if (a->y_type == EFFNET_FP16)
+                ((half *)a->y)[i * a->ldy + j] = half_from_double(row[j]);
+            else
+                ((float *)a->y)[i * a->ldy + j] = (float)row[j];
+    }
+    free(row);
+    return EFFNET_OK;
+}
+
+const struct linear_backend linear_reference = {.name = "reference", .run = run, .kernel = "plain loops"};
