@@ -18,7 +18,16 @@
  *    what it has from its parent, exit, use models and images, and open sessions of its own. To run a
  *    session of its parent's is EFFNET_E_USAGE. A child of a process that uses a GPU here gets none.
  *  - Tensors are NHWC, C fastest, without padding between rows.
- *  - The library prints nothing. */
+ *  - The library prints nothing.
+ *
+ * What a later libeffnet.so of the same soname may change, so that programs keep working without a new build:
+ *  - A struct of options begins from effnet_..._defaults(). Its tail is reserved, and not a size that the
+ *    caller fills in, so that it never changes its size: it may be copied, returned and be part of another.
+ *    A new option takes a reserved place, where zero means the default. A library that does not know the
+ *    place refuses what is not zero, EFFNET_E_USAGE, rather than leave the option out.
+ *  - A struct that the library hands out by a const pointer (effnet_session_info, ...) may grow at its end.
+ *    Read its members; do not copy it as a whole.
+ *  - Enumerations may grow at their ends. All other structs stay as they are. */
 #ifndef EFFNET_H
 #define EFFNET_H
 
@@ -29,8 +38,14 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef __GNUC__ /* what these headers declare is exported, and nothing else */
+#pragma GCC visibility push(default)
+#endif
 
 #define EFFNET_VERSION "0.1.0"
+
+/* EFFNET_VERSION of the library that runs, which may be newer than this header. */
+const char *effnet_version(void);
 
 /* ---------------------------------------------------------------- status and errors */
 
@@ -71,9 +86,13 @@ struct effnet_image_options {
     bool ignore_exif; /* ignore the orientation in EXIF and XMP data */
     bool has_background;   /* lay transparent pixels over `background`; else alpha is dropped */
     uint8_t background[3]; /* red, green, blue */
+    uint64_t reserved[4];  /* 0 */
 };
 
 #define EFFNET_MAX_PIXELS_DEFAULT 178956970 /* Pillow's decompression-bomb limit, 1 GiB / 4 / 1.5 */
+
+/* EFFNET_MAX_PIXELS_DEFAULT; EXIF is heeded; no background. */
+struct effnet_image_options effnet_image_defaults(void);
 
 /* Decodes PNG, JPEG, BMP, GIF, TGA or PNM, recognised by content (docs/images.md says what of each). Reads no
  * more of the file than its header admits. `path` "-" is standard input. `options` NULL means the defaults.
@@ -97,6 +116,7 @@ struct effnet_preprocess {
     int crop;       /* then the central crop x crop square is taken */
     enum effnet_interpolation interpolation;
     float mean[3], std[3];
+    uint32_t reserved[7]; /* 0; there are no defaults but a model's */
 };
 
 /* Resizes as Pillow does, byte for byte, and takes the central crop. `crop` receives
@@ -141,7 +161,11 @@ struct effnet_session_options {
     const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
     int max_batch;    /* images a pass at most; 0 is 1 */
     int threads;      /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
+    uint64_t reserved[8]; /* 0 */
 };
+
+/* Device "auto", its own precision, plan "auto", one image a pass, all threads: zeros. */
+struct effnet_session_options effnet_session_defaults(void);
 
 struct effnet_session_info {
     const char *backend;   /* "reference", "onednn", "cuda" */
@@ -185,6 +209,9 @@ struct effnet_class {
  * how many were written. */
 int effnet_top_k(const float *logits, int classes, int k, struct effnet_class *top);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -10,6 +10,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
 
 /* ---------------------------------------------------------------- layers */
 
@@ -107,6 +110,9 @@ int effnet_reference_layer(const effnet_model *model, int index, int n, const fl
 void effnet_reference_normalise(const struct effnet_preprocess *p, int n, const uint8_t *pixels,
                                 float *tensor);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,5 @@
 /* effnet: one linear layer with its epilogue, without a network, on the CPU or on device pointers. What
- * effnet.h says of errors, handles and threads holds here too. */
+ * effnet.h says of errors, handles, threads and growing structs holds here too. */
 #ifndef EFFNET_LINEAR_H
 #define EFFNET_LINEAR_H
 
@@ -7,6 +7,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
 #endif
 
 enum effnet_activation {
@@ -35,7 +38,11 @@ struct effnet_linear_args {
     int64_t ldx, ldw, ldy;                   /* at least k, k, n, and below 2^32 */
     enum effnet_type x_type, w_type, y_type; /* w is fp16 on the GPU */
     enum effnet_activation activation;
+    uint64_t reserved[4]; /* 0 */
 };
+
+/* Arrays of fp32, NULL yet, without gaps between rows; neither scale, shift nor activation. */
+struct effnet_linear_args effnet_linear_defaults(int64_t m, int64_t n, int64_t k);
 
 enum effnet_memory { EFFNET_MEMORY_HOST, EFFNET_MEMORY_CUDA };
 
@@ -91,6 +98,9 @@ int effnet_linear_bench_rows(effnet_linear_bench *bench, const int64_t *rows, in
  * the caches), on the CPU by the wall clock. */
 int effnet_linear_bench_time(effnet_linear_bench *bench, double *elapsed_us, struct effnet_error *error);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

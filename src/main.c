@@ -73,7 +73,7 @@ static int dispatch(int argc, char **argv)
     const char *name = argv[1];
     if (!strcmp(name, "--help") || !strcmp(name, "-h")) return print_help();
     if (!strcmp(name, "--version")) {
-        printf("effnet %s\n", EFFNET_VERSION);
+        printf("effnet %s\n", effnet_version());
         return EFFNET_OK;
     }
     if (!strcmp(name, "help")) return help(argc - 1, argv + 1);

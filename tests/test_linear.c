@@ -114,26 +114,13 @@ static void check(const struct problem *p, double allowed)
     check_result(p, allowed);
 }
 
-static struct effnet_linear_args dense(int64_t m, int64_t n, int64_t k)
-{
-    return (struct effnet_linear_args){.m = m,
-                                       .n = n,
-                                       .k = k,
-                                       .ldx = k,
-                                       .ldw = k,
-                                       .ldy = n,
-                                       .x_type = EFFNET_FP32,
-                                       .w_type = EFFNET_FP32,
-                                       .y_type = EFFNET_FP32};
-}
-
 static void test_heads(void **unused)
 {
     (void)unused;
     uint64_t state = SEED;
     const int rows[] = {1, 10, 33};
     for (int r = 0; r < 3; r++) {
-        struct problem p = problem_new(dense(rows[r], 1000, 1280), false, true, &state);
+        struct problem p = problem_new(effnet_linear_defaults(rows[r], 1000, 1280), false, true, &state);
         check(&p, 1e-5);
         problem_free(&p);
     }
@@ -146,9 +133,9 @@ static void test_awkward(void **unused)
     const int sizes[] = {1, 2, 3, 7, 8, 9, 63, 64, 65, 126, 127, 129};
     const int count = sizeof sizes / sizeof *sizes;
     for (int t = 0; t < 300; t++) {
-        struct effnet_linear_args a = dense(sizes[random_int(&state, 0, count - 1)],
-                                            sizes[random_int(&state, 0, count - 1)],
-                                            sizes[random_int(&state, 0, count - 1)]);
+        struct effnet_linear_args a = effnet_linear_defaults(sizes[random_int(&state, 0, count - 1)],
+                                                             sizes[random_int(&state, 0, count - 1)],
+                                                             sizes[random_int(&state, 0, count - 1)]);
         a.ldx += random_int(&state, 0, 3), a.ldw += random_int(&state, 0, 3),
             a.ldy += random_int(&state, 0, 3);
         a.x_type = (enum effnet_type)random_int(&state, 0, 1);
@@ -167,7 +154,7 @@ static void test_single_elements(void **unused)
     (void)unused;
     uint64_t state = SEED;
     for (int t = 0; t < 8 * 8; t++) {
-        struct effnet_linear_args a = dense(t & 1 ? 1 : 5, t & 2 ? 1 : 19, t & 4 ? 1 : 70);
+        struct effnet_linear_args a = effnet_linear_defaults(t & 1 ? 1 : 5, t & 2 ? 1 : 19, t & 4 ? 1 : 70);
         a.ldx += t & 8 ? 3 : 0, a.ldw += t & 16 ? 2 : 0, a.ldy += t & 32 ? 1 : 0;
         struct problem p = problem_new(a, true, true, &state);
         check(&p, 1e-5);
@@ -181,7 +168,7 @@ static void test_nan_stays_in_its_row(void **unused)
     (void)unused;
     for (int activation = EFFNET_ACT_NONE; activation <= EFFNET_ACT_GELU_RELU; activation++) {
         uint64_t state = SEED;
-        struct effnet_linear_args a = dense(5, 37, 50);
+        struct effnet_linear_args a = effnet_linear_defaults(5, 37, 50);
         a.activation = (enum effnet_activation)activation;
         struct problem p = problem_new(a, true, true, &state);
         ((float *)p.x)[2 * 50 + 7] = NAN;
@@ -200,7 +187,7 @@ static void test_reference_by_hand(void **unused)
 {
     (void)unused;
     const float x[] = {1, 2, 3, -1}, w[] = {1, 1, -2, 0.5f}, scale[] = {2, 4}, shift[] = {-1, 0.25f};
-    struct effnet_linear_args a = dense(2, 2, 2);
+    struct effnet_linear_args a = effnet_linear_defaults(2, 2, 2);
     double y[2];
     a.x = x, a.w = w, a.scale = scale, a.shift = shift;
     effnet_linear_reference(&a, 0, y);
@@ -220,7 +207,7 @@ static void test_reference_long(void **unused)
     uint64_t state = SEED;
     const int64_t k[] = {511, 512, 513, 1500};
     for (int t = 0; t < 16; t++) {
-        struct effnet_linear_args a = dense(3, 5, k[t / 4]);
+        struct effnet_linear_args a = effnet_linear_defaults(3, 5, k[t / 4]);
         a.ldx += 3, a.ldw += 1;
         a.x_type = (enum effnet_type)(t % 2);
         a.w_type = (enum effnet_type)(t / 2 % 2);
@@ -254,7 +241,7 @@ static void test_refusals(void **unused)
 {
     (void)unused;
     uint64_t state = SEED;
-    struct problem p = problem_new(dense(2, 3, 4), true, true, &state);
+    struct problem p = problem_new(effnet_linear_defaults(2, 3, 4), true, true, &state);
     struct effnet_linear_args a;
     struct effnet_error error;
 #define REFUSED(change, word)                                                                                \

@@ -53,7 +53,20 @@ static int check(const struct effnet_linear_args *a, struct effnet_error *error)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: scale or shift is not aligned to 4 bytes");
     if ((int)a->activation < EFFNET_ACT_NONE || (int)a->activation > EFFNET_ACT_GELU_RELU)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: unknown activation %d", (int)a->activation);
-    return EFFNET_OK;
+    return effnet_check_reserved(a->reserved, sizeof a->reserved, "linear", error);
+}
+
+struct effnet_linear_args effnet_linear_defaults(int64_t m, int64_t n, int64_t k)
+{
+    return (struct effnet_linear_args){.m = m,
+                                       .n = n,
+                                       .k = k,
+                                       .ldx = k,
+                                       .ldw = k,
+                                       .ldy = n,
+                                       .x_type = EFFNET_FP32,
+                                       .w_type = EFFNET_FP32,
+                                       .y_type = EFFNET_FP32};
 }
 
 int effnet_linear(const struct effnet_linear_args *args, enum effnet_memory memory, void *stream,

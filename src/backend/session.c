@@ -89,6 +89,8 @@ static int check_options(const struct effnet_session_options *from, struct backe
     if (from->threads < 0 || from->threads > MAX_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
                            MAX_THREADS);
+    int status = effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error);
+    if (status) return status;
     int cpu_threads = effnet_cpu_threads();
     *to = (struct backend_options){
         .precision = from->precision,
@@ -99,6 +101,11 @@ static int check_options(const struct effnet_session_options *from, struct backe
                                                : MAX_THREADS,
     };
     return EFFNET_OK;
+}
+
+struct effnet_session_options effnet_session_defaults(void)
+{
+    return (struct effnet_session_options){0};
 }
 
 static int open_backend(struct effnet_session *session, const struct backend *backend,
@@ -184,7 +191,7 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
                              const struct effnet_session_options *options, effnet_session **out,
                              struct effnet_error *error)
 {
-    static const struct effnet_session_options defaults;
+    const struct effnet_session_options defaults = effnet_session_defaults();
     if (!out) return effnet_fail(error, EFFNET_E_USAGE, "session: no place to put it");
     *out = NULL;
     if (!model) return effnet_fail(error, EFFNET_E_USAGE, "session: no model");

@@ -119,13 +119,13 @@ int setup_open_model(const struct setup *setup, effnet_model **out)
 
 struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch)
 {
-    return (struct effnet_session_options){
-        .device = setup->device,
-        .precision = setup->precision,
-        .plan = setup->plan,
-        .max_batch = max_batch,
-        .threads = (int)setup->threads,
-    };
+    struct effnet_session_options options = effnet_session_defaults();
+    options.device = setup->device;
+    options.precision = setup->precision;
+    options.plan = setup->plan;
+    options.max_batch = max_batch;
+    options.threads = (int)setup->threads;
+    return options;
 }
 
 int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,

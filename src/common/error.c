@@ -5,6 +5,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+const char *effnet_version(void)
+{
+    return EFFNET_VERSION;
+}
+
 const char *effnet_status_text(int status)
 {
     switch (status) {
@@ -40,4 +45,16 @@ int effnet_fail(struct effnet_error *error, int status, const char *format, ...)
 int effnet_fail_nomem(struct effnet_error *error, const char *what, size_t size_bytes)
 {
     return effnet_fail(error, EFFNET_E_NOMEM, "%s: cannot allocate %zu bytes", what, size_bytes);
+}
+
+int effnet_check_reserved(const void *reserved, size_t size_bytes, const char *what,
+                          struct effnet_error *error)
+{
+    const unsigned char *bytes = reserved;
+    for (size_t i = 0; i < size_bytes; i++)
+        if (bytes[i])
+            return effnet_fail(error, EFFNET_E_USAGE,
+                               "%s: an option is set that this library, effnet %s, does not know", what,
+                               EFFNET_VERSION);
+    return EFFNET_OK;
 }

@@ -19,4 +19,9 @@ int effnet_fail(struct effnet_error *error, int status, const char *format, ...)
 /* Out of memory while doing `what`. */
 int effnet_fail_nomem(struct effnet_error *error, const char *what, size_t size_bytes);
 
+/* Fails with EFFNET_E_USAGE where a struct's reserved bytes are not all zero: the caller has set an option
+ * that this version does not know. */
+int effnet_check_reserved(const void *reserved, size_t size_bytes, const char *what,
+                          struct effnet_error *error);
+
 #endif

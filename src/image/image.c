@@ -17,6 +17,11 @@ enum { FIRST_READ_BYTES = 64 << 10 };
 
 static const struct effnet_image_options default_options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
 
+struct effnet_image_options effnet_image_defaults(void)
+{
+    return default_options;
+}
+
 int image_check_size(const struct image_source *source, int64_t width, int64_t height,
                      struct effnet_error *error)
 {
@@ -71,7 +76,8 @@ static bool is_blank(const struct effnet_image *image)
 static int check_options(const struct effnet_image_options *options, const char *name,
                          struct effnet_error *error)
 {
-    if (options->max_pixels >= 1) return EFFNET_OK;
+    if (options->max_pixels >= 1)
+        return effnet_check_reserved(options->reserved, sizeof options->reserved, name, error);
     return effnet_fail(error, EFFNET_E_USAGE, "%s: the pixel limit is %lld, but must be at least 1", name,
                        (long long)options->max_pixels);
 }

@@ -255,6 +255,8 @@ int image_fit_plan(int width, int height, const struct effnet_preprocess *p, str
                            p->crop, p->short_side, MAX_SHORT_SIDE);
     if (p->interpolation != EFFNET_BICUBIC && p->interpolation != EFFNET_BILINEAR)
         return effnet_fail(error, EFFNET_E_USAGE, "unknown interpolation %d", (int)p->interpolation);
+    int status = effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error);
+    if (status) return status;
 
     int shorter = width < height ? width : height, longer = width < height ? height : width;
     int64_t resized = (int64_t)((double)((int64_t)p->short_side * longer) / shorter);

@@ -185,16 +185,11 @@ static int make_arrays(struct linear *linear, const struct epilogue *epilogue, i
 {
     const uint64_t seed = (uint64_t)linear->options->seed * 16;
     struct effnet_linear_args *a = &linear->args;
-    *a = (struct effnet_linear_args){.m = m,
-                                     .n = n,
-                                     .k = k,
-                                     .ldx = k,
-                                     .ldw = k,
-                                     .ldy = n,
-                                     .x_type = x_type,
-                                     .w_type = on_gpu(linear) ? EFFNET_FP16 : x_type,
-                                     .y_type = y_type,
-                                     .activation = epilogue->activation};
+    *a = effnet_linear_defaults(m, n, k);
+    a->x_type = x_type;
+    a->w_type = on_gpu(linear) ? EFFNET_FP16 : x_type;
+    a->y_type = y_type;
+    a->activation = epilogue->activation;
     int status = check_memory(linear);
     if (status) return status;
     linear->x = make_noise(m * k, a->x_type, 1, 0, seed);

@@ -53,7 +53,7 @@ static int pass_end_to_end(void *context, struct samples *samples)
     int workers = setup_threads(&bench->options->setup), images;
     const struct feed_options options = {
         .preprocess = &effnet_model_get_info(bench->model)->preprocess,
-        .image = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT},
+        .image = effnet_image_defaults(),
         .ahead = bench->batch + workers,
         .workers = workers,
     };
