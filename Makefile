@@ -73,7 +73,7 @@ CFLAGS ?= -O3 -g
 # gcc takes the folder's name from PWD, which may be one through a link.
 export PWD := $(CURDIR)
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.' $(CPPFLAGS) $(CFLAGS) \
-	-fopenmp-simd -Iinclude -Isrc -Ikernels -Itests
+	-fopenmp-simd -fPIC -fvisibility=hidden -Iinclude -Isrc -Ikernels -Itests
 ALL_LDFLAGS :=
 LDLIBS := -lpng -lz -lcjson -lm -lpthread
 ifneq ($(SANITIZERS),)
@@ -113,8 +113,8 @@ LDLIBS += $(CUDART) -ldl -lrt -lstdc++
 endif
 
 # By itself nvcc compresses PTX alone: with machine code too the program takes 5 MB in place of 17.
-NVCC_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas -v -objtemp \
-	-Xfatbin -compress-all -Iinclude -Isrc -Ikernels $(NVCCFLAGS)
+NVCC_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror,-fPIC,-fvisibility=hidden \
+	-Xptxas -v -objtemp -Xfatbin -compress-all -Iinclude -Isrc -Ikernels $(NVCCFLAGS)
 # Names in anonymous namespaces hold a hash of this path, and without the option of the file's real one.
 NVCC_PATH = -Xcudafe --orig_src_path_name=/effnet/$<
 # A kernel named *_sm90a.cu uses what sm_90a alone has (wgmma, TMA) and is compiled for nothing else.
@@ -128,6 +128,12 @@ NVCC_TARGETS_SM90A := -gencode arch=compute_90a,code=sm_90a
 KERNEL_OBJECTS := $(KERNEL_SOURCES:%.cu=$(BUILD)/obj/%.o)
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_OBJECTS) \
 	$(if $(KERNEL_OBJECTS),$(BUILD)/obj/tuning_data.o)
+SONAME := libeffnet.so.$(firstword $(subst ., ,$(VERSION)))
+SHARED := libeffnet.so.$(VERSION)
+# Groups of sections, which C++ has, would hold names that have become local.
+LINK_OBJECTS = $(CC) -r -nostdlib -Wl,--force-group-allocation
+OBJCOPY ?= objcopy
+NM ?= nm
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 # tests/test_*.c and tests/run_*.c are a program each (the latter for the Python tests); the rest of
 # tests/*.c is linked into all of them. A test of a backend that is left out says so and exits with 77.
@@ -154,13 +160,41 @@ program: $(BUILD)/effnet
 
 objects: $(LIB_OBJECTS) $(CLI_OBJECTS) $(TEST_OBJECTS)
 
-$(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
+# For the program and the tests, which use more of the library than it exports.
+$(BUILD)/objects.a: $(LIB_OBJECTS) $(BUILD)/objects.list
 	@echo "  AR    $@"
 	$(Q)rm -f $@ && $(AR) rcsD $@ $(LIB_OBJECTS)
 
-$(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+$(BUILD)/effnet: $(CLI_OBJECTS) $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(BUILD)/libeffnet.a $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(CLI_OBJECTS) $(BUILD)/objects.a $(LDLIBS)
+
+library: $(BUILD)/libeffnet.a $(BUILD)/libeffnet.so ## build libeffnet.so and libeffnet.a for other programs
+
+# One object, in which internal names are local and so cannot clash with a program's own. Then its public names
+# are made hidden, by a second object that says so: a shared object that links the archive does not export them.
+$(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
+	@echo "  AR    $@"
+	$(Q)rm -rf $(BUILD)/one && mkdir -p $(BUILD)/one
+	$(Q)$(LINK_OBJECTS) -o $(BUILD)/one/local.o $(LIB_OBJECTS)
+	$(Q)$(OBJCOPY) --localize-hidden $(BUILD)/one/local.o
+	$(Q){ $(NM) -g --defined-only $(BUILD)/one/local.o | sed 's/.* /.hidden /'; \
+		echo '.section .note.GNU-stack,"",%progbits'; } | $(CC) -x assembler -c -o $(BUILD)/one/hidden.o -
+	$(Q)$(LINK_OBJECTS) -o $(BUILD)/one/effnet.o $(BUILD)/one/local.o $(BUILD)/one/hidden.o
+	$(Q)rm -f $@ && $(AR) rcsD $@ $(BUILD)/one/effnet.o && rm -r $(BUILD)/one
+
+# What it calls of itself stays its own, whatever else in a process has the same name.
+$(BUILD)/$(SHARED): $(LIB_OBJECTS) $(BUILD)/objects.list $(BUILD)/libeffnet.map $(BUILD)/ld.flags
+	@echo "  LD    $@"
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,--as-needed -Wl,-Bsymbolic-functions $(if $(SANITIZERS),,-Wl,-z,defs) \
+		-Wl,-soname,$(SONAME) -Wl,--version-script,$(BUILD)/libeffnet.map -o $@ $(LIB_OBJECTS) $(LDLIBS)
+
+$(BUILD)/libeffnet.so: $(BUILD)/$(SHARED)
+	$(Q)ln -sf $(SHARED) $(BUILD)/$(SONAME) && ln -sf $(SONAME) $@
+
+$(BUILD)/libeffnet.map: include/libeffnet.map.in include/effnet.h
+	@mkdir -p $(@D)
+	$(Q)sed 's/@VERSION@/$(VERSION)/' $< >$@
 
 ifeq ($(SAN),1)
 # Over broken JPEGs stb_image shifts zeros by more than 31 bits, harmlessly.
@@ -188,16 +222,16 @@ $(BUILD)/obj/%.o: %.cu $(BUILD)/nvcc.flags
 		-MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas.txt) \
 		|| { grep -v '^ptxas info\|^    [0-9]* bytes stack' $(@:.o=.ptxas.txt) >&2; rm -f $@; exit 1; }
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(SUPPORT_OBJECTS) $(BUILD)/libeffnet.a -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(SUPPORT_OBJECTS) $(BUILD)/objects.a -lcmocka $(LDLIBS)
 
 # The GPU tests run on machines that have little else: no cmocka, and no shared library that they do not use.
-$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/libeffnet.a $(BUILD)/ld.flags
+$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $(filter %.o,$^) $(BUILD)/libeffnet.a $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $(filter %.o,$^) $(BUILD)/objects.a $(LDLIBS)
 
 $(BUILD)/tests/gpu/test_network $(BUILD)/tests/gpu/test_session $(BUILD)/tests/gpu/test_threads: \
 	$(BUILD)/obj/tests/weights_builder.o
@@ -294,32 +328,41 @@ LIB_DIR = "$(DESTDIR)$(PREFIX)/lib"
 INCLUDE_DIR = "$(DESTDIR)$(PREFIX)/include"
 DATA_DIR = "$(DESTDIR)$(PREFIX)/share/effnet"
 MAN_DIR = "$(DESTDIR)$(PREFIX)/share/man/man1"
+FOLDERS = $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(DATA_DIR) $(MAN_DIR)
 INSTALLED_WEIGHTS := weights/lite1.safetensors weights/b1-plain.safetensors
 HEADERS := include/effnet.h include/effnet_linear.h include/effnet_lab.h
 
-# Weights that are there are taken as they are: neither network nor Python is needed then.
+# Weights that are there are taken as they are: neither network nor Python is needed then. share/effnet/folders
+# names the folders that are made here, for uninstall.
 install: all ## install under PREFIX (default /usr/local): program, weights, manual, library
 	@case "$(PREFIX)" in /*) ;; *) echo "effnet: PREFIX=$(PREFIX) is not an absolute path" >&2; exit 1 ;; esac
+	+@$(SUBMAKE) library
 	+@for w in $(INSTALLED_WEIGHTS); do test -f $$w || { $(SUBMAKE) weights || exit 1; break; }; done
 	+@if command -v pandoc >/dev/null; then $(SUBMAKE) man; \
 		else echo "effnet: no pandoc, so the manual page is left out (apt-get install pandoc)"; fi
-	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'Name: effnet' 'Description: EfficientNet-B1-class image classifiers' \
-		'Version: $(VERSION)' 'Cflags: -I"$${prefix}/include"' \
-		'Libs: -L"$${prefix}/lib" -leffnet $(LDLIBS)' >$(BUILD)/effnet.pc
-	$(Q)install -d $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(DATA_DIR) $(MAN_DIR)
+	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'Name: effnet' \
+		'Description: EfficientNet-B1-class image classifiers' 'Version: $(VERSION)' \
+		'Cflags: -I"$${prefix}/include"' 'Libs: -L"$${libdir}" -leffnet' 'Libs.private: $(LDLIBS)' >$(BUILD)/effnet.pc
+	$(Q)install -d "$(DESTDIR)/"
+	$(Q){ cat $(DATA_DIR)/folders 2>/dev/null; for d in $(FOLDERS); do while ! test -d "$$d"; do \
+		printf '%s\n' "$${d#"$(DESTDIR)"}"; d=$$(dirname "$$d"); done; done; } | LC_ALL=C sort -ru >$(BUILD)/folders
+	$(Q)install -d $(FOLDERS)
 	$(Q)install -m 755 $(BUILD)/effnet $(BIN_DIR)/effnet
-	$(Q)install -m 644 $(BUILD)/libeffnet.a $(LIB_DIR)/libeffnet.a
+	$(Q)install -m 644 $(BUILD)/libeffnet.a $(BUILD)/$(SHARED) $(LIB_DIR)
+	$(Q)cp -P $(BUILD)/$(SONAME) $(BUILD)/libeffnet.so $(LIB_DIR)
 	$(Q)install -m 644 $(HEADERS) $(INCLUDE_DIR)
-	$(Q)install -m 644 $(INSTALLED_WEIGHTS) $(DATA_DIR)
+	$(Q)install -m 644 $(INSTALLED_WEIGHTS) $(BUILD)/folders $(DATA_DIR)
 	$(Q)test ! -f $(BUILD)/effnet.1 || install -m 644 $(BUILD)/effnet.1 $(MAN_DIR)/effnet.1
 	$(Q)install -m 644 $(BUILD)/effnet.pc $(LIB_DIR)/pkgconfig/effnet.pc
 	@echo "installed under $(DESTDIR)$(PREFIX)"
 
-uninstall: ## remove what `make install` put there
-	$(Q)rm -f $(BIN_DIR)/effnet $(LIB_DIR)/libeffnet.a $(LIB_DIR)/pkgconfig/effnet.pc \
-		$(foreach h,$(HEADERS),$(INCLUDE_DIR)/$(notdir $(h))) $(MAN_DIR)/effnet.1 \
+uninstall: ## remove what `make install` put there, and the folders that it made
+	$(Q)rm -f $(BIN_DIR)/effnet $(LIB_DIR)/libeffnet.a $(LIB_DIR)/pkgconfig/effnet.pc $(MAN_DIR)/effnet.1 \
+		$(foreach l,libeffnet.so $(SONAME) $(SHARED),$(LIB_DIR)/$(l)) \
+		$(foreach h,$(HEADERS),$(INCLUDE_DIR)/$(notdir $(h))) \
 		$(foreach w,$(INSTALLED_WEIGHTS),$(DATA_DIR)/$(notdir $(w)))
-	$(Q)test ! -d $(DATA_DIR) || rmdir --ignore-fail-on-non-empty $(DATA_DIR)
+	$(Q){ cat $(DATA_DIR)/folders 2>/dev/null; rm -f $(DATA_DIR)/folders; } | while IFS= read -r d; do \
+		test ! -d "$(DESTDIR)$$d" || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$d"; done
 
 # A folder of somebody else's choice may hold more than was built.
 clean: ## remove what was built; weights and .venv stay
@@ -327,8 +370,8 @@ ifneq ($(filter build build/%,$(BUILD)),)
 	rm -rf build
 else
 	rm -rf $(addprefix $(BUILD)/obj/,src kernels tests) $(BUILD)/pack
-	rm -f $(addprefix $(BUILD)/,effnet libeffnet.a cc.flags ld.flags nvcc.flags objects.list effnet.1 effnet.pc \
-		pytest.xml gpu-tests.txz) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS) $(RUNNER_PROGRAMS)
+	rm -f $(addprefix $(BUILD)/,effnet objects.a libeffnet.a libeffnet.so $(SONAME) $(SHARED) libeffnet.map \
+		cc.flags ld.flags nvcc.flags objects.list effnet.1 effnet.pc folders pytest.xml gpu-tests.txz) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS) $(RUNNER_PROGRAMS)
 	for d in $(addprefix $(BUILD),/obj /tests/gpu /tests /); do \
 		test ! -d $$d || rmdir --ignore-fail-on-non-empty $$d; done
 endif
@@ -343,7 +386,7 @@ help: ## this list
 	@sed -n '/^[^#]/q; s/^#  / /p' Makefile
 
 
-.PHONY: all program objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu check-msan \
+.PHONY: all program library objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu check-msan \
 	image-tests gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:

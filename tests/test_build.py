@@ -27,7 +27,7 @@ def copies(root, sanitized, tmp_path_factory):
     copy_source(root, top / "one")
     copy_source(root, top / "another" / "with space")
     (top / "link").symlink_to(top / "another" / "with space")
-    done = make(top / "one", *FAST, "program")
+    done = make(top / "one", *FAST, "program", "library")
     assert done.returncode == 0, done.stderr
     return top
 
@@ -36,14 +36,14 @@ def copies(root, sanitized, tmp_path_factory):
 def elsewhere(copies):
     source, build = copies / "link", copies / "out-j"
     before = sorted(source.rglob("*"))
-    done = make(source, *FAST, f"BUILD={build}", "program", env={"PWD": str(source)})
+    done = make(source, *FAST, f"BUILD={build}", "program", "library", env={"PWD": str(source)})
     assert done.returncode == 0, done.stderr
     assert sorted(source.rglob("*")) == before, "a build elsewhere writes into the source"
     return build
 
 
 def test_same_program_from_two_folders(copies, elsewhere):
-    for name in "effnet", "libeffnet.a":
+    for name in "effnet", "libeffnet.a", "libeffnet.so":
         content = (elsewhere / name).read_bytes()
         assert content == (copies / "one" / "build" / name).read_bytes(), name
         assert str(copies).encode() not in content, name

@@ -8,7 +8,7 @@ for program in clang-format-14 clang-format; do
     if "$program" --version 2>/dev/null | grep -q 'version 14\.'; then
         mode=-i
         [ "${1:-}" != --check ] || mode='--dry-run -Werror'
-        find include src kernels tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | sort |
+        find include src kernels tests examples -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' | sort |
             xargs "$program" $mode --style=file
         exit
     fi
