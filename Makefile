@@ -130,8 +130,9 @@ LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_OBJECTS) \
 	$(if $(KERNEL_OBJECTS),$(BUILD)/obj/tuning_data.o)
 SONAME := libeffnet.so.$(firstword $(subst ., ,$(VERSION)))
 SHARED := libeffnet.so.$(VERSION)
-# Groups of sections, which C++ has, would hold names that have become local.
-LINK_OBJECTS = $(CC) -r -nostdlib -Wl,--force-group-allocation
+# Groups of sections, which C++ has, would hold names that have become local; so would what is compiled at the end.
+LINK_OBJECTS = $(CC) -r -nostdlib -Wl,--force-group-allocation \
+	$(if $(findstring -flto,$(ALL_CFLAGS)),-flinker-output=nolto-rel)
 OBJCOPY ?= objcopy
 NM ?= nm
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
@@ -361,8 +362,8 @@ uninstall: ## remove what `make install` put there, and the folders that it made
 		$(foreach l,libeffnet.so $(SONAME) $(SHARED),$(LIB_DIR)/$(l)) \
 		$(foreach h,$(HEADERS),$(INCLUDE_DIR)/$(notdir $(h))) \
 		$(foreach w,$(INSTALLED_WEIGHTS),$(DATA_DIR)/$(notdir $(w)))
-	$(Q){ cat $(DATA_DIR)/folders 2>/dev/null; rm -f $(DATA_DIR)/folders; } | while IFS= read -r d; do \
-		test ! -d "$(DESTDIR)$$d" || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$d"; done
+	$(Q)made=$$(cat $(DATA_DIR)/folders 2>/dev/null); rm -f $(DATA_DIR)/folders; echo "$$made" | while IFS= read -r d; do \
+		if test -n "$$d" && test -d "$(DESTDIR)$$d"; then rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$d"; fi; done
 
 # A folder of somebody else's choice may hold more than was built.
 clean: ## remove what was built; weights and .venv stay
