@@ -38,7 +38,7 @@ struct backend {
     int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                struct effnet_error *error);
 
-    /* As their namesakes in effnet.h, arguments checked already. */
+    /* As their namesakes in effnet_lab.h, arguments checked already. */
     int (*unit_count)(const struct backend_state *state);
     const struct effnet_unit *(*unit)(const struct backend_state *state, int index);
     int (*run_unit)(struct backend_state *state, int index, int n, const float *input, const float *residual,

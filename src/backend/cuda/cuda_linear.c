@@ -49,6 +49,3 @@ int cuda_linear_run(const struct effnet_linear_args *a, void *stream, struct eff
                            (long long)a->m, (long long)a->n, (long long)a->k);
     return cuda_fail(error, status, "linear");
 }
-
-const struct linear_backend linear_cuda = {
-    .name = "cuda", .run = cuda_linear_run, .bench = &cuda_linear_bench};

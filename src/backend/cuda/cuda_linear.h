@@ -9,6 +9,4 @@ int cuda_linear_run(const struct effnet_linear_args *args, void *stream, struct 
 /* The name of the configuration that cuda_linear_run takes, or NULL where none fits. */
 const char *cuda_linear_kernel(const struct effnet_linear_args *args);
 
-extern const struct linear_bench_table cuda_linear_bench;
-
 #endif

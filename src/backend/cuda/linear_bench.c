@@ -220,5 +220,7 @@ static int bench_time(struct linear_bench_state *b, double *elapsed_us, struct e
     return status;
 }
 
-const struct linear_bench_table cuda_linear_bench = {
+static const struct linear_bench_table bench = {
     .open = bench_open, .close = bench_close, .rows = bench_rows, .time = bench_time};
+
+const struct linear_backend linear_cuda = {.name = "cuda", .run = cuda_linear_run, .bench = &bench};

@@ -1,4 +1,4 @@
-/* The reference's pieces; effnet.h has the public ones. */
+/* The reference's pieces; effnet_lab.h has the public ones. */
 #ifndef EFFNET_BACKEND_REFERENCE_REFERENCE_H
 #define EFFNET_BACKEND_REFERENCE_REFERENCE_H
 
