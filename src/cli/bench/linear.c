@@ -4,7 +4,7 @@
 #include "common/half.h"
 #include "common/nvidia.h"
 #include "common/random.h"
-#include "effnet_linear.h"
+#include "common/rows.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -57,11 +57,6 @@ struct linear {
     struct samples samples;
 };
 
-static size_t type_bytes(enum effnet_type type)
-{
-    return type == EFFNET_FP16 ? 2 : 4;
-}
-
 static const char *type_name(enum effnet_type type)
 {
     return type == EFFNET_FP16 ? "fp16" : "fp32";
@@ -109,7 +104,7 @@ static double next_normal(uint64_t *state)
 
 static void *make_noise(int64_t count, enum effnet_type type, double size, double offset, uint64_t seed)
 {
-    void *data = malloc((size_t)count * type_bytes(type));
+    void *data = malloc((size_t)count * effnet_type_bytes(type));
     for (int64_t i = 0; data && i < count; i++) {
         const double v = offset + size * next_normal(&seed);
         if (type == EFFNET_FP16)
@@ -151,10 +146,10 @@ static int check_memory(const struct linear *linear)
     const struct effnet_linear_args *a = &linear->args;
     const double x = (double)a->m * (double)a->k, w = (double)a->n * (double)a->k,
                  y = (double)a->m * (double)a->n;
-    double bytes = x * (double)type_bytes(a->x_type) + w * (double)type_bytes(a->w_type);
+    double bytes = x * (double)effnet_type_bytes(a->x_type) + w * (double)effnet_type_bytes(a->w_type);
     /* on the CPU y too, and fp32 copies of what is fp16 */
     if (!on_gpu(linear))
-        bytes += y * (double)type_bytes(a->y_type) + (a->x_type == EFFNET_FP16 ? 4 * x : 0) +
+        bytes += y * (double)effnet_type_bytes(a->y_type) + (a->x_type == EFFNET_FP16 ? 4 * x : 0) +
                  (a->w_type == EFFNET_FP16 ? 4 * w : 0) + (a->y_type == EFFNET_FP16 ? 4 * y : 0);
     const double most = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (bytes <= most) return EFFNET_OK;
@@ -368,8 +363,9 @@ static void report_row(struct linear *linear)
     struct report *report = linear->report;
     const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
     const double m = (double)a->m, n = (double)a->n, k = (double)a->k;
-    const double bytes = m * k * (double)type_bytes(a->x_type) + n * k * (double)type_bytes(a->w_type) +
-                         m * n * (double)type_bytes(a->y_type);
+    const double bytes = m * k * (double)effnet_type_bytes(a->x_type) +
+                         n * k * (double)effnet_type_bytes(a->w_type) +
+                         m * n * (double)effnet_type_bytes(a->y_type);
     const double rate = flops(a) / s.median * 1e-6;
     report_cell_number(report, "%" PRId64, a->m);
     report_cell_number(report, "%" PRId64, a->n);
