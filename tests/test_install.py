@@ -197,7 +197,7 @@ def test_commands_in_examples_and_readme(root):
     for name in "classify.c", "batch.cpp":
         command = re.search(r"^(?: \*|//) +(c(?:c|\+\+) .*)$", (root / "examples" / name).read_text(),
                             re.MULTILINE).group(1)
-        assert f"pkg-config --cflags --libs effnet" in command
+        assert "pkg-config --cflags --libs effnet" in command
         assert command in (root / "README.md").read_text().replace(f"examples/{name}", name), command
 
 
