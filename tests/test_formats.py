@@ -489,7 +489,10 @@ def heif(*brands):
     ("an HTML page", b"<!DOCTYPE html><html><body>404"), ("a QOI image", b"qoif\0\0\0\1"), ("a DDS image", b"DDS |"),
     ("an OpenEXR image", b"\x76\x2f\x31\1\2"), ("a Radiance HDR image", b"#?RADIANCE\n"), ("a PAM image", b"P7\nWIDTH"),
     ("an OS/2 bitmap array", b"BA" + bytes(12) + b"BM"), ("a gzip archive", b"\x1f\x8b\x08"),
-    ("a ZIP archive", b"PK\3\4"), ("a Git LFS pointer in place of the file", b"version https://git-lfs.github.com/"),
+    ("a ZIP archive", b"PK\3\4"), ("a PyTorch checkpoint", b"PK\3\4" + bytes(26) + b"archive/data.pkl"),
+    ("an xz archive", b"\xfd7zXZ\0"), ("a tar archive", bytes(257) + b"ustar"), ("a Python pickle", b"\x80\4"),
+    ("an XML file", b"<?xml version='1.0'?>\n<error/>"), ("a JSON file", b'{"a": 1}'), ("a NumPy array", b"\x93NUMPY\1"),
+    ("an ONNX model", b"\x08\x08\x12\4test"), ("a TensorFlow Lite model", b"\x1c\0\0\0TFL3"), ("a Git LFS pointer in place of the file", b"version https://git-lfs.github.com/"),
 ])
 def test_unread_formats_are_named(runner, tmp_path, what, content):
     path = tmp_path / "image"

@@ -1,6 +1,6 @@
 /* Finds the orientation in an image's metadata.
  *
- * EXIF data is a small TIFF file: a header with the byte order and the place of the first directory, whose
+ * EXIF data is a small TIFF file: a header with the byte order and the offset of the first directory, whose
  * entries of 12 bytes are tag, type, count and value. Every offset is checked against the block's end.
  * XMP is XML, and the orientation an attribute or an element of it: tiff:Orientation="6" or
  * <tiff:Orientation>6. Like Pillow we search for that and do not parse. */
@@ -57,9 +57,9 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
         uint32_t type = get_uint(entry + 2, 2, big_endian), count = get_uint(entry + 4, 4, big_endian);
         uint64_t bytes = integer_bytes(type), all_bytes = bytes * count;
         /* The first of the values counts. They are in the entry, or where it says if they take more room. */
-        size_t place = all_bytes <= 4 ? at + 8 : get_uint(entry + 8, 4, big_endian);
-        if (count == 0 || place > size_bytes || size_bytes - place < all_bytes) continue;
-        uint32_t value = get_uint(exif + place, bytes, big_endian);
+        size_t offset = all_bytes <= 4 ? at + 8 : get_uint(entry + 8, 4, big_endian);
+        if (count == 0 || offset > size_bytes || size_bytes - offset < all_bytes) continue;
+        uint32_t value = get_uint(exif + offset, bytes, big_endian);
         orientation = value >= 1 && value <= 8 ? (int)value : 1;
     }
     return orientation;

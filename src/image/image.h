@@ -1,4 +1,4 @@
-/* What the files of src/image share. The way of an image: image.c reads the bytes, a decoder of
+/* What the files of src/image share. The way of an image: read.c reads the bytes, a decoder of
  * formats/ recognises them and makes RGB8 of them, orient.c turns that as the EXIF data says, resize.c
  * makes the crop that the network takes. */
 #ifndef EFFNET_IMAGE_IMAGE_H

@@ -1,8 +1,8 @@
 #include "model/safetensors.h"
 
 #include "common/error.h"
+#include "common/file_kind.h"
 #include "common/utf8.h"
-#include "model/foreign.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +21,22 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is l
 #define METADATA         "__metadata__"
 #define MADE_BY          "tools/convert.py makes them" /* weights */
 #define MAX_INTEGER      (INT64_C(1) << 53)            /* whole numbers up to here are exact in a double */
+
+#define AN_IMAGE "-m takes weights, which tools/convert.py makes; images are named without -m"
+
+/* What to do about a file of another kind. */
+static const char *const advice[] = {
+    [FILE_IMAGE_READ] = AN_IMAGE,
+    [FILE_IMAGE] = AN_IMAGE,
+    [FILE_CHECKPOINT] = "tools/convert.py makes effnet's weights of it",
+    [FILE_ZIP] = "tools/convert.py reads one that holds a PyTorch checkpoint",
+    [FILE_PACKED] = "unpack it; tools/convert.py reads PyTorch checkpoints and safetensors",
+    [FILE_ONNX] = "give tools/convert.py the PyTorch checkpoint or safetensors that it was made from",
+    [FILE_POINTER] = "fetch that with 'git lfs pull', and see tools/convert.py",
+    [FILE_PAGE] = "download the file itself; tools/convert.py then makes effnet's weights of it",
+    [FILE_OTHER] =
+        "effnet's weights come from tools/convert.py, which reads PyTorch checkpoints and safetensors",
+};
 
 /* Maps the whole file. */
 static int map_file(struct safetensors *file, const char *path, struct json_context *context)
@@ -58,8 +74,9 @@ static int map_file(struct safetensors *file, const char *path, struct json_cont
 static int parse_header(struct safetensors *file, struct json_context *context)
 {
     uint64_t length;
-    const struct foreign_kind *foreign = effnet_foreign_kind(file->map, file->size_bytes);
-    if (foreign) return effnet_json_fail(context, "%s; %s", foreign->what, foreign->advice);
+    const struct file_kind kind = effnet_file_kind(file->map, file->size_bytes);
+    const bool begins = file->size_bytes > LENGTH_BYTES && ((const char *)file->map)[LENGTH_BYTES] == '{';
+    if (kind.what && !begins) return effnet_json_fail(context, "%s; %s", kind.what, advice[kind.group]);
     if (file->size_bytes < LENGTH_BYTES)
         return effnet_json_fail(context, "%zu bytes are too few for weights (" MADE_BY ")", file->size_bytes);
     memcpy(&length, file->map, sizeof length);

@@ -27,8 +27,4 @@ extern const struct image_format image_format_png, image_format_jpeg, image_form
 /* The format of a file that begins with these bytes; NULL if none of ours. */
 const struct image_format *image_format_find(const uint8_t *data, size_t size_bytes);
 
-/* For a file that begins with these bytes: "a WebP image", if that is what it is and we do not read it;
- * else NULL. */
-const char *image_format_unread(const uint8_t *data, size_t size_bytes);
-
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/file_kind.h"
 
 enum { HEADER_BYTES = 18 };
 
@@ -37,7 +38,7 @@ static bool is_colour_bits(int bits)
  * passes, and nothing that has another format's signature. */
 static bool matches(const uint8_t *data, size_t size_bytes)
 {
-    if (size_bytes < HEADER_BYTES || image_format_unread(data, size_bytes)) return false;
+    if (size_bytes < HEADER_BYTES || effnet_file_kind(data, size_bytes).what) return false;
     int map_type = data[1], type = data[2], bits = data[16];
     bool sides = get16(data + 12) && get16(data + 14), interleaved = data[17] & 0xc0;
     if (!sides || interleaved || map_type > 1 || (map_type == 1 && !is_colour_bits(data[7]))) return false;
