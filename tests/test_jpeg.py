@@ -154,6 +154,7 @@ def test_scan_scripts(check, refused, tmp_path, script):
     for sampling in ("1x1", "2x1", "2x2"):
         data = cjpeg(90, 70, "-sample", sampling, "-scans", tmp_path / "script")
         check(data)
+        assert len(scan_starts(data)) == script.count(";")
         for start in scan_starts(data)[1:]:
             assert refused(data[:start] + b"\xff\xd9") == (INCOMPLETE if "-" in script else TRUNCATED)
 
@@ -246,6 +247,7 @@ def test_ends_early(libjpeg, refused, options):
     others = [reason for reason in reasons if reason not in (TRUNCATED, INCOMPLETE)]
     assert len(others) <= 4 and all(reason.startswith("bad JPEG: ") for reason in others)
     assert refused(data[:-1]) == refused(data[:-2]) == TRUNCATED
+    assert (len(scan_starts(data)) > 1) == ("-progressive" in options)
     for start in scan_starts(data)[1:]:
         assert refused(data[:start] + b"\xff\xd9") == INCOMPLETE
 
