@@ -1,5 +1,6 @@
 /* effnet: the command line. Finds the subcommand; each has a file of its own in cli/. */
 #include "cli/cli.h"
+#include "cli/text.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -52,6 +53,9 @@ static int fail_command(const char *name)
     if (access(name, F_OK) == 0)
         return cli_fail(EFFNET_E_USAGE,
                         "%s is no command: 'effnet classify' takes images (see 'effnet --help')", name);
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (text_is_slip(name, commands[i].name))
+            return cli_fail(EFFNET_E_USAGE, "unknown command '%s': did you mean %s?", name, commands[i].name);
     return cli_fail(EFFNET_E_USAGE, "unknown %s '%s' (see 'effnet --help')",
                     *name == '-' ? "option" : "command", name);
 }

@@ -2,6 +2,7 @@
 
 #include "cli/cli.h"
 #include "cli/colour.h"
+#include "cli/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -241,12 +242,17 @@ static int fail_option(const struct command_help *help, const struct flat_table 
                         option_label(spec, label), help->name);
     if (optopt)
         return cli_fail(EFFNET_E_USAGE, "unknown option '-%c' (see 'effnet %s --help')", optopt, help->name);
-    int matches = 0;
-    size_t length = strcspn(word + 2, "=");
-    for (int i = 0; i < flat->count; i++)
-        if (!strncmp(flat->longs[i].name, word + 2, length)) matches++;
-    return cli_fail(EFFNET_E_USAGE, "%s option '%s' (see 'effnet %s --help')",
-                    matches ? "ambiguous" : "unknown", word, help->name);
+    char name[32];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 2, "="), word + 2);
+    for (int i = 0; i < flat->count; i++) {
+        const char *known = flat->longs[i].name;
+        if (!strncmp(known, name, strlen(name)))
+            return cli_fail(EFFNET_E_USAGE, "ambiguous option '%s' (see 'effnet %s --help')", word,
+                            help->name);
+        if (text_is_slip(name, known))
+            return cli_fail(EFFNET_E_USAGE, "unknown option '%s': did you mean --%s?", word, known);
+    }
+    return cli_fail(EFFNET_E_USAGE, "unknown option '%s' (see 'effnet %s --help')", word, help->name);
 }
 
 int args_parse(const struct command_help *help, const struct option_group *groups, int group_count, int argc,

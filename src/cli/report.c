@@ -136,31 +136,11 @@ static void nothing_at_end(struct report *report)
 
 /* ---------------------------------------------------------------- markdown */
 
-/* Text between the bars of a table: no bar, no markup. */
-static void markdown_write(FILE *out, const char *text)
-{
-    for (size_t plain; *text; text += plain) {
-        plain = strcspn(text, "|*_<`\\");
-        if (plain) {
-            char piece[256];
-            if (plain >= sizeof piece) plain = sizeof piece - 1;
-            while (plain > 1 && ((unsigned char)text[plain] & 0xc0) == 0x80)
-                plain--; /* no cut in a character */
-            memcpy(piece, text, plain);
-            piece[plain] = '\0';
-            text_write_printable(out, piece);
-        } else {
-            fprintf(out, "\\%c", *text);
-            plain = 1;
-        }
-    }
-}
-
 static void markdown_fact(struct report *report, const struct fact *fact)
 {
     report->sections = true;
     fprintf(report->out, "- %s: ", fact->heading);
-    markdown_write(report->out, cell_words(&fact->value));
+    text_write_markdown(report->out, cell_words(&fact->value));
     fputc('\n', report->out);
 }
 
@@ -176,7 +156,7 @@ static void markdown_table(struct report *report, const struct table *table)
     for (size_t r = 0; r < row_count(table); r++) {
         for (int c = 0; c < table->column_count; c++) {
             fputs("| ", report->out);
-            markdown_write(report->out, cell_words(cell_at(table, r, c)));
+            text_write_markdown(report->out, cell_words(cell_at(table, r, c)));
             fputc(' ', report->out);
         }
         fputs("|\n", report->out);
@@ -186,7 +166,7 @@ static void markdown_table(struct report *report, const struct table *table)
 static void markdown_note(struct report *report, const char *note)
 {
     fputc('\n', report->out);
-    markdown_write(report->out, note);
+    text_write_markdown(report->out, note);
     fputc('\n', report->out);
 }
 
@@ -197,7 +177,7 @@ static void json_cell(struct report *report, cJSON *object, const char *key, con
     bool ok = cell->kind == VALUE_NUMBER ? json_add_number(object, key, cell->text)
               : cell->kind == VALUE_BOOL
                   ? cJSON_AddBoolToObject(object, key, !strcmp(cell->text, "true")) != NULL
-                  : json_add_text(object, key, cell->text);
+                  : json_add_text(object, key, cell->text, NULL);
     if (!ok) report->no_memory = true;
 }
 

@@ -53,8 +53,9 @@ static void json_begin(FILE *out, int count)
 /* A name that JSON cannot hold is there a second time, byte for byte in hexadecimal. */
 static bool json_add_filename(cJSON *object, const char *filename)
 {
-    if (!json_add_text(object, "filename", filename)) return false;
-    if (text_is_utf8(filename)) return true;
+    bool whole;
+    if (!json_add_text(object, "filename", filename, &whole)) return false;
+    if (whole) return true;
     size_t length = strlen(filename);
     char *hex = malloc(2 * length + 1);
     for (size_t i = 0; hex && i < length; i++) sprintf(hex + 2 * i, "%02x", (unsigned char)filename[i]);
@@ -73,7 +74,7 @@ static bool json_add_class(cJSON *classes, const effnet_model *model, const stru
         return false;
     }
     return cJSON_AddNumberToObject(object, "index", class->index) &&
-           json_add_text(object, "label", label.name) && json_add_text(object, "id", label.id) &&
+           json_add_text(object, "label", label.name, NULL) && json_add_text(object, "id", label.id, NULL) &&
            json_add_number(object, "probability", probability_text(class->probability, probability));
 }
 

@@ -13,13 +13,15 @@ static bool is_control(unsigned code)
            (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
 }
 
-int text_write_printable(FILE *out, const char *text)
+/* Characters in `marked` get a backslash before them, which is not counted. */
+static int write_text(FILE *out, const char *text, const char *marked)
 {
     int columns = 0;
     for (const char *s = text; *s;) {
         unsigned code;
         int length = effnet_utf8_length(s, &code);
         if (length && !is_control(code)) {
+            if (out && strchr(marked, *s)) fputc('\\', out);
             if (out) fwrite(s, 1, (size_t)length, out);
             columns++;
         } else if (*s == '\n' || *s == '\t' || *s == '\r') {
@@ -36,6 +38,16 @@ int text_write_printable(FILE *out, const char *text)
     return columns;
 }
 
+int text_write_printable(FILE *out, const char *text)
+{
+    return write_text(out, text, "");
+}
+
+void text_write_markdown(FILE *out, const char *text)
+{
+    write_text(out, text, "|*_<`\\");
+}
+
 void text_write_csv(FILE *out, const char *text)
 {
     if (!text[strcspn(text, ",\"\r\n")]) {
@@ -50,12 +62,12 @@ void text_write_csv(FILE *out, const char *text)
     fputc('"', out);
 }
 
-bool text_is_utf8(const char *text)
+bool text_is_slip(const char *word, const char *meant)
 {
-    int length;
-    for (const char *s = text; *s; s += length)
-        if (!(length = effnet_utf8_length(s, NULL))) return false;
-    return true;
+    while (*word && *word == *meant) word++, meant++;
+    return (*word && !strcmp(word + 1, meant)) || (*meant && !strcmp(word, meant + 1)) ||
+           (*word && *meant && !strcmp(word + 1, meant + 1)) ||
+           (*word && word[1] && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
 }
 
 /* A copy in which each byte that is not UTF-8 is U+FFFD, the caller's to free; NULL when memory is short. */
@@ -73,10 +85,11 @@ static char *utf8_repaired(const char *text)
     return copy;
 }
 
-bool json_add_text(cJSON *object, const char *key, const char *text)
+bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)
 {
     char *repaired = utf8_repaired(text);
     bool ok = repaired && cJSON_AddStringToObject(object, key, repaired);
+    if (ok && whole) *whole = !strcmp(repaired, text);
     free(repaired);
     return ok;
 }

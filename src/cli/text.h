@@ -11,13 +11,19 @@
  * only. */
 int text_write_printable(FILE *out, const char *text);
 
+/* The same between the bars of a Markdown table: no bar, no markup. */
+void text_write_markdown(FILE *out, const char *text);
+
 /* Writes one field of a CSV record as in RFC 4180: quoted where it holds a comma, a quote or a line end. */
 void text_write_csv(FILE *out, const char *text);
 
-bool text_is_utf8(const char *text);
+/* Whether `word` is what comes of one slip in typing `meant`: a letter more, less or other, or two exchanged.
+ */
+bool text_is_slip(const char *word, const char *meant);
 
-/* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD. False when memory is short. */
-bool json_add_text(cJSON *object, const char *key, const char *text);
+/* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD, and *whole, where that is not NULL,
+ * tells whether there were none. False when memory is short. */
+bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole);
 /* Adds a number that is printed already; what is no JSON number ("nan", "inf") becomes null. */
 bool json_add_number(cJSON *object, const char *key, const char *number);
 
