@@ -3,7 +3,7 @@
  *   out[i] = clip((2^21 + sum_j weights[i][j] * in[first + start[i] + j]) >> 22, 0, 255)      j < count[i]
  *
  * once along the rows and once down the columns, with 8 bits between the two. The host computes the tables
- * (src/image/resize.h: image_fit_plan). */
+ * (src/image/resize.h: image_fit_make). */
 #ifndef EFFNET_KERNELS_RESIZE_H
 #define EFFNET_KERNELS_RESIZE_H
 

@@ -73,7 +73,7 @@ struct setup {
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
                 struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand);
 
-/* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed place) and opens it. */
+/* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed folder) and opens it. */
 int setup_open_model(const struct setup *setup, effnet_model **out);
 /* What the options say of a session for up to max_batch images. */
 struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch);

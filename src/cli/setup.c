@@ -12,8 +12,8 @@
 
 /* Where `make weights` puts networks and `make install` copies them, from the folder of the executable:
  * build/effnet, build/san/effnet, PREFIX/bin/effnet. */
-static const char *const places[] = {"../weights", "../../weights", "../share/effnet"};
-enum { PLACE_COUNT = sizeof places / sizeof places[0] };
+static const char *const weight_folders[] = {"../weights", "../../weights", "../share/effnet"};
+enum { WEIGHT_FOLDERS = sizeof weight_folders / sizeof weight_folders[0] };
 
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
                 struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand)
@@ -56,13 +56,13 @@ static bool executable_folder(char folder[PATH_MAX])
     return true;
 }
 
-/* Looks for a network by name in the known places. */
+/* Looks for a network by name in the known folders. */
 static bool find_network(const char *name, char path[PATH_MAX])
 {
     char folder[PATH_MAX];
     if (!executable_folder(folder)) return false;
-    for (int i = 0; i < PLACE_COUNT; i++) {
-        int length = snprintf(path, PATH_MAX, "%s/%s/%s" WEIGHTS_SUFFIX, folder, places[i], name);
+    for (int i = 0; i < WEIGHT_FOLDERS; i++) {
+        int length = snprintf(path, PATH_MAX, "%s/%s/%s" WEIGHTS_SUFFIX, folder, weight_folders[i], name);
         char real[PATH_MAX];
         if (length < 0 || length >= PATH_MAX || !realpath(path, real)) continue;
         strcpy(path, real);

@@ -240,14 +240,14 @@ static int64_t half_to_even(int64_t difference)
     return difference % 2 ? half + half % 2 : half;
 }
 
-int image_fit_plan(int width, int height, const struct effnet_preprocess *p, struct image_fit_plan *plan,
+int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
                    struct effnet_error *error)
 {
     static const struct filter filters[] = {
         [EFFNET_BICUBIC] = {2, bicubic},
         [EFFNET_BILINEAR] = {1, bilinear},
     };
-    *plan = (struct image_fit_plan){0};
+    *fit = (struct image_fit){0};
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
         return effnet_fail(error, EFFNET_E_USAGE, "an image of %d x %d cannot be resized", width, height);
     if (p->crop < 1 || p->short_side < p->crop || p->short_side > MAX_SHORT_SIDE)
@@ -274,33 +274,32 @@ int image_fit_plan(int width, int height, const struct effnet_preprocess *p, str
     if (tables && weights) {
         axis_fill(&across, width, resized_width, left, filter, tables, weights);
         axis_fill(&down, height, resized_height, top, filter, tables + across_values, weights);
-        *plan = (struct image_fit_plan){.across = across, .down = down, .tables = tables};
-        plan->table_bytes = bytes;
-        plan->columns_first = height > resized_height &&
-                              height - resized_height > 2 * (width - resized_width);
+        *fit = (struct image_fit){.across = across, .down = down, .tables = tables};
+        fit->table_bytes = bytes;
+        fit->columns_first = height > resized_height && height - resized_height > 2 * (width - resized_width);
     } else {
         free(tables);
     }
     free(weights);
-    return plan->tables ? EFFNET_OK : effnet_fail_nomem(error, "resizing", bytes);
+    return fit->tables ? EFFNET_OK : effnet_fail_nomem(error, "resizing", bytes);
 }
 
-void image_fit_plan_free(struct image_fit_plan *plan)
+void image_fit_free(struct image_fit *fit)
 {
-    free(plan->tables);
-    *plan = (struct image_fit_plan){0};
+    free(fit->tables);
+    *fit = (struct image_fit){0};
 }
 
 int effnet_image_fit(const struct effnet_image *image, const struct effnet_preprocess *p, uint8_t *crop,
                      struct effnet_error *error)
 {
-    struct image_fit_plan plan;
+    struct image_fit fit;
     if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
-    int status = image_fit_plan(image->width, image->height, p, &plan, error);
+    int status = image_fit_make(image->width, image->height, p, &fit, error);
     if (status != EFFNET_OK) return status;
     size_t stride = (size_t)image->width * 3;
-    const uint8_t *in = image->rgb + (size_t)plan.down.first * stride + (size_t)plan.across.first * 3;
-    bool ok = resize(in, stride, &plan.across, &plan.down, plan.columns_first, crop);
-    image_fit_plan_free(&plan);
+    const uint8_t *in = image->rgb + (size_t)fit.down.first * stride + (size_t)fit.across.first * 3;
+    bool ok = resize(in, stride, &fit.across, &fit.down, fit.columns_first, crop);
+    image_fit_free(&fit);
     return ok ? EFFNET_OK : effnet_fail(error, EFFNET_E_NOMEM, "out of memory while resizing");
 }

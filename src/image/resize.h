@@ -16,16 +16,16 @@ struct image_axis {
 };
 
 /* From rows of `width` pixels to a crop, in two passes with 8 bits between them. */
-struct image_fit_plan {
+struct image_fit {
     struct image_axis across, down; /* along the rows; down the columns */
     bool columns_first;             /* the pass down the columns is the first */
     int32_t *tables; /* what both axes point into, one piece of memory, so that it can be copied */
     size_t table_bytes;
 };
 
-/* For an image of width x height; fails as effnet_image_fit does. On success the caller frees the plan. */
-int image_fit_plan(int width, int height, const struct effnet_preprocess *p, struct image_fit_plan *plan,
+/* For an image of width x height; fails as effnet_image_fit does. On success the caller frees it. */
+int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
                    struct effnet_error *error);
-void image_fit_plan_free(struct image_fit_plan *plan);
+void image_fit_free(struct image_fit *fit);
 
 #endif

@@ -28,9 +28,9 @@ static struct problem problem_new(int width, int height, const struct effnet_pre
                                   uint64_t *state)
 {
     struct problem problem = {.image = {width, height, NULL}};
-    struct image_fit_plan plan;
+    struct image_fit fit;
     struct effnet_error error;
-    if (image_fit_plan(width, height, p, &plan, &error)) {
+    if (image_fit_make(width, height, p, &fit, &error)) {
         fprintf(stderr, "%d x %d: %s\n", width, height, error.message);
         exit(1);
     }
@@ -41,15 +41,15 @@ static struct problem problem_new(int width, int height, const struct effnet_pre
         problem.image.rgb[i] = extreme ? (v & 1) * 255 : v;
     }
     problem.device_image = device_copy(problem.image.rgb, bytes);
-    problem.tables = device_copy(plan.tables, plan.table_bytes);
+    problem.tables = device_copy(fit.tables, fit.table_bytes);
     struct resize_args *args = &problem.args;
     *args = (struct resize_args){.image = problem.device_image,
                                  .width = width,
                                  .height = height,
-                                 .across = axis_on_device(&plan.across, plan.tables, problem.tables),
-                                 .down = axis_on_device(&plan.down, plan.tables, problem.tables),
-                                 .columns_first = plan.columns_first};
-    image_fit_plan_free(&plan);
+                                 .across = axis_on_device(&fit.across, fit.tables, problem.tables),
+                                 .down = axis_on_device(&fit.down, fit.tables, problem.tables),
+                                 .columns_first = fit.columns_first};
+    image_fit_free(&fit);
     problem.scratch = guarded_alloc(resize_scratch_bytes(args));
     problem.crop = guarded_alloc((size_t)p->crop * (size_t)p->crop * 3);
     args->scratch = problem.scratch.data;
