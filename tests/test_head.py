@@ -58,7 +58,7 @@ def test_layers(effnet, weights):
     assert info["classes"] == CLASSES and info["layers"][-3:] == head
     assert [(layer["name"], layer["activation"]) for layer in head] == [
         ("classifier.0", "gelu_relu"), ("classifier.1", "gelu_relu"), ("classifier.2", "none")]
-    assert [layer["output"] for layer in head] == [f"1x1x{width}" for width in (*HIDDEN, CLASSES)]
+    assert [layer["output"] for layer in head] == [[1, 1, width] for width in (*HIDDEN, CLASSES)]
 
 
 @pytest.mark.parametrize("device", ["cpu", "reference"])

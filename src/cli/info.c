@@ -25,15 +25,15 @@ static void report_network(struct report *report, const effnet_model *model)
     report_text(report, "source_file", "source", info->source_file);
     report_text(report, "source_sha256", "source SHA-256", info->source_sha256);
     snprintf(text, sizeof text, "%dx%dx%d", info->height, info->width, info->channels);
-    report_text(report, "input", "input (HxWxC)", text);
+    report_numbers(report, "input", "input (HxWxC)", text);
     report_number(report, "short_side", "short side", "%d", p->short_side);
     report_number(report, "crop", "crop", "%d", p->crop);
     report_text(report, "interpolation", "interpolation",
                 p->interpolation == EFFNET_BICUBIC ? "bicubic" : "bilinear");
     snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2]);
-    report_text(report, "mean", "mean (of 255)", text);
+    report_numbers(report, "mean", "mean (of 255)", text);
     snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->std[0], (double)p->std[1], (double)p->std[2]);
-    report_text(report, "std", "std (of 255)", text);
+    report_numbers(report, "std", "std (of 255)", text);
     report_number(report, "classes", "classes", "%d", info->classes);
     report_number(report, "layer_count", "layers", "%d", info->layer_count);
     report_number(report, "parameters", "parameters", "%" PRId64, info->parameters);
@@ -55,9 +55,9 @@ static void report_layers(struct report *report, const effnet_model *model)
         {"op", "op", VALUE_TEXT},
         {"kernel", "k", VALUE_NUMBER},
         {"stride", "s", VALUE_NUMBER},
-        {"pad", "pad tlbr", VALUE_TEXT},
-        {"input", "input", VALUE_TEXT},
-        {"output", "output", VALUE_TEXT},
+        {"pad", "pad tlbr", VALUE_NUMBERS},
+        {"input", "input", VALUE_NUMBERS},
+        {"output", "output", VALUE_NUMBERS},
         {"activation", "act", VALUE_TEXT},
         {"parameters", "parameters", VALUE_NUMBER},
         {"multiply_adds", "multiply-adds", VALUE_NUMBER},
@@ -102,7 +102,7 @@ static void report_devices(struct report *report)
 {
     static const struct column columns[] = {
         {"name", "--device", VALUE_TEXT},           {"available", "available", VALUE_BOOL},
-        {"backend", "backend", VALUE_TEXT},         {"precisions", "precisions", VALUE_TEXT},
+        {"backend", "backend", VALUE_TEXT},         {"precisions", "precisions", VALUE_WORDS},
         {"description", "description", VALUE_TEXT}, {"detail", "detail", VALUE_TEXT},
     };
     report_table(report, "devices", "Devices", columns, sizeof columns / sizeof columns[0]);

@@ -174,10 +174,15 @@ static void markdown_note(struct report *report, const char *note)
 
 static void json_cell(struct report *report, cJSON *object, const char *key, const struct cell *cell)
 {
-    bool ok = cell->kind == VALUE_NUMBER ? json_add_number(object, key, cell->text)
-              : cell->kind == VALUE_BOOL
-                  ? cJSON_AddBoolToObject(object, key, !strcmp(cell->text, "true")) != NULL
-                  : json_add_text(object, key, cell->text, NULL);
+    bool ok = true;
+    switch (cell->kind) {
+    case VALUE_TEXT: ok = json_add_text(object, key, cell->text, NULL); break;
+    case VALUE_NUMBER: ok = json_add_number(object, key, cell->text); break;
+    case VALUE_BOOL: ok = cJSON_AddBoolToObject(object, key, !strcmp(cell->text, "true")); break;
+    case VALUE_NUMBERS: ok = json_add_list(object, key, cell->text, NULL); break;
+    case VALUE_WORDS: ok = json_add_list(object, key, cell->text, " "); break;
+    case VALUE_NAMES: ok = json_add_list(object, key, cell->text, ", "); break;
+    }
     if (!ok) report->no_memory = true;
 }
 
@@ -310,6 +315,11 @@ void report_text(struct report *report, const char *key, const char *heading, co
     add_fact(report, key, heading, strdup(text), VALUE_TEXT);
 }
 
+void report_numbers(struct report *report, const char *key, const char *heading, const char *text)
+{
+    add_fact(report, key, heading, strdup(text), VALUE_NUMBERS);
+}
+
 void report_number(struct report *report, const char *key, const char *heading, const char *format, ...)
 {
     va_list arguments;
@@ -332,7 +342,7 @@ void report_table(struct report *report, const char *key, const char *title, con
 }
 
 /* Takes text, which may be NULL for want of memory. */
-static void add_cell(struct report *report, char *text, enum value_kind kind)
+static void add_cell(struct report *report, char *text)
 {
     struct table *table = &report->table;
     if (text && table->count == table->capacity) {
@@ -348,25 +358,26 @@ static void add_cell(struct report *report, char *text, enum value_kind kind)
         free(text);
         return;
     }
+    enum value_kind kind = table->columns[table->count % (size_t)table->column_count].kind;
     table->cells[table->count++] = (struct cell){text, kind};
 }
 
 void report_cell_text(struct report *report, const char *text)
 {
-    add_cell(report, strdup(text), VALUE_TEXT);
+    add_cell(report, strdup(text));
 }
 
 void report_cell_number(struct report *report, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    add_cell(report, print_text(format, arguments), VALUE_NUMBER);
+    add_cell(report, print_text(format, arguments));
     va_end(arguments);
 }
 
 void report_cell_bool(struct report *report, bool value)
 {
-    add_cell(report, strdup(value ? "true" : "false"), VALUE_BOOL);
+    add_cell(report, strdup(value ? "true" : "false"));
 }
 
 void report_note(struct report *report, const char *format, ...)

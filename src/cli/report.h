@@ -10,7 +10,14 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-enum value_kind { VALUE_TEXT, VALUE_NUMBER, VALUE_BOOL };
+enum value_kind {
+    VALUE_TEXT,
+    VALUE_NUMBER,
+    VALUE_BOOL,
+    VALUE_NUMBERS, /* text with several in it, "3x3x8"; in JSON an array */
+    VALUE_WORDS,   /* with blanks between them; likewise */
+    VALUE_NAMES,   /* with ", " between them; likewise */
+};
 
 struct column {
     const char *key; /* in JSON and CSV */
@@ -25,6 +32,7 @@ int report_open(const char *format, FILE *out, struct report **report);
 
 /* Facts come before tables. A number is printf'd. */
 void report_text(struct report *report, const char *key, const char *heading, const char *text);
+void report_numbers(struct report *report, const char *key, const char *heading, const char *text);
 void report_number(struct report *report, const char *key, const char *heading, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
@@ -33,7 +41,7 @@ void report_bool(struct report *report, const char *key, const char *heading, bo
 /* Begins a table, ends the one before. `columns` must live until report_close. */
 void report_table(struct report *report, const char *key, const char *title, const struct column *columns,
                   int column_count);
-/* The next cells of the table, row by row. */
+/* The next cells of the table, row by row; each is of its column's kind. */
 void report_cell_text(struct report *report, const char *text);
 void report_cell_number(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void report_cell_bool(struct report *report, bool value);

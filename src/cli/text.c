@@ -98,3 +98,25 @@ bool json_add_number(cJSON *object, const char *key, const char *number)
 {
     return cJSON_AddRawToObject(object, key, isfinite(strtod(number, NULL)) ? number : "null");
 }
+
+bool json_add_list(cJSON *object, const char *key, const char *text, const char *separator)
+{
+    static const char digits[] = "-0123456789";
+    cJSON *list = cJSON_AddArrayToObject(object, key), *item;
+    if (!separator) text += strcspn(text, digits);
+    while (list && *text) {
+        char *end, *word = NULL;
+        if (separator) {
+            end = strstr(text, separator);
+            word = end ? strndup(text, (size_t)(end - text)) : strdup(text);
+            item = word ? cJSON_CreateString(word) : NULL;
+            text += end ? end - text + strlen(separator) : strlen(text);
+        } else {
+            item = cJSON_CreateNumber(strtod(text, &end));
+            text = end + strcspn(end, digits);
+        }
+        free(word);
+        if (!item || !cJSON_AddItemToArray(list, item)) return false;
+    }
+    return list != NULL;
+}

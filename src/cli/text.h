@@ -24,6 +24,9 @@ bool text_is_slip(const char *word, const char *meant);
 /* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD, and *whole, where that is not NULL,
  * tells whether there were none. False when memory is short. */
 bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole);
+/* Adds an array: of what stands in the text between separators, or where that is NULL, of the numbers in it.
+ */
+bool json_add_list(cJSON *object, const char *key, const char *text, const char *separator);
 /* Adds a number that is printed already; what is no JSON number ("nan", "inf") becomes null. */
 bool json_add_number(cJSON *object, const char *key, const char *number);
 

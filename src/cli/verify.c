@@ -194,7 +194,7 @@ static void report_comparison(struct report *report, const struct comparison *c,
 #define COMPARISON_COLUMNS                                                                                   \
     {"absolute_error", "abs error", VALUE_NUMBER}, {"relative_l2_error", "rel L2", VALUE_NUMBER},            \
         {"allowance", "allowance", VALUE_NUMBER}, {"share_percent", "share %", VALUE_NUMBER},                \
-        {"worst", "worst (n,h,w,c)", VALUE_TEXT}, {"worst_value", "there", VALUE_NUMBER},                    \
+        {"worst", "worst (n,h,w,c)", VALUE_NUMBERS}, {"worst_value", "there", VALUE_NUMBER},                 \
         {"worst_reference", "reference", VALUE_NUMBER}, {"nonfinite", "non-finite", VALUE_NUMBER},           \
     {                                                                                                        \
         "verdict", "verdict", VALUE_TEXT                                                                     \
