@@ -3,6 +3,7 @@
 #include "cli/colour.h"
 #include "cli/feed.h"
 #include "cli/results.h"
+#include "common/cpu.h"
 #include "common/utf8.h"
 
 #include <limits.h>
@@ -25,7 +26,7 @@ struct classify_options {
 /* Where the time of the process went, in microseconds. */
 struct timing {
     double before_main; /* processor time by then: loading libraries */
-    double start;       /* when the rest began, by now_us */
+    double start;       /* when the rest began, by effnet_clock_us */
     double load_model, open_session, wait, run, print;
 };
 
@@ -50,7 +51,7 @@ struct job {
 /* Adds what a step took since *since_us and restarts it. */
 static void lap(double *since_us, double *step_us)
 {
-    double now = now_us();
+    double now = effnet_clock_us();
     *step_us += now - *since_us;
     *since_us = now;
 }
@@ -59,7 +60,7 @@ static void print_timing(struct job *job)
 {
     struct timing *t = &job->timing;
     struct feed_time feed = feed_get_time(job->feed);
-    double total = now_us() - t->start + t->before_main;
+    double total = effnet_clock_us() - t->start + t->before_main;
     double known = t->before_main + t->load_model + t->open_session + t->wait + t->run + t->print;
     fprintf(stderr,
             "timing, ms\n"
@@ -82,7 +83,7 @@ static void print_timing(struct job *job)
 static int run_batch(struct job *job, int images)
 {
     struct effnet_error error;
-    double since_us = now_us();
+    double since_us = effnet_clock_us();
     int status = effnet_session_run(job->session, job->crops, images, job->logits, &error);
     lap(&since_us, &job->timing.run);
     if (status) return cli_fail_library(&error);
@@ -130,7 +131,7 @@ static int run_all(struct job *job)
     job->format->begin(stdout, job->top_k);
     for (;;) {
         int images;
-        double since_us = now_us();
+        double since_us = effnet_clock_us();
         int status = feed_batch(job->feed, job->batch, job->crops, job->files, &images, visit_item, job);
         lap(&since_us, &job->timing.wait);
         if (!status && images) status = run_batch(job, images);
@@ -145,7 +146,7 @@ static int run_all(struct job *job)
 static int open_all(struct job *job)
 {
     const struct classify_options *o = job->options;
-    double since_us = now_us();
+    double since_us = effnet_clock_us();
     int status = setup_open_model(&o->setup, &job->model);
     lap(&since_us, &job->timing.load_model);
     if (status) return status;
@@ -173,7 +174,7 @@ static int open_all(struct job *job)
     };
     status = feed_open(&feed, job->paths, job->count, &job->feed);
     if (status) return status;
-    since_us = now_us();
+    since_us = effnet_clock_us();
     status = setup_open_session(&o->setup, job->model, job->batch, &job->session);
     lap(&since_us, &job->timing.open_session);
     return status;
@@ -197,7 +198,7 @@ static int classify(const struct classify_options *options, char *const *paths, 
         .paths = paths,
         .count = count,
         .format = result_format_find(options->format),
-        .timing = {.before_main = processor_time_us(), .start = now_us()},
+        .timing = {.before_main = processor_time_us(), .start = effnet_clock_us()},
     };
     int status = open_all(&job);
     if (!status) status = run_all(&job);

@@ -55,8 +55,6 @@ struct style style_for(FILE *stream);
 void progress_show(const char *what, int64_t done, int64_t total);
 void progress_clear(void);
 
-/* Microseconds on a clock that only goes forward. */
-double now_us(void);
 /* Microseconds of processor time that the process has used. */
 double processor_time_us(void);
 

@@ -1,6 +1,7 @@
 #include "cli/feed.h"
 
 #include "cli/cli.h"
+#include "common/cpu.h"
 #include "common/thread.h"
 
 #include <pthread.h>
@@ -35,16 +36,16 @@ static void read_and_fit(struct feed *feed, int index, struct slot *slot)
 {
     struct effnet_image image = {0};
     uint8_t *crop = (uint8_t *)slot->item.crop; /* the slot's part of feed->crops */
-    double start_us = now_us();
+    double start_us = effnet_clock_us();
     slot->item.index = index;
     slot->item.status = effnet_image_read(feed->paths[index], &feed->options.image, &image,
                                           &slot->item.error);
-    double decoded_us = now_us();
+    double decoded_us = effnet_clock_us();
     if (!slot->item.status)
         slot->item.status = effnet_image_fit(&image, feed->options.preprocess, crop, &slot->item.error);
     slot->item.blank_without_alpha = image.blank_without_alpha;
     effnet_image_free(&image);
-    double end_us = now_us();
+    double end_us = effnet_clock_us();
 
     pthread_mutex_lock(&feed->lock);
     feed->time.decode_us += decoded_us - start_us;

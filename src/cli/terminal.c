@@ -35,19 +35,9 @@ void progress_clear(void)
     progress_shown = false;
 }
 
-static double clock_us(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
-}
-
-double now_us(void)
-{
-    return clock_us(CLOCK_MONOTONIC);
-}
-
 double processor_time_us(void)
 {
-    return clock_us(CLOCK_PROCESS_CPUTIME_ID);
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }

@@ -1,6 +1,7 @@
 #include "cli/bench/linear.h"
 
 #include "cli/bench/passes.h"
+#include "common/cpu.h"
 #include "common/half.h"
 #include "common/nvidia.h"
 #include "common/random.h"
@@ -297,7 +298,7 @@ static double flops(const struct effnet_linear_args *a)
 static int find_peak(struct linear *linear)
 {
     enum { PASSES = 20 };
-    const double given = linear->options->passes.peak_compute, start_us = now_us();
+    const double given = linear->options->passes.peak_compute, start_us = effnet_clock_us();
     if (given > 0) {
         linear->peak = given * 1e-3;
         snprintf(linear->peak_of, sizeof linear->peak_of, "as given");
@@ -308,7 +309,7 @@ static int find_peak(struct linear *linear)
     int status = make_arrays(linear, find_epilogue("none"), gpu ? 16384 : 1024, gpu ? 4096 : 1024,
                              gpu ? 4096 : 1024, type, type);
     if (!status) status = open_layer(linear, false, 1);
-    for (int i = 0; !status && i < PASSES && (!i || now_us() - start_us < 5e6); i++)
+    for (int i = 0; !status && i < PASSES && (!i || effnet_clock_us() - start_us < 5e6); i++)
         status = time_layer(linear, &linear->samples);
     if (!status) {
         const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);

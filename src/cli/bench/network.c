@@ -1,6 +1,7 @@
 #include "cli/bench/network.h"
 
 #include "cli/feed.h"
+#include "common/cpu.h"
 #include "effnet_lab.h"
 
 #include <inttypes.h>
@@ -33,10 +34,10 @@ static int pass_run(void *context, struct samples *samples)
 {
     struct bench *bench = context;
     struct effnet_error error;
-    double start_us = now_us();
+    double start_us = effnet_clock_us();
     if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
         return cli_fail_library(&error);
-    return samples_add(samples, now_us() - start_us);
+    return samples_add(samples, effnet_clock_us() - start_us);
 }
 
 /* A file that is no image ends the measure. */
@@ -57,7 +58,7 @@ static int pass_end_to_end(void *context, struct samples *samples)
         .ahead = bench->batch + workers,
         .workers = workers,
     };
-    double start_us = now_us();
+    double start_us = effnet_clock_us();
     struct feed *feed;
     int status = feed_open(&options, bench->paths, bench->count, &feed);
     if (status) return status;
@@ -68,7 +69,7 @@ static int pass_end_to_end(void *context, struct samples *samples)
             effnet_session_run(bench->session, bench->pixels, images, bench->logits, &error))
             status = cli_fail_library(&error);
     } while (!status && images);
-    double elapsed_us = now_us() - start_us;
+    double elapsed_us = effnet_clock_us() - start_us;
     feed_close(feed);
     return status ? status : samples_add(samples, elapsed_us);
 }
