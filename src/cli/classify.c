@@ -128,7 +128,7 @@ static int visit_item(const struct feed_item *item, void *context)
 
 static int run_all(struct job *job)
 {
-    job->format->begin(stdout, job->top_k);
+    if (job->format->begin) job->format->begin(stdout, job->top_k);
     for (;;) {
         int images;
         double since_us = effnet_clock_us();

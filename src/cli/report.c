@@ -26,7 +26,7 @@ struct table {
     size_t count, capacity;
 };
 
-/* A format is told of facts and whole tables, in order. */
+/* A format is told of facts and whole tables, in order; NULL: that is not for it. */
 struct report_format {
     const char *name;
     void (*fact)(struct report *, const struct fact *);
@@ -129,11 +129,6 @@ static void text_note(struct report *report, const char *note)
     fputc('\n', report->out);
 }
 
-static void nothing_at_end(struct report *report)
-{
-    (void)report;
-}
-
 /* ---------------------------------------------------------------- markdown */
 
 static void markdown_fact(struct report *report, const struct fact *fact)
@@ -214,11 +209,6 @@ static void json_table(struct report *report, const struct table *table)
     if (!rows) report->no_memory = true;
 }
 
-static void no_note(struct report *report, const char *note)
-{
-    (void)report, (void)note;
-}
-
 static void json_end(struct report *report)
 {
     char *text = report->no_memory ? NULL : cJSON_Print(json_root(report));
@@ -230,12 +220,7 @@ static void json_end(struct report *report)
     cJSON_Delete(report->root);
 }
 
-/* ---------------------------------------------------------------- csv */
-
-static void csv_fact(struct report *report, const struct fact *fact)
-{
-    (void)report, (void)fact; /* they lead every record */
-}
+/* ---------------------------------------------------------------- csv: facts lead every record */
 
 static void csv_table(struct report *report, const struct table *table)
 {
@@ -264,10 +249,10 @@ static void csv_table(struct report *report, const struct table *table)
 int report_open(const char *format, FILE *out, struct report **report)
 {
     static const struct report_format formats[] = {
-        {"text", text_fact, text_table, text_note, nothing_at_end},
-        {"markdown", markdown_fact, markdown_table, markdown_note, nothing_at_end},
-        {"json", json_fact, json_table, no_note, json_end},
-        {"csv", csv_fact, csv_table, no_note, nothing_at_end},
+        {"text", text_fact, text_table, text_note, NULL},
+        {"markdown", markdown_fact, markdown_table, markdown_note, NULL},
+        {"json", json_fact, json_table, NULL, json_end},
+        {"csv", NULL, csv_table, NULL, NULL},
     };
     *report = calloc(1, sizeof **report);
     if (!*report) return cli_fail_nomem("the output");
@@ -307,7 +292,7 @@ static void add_fact(struct report *report, const char *key, const char *heading
     }
     struct fact *fact = &report->facts[report->fact_count++];
     *fact = (struct fact){key, heading, {text, kind}};
-    report->format->fact(report, fact);
+    if (report->format->fact) report->format->fact(report, fact);
 }
 
 void report_text(struct report *report, const char *key, const char *heading, const char *text)
@@ -380,25 +365,17 @@ void report_cell_bool(struct report *report, bool value)
     add_cell(report, strdup(value ? "true" : "false"));
 }
 
-void report_note(struct report *report, const char *format, ...)
+void report_note(struct report *report, const char *text)
 {
     end_table(report);
-    va_list arguments;
-    va_start(arguments, format);
-    char *text = print_text(format, arguments);
-    va_end(arguments);
-    if (text)
-        report->format->note(report, text);
-    else
-        report->no_memory = true;
-    free(text);
+    if (report->format->note) report->format->note(report, text);
 }
 
 int report_close(struct report *report)
 {
     if (!report) return EFFNET_OK;
     end_table(report);
-    report->format->end(report);
+    if (report->format->end) report->format->end(report);
     int status = cli_flush_output();
     if (!status && report->no_memory) status = cli_fail_nomem("the output");
     for (int i = 0; i < report->fact_count; i++) free(report->facts[i].value.text);

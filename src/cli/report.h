@@ -47,7 +47,7 @@ void report_cell_number(struct report *report, const char *format, ...) __attrib
 void report_cell_bool(struct report *report, bool value);
 
 /* A line for people, after the tables before it: text and markdown alone show it. */
-void report_note(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void report_note(struct report *report, const char *text);
 
 /* Prints what is left, frees the report; takes NULL. Returns EFFNET_OK, or EFFNET_E_NOMEM when memory was
  * short on the way, or EFFNET_E_OUTPUT, reported. */

@@ -15,11 +15,6 @@ static const char *probability_text(float probability, char text[32])
 
 /* ---------------------------------------------------------------- text */
 
-static void text_begin(FILE *out, int count)
-{
-    (void)out, (void)count;
-}
-
 static int text_print(FILE *out, const struct result *result)
 {
     struct style style = style_for(out);
@@ -44,11 +39,6 @@ static int text_print(FILE *out, const struct result *result)
 }
 
 /* ---------------------------------------------------------------- json */
-
-static void json_begin(FILE *out, int count)
-{
-    (void)out, (void)count;
-}
 
 /* A name that JSON cannot hold is there a second time, byte for byte in hexadecimal. */
 static bool json_add_filename(cJSON *object, const char *filename)
@@ -119,7 +109,7 @@ static int csv_print(FILE *out, const struct result *result)
 const struct result_format *result_format_find(const char *name)
 {
     static const struct result_format formats[] = {
-        {"text", text_begin, text_print}, {"json", json_begin, json_print}, {"csv", csv_begin, csv_print}};
+        {"text", NULL, text_print}, {"json", NULL, json_print}, {"csv", csv_begin, csv_print}};
     for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
         if (!strcmp(formats[i].name, name)) return &formats[i];
     return NULL;

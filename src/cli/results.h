@@ -15,7 +15,7 @@ struct result {
 
 struct result_format {
     const char *name;
-    /* Before the first result; `count` classes an image will follow. */
+    /* Before the first result, or NULL; `count` classes an image will follow. */
     void (*begin)(FILE *out, int count);
     /* EFFNET_OK or EFFNET_E_NOMEM, reported. Write errors stay with the stream. */
     int (*print)(FILE *out, const struct result *result);

@@ -1,7 +1,5 @@
 /* effnet bench: verifies, warms up, times. */
-#include "cli/bench/linear.h"
-#include "cli/bench/network.h"
-#include "cli/bench/units.h"
+#include "cli/bench/measures.h"
 #include "cli/chain.h"
 #include "cli/compare.h"
 #include "cli/images.h"

@@ -1,6 +1,5 @@
-#include "cli/bench/linear.h"
-
-#include "cli/bench/passes.h"
+/* One linear layer on random data, verified, then timed. */
+#include "cli/bench/measures.h"
 #include "common/cpu.h"
 #include "common/half.h"
 #include "common/nvidia.h"

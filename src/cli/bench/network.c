@@ -1,5 +1,5 @@
-#include "cli/bench/network.h"
-
+/* The whole network: compute alone, with the host's part, and from files. */
+#include "cli/bench/measures.h"
 #include "cli/feed.h"
 #include "common/cpu.h"
 #include "effnet_lab.h"

@@ -1,6 +1,6 @@
-#include "cli/bench/units.h"
-
+/* Unit by unit: where the time of a pass goes, and how near that is to what the machine can do. */
 #include "cli/units.h"
+#include "cli/bench/measures.h"
 #include "effnet_lab.h"
 
 #include <inttypes.h>
