@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     BATCH_DEFAULT_MAX = 32, /* past this a bigger batch is hardly faster, and results come later */
@@ -47,6 +48,14 @@ struct job {
     int first_failure; /* status of the first bad file, or EFFNET_OK */
     struct timing timing;
 };
+
+/* Microseconds of processor time that the process has used. */
+static double processor_time_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
 
 /* Adds what a step took since *since_us and restarts it. */
 static void lap(double *since_us, double *step_us)

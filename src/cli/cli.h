@@ -55,9 +55,6 @@ struct style style_for(FILE *stream);
 void progress_show(const char *what, int64_t done, int64_t total);
 void progress_clear(void);
 
-/* Microseconds of processor time that the process has used. */
-double processor_time_us(void);
-
 /* ---------------------------------------------------------------- setup.c */
 
 /* The options of every subcommand that opens a model or a session. */

@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static bool is_terminal(FILE *stream)
@@ -33,11 +32,4 @@ void progress_clear(void)
 {
     if (progress_shown) fputs("\r\033[K", stderr);
     progress_shown = false;
-}
-
-double processor_time_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }

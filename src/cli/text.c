@@ -70,24 +70,16 @@ bool text_is_slip(const char *word, const char *meant)
            (*word && word[1] && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
 }
 
-/* A copy in which each byte that is not UTF-8 is U+FFFD, the caller's to free; NULL when memory is short. */
-static char *utf8_repaired(const char *text)
+bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)
 {
-    char *copy = malloc(3 * strlen(text) + 1), *to = copy;
-    if (!copy) return NULL;
-    for (const char *s = text; *s;) {
+    char *repaired = malloc(3 * strlen(text) + 1), *to = repaired;
+    for (const char *s = text; repaired && *s;) {
         int length = effnet_utf8_length(s, NULL);
         memcpy(to, length ? s : "\xef\xbf\xbd", length ? (size_t)length : 3);
         to += length ? length : 3;
         s += length ? length : 1;
     }
-    *to = '\0';
-    return copy;
-}
-
-bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)
-{
-    char *repaired = utf8_repaired(text);
+    if (repaired) *to = '\0';
     bool ok = repaired && cJSON_AddStringToObject(object, key, repaired);
     if (ok && whole) *whole = !strcmp(repaired, text);
     free(repaired);

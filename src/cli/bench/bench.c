@@ -31,31 +31,19 @@ static void fill_batch(struct bench *bench)
     memcpy(bench->pixels + (size_t)(bench->batch - 1) * crop_bytes, bench->pixels, crop_bytes);
 }
 
-/* The reference's logits of image 0. */
-static int make_reference(struct bench *bench)
-{
-    const struct effnet_model_info *info = effnet_model_get_info(bench->model);
-    int crop = info->preprocess.crop;
-    uint8_t *image = malloc((size_t)crop * (size_t)crop * 3);
-    bench->reference = malloc((size_t)info->classes * sizeof *bench->reference);
-    int status = EFFNET_OK;
-    if (!image || !bench->reference) {
-        status = cli_fail_nomem("the reference");
-    } else {
-        images_draw(1, 0, crop, image);
-        status = chain_logits(bench->model, image, 1, bench->reference);
-    }
-    free(image);
-    return status;
-}
-
-/* Holds the batch's first and last logits against the reference's. */
+/* Holds the batch's first and last logits, both of image 0, against the reference's. */
 static int check_batch(struct bench *bench)
 {
     size_t classes = (size_t)effnet_model_get_info(bench->model)->classes;
     const char *precision = effnet_session_get_info(bench->session)->precision;
     double allowance = logits_allowance(precision);
     struct effnet_error error;
+    if (!bench->reference) {
+        bench->reference = malloc(classes * sizeof *bench->reference);
+        int status = bench->reference ? chain_logits(bench->model, bench->pixels, 1, bench->reference)
+                                      : cli_fail_nomem("the reference");
+        if (status) return status;
+    }
     for (size_t i = 0; i < (size_t)bench->batch * classes; i++) bench->logits[i] = NAN;
     if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
         return cli_fail_library(&error);
@@ -104,15 +92,12 @@ static int bench_batch(struct bench *bench, int batch)
         fill_batch(bench);
     else
         status = cli_fail_nomem("a batch");
-    if (!status && bench->reference) status = check_batch(bench);
+    if (!status && !o->passes.no_verify) status = check_batch(bench);
     if (!status && !bench->report) status = begin_report(bench);
     if (!status) status = o->layers ? bench_units(bench) : bench_network(bench);
     effnet_session_close(bench->session);
     free(bench->pixels);
     free(bench->logits);
-    bench->session = NULL;
-    bench->pixels = NULL;
-    bench->logits = NULL;
     return status;
 }
 
@@ -120,7 +105,6 @@ static int bench_all(const struct bench_options *options, char *const *paths, in
 {
     struct bench bench = {.options = options, .paths = paths, .count = count};
     int status = setup_open_model(&options->setup, &bench.model);
-    if (!status && !options->passes.no_verify) status = make_reference(&bench);
     for (int i = 0; !status && i < options->batches.count; i++)
         status = bench_batch(&bench, (int)options->batches.values[i]);
     int printed = report_close(bench.report); /* what was measured before a failure, too */

@@ -40,7 +40,7 @@ struct bench {
     char *const *paths; /* for end to end */
     int count;
     effnet_model *model;
-    float *reference; /* logits of image 0, or NULL where nothing is verified */
+    float *reference; /* logits of image 0, or NULL until something is verified */
     struct report *report;
 
     /* of the batch at hand */
