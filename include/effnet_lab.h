@@ -22,39 +22,57 @@ enum effnet_op {
     EFFNET_OP_POINTWISE, /* 1 x 1 convolution, stride 1 */
     EFFNET_OP_POOL,      /* global average: H x W x C -> 1 x 1 x C */
     EFFNET_OP_LINEAR,    /* fully connected, on 1 x 1 x C */
+    EFFNET_OP_SCALE,     /* map H x W x C times gate 1 x 1 x C: y[h][w][c] = map[h][w][c] * gate[c] */
 };
 
-/* One row of the layer table: y = act(op(x) + bias [+ output of layer `residual`]). The input of layer
- * i is the output of layer i-1 (of layer 0: the image tensor). Batch norm is folded into weight and bias.
- * Weights, float32 in the order of the framework: conv [out][in][kh][kw], depthwise [c][1][kh][kw],
- * pointwise [out][in][1][1], linear [out][in]; bias [out]. */
+enum { EFFNET_IMAGE = -1 }; /* as an input: the image tensor */
+
+/* One row of the layer table: y = act(op(x) + bias [+ residual]). Layers stand in an order in which each
+ * reads only the image and outputs of earlier ones. Batch norm is folded into weight and bias. Weights,
+ * float32 in the order of the framework: conv [out][in][kh][kw], depthwise [c][1][kh][kw], pointwise
+ * [out][in][1][1], linear [out][in]; bias [out]. */
 struct effnet_layer {
     char name[64]; /* as in the weights file: tensors `name`.weight and `name`.bias */
     enum effnet_op op;
     enum effnet_activation activation;
-    int in_height, in_width, in_channels;
+    int in_height, in_width, in_channels; /* of inputs[0] */
     int out_height, out_width, out_channels;
     int kernel, stride;                           /* 1 and 1 where they do not apply */
     int pad_top, pad_left, pad_bottom, pad_right; /* zeros around the input */
-    int residual;                                 /* index of an earlier layer, or -1 */
-    int block;                                    /* MBConv block it belongs to, or -1 */
-    const float *weight, *bias;                   /* in the mapped file; NULL for pool */
-    int64_t parameters, multiply_adds;            /* multiply_adds for one image */
+    int inputs[2];   /* what it reads: x (of scale: the map), then scale's gate or the residual; each
+                        the index of an earlier layer, or EFFNET_IMAGE */
+    int input_count; /* 1 or 2 */
+    int residual;    /* inputs[1] where that is added, else -1 */
+    int last_reader; /* the last layer that reads its output; of the last layer, itself */
+    int block;       /* MBConv block it belongs to, or -1 */
+    const float *weight, *bias;        /* in the mapped file; NULL for pool and scale */
+    int64_t parameters, multiply_adds; /* multiply_adds, by weights, for one image */
 };
 
 /* index in [0, layer_count) */
 const struct effnet_layer *effnet_model_layer(const effnet_model *model, int index);
+/* Name of an input as the weights file has it: of layer `index`, or "image" for EFFNET_IMAGE. */
+const char *effnet_input_name(const effnet_model *model, int index);
+/* Elements of one image in what layer->inputs[input] names, and in the layer's output. */
+size_t effnet_layer_in_size(const struct effnet_layer *layer, int input);
+size_t effnet_layer_out_size(const struct effnet_layer *layer);
 /* Op and activation names as in the weights file ("pointwise", "relu6"). */
 const char *effnet_op_name(enum effnet_op op);
 const char *effnet_activation_name(enum effnet_activation activation);
 
 /* ---------------------------------------------------------------- units */
 
-/* What runs as one step: the layers first..last of the table. A unit may leave the bias and activation
- * of its last layer to the next unit, which then applies them to its input as it is loaded. */
+enum { EFFNET_UNIT_INPUTS = 4 };
+
+/* What runs as one step: the layers first..last of the table. Nobody but the unit reads what these give,
+ * save the last one's output. A unit may leave the bias and activation of its last layer to the next unit,
+ * which then applies them to its input as it is loaded. */
 struct effnet_unit {
     int first, last;
-    bool raw_input;     /* takes layer first-1 without bias and activation, and applies them */
+    int inputs[EFFNET_UNIT_INPUTS]; /* what it reads, each once and in the order in which its layers name
+                                       them: indices of earlier layers, or EFFNET_IMAGE */
+    int input_count;
+    bool raw_input;     /* takes inputs[0], layer first-1, without bias and activation, and applies them */
     bool raw_output;    /* leaves the last layer's bias and activation out */
     const char *kernel; /* what runs, in words: "jit_1x1:avx2", "pointwise 64x64x32" */
     int64_t workspace_bytes;
@@ -65,12 +83,11 @@ struct effnet_unit {
 int effnet_session_unit_count(const effnet_session *session);
 const struct effnet_unit *effnet_session_unit(const effnet_session *session, int index);
 
-/* Runs one unit alone, for verification. input [n][in_height][in_width][in_channels] of its first layer
- * (for layer 0 the normalised image tensor, which a unit that starts from pixels rounds back to 8 bits);
- * residual: the tensor that the residual of one of its layers names when that lies before the unit, else
- * NULL; output as of its last layer. n <= max_batch. */
-int effnet_session_run_unit(effnet_session *session, int index, int n, const float *input,
-                            const float *residual, float *output, struct effnet_error *error);
+/* Runs one unit alone, for verification. inputs[i] [n][height][width][channels] is what unit->inputs[i] names
+ * (the image: the normalised tensor, which a unit that starts from pixels rounds back to 8 bits); output as
+ * of its last layer. n <= max_batch. */
+int effnet_session_run_unit(effnet_session *session, int index, int n, const float *const *inputs,
+                            float *output, struct effnet_error *error);
 
 /* One timed pass over n <= max_batch images that are in place already: the compute alone, on the device's
  * own clock. (A pass on a GPU computes max_batch images, or that halved and halved again, rounded up, as long
@@ -102,10 +119,12 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
 
 /* ---------------------------------------------------------------- reference */
 
-/* The truth: one layer by plain loops with double accumulation, on any machine. input, residual and
- * output as in effnet_session_run_unit; raw leaves bias and activation out. */
-int effnet_reference_layer(const effnet_model *model, int index, int n, const float *input,
-                           const float *residual, bool raw, float *output, struct effnet_error *error);
+/* The truth: one layer by plain loops with double accumulation, on any machine. inputs[i] is what
+ * layer->inputs[i] names, output [n][out_height][out_width][out_channels]; raw leaves bias and activation
+ * out.
+ */
+int effnet_reference_layer(const effnet_model *model, int index, int n, const float *const *inputs, bool raw,
+                           float *output, struct effnet_error *error);
 /* pixels [n][crop][crop][3] -> the normalised tensor [n][crop][crop][3] */
 void effnet_reference_normalise(const struct effnet_preprocess *p, int n, const uint8_t *pixels,
                                 float *tensor);

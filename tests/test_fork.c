@@ -192,7 +192,7 @@ static const char *child_misuse(void *context)
     double us[64];
     struct effnet_error error = {0};
     if (!refused(effnet_session_run(f->session, f->pixels, 1, tensor, &error), &error)) return "run";
-    if (!refused(effnet_session_run_unit(f->session, 0, 1, tensor, NULL, tensor, &error), &error))
+    if (!refused(effnet_session_run_unit(f->session, 0, 1, &(const float *){tensor}, tensor, &error), &error))
         return "run_unit";
     if (!refused(effnet_session_time(f->session, 1, false, us, &error), &error)) return "time";
     if (!refused(effnet_session_profile(f->session, 1, false, us, &error), &error)) return "profile";

@@ -157,11 +157,88 @@ static void test_variety(void **state)
     effnet_model_close(model);
 }
 
+/* What layers take and who reads them, in squeeze-and-excite blocks and where a layer goes back to the image.
+ */
+static void test_graph(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        enum effnet_op op;
+        enum effnet_activation activation;
+        int inputs[2], input_count, last_reader, in, out_size, out;
+        int64_t parameters, multiply_adds;
+    } rows[] = {
+        {"stem", EFFNET_OP_CONV, EFFNET_ACT_SILU, {EFFNET_IMAGE}, 1, 4, 3, 11, 9, 252, 29403},
+        {"a.pool", EFFNET_OP_POOL, EFFNET_ACT_NONE, {0}, 1, 2, 9, 1, 9, 0, 0},
+        {"a.reduce", EFFNET_OP_LINEAR, EFFNET_ACT_SILU, {1}, 1, 3, 9, 1, 2, 20, 18},
+        {"a.expand", EFFNET_OP_LINEAR, EFFNET_ACT_SIGMOID, {2}, 1, 4, 2, 1, 9, 27, 18},
+        {"a.scale", EFFNET_OP_SCALE, EFFNET_ACT_NONE, {0, 3}, 2, 5, 9, 11, 9, 0, 0},
+        {"mix", EFFNET_OP_POINTWISE, EFFNET_ACT_NONE, {4}, 1, 7, 9, 11, 9, 90, 9801},
+        {"image2", EFFNET_OP_CONV, EFFNET_ACT_RELU, {EFFNET_IMAGE}, 1, 7, 3, 11, 9, 252, 29403},
+        {"join", EFFNET_OP_POINTWISE, EFFNET_ACT_NONE, {6, 5}, 2, 8, 9, 11, 9, 90, 9801},
+        {"again", EFFNET_OP_POINTWISE, EFFNET_ACT_NONE, {7, 7}, 2, 9, 9, 11, 9, 90, 9801},
+    };
+    struct weights *w = weights_new(5, 21, 21);
+    weights_conv(w, "stem", 9, 3, 2, WEIGHTS_SAME, "silu");
+    weights_squeeze_excite(w, "a", 2, "silu");
+    weights_layer(w, "mix", "pointwise", 9, 1, 1, NULL, "none", NULL, -1);
+    weights_take(w, "image");
+    weights_conv(w, "image2", 9, 3, 2, WEIGHTS_SAME, "relu");
+    weights_layer(w, "join", "pointwise", 9, 1, 1, NULL, "none", "mix", -1);
+    weights_layer(w, "again", "pointwise", 9, 1, 1, NULL, "none", "join", -1);
+    weights_head(w, 4, "silu", 11);
+    cJSON *layers = cJSON_GetObjectItem(w->network, "layers");
+    /* what is the default may be said, too */
+    cJSON_AddItemToObject(layers->child, "inputs", cJSON_Parse("[\"image\"]"));
+    cJSON_AddItemToObject(cJSON_GetArrayItem(layers, 1), "inputs", cJSON_Parse("[\"stem\"]"));
+    effnet_model *model = weights_open(w);
+    for (int i = 0; i < 9; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(model, i);
+        assert_string_equal(layer->name, rows[i].name);
+        assert_int_equal(layer->op, rows[i].op);
+        assert_int_equal(layer->activation, rows[i].activation);
+        assert_int_equal(layer->input_count, rows[i].input_count);
+        for (int k = 0; k < layer->input_count; k++) assert_int_equal(layer->inputs[k], rows[i].inputs[k]);
+        assert_int_equal(layer->residual, i == 7 ? 5 : i == 8 ? 7 : -1);
+        assert_int_equal(layer->last_reader, rows[i].last_reader);
+        assert_int_equal(layer->in_channels, rows[i].in);
+        assert_int_equal(layer->out_height, rows[i].out_size);
+        assert_int_equal(layer->out_channels, rows[i].out);
+        assert_int_equal(layer->parameters, rows[i].parameters);
+        assert_int_equal(layer->multiply_adds, rows[i].multiply_adds);
+        assert_int_equal(!layer->weight, rows[i].parameters == 0);
+    }
+    assert_int_equal(effnet_layer_in_size(effnet_model_layer(model, 4), 0), 11 * 11 * 9);
+    assert_int_equal(effnet_layer_in_size(effnet_model_layer(model, 4), 1), 9);
+    assert_int_equal(effnet_layer_in_size(effnet_model_layer(model, 7), 1), 11 * 11 * 9);
+    assert_int_equal(effnet_layer_out_size(effnet_model_layer(model, 3)), 9);
+    assert_int_equal(effnet_model_layer(model, 11)->last_reader, 11); /* the last layer */
+    assert_string_equal(effnet_input_name(model, EFFNET_IMAGE), "image");
+    assert_string_equal(effnet_input_name(model, 4), "a.scale");
+    effnet_model_close(model);
+}
+
+/* A file of version 1 may call a layer what version 2 keeps for the image. */
+static void test_layer_named_image(void **state)
+{
+    (void)state;
+    struct weights *w = weights_new(5, 8, 8);
+    weights_conv(w, "image", 8, 3, 1, WEIGHTS_SAME, "relu");
+    weights_layer(w, "mix", "pointwise", 8, 1, 1, NULL, "none", "image", -1);
+    weights_head(w, 4, "relu", 3);
+    effnet_model *model = weights_open(w);
+    assert_int_equal(effnet_model_layer(model, 1)->residual, 0);
+    effnet_model_close(model);
+}
+
 static void test_names(void **state)
 {
     (void)state;
     assert_string_equal(effnet_op_name(EFFNET_OP_POINTWISE), "pointwise");
+    assert_string_equal(effnet_op_name(EFFNET_OP_SCALE), "scale");
     assert_string_equal(effnet_activation_name(EFFNET_ACT_GELU_RELU), "gelu_relu");
+    assert_string_equal(effnet_activation_name(EFFNET_ACT_SIGMOID), "sigmoid");
     assert_string_equal(effnet_op_name((enum effnet_op)99), "unknown");
     assert_string_equal(effnet_activation_name((enum effnet_activation)99), "unknown");
 }
@@ -314,6 +391,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_info),        cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_graph),       cmocka_unit_test(test_layer_named_image),
         cmocka_unit_test(test_variety),     cmocka_unit_test(test_names),
         cmocka_unit_test(test_arguments),   cmocka_unit_test(test_no_such_file),
         cmocka_unit_test(test_long_path),   cmocka_unit_test(test_header_length),

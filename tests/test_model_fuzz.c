@@ -107,10 +107,26 @@ static void move_piece(struct file *file, uint64_t *random)
         splice(file, from, size, "", 0);
 }
 
+/* One of the names within quotes becomes another of them: keys, ops, layers and what they take. */
+static void swap_name(struct file *file, uint64_t *random)
+{
+    char name[100];
+    size_t at[2], size[2];
+    for (int i = 0; i < 2; i++) {
+        at[i] = random_next(random) % file->header_size;
+        while (at[i] > 0 && file->header[at[i] - 1] != '"') at[i]--;
+        const char *end = memchr(file->header + at[i], '"', file->header_size - at[i]);
+        size[i] = end ? (size_t)(end - file->header) - at[i] : 0;
+    }
+    if (size[1] > sizeof name) return;
+    memcpy(name, file->header + at[1], size[1]);
+    splice(file, at[0], size[0], name, size[1]);
+}
+
 static void damage(struct file *file, uint64_t *random)
 {
     static const char symbols[] = "{}[]\",:\\u0n \t9-e.";
-    switch (random_int(random, 0, 7)) {
+    switch (random_int(random, 0, 8)) {
     case 0: flip_bits(file->header, file->header_size, random); break;
     case 1: flip_bits(file->data, file->data_size, random); break;
     case 2: flip_bits((char *)&file->length, sizeof file->length, random); break;
@@ -118,7 +134,8 @@ static void damage(struct file *file, uint64_t *random)
     case 4: file->header_size = random_next(random) % file->header_size, file->data_size = 0; break;
     case 5: replace_number(file, random); break;
     case 6: move_piece(file, random); break;
-    case 7:
+    case 7: swap_name(file, random); break;
+    case 8:
         file->header[random_next(random) % file->header_size] =
             symbols[random_next(random) % (sizeof symbols - 1)];
         break;
@@ -151,14 +168,16 @@ static void use(const effnet_model *model)
 static void test_damaged(void **state)
 {
     (void)state;
-    static struct file good, bad;
+    static struct file good[3], bad;
     uint64_t random = random_seed("damaged weights", 20240611);
-    struct weights *w = weights_tiny(1);
-    load(&good, w);
-    weights_free(w);
+    struct weights *w[] = {weights_tiny(1), weights_tiny_excited(1), weights_graph(1)};
+    for (int i = 0; i < 3; i++) {
+        load(&good[i], w[i]);
+        weights_free(w[i]);
+    }
     int opened = 0, cases = 6000;
     for (int i = 0; i < cases; i++) {
-        bad = good;
+        bad = good[i % 3];
         for (int damages = random_int(&random, 1, 3);
              damages > 0 && bad.header_size > 400 && bad.data_size > 0; damages--)
             damage(&bad, &random);

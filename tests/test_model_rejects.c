@@ -14,7 +14,7 @@
 
 enum tree { TENSORS, METADATA, NETWORK, PREPROCESS, LABELS, SOURCE };
 
-/* One edit of the tiny network's file, and what the message must say. In `at`, a number is an array's index
+/* One edit of a small network's file, and what the message must say. In `at`, a number is an array's index
  * and a last part with '+' adds a member beside those of the same name. json NULL removes. */
 struct edit {
     enum tree tree;
@@ -88,16 +88,17 @@ static void expect_rejected(struct weights *w, const char *what, const char *mes
     weights_free(w);
 }
 
-static void run_edits(const struct edit *edits, size_t count)
+static void run_edits(struct weights *(*network)(uint64_t seed), const struct edit *edits, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        struct weights *w = weights_tiny(i);
+        struct weights *w = network(i);
         apply(w, &edits[i]);
         expect_rejected(w, edits[i].at, edits[i].message);
     }
 }
 
-#define RUN(edits) run_edits(edits, sizeof(edits) / sizeof(edits)[0])
+#define RUN_ON(network, edits) run_edits(network, edits, sizeof(edits) / sizeof(edits)[0])
+#define RUN(edits)             RUN_ON(weights_tiny, edits)
 
 /* stem.weight is at 0..972, stem.bias at 972..1008, blocks.0.depthwise.weight at 1008..1332. */
 static void test_tensors(void **state)
@@ -273,7 +274,10 @@ static void test_metadata(void **state)
         {METADATA, "format", "\"pt\"", "__metadata__: format \"pt\" is not \"effnet\""},
         {METADATA, "format", "1", "__metadata__: \"format\" is not a string"},
         {METADATA, "format_version", NULL, "__metadata__: key \"format_version\" is missing"},
-        {METADATA, "format_version", "\"2\"", "__metadata__: format version \"2\" is not supported"},
+        {METADATA, "format_version", "\"3\"",
+         "__metadata__: format version \"3\" is not supported, only \"1\" and \"2\" are"},
+        {METADATA, "format_version", "\"0\"", "format version \"0\" is not supported"},
+        {METADATA, "format_version", "\"\"", "format version \"\" is not supported"},
         {METADATA, "format_version", "\"1.0\"", "format version \"1.0\" is not supported"},
         {METADATA, "format_version", "1", "__metadata__: \"format_version\" is not a string"},
         {METADATA, "+format", "\"effnet\"", "__metadata__: key \"format\" appears twice"},
@@ -446,6 +450,87 @@ static void test_table(void **state)
     RUN(edits);
 }
 
+/* What came with format version 2, in a file that says 1. */
+static void test_version_1(void **state)
+{
+    (void)state;
+    static const struct edit edits[] = {
+        {NETWORK, "layers/3/+inputs", "[\"blocks.0.project\"]",
+         "network: layer 3 'blocks.1.expand': key \"inputs\" came with format version 2, but the file says "
+         "1"},
+        {NETWORK, "layers/0/+inputs", "[\"image\"]", "key \"inputs\" came with format version 2"},
+        {NETWORK, "layers/3/op", "\"scale\"",
+         "network: layer 3 'blocks.1.expand': op \"scale\" came with format version 2"},
+        {NETWORK, "layers/3/activation", "\"sigmoid\"",
+         "network: layer 3 'blocks.1.expand': activation \"sigmoid\" came with format version 2"},
+    };
+    RUN(edits);
+}
+
+/* Layers of the excited network: 0 stem; block 0: 1 depthwise, 2 to 4 pool, reduce, expand, 5 scale, 6
+ * project; block 1 from 7, block 2 from 14 on, each with an expand before that; 21 head, 22 pool, 23
+ * classifier. */
+static void test_graph(void **state)
+{
+    (void)state;
+#define MAP  "\"blocks.0.depthwise\""
+#define GATE "\"blocks.0.excite.expand\""
+    static const struct edit edits[] = {
+        {NETWORK, "layers/5/inputs", "[\"nobody\"," GATE "]",
+         "network: layer 5 'blocks.0.excite.scale': takes \"nobody\", which is no earlier layer"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",\"nobody\"]", "takes \"nobody\", which is no earlier layer"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",\"blocks.0.project\"]",
+         "takes \"blocks.0.project\", which is no earlier layer"},
+        {NETWORK, "layers/5/inputs", "[\"blocks.0.excite.scale\"," GATE "]",
+         "takes \"blocks.0.excite.scale\", which is no earlier layer"},
+        {NETWORK, "layers/3/+inputs", "[" GATE "]", /* which takes this one */
+         "layer 3 'blocks.0.excite.reduce': takes \"blocks.0.excite.expand\", which is no earlier layer"},
+        {NETWORK, "layers/5/inputs", "[" MAP "," MAP "]",
+         "network: layer 5 'blocks.0.excite.scale': takes 'blocks.0.depthwise' twice"},
+        {NETWORK, "layers/5/inputs", "[\"image\",\"image\"]", "takes 'image' twice"},
+        {NETWORK, "layers/5/inputs", "[" MAP "]", "inputs is not an array of 2 names, as scale takes"},
+        {NETWORK, "layers/5/inputs", "[" MAP "," GATE "," GATE "]", "inputs is not an array of 2 names"},
+        {NETWORK, "layers/5/inputs", "[]", "inputs is not an array of 2 names"},
+        {NETWORK, "layers/5/inputs", MAP, "inputs is not an array of 2 names"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",4]", "an input is not a string"},
+        {NETWORK, "layers/5/inputs", "[null," GATE "]", "an input is not a string"},
+        {NETWORK, "layers/5/inputs", NULL, "layer 5 'blocks.0.excite.scale': scale needs the key \"inputs\""},
+        {NETWORK, "layers/5/+inputs", "[" MAP "," GATE "]", "key \"inputs\" appears twice"},
+        {NETWORK, "layers/6/+inputs", "[" MAP "," GATE "]",
+         "inputs is not an array of 1 name, as pointwise takes"},
+        {NETWORK, "layers/6/+inputs", "[]", "inputs is not an array of 1 name, as pointwise takes"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",\"stem\"]", "its gate 'stem' gives 11x11x9, not 1x1x9"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",\"image\"]", "its gate 'image' gives 21x21x3, not 1x1x9"},
+        {NETWORK, "layers/5/inputs", "[" MAP ",\"blocks.0.excite.reduce\"]",
+         "its gate 'blocks.0.excite.reduce' gives 1x1x3, not 1x1x9"},
+        {NETWORK, "layers/5/inputs", "[\"blocks.0.excite.pool\"," GATE "]",
+         "scale after pool: only linear may follow"},
+        {NETWORK, "layers/5/inputs", "[\"image\"," GATE "]", "takes 9 channels, but its input has 3"},
+        {NETWORK, "layers/5/in", "8", "takes 8 channels, but its input has 9"},
+        {NETWORK, "layers/5/out", "8", "scale from 9 to 8 channels; both must be the same"},
+        {NETWORK, "layers/5/+activation", "\"silu\"", "scale takes no activation"},
+        {NETWORK, "layers/5/+add", "\"stem\"", "scale takes no key \"add\""},
+        {NETWORK, "layers/5/+kernel", "1", "scale takes no key \"kernel\""},
+        {NETWORK, "layers/5/op", "\"gate\"", "unknown op \"gate\""},
+        {NETWORK, "layers/3/+inputs", "[\"stem\"]",
+         "linear takes what pool or linear gives, not a map of 11x11x9"},
+        {NETWORK, "layers/13/+inputs", "[\"blocks.0.project\"]", "takes 37 channels, but its input has 7"},
+        {NETWORK, "layers/0/+inputs", "[\"stem\"]", "layer 0 'stem': takes \"stem\", which is no earlier"},
+        {NETWORK, "layers/20/add", "\"blocks.0.project\"",
+         "gives 6x6x13 and adds 'blocks.0.project', which gives 11x11x7"},
+        {NETWORK, "layers/20/add", "\"blocks.2.excite.expand\"",
+         "gives 6x6x13 and adds 'blocks.2.excite.expand', which gives 1x1x70"},
+        {NETWORK, "layers/20/add", "\"image\"", "adds \"image\", which is no earlier layer"},
+        {NETWORK, "layers/3/name", "\"image\"",
+         "network: layer 3 'image': the name stands for what the network takes"},
+        {NETWORK, "layers/6/+inputs", "[" MAP "]",
+         "network: layer 5 'blocks.0.excite.scale': no layer takes its output"},
+        {NETWORK, "layers/7/+inputs", "[\"image\"]", "takes 7 channels, but its input has 3"},
+        {NETWORK, "layers/23", NULL, "the last layer is pool, not linear"},
+    };
+    RUN_ON(weights_tiny_excited, edits);
+}
+
 static void test_chain(void **state)
 {
     (void)state;
@@ -502,6 +587,8 @@ int main(void)
         cmocka_unit_test(test_metadata_text),
         cmocka_unit_test(test_preprocess),
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_version_1),
+        cmocka_unit_test(test_graph),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_limits),
     };

@@ -2,6 +2,7 @@
  * an image's bits do not depend on its batch; many threads and many sessions. */
 #include "effnet_lab.h"
 #include "random.h"
+#include "reference_logits.h"
 #include "weights_builder.h"
 
 #include <math.h>
@@ -21,7 +22,7 @@
 
 #define GUARD 64 /* elements in front of and behind an output that must stay as they were */
 
-static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu"};
+static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu", "sigmoid"};
 
 static effnet_session *open_session(const effnet_model *model, int threads, int max_batch,
                                     const char *precision)
@@ -51,11 +52,6 @@ static uint8_t *new_pixels(const effnet_model *model, int images, uint64_t *rand
     assert_non_null(pixels);
     for (size_t i = 0; i < count; i++) pixels[i] = (uint8_t)random_next(random);
     return pixels;
-}
-
-static size_t out_size(const struct effnet_layer *layer)
-{
-    return (size_t)layer->out_height * (size_t)layer->out_width * (size_t)layer->out_channels;
 }
 
 static void compare(const struct effnet_layer *layer, const char *kernel, const float *got,
@@ -91,29 +87,45 @@ static void check_unit(const effnet_model *model, effnet_session *session, int i
     assert_int_equal(unit->first, index);
     assert_int_equal(unit->last, index);
     assert_true(unit->kernel[0]);
-    size_t out = (size_t)n * out_size(layer);
-    size_t in = (size_t)n * (size_t)layer->in_height * (size_t)layer->in_width * (size_t)layer->in_channels;
-    float *input = new_floats(in, random, 2), *other = new_floats(out, random, 2);
-    const float *residual = layer->residual == index - 1 ? input : other; /* as in the network */
+    size_t out = (size_t)n * effnet_layer_out_size(layer);
+    float *inputs[2] = {NULL}, *copies[2] = {NULL}, *given[EFFNET_UNIT_INPUTS] = {NULL};
+    size_t bytes[2] = {0};
+    for (int k = 0; k < layer->input_count; k++) {
+        if (k > 0 && layer->inputs[k] == layer->inputs[0]) {
+            inputs[k] = inputs[0]; /* as in the network */
+            continue;
+        }
+        size_t count = (size_t)n * effnet_layer_in_size(layer, k);
+        bytes[k] = count * sizeof(float);
+        inputs[k] = new_floats(count, random, 2);
+        for (size_t i = 0; k > 0 && layer->op == EFFNET_OP_SCALE && i < count; i++)
+            inputs[k][i] = inputs[k][i] / 4 + 0.5f; /* a gate lies between 0 and 1 */
+        copies[k] = malloc(bytes[k]);
+        assert_non_null(copies[k]);
+        memcpy(copies[k], inputs[k], bytes[k]);
+        assert_int_equal(unit->inputs[k], layer->inputs[k]);
+        given[k] = inputs[k];
+    }
+    assert_int_equal(unit->input_count, 1 + (copies[1] != NULL));
     float *expected = malloc(out * sizeof *expected), *got = malloc((out + 2 * GUARD) * sizeof *got);
-    float *input_copy = malloc(in * sizeof *input_copy);
-    assert_true(expected && got && input_copy);
-    memcpy(input_copy, input, in * sizeof *input);
+    assert_true(expected && got);
     memset(got, 0xff, (out + 2 * GUARD) * sizeof *got); /* NaN */
 
     struct effnet_error error = {0};
-    if (effnet_session_run_unit(session, index, n, input, residual, got + GUARD, &error))
+    if (effnet_session_run_unit(session, index, n, (const float *const *)given, got + GUARD, &error))
         fail_msg("%s", error.message);
-    assert_int_equal(effnet_reference_layer(model, index, n, input, residual, false, expected, NULL), 0);
+    assert_int_equal(
+        effnet_reference_layer(model, index, n, (const float *const *)inputs, false, expected, NULL), 0);
     compare(layer, unit->kernel, got + GUARD, expected, out);
     for (size_t i = 0; i < GUARD * sizeof *got; i++) {
         assert_int_equal(((unsigned char *)got)[i], 0xff);
         assert_int_equal(((unsigned char *)(got + GUARD + out))[i], 0xff);
     }
-    assert_memory_equal(input, input_copy, in * sizeof *input);
-    free(input);
-    free(input_copy);
-    free(other);
+    for (int k = 0; k < 2; k++) {
+        if (copies[k]) assert_memory_equal(inputs[k], copies[k], bytes[k]);
+        free(given[k]);
+        free(copies[k]);
+    }
     free(expected);
     free(got);
 }
@@ -171,18 +183,6 @@ static int random_channels(uint64_t *random)
     }
 }
 
-static void add_labels(struct weights *w, int classes)
-{
-    for (int i = 0; i < classes; i++) {
-        char text[32];
-        snprintf(text, sizeof text, "class %d", i);
-        cJSON *label = cJSON_CreateObject();
-        cJSON_AddItemToArray(w->labels, label);
-        cJSON_AddStringToObject(label, "id", "");
-        cJSON_AddStringToObject(label, "name", text);
-    }
-}
-
 /* Layers of every operation and activation, whose sizes, windows and padding are drawn: `activation` goes
  * through all of them. Some add their own input, some what lies before that, which they then overwrite. */
 static struct weights *awkward(uint64_t seed, int activation)
@@ -193,7 +193,7 @@ static struct weights *awkward(uint64_t seed, int activation)
     struct weights *w = weights_new(seed, size, size);
     for (int i = 0; i < LAYERS; i++) {
         char name[32], add[32];
-        const char *act = activations[(activation + i) % 6];
+        const char *act = activations[(activation + i) % 7];
         int kind = i == 0 ? 0 : random_int(&random, 0, 2), from = i - 1;
         if (i > 1 && memcmp(sizes[i - 2], sizes[i - 1], sizeof sizes[0]) == 0)
             from -= random_int(&random, 0, 1);
@@ -215,7 +215,7 @@ static struct weights *awkward(uint64_t seed, int activation)
     weights_layer(w, "linear0", "linear", random_channels(&random), 1, 1, NULL, act, NULL, -1);
     weights_layer(w, "linear1", "linear", w->channels, 1, 1, NULL, act, "linear0", -1);
     weights_layer(w, "classifier", "linear", classes, 1, 1, NULL, "none", NULL, -1);
-    add_labels(w, classes);
+    weights_labels(w, classes);
     return w;
 }
 
@@ -223,8 +223,8 @@ static void test_awkward_layers(void **state)
 {
     (void)state;
     uint64_t random = random_seed("awkward layers", 32);
-    for (int round = 0; round < 60; round++) {
-        effnet_model *model = weights_open(awkward(random_next(&random), round % 6));
+    for (int round = 0; round < 63; round++) {
+        effnet_model *model = weights_open(awkward(random_next(&random), round % 7));
         int n = random_int(&random, 1, 3);
         effnet_session *session = open_session(model, random_int(&random, 1, 6), random_int(&random, n, 8),
                                                NULL);
@@ -235,57 +235,22 @@ static void test_awkward_layers(void **state)
     }
 }
 
-/* The reference's chain of layers, every output kept; returns the logits. */
-static float *reference_logits(const effnet_model *model, const uint8_t *pixels, int n)
-{
-    const struct effnet_model_info *info = effnet_model_get_info(model);
-    float **outputs = calloc((size_t)info->layer_count, sizeof *outputs);
-    float *input = malloc((size_t)n * (size_t)info->height * (size_t)info->width * 3 * sizeof *input);
-    assert_true(outputs && input);
-    effnet_reference_normalise(&info->preprocess, n, pixels, input);
-    for (int i = 0; i < info->layer_count; i++) {
-        const struct effnet_layer *layer = effnet_model_layer(model, i);
-        outputs[i] = malloc((size_t)n * out_size(layer) * sizeof(float));
-        assert_non_null(outputs[i]);
-        assert_int_equal(effnet_reference_layer(model, i, n, i > 0 ? outputs[i - 1] : input,
-                                                layer->residual >= 0 ? outputs[layer->residual] : NULL, false,
-                                                outputs[i], NULL),
-                         EFFNET_OK);
-    }
-    float *logits = outputs[info->layer_count - 1];
-    for (int i = 0; i + 1 < info->layer_count; i++) free(outputs[i]);
-    free(outputs);
-    free(input);
-    return logits;
-}
-
-/* Residuals that reach back over any distance, several to one layer: nothing may be overwritten before its
- * last reader, whether the images share the threads or not. */
-static void test_memory_plan(void **state)
+/* Graphs, and residuals that reach back over any distance: nothing may be overwritten before its last reader,
+ * whether the images share the threads or not; and every unit alone. */
+static void test_graphs(void **state)
 {
     (void)state;
     enum { N = 3 };
-    uint64_t random = random_seed("memory plan", 33);
-    for (int round = 0; round < 40; round++) {
-        struct weights *w = weights_new(random_next(&random), 7, 7);
-        int layers = random_int(&random, 2, 14), channels = random_int(&random, 1, 20);
-        for (int i = 0; i < layers; i++) {
-            char name[32], add[32];
-            snprintf(name, sizeof name, "layer%d", i);
-            snprintf(add, sizeof add, "layer%d", random_int(&random, 0, i > 0 ? i - 1 : 0));
-            weights_layer(w, name, "pointwise", channels, 1, 1, NULL, "gelu",
-                          i > 0 && random_int(&random, 0, 2) ? add : NULL, -1);
-        }
-        weights_layer(w, "pool", "pool", channels, 1, 1, NULL, NULL, NULL, -1);
-        weights_layer(w, "linear", "linear", 11, 1, 1, NULL, "silu", NULL, -1);
-        weights_layer(w, "classifier", "linear", 11, 1, 1, NULL, "none", "linear", -1);
-        add_labels(w, 11);
-        effnet_model *model = weights_open(w);
+    uint64_t random = random_seed("graphs", 33);
+    for (int round = 0; round < 60; round++) {
+        effnet_model *model = weights_open(weights_graph(random_next(&random)));
         uint8_t *pixels = new_pixels(model, N, &random);
         float *expected = reference_logits(model, pixels, N), got[N * 11];
         effnet_session *session = open_session(model, 2, random_int(&random, 1, N), NULL);
+        const int layers = effnet_session_unit_count(session);
         assert_int_equal(effnet_session_run(session, pixels, N, got, NULL), EFFNET_OK);
-        compare(effnet_model_layer(model, layers + 2), "whole network", got, expected, N * 11);
+        compare(effnet_model_layer(model, layers - 1), "whole network", got, expected, N * 11);
+        for (int u = 0; u < layers; u++) check_unit(model, session, u, 1, &random);
         effnet_session_close(session);
         effnet_model_close(model);
         free(expected);
@@ -329,7 +294,8 @@ static void test_batches(void **state)
         effnet_model_close(model);
     }
     for (int round = 0; round < 12; round++) {
-        effnet_model *model = weights_open(weights_tiny(random_next(&random)));
+        uint64_t seed = random_next(&random);
+        effnet_model *model = weights_open(round % 2 ? weights_tiny(seed) : weights_tiny_excited(seed));
         check_batches(model, random_int(&random, 1, 6), random_int(&random, 1, 9), &random);
         effnet_model_close(model);
     }
@@ -474,7 +440,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real_layers),  cmocka_unit_test(test_awkward_layers),
-        cmocka_unit_test(test_memory_plan),  cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_graphs),       cmocka_unit_test(test_batches),
         cmocka_unit_test(test_many_threads), cmocka_unit_test(test_concurrent_sessions),
         cmocka_unit_test(test_timing),       cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_fp16_refused),

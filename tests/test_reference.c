@@ -14,7 +14,7 @@
 
 #define GUARD 64 /* floats around every output */
 
-static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu"};
+static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu", "sigmoid"};
 
 static long double activate(enum effnet_activation activation, long double x)
 {
@@ -24,6 +24,7 @@ static long double activate(enum effnet_activation activation, long double x)
     case EFFNET_ACT_RELU6: return fminl(fmaxl(x, 0), 6);
     case EFFNET_ACT_SILU: return x / 2 * (1 + tanhl(x / 2));
     case EFFNET_ACT_GELU: return x / 2 * (1 + erfl(x / sqrtl(2)));
+    case EFFNET_ACT_SIGMOID: return 0.5L * (1 + tanhl(x / 2));
     case EFFNET_ACT_GELU_RELU: return fmaxl(x / 2 * (1 + erfl(x / sqrtl(2))), 0);
     }
     return NAN;
@@ -56,6 +57,7 @@ static long double define(const struct effnet_layer *l, const float *padded, int
         for (int i = 0; i < height * width; i++) *size += fabsf(padded[o * height * width + i]);
         return sum / (height * width);
     }
+    if (l->op == EFFNET_OP_SCALE) return padded[o * height * width + y * width + x];
     bool depthwise = l->op == EFFNET_OP_DEPTHWISE;
     int inputs = depthwise ? 1 : l->in_channels;
     const float *weight = l->weight + (size_t)o * (size_t)(inputs * l->kernel * l->kernel);
@@ -72,13 +74,15 @@ static long double define(const struct effnet_layer *l, const float *padded, int
     return sum;
 }
 
-static void check_point(const struct effnet_layer *l, const float *padded, const float *residual, bool raw,
+/* second: the residual or the gate, of one image. */
+static void check_point(const struct effnet_layer *l, const float *padded, const float *second, bool raw,
                         const float *output, int y, int x, int o)
 {
     size_t at = ((size_t)y * (size_t)l->out_width + (size_t)x) * (size_t)l->out_channels + (size_t)o;
     long double size, expected = define(l, padded, y, x, o, &size);
-    if (l->residual >= 0) expected += residual[at];
-    if (l->op != EFFNET_OP_POOL && !raw) expected = activate(l->activation, expected + l->bias[o]);
+    if (l->residual >= 0) expected += second[at];
+    if (l->op == EFFNET_OP_SCALE) expected *= second[o];
+    if (l->weight && !raw) expected = activate(l->activation, expected + l->bias[o]);
     /* Half a unit in the last place of float, and what double rounding of the sum may add. */
     long double allowed = fabsl(expected) * 0x1.01p-24L + (size + 8) * 1e-14L + 1e-45L;
     if (!(fabsl(output[at] - expected) <= allowed))
@@ -87,20 +91,19 @@ static void check_point(const struct effnet_layer *l, const float *padded, const
 }
 
 /* The corners, edges and `samples` random places of every image of one layer. */
-static void check_outputs(const struct effnet_layer *l, int n, const float *input, const float *residual,
-                          bool raw, const float *output, int samples, uint64_t *random)
+static void check_outputs(const struct effnet_layer *l, int n, float *const *inputs, bool raw,
+                          const float *output, int samples, uint64_t *random)
 {
-    size_t in_size = (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
-    size_t out_size = (size_t)l->out_height * (size_t)l->out_width * (size_t)l->out_channels;
+    size_t out_size = effnet_layer_out_size(l);
     for (size_t i = 0; i < (size_t)n; i++) {
-        float *padded = pad_image(l, input + i * in_size);
+        float *padded = pad_image(l, inputs[0] + i * effnet_layer_in_size(l, 0));
+        const float *second = inputs[1] ? inputs[1] + i * effnet_layer_in_size(l, 1) : NULL;
         for (int s = 0; s < samples + 16; s++) {
             int y = random_int(random, 0, l->out_height - 1), x = random_int(random, 0, l->out_width - 1);
             int o = random_int(random, 0, l->out_channels - 1);
             if (s < 16 && s % 4 < 2) y = s % 4 ? l->out_height - 1 : 0;
             if (s < 16 && s / 4 < 2) x = s / 4 ? l->out_width - 1 : 0;
-            check_point(l, padded, residual ? residual + i * out_size : NULL, raw, output + i * out_size, y,
-                        x, o);
+            check_point(l, padded, second, raw, output + i * out_size, y, x, o);
         }
         free(padded);
     }
@@ -118,23 +121,24 @@ static float *random_tensor(size_t count, double limit, uint64_t *random)
 static void check_layer(const effnet_model *model, int index, int n, bool raw, int samples, uint64_t *random)
 {
     const struct effnet_layer *l = effnet_model_layer(model, index);
-    size_t in = (size_t)n * (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
-    size_t out = (size_t)n * (size_t)l->out_height * (size_t)l->out_width * (size_t)l->out_channels;
-    float *input = random_tensor(in, 4, random),
-          *residual = l->residual >= 0 ? random_tensor(out, 4, random) : NULL;
+    size_t out = (size_t)n * effnet_layer_out_size(l);
+    float *inputs[2] = {NULL};
+    for (int k = 0; k < l->input_count; k++)
+        inputs[k] = random_tensor((size_t)n * effnet_layer_in_size(l, k), 4, random);
     float *memory = malloc((out + 2 * GUARD) * sizeof *memory);
     assert_non_null(memory);
     for (size_t i = 0; i < out + 2 * GUARD; i++) memory[i] = NAN;
     float *output = memory + GUARD;
-    assert_int_equal(effnet_reference_layer(model, index, n, input, residual, raw, output, NULL), EFFNET_OK);
+    assert_int_equal(effnet_reference_layer(model, index, n, (const float *const *)inputs, raw, output, NULL),
+                     EFFNET_OK);
     for (size_t i = 0; i < out; i++)
         if (isnan(output[i])) fail_msg("layer '%s': element %zu is NaN or was not written", l->name, i);
     for (size_t i = 0; i < GUARD; i++)
         if (!isnan(memory[i]) || !isnan(output[out + i]))
             fail_msg("layer '%s' writes outside its output", l->name);
-    check_outputs(l, n, input, residual, raw, output, samples, random);
-    free(input);
-    free(residual);
+    check_outputs(l, n, inputs, raw, output, samples, random);
+    free(inputs[0]);
+    free(inputs[1]);
     free(memory);
 }
 
@@ -185,13 +189,13 @@ static void test_awkward_shapes(void **state)
         if (size + pad[0] + pad[2] < kernel || size + pad[1] + pad[3] < kernel) continue;
         struct weights *w = weights_new(random_next(&random), size, size);
         int c = channels[random_int(&random, 0, 11)];
-        weights_layer(w, "first", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 5)], NULL,
+        weights_layer(w, "first", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 6)], NULL,
                       -1);
         weights_layer(w, "window", random_int(&random, 0, 1) ? "depthwise" : "conv", c, kernel, stride, pad,
-                      activations[random_int(&random, 0, 5)], NULL, -1);
-        weights_layer(w, "residual", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 5)],
+                      activations[random_int(&random, 0, 6)], NULL, -1);
+        weights_layer(w, "residual", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 6)],
                       "window", -1);
-        weights_head(w, channels[random_int(&random, 0, 11)], activations[random_int(&random, 0, 5)], 5);
+        weights_head(w, channels[random_int(&random, 0, 11)], activations[random_int(&random, 0, 6)], 5);
         check_layers(w, random_int(&random, 1, 3), 40, &random);
     }
 }
@@ -203,7 +207,7 @@ static void test_activations(void **state)
     static const double values[] = {0,     -0.0, 1e-40,     -1e-40, 1e-8,      -1e-8, 0.5,  -0.5, 1,   -1,
                                     3,     -3,   5.9999995, 6,      6.0000005, -5,    -8,   -13,  -20, -37,
                                     -38.5, 30,   90,        -90,    800,       -800,  3e38, -3e38};
-    for (size_t a = 0; a < 6; a++) {
+    for (size_t a = 0; a < 7; a++) {
         struct weights *w = weights_new(1, 1, 1);
         weights_layer(w, "act", "pointwise", 3, 1, 1, NULL, activations[a], NULL, -1);
         weights_head(w, 3, "none", 2);
@@ -213,8 +217,8 @@ static void test_activations(void **state)
         for (size_t v = 0; v < sizeof values / sizeof values[0]; v++) {
             float input[3] = {(float)values[v], NAN, 0}, output[3] = {7, 7, 7},
                   first[3] = {(float)values[v], 0, 0};
-            assert_int_equal(effnet_reference_layer(model, 0, 1, first, NULL, false, output, NULL),
-                             EFFNET_OK);
+            assert_int_equal(
+                effnet_reference_layer(model, 0, 1, &(const float *){first}, false, output, NULL), EFFNET_OK);
             /* erfl loses the digits of 1 + erf(x) for x far below zero: there, the continued fraction of
              * erfc (Abramowitz and Stegun 7.1.14). */
             long double x = first[0], expected = activate((enum effnet_activation)a, x);
@@ -223,13 +227,14 @@ static void test_activations(void **state)
                 for (int k = 200; k > 0; k--) f = k / 2.0L / (z + f);
                 expected = x / 2 * expl(-z * z) / sqrtl(acosl(-1)) / (z + f);
             }
+            if (a == EFFNET_ACT_SIGMOID && x < -4) expected = expl(x) / (1 + expl(x));
             if (a == EFFNET_ACT_SILU && x < -4) expected = x * expl(x) / (1 + expl(x));
             if (!(fabsl(output[0] - expected) <= fabsl(expected) * 0x1.01p-24L + 1e-45L))
                 fail_msg("%s(%g): %.9g, expected %.12Lg", activations[a], values[v], (double)output[0],
                          expected);
             /* A NaN stays one, and every output depends on it. */
-            assert_int_equal(effnet_reference_layer(model, 0, 1, input, NULL, false, output, NULL),
-                             EFFNET_OK);
+            assert_int_equal(
+                effnet_reference_layer(model, 0, 1, &(const float *){input}, false, output, NULL), EFFNET_OK);
             for (int i = 0; i < 3; i++) assert_true(isnan(output[i]));
         }
         effnet_model_close(model);
@@ -247,6 +252,16 @@ static void test_raw(void **state)
     effnet_model_close(model);
 }
 
+/* Maps, gates and residuals from anywhere. */
+static void test_graphs(void **state)
+{
+    (void)state;
+    uint64_t random = random_seed("graphs", 14);
+    check_layers(weights_tiny_excited(random), 2, 100, &random);
+    for (int round = 0; round < 20; round++)
+        check_layers(weights_graph(random_next(&random)), 2, 40, &random);
+}
+
 /* A NaN in one pixel reaches the windows that hold it, in its image, and nothing else. */
 static void test_nan_stays(void **state)
 {
@@ -258,8 +273,9 @@ static void test_nan_stays(void **state)
     uint64_t random = 5;
     float *input = random_tensor(2 * 9 * 9 * 3, 2, &random), output[2][5][5][4];
     input[9 * 9 * 3 + (4 * 9 + 4) * 3 + 1] = NAN; /* image 1, y 4, x 4 */
-    assert_int_equal(effnet_reference_layer(model, 0, 2, input, NULL, false, &output[0][0][0][0], NULL),
-                     EFFNET_OK);
+    assert_int_equal(
+        effnet_reference_layer(model, 0, 2, &(const float *){input}, false, &output[0][0][0][0], NULL),
+        EFFNET_OK);
     for (int i = 0; i < 2; i++)
         for (int y = 0; y < 5; y++)
             for (int x = 0; x < 5; x++)
@@ -291,15 +307,16 @@ static void test_arguments(void **state)
     (void)state;
     effnet_model *model = weights_open(weights_tiny(1));
     static float in[100000], out[100000];
+    const float *const inputs[2] = {in, NULL};
     struct effnet_error error = {0};
-    assert_int_equal(effnet_reference_layer(NULL, 0, 1, in, NULL, false, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_reference_layer(model, 0, 1, NULL, NULL, false, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_reference_layer(model, 0, 1, in, NULL, false, NULL, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_reference_layer(model, 0, 0, in, NULL, false, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_reference_layer(model, -1, 1, in, NULL, false, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_reference_layer(model, 12, 1, in, NULL, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(NULL, 0, 1, inputs, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, 0, 1, NULL, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, 0, 1, inputs, false, NULL, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, 0, 0, inputs, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, -1, 1, inputs, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, 12, 1, inputs, false, out, &error), EFFNET_E_USAGE);
     assert_non_null(strstr(error.message, "no layer 12"));
-    assert_int_equal(effnet_reference_layer(model, 8, 1, in, NULL, false, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_reference_layer(model, 8, 1, inputs, false, out, &error), EFFNET_E_USAGE);
     assert_non_null(strstr(error.message, "'blocks.2.project'"));
     assert_non_null(strstr(error.message, "'blocks.1.project'"));
     effnet_model_close(model);
@@ -310,8 +327,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_network_shapes), cmocka_unit_test(test_awkward_shapes),
         cmocka_unit_test(test_activations),    cmocka_unit_test(test_raw),
-        cmocka_unit_test(test_nan_stays),      cmocka_unit_test(test_normalise),
-        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_graphs),         cmocka_unit_test(test_nan_stays),
+        cmocka_unit_test(test_normalise),      cmocka_unit_test(test_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 #include "common/nvidia.h"
 #include "effnet_lab.h"
 #include "random.h"
+#include "reference_logits.h"
 #include "weights_builder.h"
 
 #include <math.h>
@@ -117,41 +118,19 @@ static void test_info(void **state)
 }
 
 /* The reference session gives what its layers give one after the other with every output kept: so none is
- * overwritten before its last reader. Residuals reach back over random distances. */
+ * overwritten before its last reader, at whatever distance that is. */
 static void test_layers_in_a_row(void **state)
 {
     (void)state;
     uint64_t random = random_seed("layers in a row", 21);
-    for (int round = 0; round < 40; round++) {
-        struct weights *w = weights_new(random_next(&random), 7, 7);
-        int layers = random_int(&random, 2, 14);
-        for (int i = 0; i < layers; i++) {
-            char name[16], add[16];
-            snprintf(name, sizeof name, "l%d", i);
-            snprintf(add, sizeof add, "l%d", random_int(&random, 0, i > 0 ? i - 1 : 0));
-            weights_layer(w, name, "pointwise", 6, 1, 1, NULL, "silu",
-                          i > 0 && random_int(&random, 0, 2) ? add : NULL, -1);
-        }
-        weights_head(w, random_int(&random, 1, 40), "relu6", CLASSES);
-        effnet_model *model = weights_open(w);
+    for (int round = 0; round < 60; round++) {
+        effnet_model *model = weights_open(weights_graph(random_next(&random)));
         effnet_session *session = open_session(model, "reference", 1);
-
-        float *outputs[20], logits[2 * CLASSES], input[2 * 7 * 7 * 3];
-        uint8_t *pixels = random_pixels(sizeof input / sizeof input[0], &random);
-        effnet_reference_normalise(&effnet_model_get_info(model)->preprocess, 2, pixels, input);
-        for (int i = 0; i < layers + 3; i++) {
-            const struct effnet_layer *layer = effnet_model_layer(model, i);
-            outputs[i] = malloc(sizeof(float) * 2 *
-                                (size_t)(layer->out_height * layer->out_width * layer->out_channels));
-            assert_non_null(outputs[i]);
-            assert_int_equal(effnet_reference_layer(model, i, 2, i > 0 ? outputs[i - 1] : input,
-                                                    layer->residual >= 0 ? outputs[layer->residual] : NULL,
-                                                    false, outputs[i], NULL),
-                             EFFNET_OK);
-        }
+        uint8_t *pixels = random_pixels(2 * 7 * 7 * 3, &random);
+        float logits[2 * CLASSES], *expected = reference_logits(model, pixels, 2);
         assert_int_equal(effnet_session_run(session, pixels, 2, logits, NULL), EFFNET_OK);
-        assert_memory_equal(logits, outputs[layers + 2], sizeof logits);
-        for (int i = 0; i < layers + 3; i++) free(outputs[i]);
+        assert_memory_equal(logits, expected, sizeof logits);
+        free(expected);
         free(pixels);
         effnet_session_close(session);
         effnet_model_close(model);
@@ -199,10 +178,12 @@ static void check_batches(const effnet_model *model, const char *device)
 static void test_batches(void **state)
 {
     (void)state;
-    effnet_model *model = weights_open(weights_tiny(3));
-    check_batches(model, "reference");
-    check_batches(model, "cpu");
-    effnet_model_close(model);
+    for (int excited = 0; excited < 2; excited++) {
+        effnet_model *model = weights_open(excited ? weights_tiny_excited(3) : weights_tiny(3));
+        check_batches(model, "reference");
+        check_batches(model, "cpu");
+        effnet_model_close(model);
+    }
 }
 
 static void test_run_arguments(void **state)
@@ -212,6 +193,7 @@ static void test_run_arguments(void **state)
     effnet_session *session = open_session(model, "reference", 2);
     static uint8_t pixels[IMAGE];
     static float in[200000], out[200000];
+    const float *const inputs[2] = {in, NULL};
     double us[64];
     struct effnet_error error = {0};
     assert_int_equal(effnet_session_run(NULL, pixels, 1, out, &error), EFFNET_E_USAGE);
@@ -220,17 +202,17 @@ static void test_run_arguments(void **state)
     assert_int_equal(effnet_session_run(session, pixels, 0, out, &error), EFFNET_E_USAGE);
     assert_int_equal(effnet_session_run(session, pixels, -1, out, NULL), EFFNET_E_USAGE);
 
-    assert_int_equal(effnet_session_run_unit(NULL, 0, 1, in, NULL, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_session_run_unit(session, 0, 1, NULL, NULL, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_session_run_unit(session, 0, 1, in, NULL, NULL, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_session_run_unit(session, 0, 0, in, NULL, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_session_run_unit(session, 0, 3, in, NULL, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(NULL, 0, 1, inputs, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, 0, 1, NULL, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, 0, 1, inputs, NULL, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, 0, 0, inputs, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, 0, 3, inputs, out, &error), EFFNET_E_USAGE);
     assert_non_null(strstr(error.message, "3 images"));
-    assert_int_equal(effnet_session_run_unit(session, -1, 1, in, NULL, out, &error), EFFNET_E_USAGE);
-    assert_int_equal(effnet_session_run_unit(session, 12, 1, in, NULL, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, -1, 1, inputs, out, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_session_run_unit(session, 12, 1, inputs, out, &error), EFFNET_E_USAGE);
     assert_non_null(strstr(error.message, "no unit 12"));
-    assert_int_equal(effnet_session_run_unit(session, 8, 1, in, NULL, out, &error), EFFNET_E_USAGE);
-    assert_non_null(strstr(error.message, "'blocks.2.project' adds the output of 'blocks.1.project'"));
+    assert_int_equal(effnet_session_run_unit(session, 8, 1, inputs, out, &error), EFFNET_E_USAGE);
+    assert_non_null(strstr(error.message, "unit 8 takes 'blocks.1.project', which is missing"));
 
     assert_int_equal(effnet_session_time(session, 1, false, NULL, &error), EFFNET_E_USAGE);
     assert_int_equal(effnet_session_time(session, 3, false, us, &error), EFFNET_E_USAGE);
@@ -261,24 +243,30 @@ static void check_units(const effnet_model *model, const char *device)
         if (unit->first != unit->last || unit->raw_input) continue;
 
         const struct effnet_layer *layer = effnet_model_layer(model, unit->first);
-        size_t in_size = (size_t)(N * layer->in_height * layer->in_width * layer->in_channels);
-        size_t out_size = (size_t)(N * layer->out_height * layer->out_width * layer->out_channels);
-        float *in = malloc(in_size * sizeof *in), *residual = malloc(out_size * sizeof *residual);
-        float *out = malloc(out_size * sizeof *out), *expected = malloc(out_size * sizeof *expected);
-        assert_true(in && residual && out && expected);
-        for (size_t i = 0; i < in_size; i++) in[i] = random_float(&random, 3);
-        for (size_t i = 0; i < out_size; i++) residual[i] = random_float(&random, 3);
+        size_t out_size = N * effnet_layer_out_size(layer);
+        float *in[2] = {NULL}, *out = malloc(out_size * sizeof *out),
+              *expected = malloc(out_size * sizeof *expected);
+        assert_true(out && expected);
+        assert_int_equal(unit->input_count, layer->input_count);
+        for (int k = 0; k < unit->input_count; k++) {
+            size_t in_size = N * effnet_layer_in_size(layer, k);
+            in[k] = malloc(in_size * sizeof *in[k]);
+            assert_non_null(in[k]);
+            assert_int_equal(unit->inputs[k], layer->inputs[k]);
+            for (size_t i = 0; i < in_size; i++) in[k][i] = random_float(&random, 3);
+        }
+        const float *const *inputs = (const float *const *)in;
         for (size_t i = 0; i < out_size; i++) out[i] = NAN;
-        assert_int_equal(effnet_session_run_unit(session, u, N, in, residual, out, NULL), EFFNET_OK);
+        assert_int_equal(effnet_session_run_unit(session, u, N, inputs, out, NULL), EFFNET_OK);
         assert_int_equal(
-            effnet_reference_layer(model, unit->first, N, in, residual, unit->raw_output, expected, NULL),
+            effnet_reference_layer(model, unit->first, N, inputs, unit->raw_output, expected, NULL),
             EFFNET_OK);
         for (size_t i = 0; i < out_size; i++)
             if (!(fabsf(out[i] - expected[i]) <= 1e-4f * (1 + fabsf(expected[i]))))
                 fail_msg("%s: layer '%s', element %zu: %g, expected %g", device, layer->name, i,
                          (double)out[i], (double)expected[i]);
-        free(in);
-        free(residual);
+        free(in[0]);
+        free(in[1]);
         free(out);
         free(expected);
     }
@@ -289,10 +277,12 @@ static void check_units(const effnet_model *model, const char *device)
 static void test_units(void **state)
 {
     (void)state;
-    effnet_model *model = weights_open(weights_tiny(4));
-    check_units(model, "reference");
-    check_units(model, "cpu");
-    effnet_model_close(model);
+    for (int excited = 0; excited < 2; excited++) {
+        effnet_model *model = weights_open(excited ? weights_tiny_excited(4) : weights_tiny(4));
+        check_units(model, "reference");
+        check_units(model, "cpu");
+        effnet_model_close(model);
+    }
 }
 
 /* Timing before, between and after runs changes no result. */

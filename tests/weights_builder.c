@@ -32,6 +32,8 @@ struct weights *weights_new(uint64_t seed, int height, int width)
     cJSON_AddStringToObject(w->network, "name", "tiny");
     cJSON_AddItemToObject(w->network, "input", cJSON_CreateIntArray((int[]){3, height, width}, 3));
     cJSON_AddArrayToObject(w->network, "layers");
+    w->sizes = cJSON_CreateObject();
+    cJSON_AddItemToObject(w->sizes, "image", cJSON_CreateIntArray((int[]){height, width, 3}, 3));
     w->preprocess = cJSON_CreateObject();
     cJSON_AddNumberToObject(w->preprocess, "short_side", height + 3);
     cJSON_AddNumberToObject(w->preprocess, "crop", height);
@@ -54,6 +56,7 @@ void weights_free(struct weights *w)
     cJSON_Delete(w->preprocess);
     cJSON_Delete(w->labels);
     cJSON_Delete(w->source);
+    cJSON_Delete(w->sizes);
     free(w->data);
     free(w);
 }
@@ -79,18 +82,46 @@ static void add_tensor(struct weights *w, const char *layer, const char *part, c
     cJSON_AddItemToObject(tensor, "data_offsets", cJSON_CreateDoubleArray(offsets, 2));
 }
 
+static void need_version_2(struct weights *w)
+{
+    cJSON_ReplaceItemInObject(w->metadata, "format_version", cJSON_CreateString("2"));
+}
+
+void weights_take(struct weights *w, const char *name)
+{
+    const cJSON *size = cJSON_GetObjectItem(w->sizes, name);
+    require(size, name);
+    w->height = cJSON_GetArrayItem(size, 0)->valueint;
+    w->width = cJSON_GetArrayItem(size, 1)->valueint;
+    w->channels = cJSON_GetArrayItem(size, 2)->valueint;
+    snprintf(w->take[0], sizeof w->take[0], "%s", name);
+    need_version_2(w);
+}
+
+/* Adds the key "inputs" where it was said what the layer takes. */
+static void add_inputs(struct weights *w, cJSON *layer)
+{
+    if (!w->take[0][0]) return;
+    cJSON *inputs = cJSON_AddArrayToObject(layer, "inputs");
+    for (int i = 0; i < 2 && w->take[i][0]; i++) cJSON_AddItemToArray(inputs, cJSON_CreateString(w->take[i]));
+    w->take[0][0] = w->take[1][0] = 0;
+}
+
 void weights_layer(struct weights *w, const char *name, const char *op, int out, int kernel, int stride,
                    const int pad[4], const char *activation, const char *add, int block)
 {
     bool depthwise = strcmp(op, "depthwise") == 0, window = depthwise || strcmp(op, "conv") == 0;
     bool pool = strcmp(op, "pool") == 0, linear = strcmp(op, "linear") == 0;
+    bool weighted = !pool && strcmp(op, "scale") != 0;
     cJSON *layer = cJSON_CreateObject();
     cJSON_AddItemToArray(cJSON_GetObjectItem(w->network, "layers"), layer);
     cJSON_AddStringToObject(layer, "name", name);
     cJSON_AddStringToObject(layer, "op", op);
     cJSON_AddNumberToObject(layer, "in", w->channels);
     cJSON_AddNumberToObject(layer, "out", out);
-    if (!pool) cJSON_AddStringToObject(layer, "activation", activation);
+    add_inputs(w, layer);
+    if (weighted) cJSON_AddStringToObject(layer, "activation", activation);
+    if (weighted && strcmp(activation, "sigmoid") == 0) need_version_2(w);
     if (window) {
         cJSON_AddNumberToObject(layer, "kernel", kernel);
         cJSON_AddNumberToObject(layer, "stride", stride);
@@ -102,7 +133,7 @@ void weights_layer(struct weights *w, const char *name, const char *op, int out,
     if (block >= 0) cJSON_AddNumberToObject(layer, "block", block);
 
     int in = depthwise ? 1 : w->channels;
-    if (!pool) {
+    if (weighted) {
         /* Variance 2 / fan-in keeps the size of what ReLU lets through (He and others, 2015). */
         double limit = sqrt(6.0 / ((double)in * kernel * kernel));
         add_tensor(w, name, "weight", (int[]){out, in, kernel, kernel}, linear ? 2 : 4, limit);
@@ -115,6 +146,32 @@ void weights_layer(struct weights *w, const char *name, const char *op, int out,
     if (pool) w->height = w->width = 1;
     w->channels = out;
     snprintf(w->last, sizeof w->last, "%s", name);
+    int size[] = {w->height, w->width, w->channels};
+    cJSON_AddItemToObject(w->sizes, name, cJSON_CreateIntArray(size, 3));
+}
+
+void weights_scale(struct weights *w, const char *name, const char *map, const char *gate)
+{
+    weights_take(w, map);
+    snprintf(w->take[1], sizeof w->take[1], "%s", gate);
+    weights_layer(w, name, "scale", w->channels, 1, 1, NULL, NULL, NULL, -1);
+}
+
+void weights_squeeze_excite(struct weights *w, const char *name, int reduced, const char *activation)
+{
+    char layer[64], map[64];
+    int channels = w->channels;
+    snprintf(map, sizeof map, "%s", w->last);
+    snprintf(layer, sizeof layer, "%s.pool", name);
+    weights_layer(w, layer, "pool", channels, 1, 1, NULL, NULL, NULL, -1);
+    snprintf(layer, sizeof layer, "%s.reduce", name);
+    weights_layer(w, layer, "linear", reduced, 1, 1, NULL, activation, NULL, -1);
+    snprintf(layer, sizeof layer, "%s.expand", name);
+    weights_layer(w, layer, "linear", channels, 1, 1, NULL, "sigmoid", NULL, -1);
+    char gate[64];
+    snprintf(gate, sizeof gate, "%s", layer);
+    snprintf(layer, sizeof layer, "%s.scale", name);
+    weights_scale(w, layer, map, gate);
 }
 
 /* pad[first], pad[first + 2]: what comes before and after one dimension of `size`. */
@@ -186,6 +243,83 @@ struct weights *weights_tiny(uint64_t seed)
     weights_mbconv(w, 13, 37, 5, 2, WEIGHTS_SAME, "relu6", false);
     weights_mbconv(w, 13, 70, 5, 1, WEIGHTS_SAME, "relu6", true);
     weights_head(w, 65, "relu6", 11);
+    return w;
+}
+
+struct weights *weights_tiny_excited(uint64_t seed)
+{
+    static const struct {
+        int out, hidden, kernel, stride;
+        bool residual;
+    } blocks[] = {{7, 9, 3, 1, false}, {13, 37, 5, 2, false}, {13, 70, 5, 1, true}};
+    struct weights *w = weights_new(seed, 21, 21);
+    weights_conv(w, "stem", 9, 3, 2, WEIGHTS_SAME, "silu");
+    for (int b = 0; b < 3; b++) {
+        char name[64], input[64];
+        snprintf(input, sizeof input, "%s", w->last);
+        snprintf(name, sizeof name, "blocks.%d.expand", b);
+        if (blocks[b].hidden != w->channels)
+            weights_layer(w, name, "pointwise", blocks[b].hidden, 1, 1, NULL, "silu", NULL, b);
+        snprintf(name, sizeof name, "blocks.%d.depthwise", b);
+        add_window(w, name, "depthwise", w->channels, blocks[b].kernel, blocks[b].stride, WEIGHTS_SAME,
+                   "silu", b);
+        snprintf(name, sizeof name, "blocks.%d.excite", b);
+        weights_squeeze_excite(w, name, 3, "silu");
+        snprintf(name, sizeof name, "blocks.%d.project", b);
+        weights_layer(w, name, "pointwise", blocks[b].out, 1, 1, NULL, "none",
+                      blocks[b].residual ? input : NULL, b);
+    }
+    weights_head(w, 65, "silu", 11);
+    return w;
+}
+
+/* Name of map `index` of weights_graph, in one of four buffers in turn. */
+static const char *map_name(int index)
+{
+    static char names[4][32];
+    static int next;
+    char *name = names[next++ % 4];
+    snprintf(name, sizeof names[0], "map%d", index);
+    return name;
+}
+
+struct weights *weights_graph(uint64_t seed)
+{
+    enum { MAPS = 12 };
+    static const int window[] = {1, 1, 1, 1};
+    uint64_t random = seed;
+    struct weights *w = weights_new(random_next(&random), 7, 7);
+    int maps = random_int(&random, 3, MAPS), channels = random_int(&random, 1, 20);
+    bool read[MAPS] = {false};
+    weights_layer(w, map_name(0), "conv", channels, 3, 1, window, "gelu", NULL, -1);
+    for (int i = 1; i < maps; i++) {
+        int from = random_int(&random, 0, i - 1), other = random_int(&random, 0, i - 1);
+        bool adds = random_int(&random, 0, 1);
+        const char *add = adds ? map_name(other) : NULL;
+        weights_take(w, map_name(from));
+        if (random_int(&random, 0, 2) == 0) { /* scaled by what another map, or the same, is on average */
+            char pool[32], gate[32];
+            snprintf(pool, sizeof pool, "pool%d", i);
+            snprintf(gate, sizeof gate, "gate%d", i);
+            weights_take(w, map_name(other));
+            weights_layer(w, pool, "pool", channels, 1, 1, NULL, NULL, NULL, -1);
+            weights_layer(w, gate, "linear", channels, 1, 1, NULL, "sigmoid", NULL, -1);
+            weights_scale(w, map_name(i), map_name(from), gate);
+            adds = true;
+        } else if (random_int(&random, 0, 1)) {
+            weights_layer(w, map_name(i), "depthwise", channels, 3, 1, window, "silu", add, -1);
+        } else {
+            weights_layer(w, map_name(i), "pointwise", channels, 1, 1, NULL, "relu6", add, -1);
+        }
+        read[from] = true;
+        read[other] |= adds;
+    }
+    for (int i = 0; i < maps - 1; i++) { /* who has no reader yet is added at the end */
+        char name[32];
+        snprintf(name, sizeof name, "join%d", i);
+        if (!read[i]) weights_layer(w, name, "pointwise", channels, 1, 1, NULL, "none", map_name(i), -1);
+    }
+    weights_head(w, random_int(&random, 1, 40), "silu", 11);
     return w;
 }
 

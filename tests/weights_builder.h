@@ -25,10 +25,20 @@ struct weights {
     const char *header_tail; /* put before the header's last brace: members that a cJSON tree cannot have */
     /* The builder's own. */
     uint64_t random;
-    int height, width, channels; /* of the last layer's output */
+    int height, width, channels; /* of what the next layer takes */
     int blocks;
-    char last[64]; /* name of the last layer */
+    char last[64];    /* name of the last layer */
+    char take[2][64]; /* what the next layer takes, where that is said */
+    cJSON *sizes;     /* name -> [height, width, channels], of every layer's output and of the image */
 };
+
+/* Has the next layer take the output of the earlier layer `name`, or the "image". As the two functions below
+ * and the activation sigmoid, this makes the file one of format version 2. */
+void weights_take(struct weights *w, const char *name);
+/* Appends the product of an earlier layer's output and a gate. */
+void weights_scale(struct weights *w, const char *name, const char *map, const char *gate);
+/* Squeeze-and-excite of the last layer's output: NAME.pool, .reduce, .expand (with sigmoid) and .scale. */
+void weights_squeeze_excite(struct weights *w, const char *name, int reduced, const char *activation);
 
 /* Padding beside explicit ones: TensorFlow's SAME, or (kernel - 1) / 2 on every side. */
 enum weights_padding { WEIGHTS_SAME, WEIGHTS_SYMMETRIC };
@@ -56,6 +66,12 @@ void weights_labels(struct weights *w, int classes);
 /* Three MBConv blocks with awkward sizes: odd maps, channels that no vector width divides, both kernels, a
  * residual, stride 2 with asymmetric padding. 21 x 21 images, 11 classes. */
 struct weights *weights_tiny(uint64_t seed);
+
+/* The same in format version 2, with squeeze-and-excite in every block and SiLU for ReLU6. */
+struct weights *weights_tiny_excited(uint64_t seed);
+/* A random graph of format version 2 on 7 x 7 images: layers take any earlier ones, several the same, add and
+ * scale them, at any distance; 11 classes. */
+struct weights *weights_graph(uint64_t seed);
 
 /* Writes the file; the path's text is static until the next call. */
 const char *weights_save(const struct weights *w);

@@ -41,13 +41,18 @@ struct backend {
     /* As their namesakes in effnet_lab.h, arguments checked already. */
     int (*unit_count)(const struct backend_state *state);
     const struct effnet_unit *(*unit)(const struct backend_state *state, int index);
-    int (*run_unit)(struct backend_state *state, int index, int n, const float *input, const float *residual,
-                    float *output, struct effnet_error *error);
+    int (*run_unit)(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
+                    struct effnet_error *error);
     int (*time)(struct backend_state *state, int n, bool cold, double *elapsed_us,
                 struct effnet_error *error);
     int (*profile)(struct backend_state *state, int n, bool cold, double *unit_us,
                    struct effnet_error *error);
 };
+
+/* units.c: fills the inputs of a unit whose first and last are set. */
+void effnet_unit_find_inputs(const effnet_model *model, struct effnet_unit *unit);
+/* Which of a unit's inputs is the output of layer `index` (or EFFNET_IMAGE); -1: none. */
+int effnet_unit_input(const struct effnet_unit *unit, int index);
 
 enum backend_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE, DEVICE_CUDA };
 

@@ -284,25 +284,22 @@ static int check_batch(const struct effnet_session *session, const char *what, i
     return check_process(session, what, error);
 }
 
-int effnet_session_run_unit(effnet_session *session, int index, int n, const float *input,
-                            const float *residual, float *output, struct effnet_error *error)
+int effnet_session_run_unit(effnet_session *session, int index, int n, const float *const *inputs,
+                            float *output, struct effnet_error *error)
 {
-    if (!session || !input || !output)
-        return effnet_fail(error, EFFNET_E_USAGE, "run_unit: a session, an input and an output are needed");
+    if (!session || !inputs || !output)
+        return effnet_fail(error, EFFNET_E_USAGE, "run_unit: a session, inputs and an output are needed");
     int status = check_batch(session, "run_unit", n, error);
     if (status) return status;
     const struct effnet_unit *unit = effnet_session_unit(session, index);
     if (!unit)
         return effnet_fail(error, EFFNET_E_USAGE, "run_unit: there is no unit %d, only 0 to %d", index,
                            effnet_session_unit_count(session) - 1);
-    for (int i = unit->first; i <= unit->last; i++) {
-        const struct effnet_layer *layer = effnet_model_layer(session->model, i);
-        if (layer->residual >= 0 && layer->residual < unit->first && !residual)
-            return effnet_fail(error, EFFNET_E_USAGE,
-                               "run_unit: layer '%s' adds the output of '%s', which is missing", layer->name,
-                               effnet_model_layer(session->model, layer->residual)->name);
-    }
-    return session->backend->run_unit(session->state, index, n, input, residual, output, error);
+    for (int i = 0; i < unit->input_count; i++)
+        if (!inputs[i])
+            return effnet_fail(error, EFFNET_E_USAGE, "run_unit: unit %d takes '%s', which is missing", index,
+                               effnet_input_name(session->model, unit->inputs[i]));
+    return session->backend->run_unit(session->state, index, n, inputs, output, error);
 }
 
 int effnet_session_time(effnet_session *session, int n, bool cold, double *elapsed_us,

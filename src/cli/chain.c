@@ -8,16 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t layer_out_size(const struct effnet_layer *layer)
-{
-    return (int64_t)layer->out_height * layer->out_width * layer->out_channels;
-}
-
-int64_t layer_in_size(const struct effnet_layer *layer)
-{
-    return (int64_t)layer->in_height * layer->in_width * layer->in_channels;
-}
-
 int chain_open(const effnet_model *model, const uint8_t *pixels, int n, struct chain *chain)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
@@ -34,9 +24,9 @@ int chain_open(const effnet_model *model, const uint8_t *pixels, int n, struct c
     return EFFNET_OK;
 }
 
-const float *chain_input(const struct chain *chain, int index)
+const float *chain_output(const struct chain *chain, int index)
 {
-    return index ? chain->outputs[index - 1] : chain->tensor;
+    return index == EFFNET_IMAGE ? chain->tensor : chain->outputs[index];
 }
 
 /* The images first..first+n-1 of one layer. */
@@ -54,18 +44,19 @@ static void *run_share(void *argument)
     struct share *share = argument;
     const struct chain *chain = share->chain;
     const struct effnet_layer *layer = effnet_model_layer(chain->model, share->index);
-    int64_t out = layer_out_size(layer) * share->first;
-    const float *residual = layer->residual < 0 ? NULL : chain->outputs[layer->residual] + out;
-    share->status = effnet_reference_layer(chain->model, share->index, share->n,
-                                           chain_input(chain, share->index) +
-                                               layer_in_size(layer) * share->first,
-                                           residual, share->raw, share->output + out, &share->error);
+    const size_t first = (size_t)share->first;
+    const float *inputs[2] = {NULL};
+    for (int i = 0; i < layer->input_count; i++)
+        inputs[i] = chain_output(chain, layer->inputs[i]) + effnet_layer_in_size(layer, i) * first;
+    share->status = effnet_reference_layer(chain->model, share->index, share->n, inputs, share->raw,
+                                           share->output + effnet_layer_out_size(layer) * first,
+                                           &share->error);
     return NULL;
 }
 
 static int run_layer(const struct chain *chain, int index, bool raw, float **output)
 {
-    size_t out_size = (size_t)layer_out_size(effnet_model_layer(chain->model, index));
+    size_t out_size = effnet_layer_out_size(effnet_model_layer(chain->model, index));
     struct share *shares = calloc((size_t)chain->workers, sizeof *shares);
     pthread_t *threads = calloc((size_t)chain->workers, sizeof *threads);
     bool *started = calloc((size_t)chain->workers, sizeof *started);
@@ -106,12 +97,8 @@ int chain_run_raw(const struct chain *chain, int index, float **output)
 
 void chain_forget(struct chain *chain, int next)
 {
-    int layers = effnet_model_get_info(chain->model)->layer_count;
     for (int i = 0; i < next - 1; i++) {
-        bool needed = false;
-        for (int l = next; l < layers && !needed; l++)
-            needed = effnet_model_layer(chain->model, l)->residual == i;
-        if (needed) continue;
+        if (effnet_model_layer(chain->model, i)->last_reader >= next) continue;
         free(chain->outputs[i]);
         chain->outputs[i] = NULL;
     }

@@ -12,16 +12,12 @@ struct chain {
     float **outputs; /* of each layer, NULL while not computed or forgotten */
 };
 
-/* Elements of one image in a layer's output and input. */
-int64_t layer_out_size(const struct effnet_layer *layer);
-int64_t layer_in_size(const struct effnet_layer *layer);
-
 /* pixels [n][crop][crop][3]. On failure, reported, the chain is closed already. */
 int chain_open(const effnet_model *model, const uint8_t *pixels, int n, struct chain *chain);
 /* Computes layer `index` from the ones before it. */
 int chain_run(struct chain *chain, int index);
-/* What layer `index` takes: the output before it, or the tensor. */
-const float *chain_input(const struct chain *chain, int index);
+/* The output of layer `index`, or with EFFNET_IMAGE the tensor. */
+const float *chain_output(const struct chain *chain, int index);
 /* Layer `index` again, without bias and activation. The caller frees *output. */
 int chain_run_raw(const struct chain *chain, int index, float **output);
 /* Frees the outputs that no layer from `next` on reads. */

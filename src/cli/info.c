@@ -4,6 +4,7 @@
 #include "cli/units.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 enum { BATCH_MAX = 65536 };
 
@@ -47,6 +48,20 @@ static void report_shape(struct report *report, int height, int width, int chann
     report_cell_text(report, text);
 }
 
+/* The names of what a layer takes, where that is not the layer before. */
+static void report_inputs(struct report *report, const effnet_model *model, int index)
+{
+    const struct effnet_layer *layer = effnet_model_layer(model, index);
+    const int count = layer->input_count - (layer->residual >= 0);
+    char text[2 * sizeof layer->name + 8] = "";
+    for (int i = 0; i < count && (count > 1 || layer->inputs[0] != index - 1); i++) {
+        const size_t length = strlen(text);
+        snprintf(text + length, sizeof text - length, "%s%s", i ? ", " : "",
+                 effnet_input_name(model, layer->inputs[i]));
+    }
+    report_cell_text(report, text);
+}
+
 static void report_layers(struct report *report, const effnet_model *model)
 {
     static const struct column columns[] = {
@@ -62,6 +77,7 @@ static void report_layers(struct report *report, const effnet_model *model)
         {"parameters", "parameters", VALUE_NUMBER},
         {"multiply_adds", "multiply-adds", VALUE_NUMBER},
         {"residual", "+ residual", VALUE_TEXT},
+        {"inputs", "inputs", VALUE_TEXT},
     };
     report_table(report, "layers", "Layers", columns, sizeof columns / sizeof columns[0]);
     int count = effnet_model_get_info(model)->layer_count;
@@ -82,6 +98,7 @@ static void report_layers(struct report *report, const effnet_model *model)
         report_cell_number(report, "%" PRId64, layer->parameters);
         report_cell_number(report, "%" PRId64, layer->multiply_adds);
         report_cell_text(report, layer->residual < 0 ? "" : effnet_model_layer(model, layer->residual)->name);
+        report_inputs(report, model, i);
     }
 }
 

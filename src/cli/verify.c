@@ -81,22 +81,21 @@ static float *poisoned(size_t count)
     return values;
 }
 
-/* Runs unit `index` alone and compares it with `want`. */
-static int run_unit(struct verify *v, const struct chain *chain, int index, const float *input,
+/* Runs unit `index` alone and compares it with `want`. `raw`: what it takes as its first input where that is
+ * without bias and activation. */
+static int run_unit(struct verify *v, const struct chain *chain, int index, const float *raw,
                     const float *want)
 {
     const struct effnet_unit *unit = effnet_session_unit(v->session, index);
     const struct effnet_layer *last = effnet_model_layer(v->model, unit->last);
     const struct shape shape = {last->out_height, last->out_width, last->out_channels};
-    const float *residual = NULL;
-    for (int l = unit->first; l <= unit->last; l++) {
-        int from = effnet_model_layer(v->model, l)->residual;
-        if (from >= 0 && from < unit->first) residual = chain->outputs[from];
-    }
-    float *got = poisoned((size_t)chain->n * (size_t)layer_out_size(last));
+    const float *inputs[EFFNET_UNIT_INPUTS] = {NULL};
+    for (int i = 0; i < unit->input_count; i++) inputs[i] = chain_output(chain, unit->inputs[i]);
+    if (unit->raw_input) inputs[0] = raw;
+    float *got = poisoned((size_t)chain->n * effnet_layer_out_size(last));
     if (!got) return cli_fail_nomem("a unit's output");
     struct effnet_error error;
-    int status = effnet_session_run_unit(v->session, index, chain->n, input, residual, got, &error);
+    int status = effnet_session_run_unit(v->session, index, chain->n, inputs, got, &error);
     if (status)
         cli_fail_library(&error);
     else
@@ -115,8 +114,7 @@ static int verify_unit(struct verify *v, struct chain *chain, int index, float *
     for (int l = unit->first; !status && l <= unit->last; l++) status = chain_run(chain, l);
     if (!status && unit->raw_output) status = chain_run_raw(chain, unit->last, &raw_output);
     if (!status && v->selected[index])
-        status = run_unit(v, chain, index, unit->raw_input ? *raw : chain_input(chain, unit->first),
-                          unit->raw_output ? raw_output : chain->outputs[unit->last]);
+        status = run_unit(v, chain, index, *raw, unit->raw_output ? raw_output : chain->outputs[unit->last]);
     free(*raw);
     *raw = raw_output;
     chain_forget(chain, unit->last + 1);

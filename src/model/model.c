@@ -55,10 +55,11 @@ static int read_metadata(struct effnet_model *model, struct json_context *contex
         if (fields[i].value && !cJSON_IsString(fields[i].value))
             status = effnet_json_fail(context, "\"%s\" is not a string", fields[i].key);
     if (status) return status;
-    if (strcmp(fields[VERSION].value->valuestring, "1") != 0)
-        return effnet_json_fail(context,
-                                "format version \"%s\" is not supported, only \"1\" is: convert again",
-                                effnet_word(fields[VERSION].value->valuestring).text);
+    const char *version = fields[VERSION].value->valuestring;
+    if (strcmp(version, "1") != 0 && strcmp(version, "2") != 0)
+        return effnet_json_fail(
+            context, "format version \"%s\" is not supported, only \"1\" and \"2\" are: convert again",
+            effnet_word(version).text);
     return EFFNET_OK;
 }
 
@@ -157,19 +158,20 @@ static int read_source(struct effnet_model *model, struct json_context *context,
 }
 
 static int read_network(struct effnet_model *model, struct json_context *context,
-                        const struct json_field *field)
+                        const struct json_field *fields)
 {
     struct layer_table table;
-    int status = parse_text(context, field, &model->network);
-    if (!status) status = effnet_table_read(context, model->network, &table);
+    int status = parse_text(context, &fields[NETWORK], &model->network);
+    int version = fields[VERSION].value->valuestring[0] - '0';
+    if (!status) status = effnet_table_read(context, model->network, version, &table);
     if (status) return status;
     struct effnet_model_info *info = &model->info;
     model->layers = table.layers;
     info->network = table.network;
     info->layer_count = table.layer_count;
-    info->channels = table.channels;
-    info->height = table.height;
-    info->width = table.width;
+    info->channels = table.image.out_channels;
+    info->height = table.image.out_height;
+    info->width = table.image.out_width;
     info->classes = table.layers[table.layer_count - 1].out_channels;
     for (int i = 0; i < table.layer_count; i++) {
         info->parameters += table.layers[i].parameters;
@@ -211,7 +213,7 @@ static int read_model(struct effnet_model *model, const char *path, struct json_
     if (!status && has_tensors(&model->file)) status = check_format(model, context);
     if (!status) status = effnet_safetensors_read_tensors(&model->file, context);
     if (!status) status = read_metadata(model, context, fields);
-    if (!status) status = read_network(model, context, &fields[NETWORK]);
+    if (!status) status = read_network(model, context, fields);
     if (!status) status = read_preprocess(context, &fields[PREPROCESS], &model->info);
     if (!status) status = read_labels(model, context, &fields[LABELS]);
     if (!status) status = read_source(model, context, &fields[SOURCE]);
@@ -259,6 +261,22 @@ const struct effnet_layer *effnet_model_layer(const effnet_model *model, int ind
 {
     assert(index >= 0 && index < model->info.layer_count);
     return &model->layers[index];
+}
+
+const char *effnet_input_name(const effnet_model *model, int index)
+{
+    return index == EFFNET_IMAGE ? TABLE_IMAGE : effnet_model_layer(model, index)->name;
+}
+
+size_t effnet_layer_in_size(const struct effnet_layer *layer, int input)
+{
+    if (input > 0) return layer->residual >= 0 ? effnet_layer_out_size(layer) : (size_t)layer->in_channels;
+    return (size_t)layer->in_height * (size_t)layer->in_width * (size_t)layer->in_channels;
+}
+
+size_t effnet_layer_out_size(const struct effnet_layer *layer)
+{
+    return (size_t)layer->out_height * (size_t)layer->out_width * (size_t)layer->out_channels;
 }
 
 struct effnet_label effnet_model_label(const effnet_model *model, int class_index)

@@ -6,12 +6,13 @@
 
 static const char *const op_names[] = {
     [EFFNET_OP_CONV] = "conv", [EFFNET_OP_DEPTHWISE] = "depthwise", [EFFNET_OP_POINTWISE] = "pointwise",
-    [EFFNET_OP_POOL] = "pool", [EFFNET_OP_LINEAR] = "linear",
+    [EFFNET_OP_POOL] = "pool", [EFFNET_OP_LINEAR] = "linear",       [EFFNET_OP_SCALE] = "scale",
 };
 
 static const char *const activation_names[] = {
-    [EFFNET_ACT_NONE] = "none", [EFFNET_ACT_RELU] = "relu", [EFFNET_ACT_RELU6] = "relu6",
-    [EFFNET_ACT_SILU] = "silu", [EFFNET_ACT_GELU] = "gelu", [EFFNET_ACT_GELU_RELU] = "gelu_relu",
+    [EFFNET_ACT_NONE] = "none",       [EFFNET_ACT_RELU] = "relu", [EFFNET_ACT_RELU6] = "relu6",
+    [EFFNET_ACT_SILU] = "silu",       [EFFNET_ACT_GELU] = "gelu", [EFFNET_ACT_GELU_RELU] = "gelu_relu",
+    [EFFNET_ACT_SIGMOID] = "sigmoid",
 };
 
 static const char *const interpolation_names[] = {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME, OP, IN, OUT, ACTIVATION, KERNEL, STRIDE, PAD, ADD, BLOCK, FIELDS };
+enum { NAME, OP, IN, OUT, ACTIVATION, KERNEL, STRIDE, PAD, INPUTS, ADD, BLOCK, FIELDS };
 
 static const struct json_field layer_fields[FIELDS] = {
     [NAME] = {.key = "name"},
@@ -18,6 +18,7 @@ static const struct json_field layer_fields[FIELDS] = {
     [KERNEL] = {.key = "kernel", .optional = true},
     [STRIDE] = {.key = "stride", .optional = true},
     [PAD] = {.key = "pad", .optional = true},
+    [INPUTS] = {.key = "inputs", .optional = true},
     [ADD] = {.key = "add", .optional = true},
     [BLOCK] = {.key = "block", .optional = true},
 };
@@ -27,10 +28,37 @@ static bool has_window(enum effnet_op op)
     return op == EFFNET_OP_CONV || op == EFFNET_OP_DEPTHWISE;
 }
 
-/* Reads the name, which becomes part of tensor names and of messages. */
-static int read_name(struct json_context *context, const cJSON *item, struct effnet_layer *layers, int index)
+/* The others take neither activation nor residual. */
+static bool has_weights(enum effnet_op op)
 {
-    struct effnet_layer *layer = &layers[index];
+    return op != EFFNET_OP_POOL && op != EFFNET_OP_SCALE;
+}
+
+/* What the layers can read: one of them, or the image. */
+static const struct effnet_layer *source(const struct layer_table *table, int index)
+{
+    return index == EFFNET_IMAGE ? &table->image : &table->layers[index];
+}
+
+/* Index of the layer of this name among the first `count`, or -1. */
+static int find_layer(const struct layer_table *table, int count, const char *name)
+{
+    while (--count >= 0 && strcmp(table->layers[count].name, name) != 0) continue;
+    return count;
+}
+
+/* Refuses what a file of version 1 cannot have: readers of its time would not know it. */
+static int check_version(const struct json_context *context, const struct layer_table *table, bool new,
+                         const char *what, const char *word)
+{
+    if (!new || table->version >= 2) return EFFNET_OK;
+    return effnet_json_fail(context, "%s \"%s\" came with format version 2, but the file says 1", what, word);
+}
+
+/* Reads the name, which becomes part of tensor names and of messages. */
+static int read_name(struct json_context *context, const cJSON *item, struct layer_table *table, int index)
+{
+    struct effnet_layer *layer = &table->layers[index];
     const char *name;
     int status = effnet_json_string(context, item, "name", &name);
     if (status) return status;
@@ -39,25 +67,72 @@ static int read_name(struct json_context *context, const cJSON *item, struct eff
                                 effnet_word(name).text, sizeof layer->name - 1);
     strcpy(layer->name, name);
     effnet_json_where(context, "network: layer %d '%s'", index, name);
-    for (int i = 0; i < index; i++)
-        if (strcmp(layers[i].name, name) == 0)
-            return effnet_json_fail(context, "layer %d has the same name", i);
-    return EFFNET_OK;
+    if (table->version >= 2 && strcmp(name, table->image.name) == 0)
+        return effnet_json_fail(context, "the name stands for what the network takes");
+    int same = find_layer(table, index, name);
+    return same < 0 ? EFFNET_OK : effnet_json_fail(context, "layer %d has the same name", same);
 }
 
-static int read_activation(const struct json_context *context, const cJSON *item, struct effnet_layer *layer)
+static int read_op(const struct json_context *context, const cJSON *item, const struct layer_table *table,
+                   struct effnet_layer *layer)
+{
+    const char *name;
+    int status = effnet_json_string(context, item, "op", &name);
+    if (status) return status;
+    int op = effnet_op_from_name(name);
+    if (op < 0) return effnet_json_fail(context, "unknown op \"%s\"", effnet_word(name).text);
+    layer->op = (enum effnet_op)op;
+    return check_version(context, table, layer->op == EFFNET_OP_SCALE, "op", name);
+}
+
+/* Finds what the layer reads: an earlier layer's output or the image. */
+static int find_input(const struct json_context *context, const cJSON *item, const struct layer_table *table,
+                      int index, int *input)
+{
+    const char *name;
+    int status = effnet_json_string(context, item, "an input", &name);
+    if (status) return status;
+    *input = find_layer(table, index, name);
+    if (*input >= 0) return EFFNET_OK;
+    *input = EFFNET_IMAGE;
+    if (strcmp(name, table->image.name) == 0) return EFFNET_OK;
+    return effnet_json_fail(context, "takes \"%s\", which is no earlier layer", effnet_word(name).text);
+}
+
+static int read_inputs(const struct json_context *context, const struct json_field *field,
+                       const struct layer_table *table, int index)
+{
+    struct effnet_layer *layer = &table->layers[index];
+    layer->input_count = layer->op == EFFNET_OP_SCALE ? 2 : 1;
+    layer->inputs[0] = index > 0 ? index - 1 : EFFNET_IMAGE;
+    if (!field->value && layer->input_count == 1) return EFFNET_OK;
+    if (!field->value)
+        return effnet_json_fail(context, "%s needs the key \"%s\"", effnet_op_name(layer->op), field->key);
+    int status = check_version(context, table, true, "key", field->key);
+    if (!status && (!cJSON_IsArray(field->value) || cJSON_GetArraySize(field->value) != layer->input_count))
+        status = effnet_json_fail(context, "inputs is not an array of %d name%s, as %s takes",
+                                  layer->input_count, layer->input_count > 1 ? "s" : "",
+                                  effnet_op_name(layer->op));
+    for (int i = 0; !status && i < layer->input_count; i++)
+        status = find_input(context, cJSON_GetArrayItem(field->value, i), table, index, &layer->inputs[i]);
+    if (!status && layer->input_count > 1 && layer->inputs[0] == layer->inputs[1])
+        status = effnet_json_fail(context, "takes '%s' twice", source(table, layer->inputs[0])->name);
+    return status;
+}
+
+static int read_activation(const struct json_context *context, const cJSON *item,
+                           const struct layer_table *table, struct effnet_layer *layer)
 {
     const char *name = "none";
     int status = item ? effnet_json_string(context, item, "activation", &name) : EFFNET_OK;
     if (status) return status;
     int activation = effnet_activation_from_name(name);
     if (activation < 0) return effnet_json_fail(context, "unknown activation \"%s\"", effnet_word(name).text);
-    if (!item && layer->op != EFFNET_OP_POOL)
-        return effnet_json_fail(context, "key \"activation\" is missing");
+    if (!item && has_weights(layer->op)) return effnet_json_fail(context, "key \"activation\" is missing");
     layer->activation = (enum effnet_activation)activation;
-    if (layer->op == EFFNET_OP_POOL && layer->activation != EFFNET_ACT_NONE)
-        return effnet_json_fail(context, "pool takes no activation");
-    return EFFNET_OK;
+    if (!has_weights(layer->op) && layer->activation != EFFNET_ACT_NONE)
+        return effnet_json_fail(context, "%s takes no activation", effnet_op_name(layer->op));
+    return check_version(context, table, layer->activation == EFFNET_ACT_SIGMOID, "activation", name);
 }
 
 /* Reads kernel, stride and padding where the operation has them. */
@@ -92,26 +167,27 @@ static int read_window(const struct json_context *context, const struct json_fie
 }
 
 /* Finds the earlier layer whose output is added. */
-static int read_residual(const struct json_context *context, const cJSON *item, struct effnet_layer *layers,
-                         int index)
+static int read_residual(const struct json_context *context, const cJSON *item,
+                         const struct layer_table *table, int index)
 {
-    struct effnet_layer *layer = &layers[index];
+    struct effnet_layer *layer = &table->layers[index];
     layer->residual = -1;
     if (!item) return EFFNET_OK;
     const char *name;
     int status = effnet_json_string(context, item, "add", &name);
     if (status) return status;
-    if (layer->op == EFFNET_OP_POOL) return effnet_json_fail(context, "pool takes no key \"add\"");
-    for (int i = 0; i < index; i++)
-        if (strcmp(layers[i].name, name) == 0) layer->residual = i;
+    if (!has_weights(layer->op))
+        return effnet_json_fail(context, "%s takes no key \"add\"", effnet_op_name(layer->op));
+    layer->residual = find_layer(table, index, name);
     if (layer->residual < 0)
         return effnet_json_fail(context, "adds \"%s\", which is no earlier layer", effnet_word(name).text);
-    const struct effnet_layer *from = &layers[layer->residual];
+    const struct effnet_layer *from = source(table, layer->residual);
     if (from->out_height != layer->out_height || from->out_width != layer->out_width ||
         from->out_channels != layer->out_channels)
         return effnet_json_fail(context, "gives %dx%dx%d and adds '%s', which gives %dx%dx%d",
                                 layer->out_height, layer->out_width, layer->out_channels, from->name,
                                 from->out_height, from->out_width, from->out_channels);
+    layer->inputs[layer->input_count++] = layer->residual;
     return EFFNET_OK;
 }
 
@@ -140,68 +216,69 @@ static int derive(const struct json_context *context, struct effnet_layer *layer
     return EFFNET_OK;
 }
 
-/* Checks a layer against the one whose output it takes. `previous` is NULL for the first. */
-static int check_chain(const struct json_context *context, const struct effnet_layer *layer,
-                       const struct effnet_layer *previous, int channels)
+/* Checks a layer against what it takes. */
+static int check_sources(const struct json_context *context, const struct layer_table *table,
+                         const struct effnet_layer *layer)
 {
-    enum effnet_op before = previous ? previous->op : EFFNET_OP_CONV;
-    bool vector = before == EFFNET_OP_POOL || before == EFFNET_OP_LINEAR;
+    const struct effnet_layer *from = source(table, layer->inputs[0]);
+    bool vector = from->op == EFFNET_OP_POOL || from->op == EFFNET_OP_LINEAR;
     const char *op = effnet_op_name(layer->op);
-    if (layer->in_channels != channels)
+    if (layer->in_channels != from->out_channels)
         return effnet_json_fail(context, "takes %d channels, but its input has %d", layer->in_channels,
-                                channels);
-    if ((layer->op == EFFNET_OP_DEPTHWISE || layer->op == EFFNET_OP_POOL) &&
+                                from->out_channels);
+    if ((layer->op == EFFNET_OP_DEPTHWISE || !has_weights(layer->op)) &&
         layer->out_channels != layer->in_channels)
         return effnet_json_fail(context, "%s from %d to %d channels; both must be the same", op,
                                 layer->in_channels, layer->out_channels);
     if (layer->op == EFFNET_OP_LINEAR && !vector)
         return effnet_json_fail(context, "linear takes what pool or linear gives, not a map of %dx%dx%d",
-                                layer->in_height, layer->in_width, channels);
+                                layer->in_height, layer->in_width, layer->in_channels);
     if (layer->op != EFFNET_OP_LINEAR && vector)
-        return effnet_json_fail(context, "%s after %s: only linear may follow", op, effnet_op_name(before));
+        return effnet_json_fail(context, "%s after %s: only linear may follow", op, effnet_op_name(from->op));
+    if (layer->op != EFFNET_OP_SCALE) return EFFNET_OK;
+    const struct effnet_layer *gate = source(table, layer->inputs[1]);
+    if (gate->out_height != 1 || gate->out_width != 1 || gate->out_channels != layer->in_channels)
+        return effnet_json_fail(context, "its gate '%s' gives %dx%dx%d, not 1x1x%d", gate->name,
+                                gate->out_height, gate->out_width, gate->out_channels, layer->in_channels);
     return EFFNET_OK;
 }
 
 static int read_layer(struct json_context *context, const cJSON *item, struct layer_table *table, int index)
 {
     struct effnet_layer *layer = &table->layers[index];
-    const struct effnet_layer *previous = index > 0 ? layer - 1 : NULL;
     struct json_field fields[FIELDS];
     memcpy(fields, layer_fields, sizeof fields);
     effnet_json_where(context, "network: layer %d", index);
     int status = effnet_json_fields(context, item, fields, FIELDS, true);
-    if (!status) status = read_name(context, fields[NAME].value, table->layers, index);
-    const char *op_name;
-    if (!status) status = effnet_json_string(context, fields[OP].value, "op", &op_name);
-    if (status) return status;
-    int op = effnet_op_from_name(op_name);
-    if (op < 0) return effnet_json_fail(context, "unknown op \"%s\"", effnet_word(op_name).text);
-    layer->op = (enum effnet_op)op;
-
-    int64_t in, out, block = -1;
-    status = effnet_json_integer(context, fields[IN].value, "in", 1, TABLE_MAX_CHANNELS, &in);
+    if (!status) status = read_name(context, fields[NAME].value, table, index);
+    if (!status) status = read_op(context, fields[OP].value, table, layer);
+    int64_t in = 0, out = 0, block = -1;
+    if (!status) status = effnet_json_integer(context, fields[IN].value, "in", 1, TABLE_MAX_CHANNELS, &in);
     if (!status) status = effnet_json_integer(context, fields[OUT].value, "out", 1, TABLE_MAX_CHANNELS, &out);
     if (!status && fields[BLOCK].value)
         status = effnet_json_integer(context, fields[BLOCK].value, "block", 0, TABLE_MAX_LAYERS, &block);
+    if (!status) status = read_inputs(context, &fields[INPUTS], table, index);
     if (status) return status;
-    layer->in_height = previous ? previous->out_height : table->height;
-    layer->in_width = previous ? previous->out_width : table->width;
+    layer->in_height = source(table, layer->inputs[0])->out_height;
+    layer->in_width = source(table, layer->inputs[0])->out_width;
     layer->in_channels = (int)in;
     layer->out_channels = (int)out;
     layer->block = (int)block;
 
-    status = read_activation(context, fields[ACTIVATION].value, layer);
+    status = read_activation(context, fields[ACTIVATION].value, table, layer);
     if (!status) status = read_window(context, fields, layer);
-    if (!status)
-        status = check_chain(context, layer, previous, previous ? previous->out_channels : table->channels);
+    if (!status) status = check_sources(context, table, layer);
     if (!status) status = derive(context, layer);
-    if (!status) status = read_residual(context, fields[ADD].value, table->layers, index);
+    if (!status) status = read_residual(context, fields[ADD].value, table, index);
+    layer->last_reader = index;
+    for (int i = 0; !status && i < layer->input_count; i++)
+        if (layer->inputs[i] != EFFNET_IMAGE) table->layers[layer->inputs[i]].last_reader = index;
     return status;
 }
 
 int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4])
 {
-    if (layer->op == EFFNET_OP_POOL) return 0;
+    if (!has_weights(layer->op)) return 0;
     shape[0] = layer->out_channels;
     shape[1] = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
     shape[2] = shape[3] = layer->kernel;
@@ -225,13 +302,19 @@ static int read_layers(struct json_context *context, const cJSON *layers, struct
     const struct effnet_layer *last = &table->layers[count - 1];
     if (last->op != EFFNET_OP_LINEAR)
         return effnet_json_fail(context, "the last layer is %s, not linear", effnet_op_name(last->op));
+    for (int i = 0; i < count - 1; i++) {
+        if (table->layers[i].last_reader > i) continue;
+        effnet_json_where(context, "network: layer %d '%s'", i, table->layers[i].name);
+        return effnet_json_fail(context, "no layer takes its output");
+    }
     return EFFNET_OK;
 }
 
-int effnet_table_read(struct json_context *context, const cJSON *network, struct layer_table *table)
+int effnet_table_read(struct json_context *context, const cJSON *network, int version,
+                      struct layer_table *table)
 {
     struct json_field fields[] = {{.key = "name"}, {.key = "input"}, {.key = "layers"}};
-    *table = (struct layer_table){0};
+    *table = (struct layer_table){.version = version, .image = {.name = TABLE_IMAGE}};
     int input[3];
     effnet_json_where(context, "network");
     int status = effnet_json_fields(context, network, fields, 3, true);
@@ -241,9 +324,9 @@ int effnet_table_read(struct json_context *context, const cJSON *network, struct
     if (status) return status;
     if (!table->network[0]) return effnet_json_fail(context, "the name is empty");
     if (input[0] != 3) return effnet_json_fail(context, "input has %d channels, not 3", input[0]);
-    table->channels = input[0];
-    table->height = input[1];
-    table->width = input[2];
+    table->image.out_channels = input[0];
+    table->image.out_height = input[1];
+    table->image.out_width = input[2];
     status = read_layers(context, fields[2].value, table);
     if (status) {
         free(table->layers);

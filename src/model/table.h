@@ -13,17 +13,22 @@
 #define TABLE_MAX_KERNEL   15
 #define TABLE_MAX_STRIDE   8
 
+#define TABLE_IMAGE "image" /* what an input is called that no layer gives */
+
 struct layer_table {
-    const char *network; /* in the JSON */
-    int channels, height, width;
+    int version;               /* of the format */
+    const char *network;       /* in the JSON */
+    struct effnet_layer image; /* what the network takes, as if some layer gave it: name and out_... alone */
     struct effnet_layer *layers; /* weight and bias are NULL; release with free */
     int layer_count;
 };
 
-/* Reads and checks the object {"name", "input", "layers"}. On failure nothing is owned. */
-int effnet_table_read(struct json_context *context, const cJSON *network, struct layer_table *table);
+/* Reads and checks the object {"name", "input", "layers"} of a file of this format version, 1 or 2. On
+ * failure nothing is owned. */
+int effnet_table_read(struct json_context *context, const cJSON *network, int version,
+                      struct layer_table *table);
 
-/* Shape of a layer's weight tensor; returns its rank (0 for pool). */
+/* Shape of a layer's weight tensor; returns its rank (0 for pool and scale). */
 int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4]);
 
 #endif

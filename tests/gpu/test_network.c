@@ -126,13 +126,14 @@ static struct truth truth_new(const struct subject *s, int n)
     effnet_reference_normalise(&info->preprocess, n, s->pixels, t.tensor);
     for (int i = 0; i < t.layers; i++) {
         const struct effnet_layer *l = effnet_model_layer(s->model, i);
-        const float *input = i ? t.output[i - 1] : t.tensor,
-                    *added = l->residual < 0 ? NULL : t.output[l->residual];
+        const float *inputs[2];
+        for (int k = 0; k < l->input_count; k++)
+            inputs[k] = l->inputs[k] == EFFNET_IMAGE ? t.tensor : t.output[l->inputs[k]];
         struct effnet_error error = {0};
         t.output[i] = poisoned((size_t)n * output_size(l));
         t.raw[i] = poisoned((size_t)n * output_size(l));
-        const int status = effnet_reference_layer(s->model, i, n, input, added, false, t.output[i], &error) |
-                           effnet_reference_layer(s->model, i, n, input, added, true, t.raw[i], &error);
+        const int status = effnet_reference_layer(s->model, i, n, inputs, false, t.output[i], &error) |
+                           effnet_reference_layer(s->model, i, n, inputs, true, t.raw[i], &error);
         expect(!status, "%s: the reference: %s", s->name, error.message);
     }
     return t;
@@ -149,18 +150,14 @@ static double unit_error(effnet_session *session, const struct truth *t, int ind
 {
     const struct effnet_unit *u = effnet_session_unit(session, index);
     const effnet_model *model = t->subject->model;
-    const float *input = u->first == 0  ? t->tensor
-                         : u->raw_input ? t->raw[u->first - 1]
-                                        : t->output[u->first - 1];
-    const float *want = u->raw_output ? t->raw[u->last] : t->output[u->last], *added = NULL;
-    for (int l = u->first; l <= u->last; l++) {
-        const int from = effnet_model_layer(model, l)->residual;
-        if (from >= 0 && from < u->first) added = t->output[from];
-    }
+    const float *want = u->raw_output ? t->raw[u->last] : t->output[u->last], *inputs[EFFNET_UNIT_INPUTS];
+    for (int i = 0; i < u->input_count; i++)
+        inputs[i] = u->inputs[i] == EFFNET_IMAGE ? t->tensor : t->output[u->inputs[i]];
+    if (u->raw_input) inputs[0] = t->raw[u->first - 1];
     const size_t size = output_size(effnet_model_layer(model, u->last));
     float *got = poisoned((size_t)t->n * size);
     struct effnet_error error = {0};
-    const int status = effnet_session_run_unit(session, index, t->n, input, added, got, &error);
+    const int status = effnet_session_run_unit(session, index, t->n, inputs, got, &error);
     double worst = status || !filled(got, (size_t)t->n * size) ? INFINITY
                                                                : difference(got, want, t->n, size, allowance);
     if (status) printf("%s\n", error.message);

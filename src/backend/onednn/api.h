@@ -100,6 +100,15 @@ static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_
                                                       strides, window, none, none, none, attr);
 }
 
+/* The product of two tensors, element by element; the second's sizes of 1 stretch to the first's. */
+static inline dnnl_status_t onednn_multiply(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                            onednn_const_desc first, onednn_const_desc second,
+                                            onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
+{
+    return dnnl_binary_primitive_desc_create(created, engine, dnnl_binary_mul, first, second, destination,
+                                             attr);
+}
+
 /* A matrix product without a bias. */
 static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                           onednn_const_desc source, onednn_const_desc weights,
@@ -178,6 +187,15 @@ static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_
     dnnl_status_t status = dnnl_pooling_forward_desc_init(&operation, dnnl_forward_inference,
                                                           dnnl_pooling_avg_exclude_padding, source,
                                                           destination, strides, window, none, none);
+    return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+}
+
+static inline dnnl_status_t onednn_multiply(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
+                                            onednn_const_desc first, onednn_const_desc second,
+                                            onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
+{
+    dnnl_binary_desc_t operation;
+    dnnl_status_t status = dnnl_binary_desc_init(&operation, dnnl_binary_mul, first, second, destination);
     return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
 }
 

@@ -98,6 +98,7 @@ static void free_worker(const struct backend_state *state, struct onednn_worker 
     for (int i = 0; i < views; i++) {
         struct onednn_view *view = &worker->views[i];
         if (view->source) dnnl_memory_destroy(view->source);
+        if (view->gate) dnnl_memory_destroy(view->gate);
         if (view->destination) dnnl_memory_destroy(view->destination);
         if (view->scratch) dnnl_memory_destroy(view->scratch);
     }
@@ -175,7 +176,7 @@ static int build_layers(struct backend_state *state, struct effnet_error *error)
 }
 
 static dnnl_status_t create_view(const struct backend_state *state, const struct onednn_variant *variant,
-                                 char *scratch, struct onednn_view *view)
+                                 enum effnet_op op, char *scratch, struct onednn_view *view)
 {
     onednn_const_desc source = effnet_onednn_desc(variant, dnnl_query_src_md, 0);
     onednn_const_desc destination = effnet_onednn_desc(variant, dnnl_query_dst_md, 0);
@@ -183,6 +184,9 @@ static dnnl_status_t create_view(const struct backend_state *state, const struct
     dnnl_status_t status = dnnl_memory_create(&view->source, source, state->engine, DNNL_MEMORY_NONE);
     if (!status)
         status = dnnl_memory_create(&view->destination, destination, state->engine, DNNL_MEMORY_NONE);
+    if (!status && op == EFFNET_OP_SCALE)
+        status = dnnl_memory_create(&view->gate, effnet_onednn_desc(variant, dnnl_query_src_md, 1),
+                                    state->engine, DNNL_MEMORY_NONE);
     if (!status && dnnl_memory_desc_get_size(scratchpad) > 0)
         status = dnnl_memory_create(&view->scratch, scratchpad, state->engine, scratch);
     return status;
@@ -210,7 +214,7 @@ static int build_worker(struct backend_state *state, struct onednn_worker *worke
     for (size_t i = 0; i < layers; i++) {
         const struct onednn_layer *layer = &state->layers[i];
         for (int v = 0; v < layer->variant_count; v++) {
-            status = create_view(state, &layer->variants[v], worker->scratch,
+            status = create_view(state, &layer->variants[v], layer->layer->op, worker->scratch,
                                  &worker->views[layer->first_view + v]);
             if (status) return effnet_onednn_fail(error, status, layer->layer->name);
         }
@@ -234,9 +238,9 @@ static void describe_units(struct backend_state *state)
     for (int i = 0; i < state->info->layer_count; i++) {
         const struct onednn_layer *layer = &state->layers[i];
         const struct effnet_layer *from = layer->layer;
-        size_t in = (size_t)from->in_height * (size_t)from->in_width * (size_t)from->in_channels;
-        size_t out = (size_t)from->out_height * (size_t)from->out_width * (size_t)from->out_channels;
+        size_t in = effnet_layer_in_size(from, 0), out = effnet_layer_out_size(from);
         size_t passes = from->residual < 0 ? 1 : layer->copies_residual ? 4 : 2; /* over the output */
+        if (from->op == EFFNET_OP_SCALE) in += effnet_layer_in_size(from, 1);
         state->units[i] = (struct effnet_unit){
             .first = i,
             .last = i,
@@ -246,6 +250,7 @@ static void describe_units(struct backend_state *state)
                                          passes * out * dnnl_data_type_size(layer->destination_type)),
             .weight_bytes = (int64_t)layer->weight_bytes,
         };
+        effnet_unit_find_inputs(state->model, &state->units[i]);
     }
 }
 

@@ -1,4 +1,5 @@
 /* effnet_linear on the CPU: one oneDNN matrix product with its epilogue as post-operations. */
+#include "backend/onednn/activation.h"
 #include "backend/onednn/onednn.h"
 #include "common/error.h"
 #include "common/fork.h"
@@ -52,24 +53,6 @@ static int widen(struct job *job, int index, const void **base, enum effnet_type
     return EFFNET_OK;
 }
 
-static dnnl_status_t add_activation(dnnl_post_ops_t operations, enum effnet_activation activation)
-{
-    dnnl_status_t status = dnnl_success;
-    switch (activation) {
-    case EFFNET_ACT_NONE: break;
-    case EFFNET_ACT_RELU: status = onednn_append_eltwise(operations, dnnl_eltwise_relu, 0.0f, 0.0f); break;
-    case EFFNET_ACT_RELU6: status = onednn_append_eltwise(operations, dnnl_eltwise_clip, 0.0f, 6.0f); break;
-    case EFFNET_ACT_SILU: status = onednn_append_eltwise(operations, dnnl_eltwise_swish, 1.0f, 0.0f); break;
-    case EFFNET_ACT_GELU:
-    case EFFNET_ACT_GELU_RELU:
-        status = onednn_append_eltwise(operations, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
-        if (status == dnnl_success && activation == EFFNET_ACT_GELU_RELU)
-            status = onednn_append_eltwise(operations, dnnl_eltwise_relu, 0.0f, 0.0f);
-        break;
-    }
-    return status;
-}
-
 /* Builds the product x (w's transpose) with its epilogue, and runs it on pointers x, w, y (fp32). */
 static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, const void *pointers[3],
                          const int64_t ld[3])
@@ -100,7 +83,7 @@ static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, co
         }
         if (s == dnnl_success) arguments[count++] = (dnnl_exec_arg_t){role, job->memory[i]};
     }
-    if (s == dnnl_success) s = add_activation(job->operations, a->activation);
+    if (s == dnnl_success) s = effnet_onednn_append_activation(job->operations, a->activation);
     if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(job->attributes, job->operations);
     if (s == dnnl_success)
         s = onednn_matmul(&job->description, job->engine, job->shape[0], job->shape[1], job->shape[2],

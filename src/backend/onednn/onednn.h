@@ -5,7 +5,7 @@
 #define EFFNET_BACKEND_ONEDNN_ONEDNN_H
 
 #include "backend/backend.h"
-#include "backend/onednn/api.h"
+#include "backend/onednn/activation.h"
 #include "backend/onednn/pool.h"
 
 /* What the strips of one layer may differ in. */
@@ -19,7 +19,7 @@ struct onednn_variant {
     dnnl_primitive_t primitive;
 };
 
-/* Part of a layer: rows of its output, or pixels (pointwise), or channels (linear). */
+/* Part of a layer: rows of its output, or pixels (pointwise, scale), or channels (linear). */
 struct onednn_strip {
     struct onednn_shape shape;
     int first_channel;                                           /* of the output */
@@ -42,15 +42,17 @@ struct onednn_layer {
     struct onednn_packed *packed;
     int first_view; /* the layer's variants are a worker's views first_view .. + variant_count */
     /* Bytes into an arena. */
-    size_t source_offset, destination_offset, residual_offset;
-    bool copies_residual; /* else the residual lies where the output goes, and is added in place */
+    size_t input_offsets[2],
+        destination_offset; /* as layer->inputs; source and, where there is one, second */
+    bool copies_residual;   /* else the residual lies where the output goes, and is added in place */
     char kernel[64];
     size_t weight_bytes, scratch_bytes;
 };
 
-/* Handles that one worker points at the strip in hand; scratch is NULL where none is needed. */
+/* Handles that one worker points at the strip in hand; gate is NULL but for scale, scratch where none is
+ * needed. */
 struct onednn_view {
-    dnnl_memory_t source, destination, scratch;
+    dnnl_memory_t source, gate, destination, scratch;
 };
 
 struct onednn_worker {
@@ -101,8 +103,8 @@ void effnet_onednn_free_layer(struct onednn_layer *layer);
 /* run.c */
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                       struct effnet_error *error);
-int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *input,
-                           const float *residual, float *output, struct effnet_error *error);
+int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *const *inputs,
+                           float *output, struct effnet_error *error);
 int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *elapsed_us,
                        struct effnet_error *error);
 int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double *unit_us,

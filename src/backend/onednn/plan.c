@@ -1,111 +1,92 @@
 /* Where tensors lie. Tensor 0 is the normalised image, tensor i + 1 the output of layer i. A tensor lives
- * from the layer that writes it to the last that reads it, and takes the lowest place in the arena that no
- * tensor of the same time has. */
+ * from the layer that writes it to the last that reads it. */
+#include "backend/lifetimes.h"
 #include "backend/onednn/onednn.h"
 #include "common/error.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #define ALIGNMENT 64 /* a cache line, and the widest vector */
 
-struct tensor {
-    int born, dies; /* layers that write it and read it last; the image is born before layer 0 */
-    int home;       /* the tensor whose memory this one takes over, or itself */
-    size_t offset, bytes;
-    dnnl_data_type_t type;
-};
-
-/* The last layer gives float logits, unless it adds a tensor of another type to them. */
-static dnnl_data_type_t tensor_type(const struct backend_state *state, int index)
+static int tensor_of(int input)
 {
-    int last = state->info->layer_count - 1;
-    return index - 1 == last && state->layers[last].layer->residual < 0 ? dnnl_f32 : state->type;
+    return input == EFFNET_IMAGE ? 0 : input + 1;
 }
 
-static void find_lives(const struct backend_state *state, struct tensor *tensors)
+static struct lifetime new_life(size_t values, dnnl_data_type_t type, int first, int last)
 {
-    for (int i = 0; i <= state->info->layer_count; i++) {
-        size_t elements = (size_t)state->info->height * (size_t)state->info->width *
-                          (size_t)state->info->channels;
-        if (i > 0) {
-            const struct effnet_layer *from = state->layers[i - 1].layer;
-            elements = (size_t)from->out_height * (size_t)from->out_width * (size_t)from->out_channels;
-        }
-        tensors[i] = (struct tensor){.born = i - 1, .dies = i, .home = i, .type = tensor_type(state, i)};
-        tensors[i].bytes = elements * dnnl_data_type_size(tensors[i].type);
-    }
-    for (int i = 0; i < state->info->layer_count; i++) {
-        int residual = state->layers[i].layer->residual;
-        if (residual >= 0) tensors[residual + 1].dies = i;
+    size_t bytes = values * dnnl_data_type_size(type);
+    return (struct lifetime){
+        .bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, .first = first, .last = last};
+}
+
+static void find_lives(const struct backend_state *state, struct lifetime *lives)
+{
+    const struct effnet_model_info *info = state->info;
+    lives[0] = new_life((size_t)info->height * (size_t)info->width * (size_t)info->channels, state->type, 0,
+                        0);
+    for (int i = 0; i < info->layer_count; i++) {
+        struct onednn_layer *layer = &state->layers[i];
+        const struct effnet_layer *from = layer->layer;
+        layer->source_type = state->type;
+        /* Logits are float, unless a tensor of another type is added to them. */
+        bool last = i + 1 == info->layer_count;
+        layer->destination_type = last && from->residual < 0 ? dnnl_f32 : state->type;
+        lives[i + 1] = new_life(effnet_layer_out_size(from), layer->destination_type, i, from->last_reader);
+        for (int k = 0; k < from->input_count; k++)
+            if (from->inputs[k] == EFFNET_IMAGE) lives[0].last = i;
     }
 }
 
-/* A layer that is the last to read its residual, and reads it as nothing else, writes over it. */
-static void merge_residuals(struct backend_state *state, struct tensor *tensors)
+/* Whether layer i can write its output over its input k, which it then reads element by element: it is the
+ * last to read it, and reads it as nothing else. */
+static bool may_write_over(const struct effnet_layer *layer, const struct lifetime *lives, int i, int k)
 {
+    bool twice = layer->input_count > 1 && layer->inputs[0] == layer->inputs[1];
+    return lives[tensor_of(layer->inputs[k])].last == i && !twice;
+}
+
+/* Residuals are added in place, and maps scaled in place, where they are not needed any longer. homes[t]
+ * becomes the tensor whose memory tensor t takes over, or t itself. */
+static void share_memory(struct backend_state *state, struct lifetime *lives, int *homes)
+{
+    homes[0] = 0;
     for (int i = 0; i < state->info->layer_count; i++) {
         struct onednn_layer *layer = &state->layers[i];
-        int residual = layer->layer->residual;
-        if (residual < 0) continue;
-        layer->copies_residual = tensors[residual + 1].dies > i || residual == i - 1;
-        if (layer->copies_residual) continue;
-        int home = tensors[residual + 1].home;
-        tensors[i + 1].home = home;
-        tensors[home].dies = tensors[i + 1].dies;
-    }
-}
-
-/* The end of the first tensor in the way of `tensor` at its offset, or 0 where it can lie there. */
-static size_t obstacle(const struct tensor *tensors, int count, const struct tensor *tensor)
-{
-    for (int i = 0; i < count; i++) {
-        const struct tensor *other = &tensors[i];
-        if (other->home != i || other->dies < tensor->born) continue;
-        if (other->offset < tensor->offset + tensor->bytes && tensor->offset < other->offset + other->bytes)
-            return other->offset + other->bytes;
-    }
-    return 0;
-}
-
-/* Homes are placed in the order of their birth, so what lies there already was born earlier. */
-static size_t place(struct tensor *tensors, int count)
-{
-    size_t total = 0;
-    for (int i = 0; i < count; i++) {
-        struct tensor *tensor = &tensors[i];
-        if (tensor->home != i) continue;
-        tensor->bytes = (tensor->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        /* Every place that could be the lowest begins at 0 or where a living tensor ends. */
-        size_t best = SIZE_MAX;
-        for (int j = -1; j < i; j++) {
-            if (j >= 0 && (tensors[j].home != j || tensors[j].dies < tensor->born)) continue;
-            tensor->offset = j < 0 ? 0 : tensors[j].offset + tensors[j].bytes;
-            if (tensor->offset < best && !obstacle(tensors, i, tensor)) best = tensor->offset;
+        const struct effnet_layer *from = layer->layer;
+        const int over = from->residual >= 0 ? 1 : from->op == EFFNET_OP_SCALE ? 0 : -1;
+        homes[i + 1] = i + 1;
+        if (over >= 0 && may_write_over(from, lives, i, over)) {
+            const int home = homes[tensor_of(from->inputs[over])];
+            homes[i + 1] = home;
+            lives[home].last = lives[i + 1].last;
+            lives[i + 1].bytes = 0;
+        } else {
+            layer->copies_residual = from->residual >= 0;
         }
-        tensor->offset = best;
-        if (best + tensor->bytes > total) total = best + tensor->bytes;
     }
-    return total;
 }
 
 int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error)
 {
-    int count = state->info->layer_count + 1;
-    struct tensor *tensors = calloc((size_t)count, sizeof *tensors);
-    if (!tensors) return effnet_fail_nomem(error, "memory plan", (size_t)count * sizeof *tensors);
-    find_lives(state, tensors);
-    merge_residuals(state, tensors);
-    state->arena_bytes = place(tensors, count);
-    for (int i = 0; i < state->info->layer_count; i++) {
-        struct onednn_layer *layer = &state->layers[i];
-        const struct tensor *source = &tensors[i], *destination = &tensors[i + 1];
-        layer->source_type = source->type;
-        layer->destination_type = destination->type;
-        layer->source_offset = tensors[source->home].offset;
-        layer->destination_offset = tensors[destination->home].offset;
-        if (layer->layer->residual >= 0)
-            layer->residual_offset = tensors[tensors[layer->layer->residual + 1].home].offset;
+    const size_t count = (size_t)state->info->layer_count + 1;
+    struct lifetime *lives = malloc(count * sizeof *lives);
+    int *homes = malloc(count * sizeof *homes);
+    size_t bytes = SIZE_MAX;
+    if (lives && homes) {
+        find_lives(state, lives);
+        share_memory(state, lives, homes);
+        bytes = effnet_place(lives, (int)count);
     }
-    free(tensors);
-    return EFFNET_OK;
+    for (int i = 0; bytes < SIZE_MAX && i < state->info->layer_count; i++) {
+        struct onednn_layer *layer = &state->layers[i];
+        for (int k = 0; k < layer->layer->input_count; k++)
+            layer->input_offsets[k] = lives[homes[tensor_of(layer->layer->inputs[k])]].offset;
+        layer->destination_offset = lives[homes[i + 1]].offset;
+    }
+    state->arena_bytes = bytes;
+    free(lives);
+    free(homes);
+    return bytes < SIZE_MAX ? EFFNET_OK : effnet_fail_nomem(error, "memory plan", count * sizeof *lives);
 }

@@ -98,16 +98,19 @@ static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, stru
 {
     const struct onednn_strip *strip = &layer->strips[index];
     const struct onednn_view *view = &worker->views[layer->first_view + strip->variant];
-    char *source = arena + layer->source_offset + strip->source_offset;
+    char *source = arena + layer->input_offsets[0] + strip->source_offset;
     char *destination = arena + layer->destination_offset + strip->destination_offset;
     if (layer->copies_residual)
-        memcpy(destination, arena + layer->residual_offset + strip->destination_offset,
+        memcpy(destination, arena + layer->input_offsets[1] + strip->destination_offset,
                strip->destination_bytes);
     dnnl_status_t status = dnnl_memory_set_data_handle(view->source, source);
     if (!status) status = dnnl_memory_set_data_handle(view->destination, destination);
+    if (!status && view->gate)
+        status = dnnl_memory_set_data_handle(view->gate, arena + layer->input_offsets[1]);
     if (status) return status;
     dnnl_exec_arg_t arguments[5] = {{DNNL_ARG_SRC, view->source}, {DNNL_ARG_DST, view->destination}};
     int count = 2;
+    if (view->gate) arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_SRC_1, view->gate};
     if (layer->layer->weight) {
         const struct onednn_packed *packed = &layer->packed[strip->packed];
         arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_WEIGHTS, packed->weights};
@@ -133,7 +136,7 @@ static int normalise_task(void *context, int worker, int index)
     const struct shared_image *job = context;
     size_t pixels = image_pixels(job->state), strips = (size_t)job->normalise_strips;
     normalise(job->state, job->pixels, pixels * (size_t)index / strips, pixels * ((size_t)index + 1) / strips,
-              job->state->workers[0].arena + job->state->layers[0].source_offset);
+              job->state->workers[0].arena + job->state->layers[0].input_offsets[0]);
     return 0;
 }
 
@@ -194,7 +197,7 @@ static int image_task(void *context, int worker_number, int index)
     const struct onednn_layer *layer = state->layers;
     double start = job->profile ? effnet_clock_us() : 0;
     normalise(state, job->pixels + (size_t)index * image_pixels(state) * 3, 0, image_pixels(state),
-              worker->arena + layer->source_offset);
+              worker->arena + layer->input_offsets[0]);
     for (int i = 0; i < state->info->layer_count; i++) {
         layer = &state->layers[i];
         for (int s = 0; s < layer->strip_count; s++) {
@@ -254,20 +257,20 @@ int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n,
 
 /* ---------------------------------------------------------------- units, one a layer */
 
-int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *input,
-                           const float *residual, float *output, struct effnet_error *error)
+int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *const *inputs,
+                           float *output, struct effnet_error *error)
 {
     const struct onednn_layer *layer = &state->layers[index];
     const struct effnet_layer *from = layer->layer;
-    size_t in_size = (size_t)from->in_height * (size_t)from->in_width * (size_t)from->in_channels;
-    size_t out_size = (size_t)from->out_height * (size_t)from->out_width * (size_t)from->out_channels;
+    size_t out_size = effnet_layer_out_size(from);
     char *arena = state->workers[0].arena;
     struct shared_image job = {.state = state};
     for (size_t i = 0; i < (size_t)n; i++) {
-        convert_in(input + i * in_size, in_size, layer->source_type, arena + layer->source_offset);
-        if (from->residual >= 0)
-            convert_in(residual + i * out_size, out_size, layer->destination_type,
-                       arena + layer->residual_offset);
+        for (int k = 0; k < from->input_count; k++) {
+            const size_t size = effnet_layer_in_size(from, k);
+            const float *input = inputs[effnet_unit_input(&state->units[index], from->inputs[k])];
+            convert_in(input + i * size, size, layer->source_type, arena + layer->input_offsets[k]);
+        }
         int failure = run_shared_layer(&job, index);
         if (failure) return report(state, failure, error);
         convert_out(arena + layer->destination_offset, out_size, layer->destination_type,

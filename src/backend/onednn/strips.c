@@ -1,8 +1,8 @@
 /* Cuts a layer into strips and makes the primitives that run them.
  *
  * Strips of a convolution are whole rows, and their windows take in the rows around them: only the first and
- * the last strip see padding. A pointwise layer knows no rows, so its strips are runs of pixels; a linear one
- * is a pointwise layer over a single pixel, whose strips are runs of output channels. */
+ * the last strip see padding. Pointwise and scale layers know no rows, so their strips are runs of pixels; a
+ * linear one is a pointwise layer over a single pixel, whose strips are runs of output channels. */
 #include "backend/onednn/onednn.h"
 #include "common/error.h"
 
@@ -33,7 +33,8 @@ static int divisible(const struct effnet_layer *layer)
     switch (layer->op) {
     case EFFNET_OP_CONV:
     case EFFNET_OP_DEPTHWISE: return layer->out_height;
-    case EFFNET_OP_POINTWISE: return layer->out_height * layer->out_width;
+    case EFFNET_OP_POINTWISE:
+    case EFFNET_OP_SCALE: return layer->out_height * layer->out_width;
     case EFFNET_OP_LINEAR: return (layer->out_channels + CHANNEL_STEP - 1) / CHANNEL_STEP;
     case EFFNET_OP_POOL: break;
     }
@@ -83,6 +84,7 @@ static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, in
         out_pixel = (size_t)begin * (size_t)from->out_width;
         break;
     case EFFNET_OP_POINTWISE:
+    case EFFNET_OP_SCALE:
         strip->shape.in_height = strip->shape.out_height = 1;
         strip->shape.in_width = strip->shape.out_width = end - begin;
         first_pixel = out_pixel = (size_t)begin;
@@ -106,20 +108,8 @@ static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, in
 /* What follows the product and the bias: the residual, then the activation. */
 static dnnl_status_t append_epilogue(const struct effnet_layer *layer, dnnl_post_ops_t post_ops)
 {
-    dnnl_status_t status = dnnl_success;
-    if (layer->residual >= 0) status = onednn_append_sum(post_ops);
-    if (status) return status;
-    switch (layer->activation) {
-    case EFFNET_ACT_NONE: break;
-    case EFFNET_ACT_RELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
-    case EFFNET_ACT_RELU6: return onednn_append_eltwise(post_ops, dnnl_eltwise_clip, 0, 6);
-    case EFFNET_ACT_SILU: return onednn_append_eltwise(post_ops, dnnl_eltwise_swish, 1, 0);
-    case EFFNET_ACT_GELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
-    case EFFNET_ACT_GELU_RELU:
-        status = onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
-        return status ? status : onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
-    }
-    return status;
+    dnnl_status_t status = layer->residual >= 0 ? onednn_append_sum(post_ops) : dnnl_success;
+    return status ? status : effnet_onednn_append_activation(post_ops, layer->activation);
 }
 
 static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_primitive_attr_t *attributes)
@@ -172,6 +162,19 @@ static dnnl_status_t choose_convolution(dnnl_engine_t engine, const struct onedn
     return status;
 }
 
+/* The product of a map and its gate. */
+static dnnl_status_t choose_scale(dnnl_engine_t engine, const struct onednn_layer *layer,
+                                  onednn_const_desc source, onednn_const_desc destination,
+                                  const_dnnl_primitive_attr_t attributes, dnnl_primitive_desc_t *chosen)
+{
+    dnnl_dims_t dims = {1, layer->layer->in_channels, 1, 1};
+    onednn_desc gate = NULL;
+    dnnl_status_t status = onednn_desc_by_tag(&gate, 4, dims, layer->source_type, dnnl_nhwc);
+    if (!status) status = onednn_multiply(chosen, engine, source, gate, destination, attributes);
+    onednn_desc_destroy(gate);
+    return status;
+}
+
 /* Describes the layer's operation on strips of this shape and has oneDNN pick an implementation. */
 static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct onednn_layer *layer,
                                            const struct onednn_shape *shape, dnnl_primitive_desc_t *chosen)
@@ -184,10 +187,12 @@ static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct on
     dnnl_status_t status = onednn_desc_by_tag(&source, 4, in, layer->source_type, dnnl_nhwc);
     if (!status) status = onednn_desc_by_tag(&destination, 4, out, layer->destination_type, dnnl_nhwc);
     if (!status) status = create_attributes(layer->layer, &attributes);
-    if (!status)
-        status = layer->layer->op == EFFNET_OP_POOL
-                     ? onednn_average(chosen, engine, source, destination, strides, window, attributes)
-                     : choose_convolution(engine, layer, shape, source, destination, attributes, chosen);
+    if (!status && layer->layer->op == EFFNET_OP_POOL)
+        status = onednn_average(chosen, engine, source, destination, strides, window, attributes);
+    else if (!status && layer->layer->op == EFFNET_OP_SCALE)
+        status = choose_scale(engine, layer, source, destination, attributes, chosen);
+    else if (!status)
+        status = choose_convolution(engine, layer, shape, source, destination, attributes, chosen);
     if (attributes) dnnl_primitive_attr_destroy(attributes);
     onednn_desc_destroy(destination);
     onednn_desc_destroy(source);

@@ -1,5 +1,6 @@
 /* The reference as a backend: one layer a unit, one image at a time, one thread. */
 #include "backend/backend.h"
+#include "backend/lifetimes.h"
 #include "backend/reference/reference.h"
 #include "common/cpu.h"
 #include "common/error.h"
@@ -39,59 +40,27 @@ static void close_state(struct backend_state *state)
     free(state);
 }
 
-/* The last layer that reads what layer `index` writes. */
-static int last_reader(const effnet_model *model, int index)
-{
-    int last = index + 1;
-    for (int i = index + 1; i < effnet_model_get_info(model)->layer_count; i++)
-        if (effnet_model_layer(model, i)->residual == index) last = i;
-    return last;
-}
-
-/* Gives each layer's output a place, slots[i], such that it is overwritten only after its last reader: the
- * first slot that is free by then, or a new one. sizes[] receives the slots' elements; returns their number.
+/* Allocates the outputs' memory and sets the pointers into it: a layer's output lives until its last reader.
  */
-static int assign_slots(const effnet_model *model, int *slots, size_t *sizes, int *busy_until)
-{
-    int layers = effnet_model_get_info(model)->layer_count, count = 0;
-    for (int i = 0; i < layers; i++) {
-        size_t size = effnet_reference_out_size(effnet_model_layer(model, i));
-        int slot = 0;
-        while (slot < count && busy_until[slot] >= i) slot++;
-        if (slot == count) sizes[count++] = 0;
-        if (sizes[slot] < size) sizes[slot] = size;
-        busy_until[slot] = last_reader(model, i);
-        slots[i] = slot;
-    }
-    return count;
-}
-
-/* Allocates the outputs' memory and sets the pointers into it. */
 static int plan_outputs(struct backend_state *state, struct effnet_error *error)
 {
-    size_t layers = (size_t)effnet_model_get_info(state->model)->layer_count;
-    int *slots = malloc(layers * sizeof *slots), *busy_until = malloc(layers * sizeof *busy_until);
-    size_t *sizes = malloc(layers * sizeof *sizes), total = 0;
-    int status = EFFNET_OK;
-    state->outputs = malloc(layers * sizeof *state->outputs);
-    if (!slots || !busy_until || !sizes || !state->outputs) {
-        status = effnet_fail_nomem(error, "reference", layers * sizeof *sizes);
-    } else {
-        int count = assign_slots(state->model, slots, sizes, busy_until);
-        for (int i = 0; i < count; i++) { /* sizes become starts */
-            size_t size = sizes[i];
-            sizes[i] = total;
-            total += size;
-        }
-        state->memory = malloc(total * sizeof *state->memory);
-        if (!state->memory) status = effnet_fail_nomem(error, "reference activations", total * sizeof(float));
-        for (size_t i = 0; !status && i < layers; i++) state->outputs[i] = state->memory + sizes[slots[i]];
-        state->memory_bytes += (int64_t)(total * sizeof(float));
+    int layers = effnet_model_get_info(state->model)->layer_count;
+    size_t plan_bytes = (size_t)layers * sizeof(struct lifetime), bytes = SIZE_MAX;
+    struct lifetime *lives = malloc(plan_bytes);
+    for (int i = 0; lives && i < layers; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(state->model, i);
+        size_t size = effnet_layer_out_size(layer) * sizeof(float);
+        lives[i] = (struct lifetime){.bytes = size, .first = i, .last = layer->last_reader};
     }
-    free(slots);
-    free(busy_until);
-    free(sizes);
-    return status;
+    if (lives) bytes = effnet_place(lives, layers);
+    if (bytes < SIZE_MAX) state->memory = malloc(bytes);
+    for (int i = 0; state->memory && i < layers; i++)
+        state->outputs[i] = state->memory + lives[i].offset / sizeof(float);
+    free(lives);
+    if (!state->memory)
+        return effnet_fail_nomem(error, "reference activations", bytes < SIZE_MAX ? bytes : plan_bytes);
+    state->memory_bytes += (int64_t)bytes;
+    return EFFNET_OK;
 }
 
 /* Describes the layers and allocates the memory that any of them needs. */
@@ -100,19 +69,23 @@ static int build(struct backend_state *state, struct effnet_error *error)
     const struct effnet_model_info *info = effnet_model_get_info(state->model);
     size_t layers = (size_t)info->layer_count, workspace = 0;
     state->units = calloc(layers, sizeof *state->units);
-    if (!state->units) return effnet_fail_nomem(error, "reference", layers * sizeof *state->units);
+    state->outputs = calloc(layers, sizeof *state->outputs);
+    if (!state->units || !state->outputs)
+        return effnet_fail_nomem(error, "reference", layers * sizeof *state->units);
     for (int i = 0; i < info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(state->model, i);
-        size_t in = effnet_reference_in_size(layer), out = effnet_reference_out_size(layer);
+        size_t values = effnet_layer_out_size(layer);
+        for (int k = 0; k < layer->input_count; k++) values += effnet_layer_in_size(layer, k);
         size_t bytes = effnet_reference_workspace_bytes(layer);
         state->units[i] = (struct effnet_unit){
             .first = i,
             .last = i,
             .kernel = "plain loops in double",
             .workspace_bytes = (int64_t)bytes,
-            .bytes_per_image = (int64_t)((in + out + (layer->residual >= 0 ? out : 0)) * sizeof(float)),
+            .bytes_per_image = (int64_t)(values * sizeof(float)),
             .weight_bytes = layer->parameters * (int64_t)sizeof(float),
         };
+        effnet_unit_find_inputs(state->model, &state->units[i]);
         if (bytes > workspace) workspace = bytes;
     }
     size_t input = (size_t)info->height * (size_t)info->width * (size_t)info->channels * sizeof(float);
@@ -156,9 +129,10 @@ static void describe(const struct backend_state *state, struct effnet_session_in
 static void run_layer(struct backend_state *state, int index)
 {
     const struct effnet_layer *layer = effnet_model_layer(state->model, index);
-    const float *input = index > 0 ? state->outputs[index - 1] : state->input;
-    const float *residual = layer->residual >= 0 ? state->outputs[layer->residual] : NULL;
-    effnet_reference_compute(layer, 1, input, residual, false, state->workspace, state->outputs[index]);
+    const float *inputs[2] = {NULL};
+    for (int i = 0; i < layer->input_count; i++)
+        inputs[i] = layer->inputs[i] == EFFNET_IMAGE ? state->input : state->outputs[layer->inputs[i]];
+    effnet_reference_compute(layer, 1, inputs, false, state->workspace, state->outputs[index]);
 }
 
 static int run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
@@ -186,12 +160,15 @@ static const struct effnet_unit *unit(const struct backend_state *state, int ind
     return &state->units[index];
 }
 
-static int run_unit(struct backend_state *state, int index, int n, const float *input, const float *residual,
-                    float *output, struct effnet_error *error)
+static int run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
+                    struct effnet_error *error)
 {
     (void)error;
-    effnet_reference_compute(effnet_model_layer(state->model, index), n, input, residual, false,
-                             state->workspace, output);
+    const struct effnet_layer *layer = effnet_model_layer(state->model, index);
+    const float *read[2] = {NULL};
+    for (int i = 0; i < layer->input_count; i++)
+        read[i] = inputs[effnet_unit_input(&state->units[index], layer->inputs[i])];
+    effnet_reference_compute(layer, n, read, false, state->workspace, output);
     return EFFNET_OK;
 }
 

@@ -19,6 +19,7 @@ double effnet_reference_activation(enum effnet_activation activation, double x)
     case EFFNET_ACT_GELU:
         return 0.5 * x * erfc(-x * M_SQRT1_2); /* x Phi(x); erfc keeps the left tail's digits */
     case EFFNET_ACT_GELU_RELU: return x < 0 ? 0 : 0.5 * x * erfc(-x * M_SQRT1_2);
+    case EFFNET_ACT_SIGMOID: return 1 / (1 + exp(-x));
     }
     return NAN;
 }
@@ -100,14 +101,14 @@ static void run_pool(const struct effnet_layer *layer, const float *input, doubl
     for (size_t c = 0; c < channels; c++) output[c] = (float)(sums[c] / (double)pixels);
 }
 
-size_t effnet_reference_in_size(const struct effnet_layer *layer)
+/* One image's map times its gate. */
+static void run_scale(const struct effnet_layer *layer, const float *map, const float *gate, float *output)
 {
-    return (size_t)layer->in_height * (size_t)layer->in_width * (size_t)layer->in_channels;
-}
-
-size_t effnet_reference_out_size(const struct effnet_layer *layer)
-{
-    return (size_t)layer->out_height * (size_t)layer->out_width * (size_t)layer->out_channels;
+    size_t channels = (size_t)layer->in_channels;
+    size_t pixels = (size_t)layer->in_height * (size_t)layer->in_width;
+    for (size_t p = 0; p < pixels; p++)
+        for (size_t c = 0; c < channels; c++)
+            output[p * channels + c] = (float)((double)map[p * channels + c] * (double)gate[c]);
 }
 
 size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer)
@@ -116,40 +117,43 @@ size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer)
     return (weights + (size_t)layer->out_channels) * sizeof(double);
 }
 
-void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *input,
-                              const float *residual, bool raw, double *workspace, float *output)
+void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *const *inputs, bool raw,
+                              double *workspace, float *output)
 {
     double *sums = workspace, *weight = workspace + layer->out_channels;
-    size_t in_size = effnet_reference_in_size(layer), out_size = effnet_reference_out_size(layer);
+    size_t out_size = effnet_layer_out_size(layer);
     if (layer->weight) transpose_weights(layer, weight);
-    for (size_t i = 0; i < (size_t)n; i++) {
-        const float *image = input + i * in_size;
-        const float *image_residual = layer->residual >= 0 ? residual + i * out_size : NULL;
+    for (size_t i = 0; i < (size_t)n; i++, output += out_size) {
+        const float *x = inputs[0] + i * effnet_layer_in_size(layer, 0), *second = NULL;
+        if (layer->input_count > 1) second = inputs[1] + i * effnet_layer_in_size(layer, 1);
         if (layer->op == EFFNET_OP_POOL)
-            run_pool(layer, image, sums, output + i * out_size);
+            run_pool(layer, x, sums, output);
+        else if (layer->op == EFFNET_OP_SCALE)
+            run_scale(layer, x, second, output);
         else
-            run_weighted(layer, weight, image, image_residual, raw, sums, output + i * out_size);
+            run_weighted(layer, weight, x, second, raw, sums, output);
     }
 }
 
-int effnet_reference_layer(const effnet_model *model, int index, int n, const float *input,
-                           const float *residual, bool raw, float *output, struct effnet_error *error)
+int effnet_reference_layer(const effnet_model *model, int index, int n, const float *const *inputs, bool raw,
+                           float *output, struct effnet_error *error)
 {
-    if (!model || !input || !output || n < 1)
+    if (!model || !inputs || !output || n < 1)
         return effnet_fail(error, EFFNET_E_USAGE,
-                           "reference: a model, an input, an output and n >= 1 are needed");
+                           "reference: a model, inputs, an output and n >= 1 are needed");
     int count = effnet_model_get_info(model)->layer_count;
     if (index < 0 || index >= count)
         return effnet_fail(error, EFFNET_E_USAGE, "reference: there is no layer %d, only 0 to %d", index,
                            count - 1);
     const struct effnet_layer *layer = effnet_model_layer(model, index);
-    if (layer->residual >= 0 && !residual)
-        return effnet_fail(error, EFFNET_E_USAGE, "layer '%s': its residual, the output of '%s', is missing",
-                           layer->name, effnet_model_layer(model, layer->residual)->name);
+    for (int i = 0; i < layer->input_count; i++)
+        if (!inputs[i])
+            return effnet_fail(error, EFFNET_E_USAGE, "layer '%s' takes '%s', which is missing", layer->name,
+                               effnet_input_name(model, layer->inputs[i]));
     size_t size = effnet_reference_workspace_bytes(layer);
     double *workspace = malloc(size);
     if (!workspace) return effnet_fail_nomem(error, layer->name, size);
-    effnet_reference_compute(layer, n, input, residual, raw, workspace, output);
+    effnet_reference_compute(layer, n, inputs, raw, workspace, output);
     free(workspace);
     return EFFNET_OK;
 }

@@ -7,15 +7,11 @@
 /* act(x) in double; NaN gives NaN. */
 double effnet_reference_activation(enum effnet_activation activation, double x);
 
-/* Elements of one image's input and output. */
-size_t effnet_reference_in_size(const struct effnet_layer *layer);
-size_t effnet_reference_out_size(const struct effnet_layer *layer);
-
 /* What effnet_reference_compute needs in `workspace`: the weights and one pixel's sums, in double. */
 size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer);
 
 /* As effnet_reference_layer, arguments checked already, with memory from the caller. */
-void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *input,
-                              const float *residual, bool raw, double *workspace, float *output);
+void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *const *inputs, bool raw,
+                              double *workspace, float *output);
 
 #endif
