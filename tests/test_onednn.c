@@ -235,6 +235,40 @@ static void test_awkward_layers(void **state)
     }
 }
 
+/* Large maps, over channels that make whole blocks and chunks of the backend's own mean and that do not. Flat
+ * ones too, where sums of floats one by one would round the same way at every step. */
+static void test_large_pools(void **state)
+{
+    (void)state;
+    static const int channels[] = {1, 15, 16, 17, 48, 255, 256, 257, 300};
+    uint64_t random = random_seed("large pools", 40);
+    for (size_t round = 0; round < sizeof channels / sizeof channels[0]; round++) {
+        struct weights *w = weights_new(random_next(&random), 33 + (int)round, 33 + (int)round);
+        weights_layer(w, "mix", "pointwise", channels[round], 1, 1, NULL, "none", NULL, -1);
+        weights_layer(w, "pool", "pool", channels[round], 1, 1, NULL, NULL, NULL, -1);
+        weights_layer(w, "classifier", "linear", 11, 1, 1, NULL, "none", NULL, -1);
+        weights_labels(w, 11);
+        effnet_model *model = weights_open(w);
+        const struct effnet_layer *pool = effnet_model_layer(model, 1);
+        effnet_session *session = open_session(model, random_int(&random, 1, 5), 1, NULL);
+        assert_non_null(strstr(effnet_session_unit(session, 1)->kernel, "mean"));
+        check_unit(model, session, 1, 1, &random);
+        size_t count = effnet_layer_in_size(pool, 0);
+        float *flat = new_floats(count, &random, 2), got[300];
+        for (size_t i = (size_t)pool->in_channels; i < count; i++)
+            flat[i] = flat[i % (size_t)pool->in_channels];
+        assert_int_equal(effnet_session_run_unit(session, 1, 1, &(const float *){flat}, got, NULL),
+                         EFFNET_OK);
+        for (int c = 0; c < pool->in_channels; c++)
+            if (!(fabsf(got[c] - flat[c]) <= 2e-6f * fabsf(flat[c])))
+                fail_msg("%d channels, channel %d: %.9g, expected %.9g", pool->in_channels, c, (double)got[c],
+                         (double)flat[c]);
+        free(flat);
+        effnet_session_close(session);
+        effnet_model_close(model);
+    }
+}
+
 /* Graphs, and residuals that reach back over any distance: nothing may be overwritten before its last reader,
  * whether the images share the threads or not; and every unit alone. */
 static void test_graphs(void **state)
@@ -439,10 +473,15 @@ static void test_fp16_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_real_layers),  cmocka_unit_test(test_awkward_layers),
-        cmocka_unit_test(test_graphs),       cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_many_threads), cmocka_unit_test(test_concurrent_sessions),
-        cmocka_unit_test(test_timing),       cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_real_layers),
+        cmocka_unit_test(test_awkward_layers),
+        cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_large_pools),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_many_threads),
+        cmocka_unit_test(test_concurrent_sessions),
+        cmocka_unit_test(test_timing),
+        cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_fp16_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,7 +19,7 @@ struct onednn_variant {
     dnnl_primitive_t primitive;
 };
 
-/* Part of a layer: rows of its output, or pixels (pointwise, scale), or channels (linear). */
+/* Part of a layer: rows of its output, or pixels (pointwise, scale), or channels (linear, large pools). */
 struct onednn_strip {
     struct onednn_shape shape;
     int first_channel;                                           /* of the output */
@@ -45,6 +45,7 @@ struct onednn_layer {
     size_t input_offsets[2],
         destination_offset; /* as layer->inputs; source and, where there is one, second */
     bool copies_residual;   /* else the residual lies where the output goes, and is added in place */
+    bool own_mean;          /* a pool that mean.c runs: it has no variants */
     char kernel[64];
     size_t weight_bytes, scratch_bytes;
 };
@@ -99,6 +100,9 @@ int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error);
 int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *layer, int max_strips,
                               int min_pixels, struct effnet_error *error);
 void effnet_onednn_free_layer(struct onednn_layer *layer);
+
+/* mean.c: of a map's first `channels` channels, from `map` on. */
+void effnet_onednn_mean(const struct onednn_layer *layer, const char *map, int channels, char *to);
 
 /* run.c */
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

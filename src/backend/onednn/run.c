@@ -1,6 +1,7 @@
 /* Runs images. Few images share all threads: layer by layer, a thread a strip. Many images take a thread
  * each: then nobody waits for anybody, and an image's activations stay in its core's caches. */
 #include "backend/onednn/onednn.h"
+#include "backend/onednn/values.h"
 #include "common/cpu.h"
 #include "common/error.h"
 
@@ -21,38 +22,6 @@ static int report(const struct backend_state *state, int failure, struct effnet_
 
 /* ---------------------------------------------------------------- values */
 
-static uint16_t to_bf16(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays one */
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);                /* nearest, ties to even */
-}
-
-static float from_bf16(uint16_t value)
-{
-    uint32_t bits = (uint32_t)value << 16;
-    float result;
-    memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
-static void convert_in(const float *from, size_t count, dnnl_data_type_t type, void *to)
-{
-    if (type == dnnl_f32)
-        memcpy(to, from, count * sizeof *from);
-    else
-        for (size_t i = 0; i < count; i++) ((uint16_t *)to)[i] = to_bf16(from[i]);
-}
-
-static void convert_out(const void *from, size_t count, dnnl_data_type_t type, float *to)
-{
-    if (type == dnnl_f32)
-        memcpy(to, from, count * sizeof *to);
-    else
-        for (size_t i = 0; i < count; i++) to[i] = from_bf16(((const uint16_t *)from)[i]);
-}
-
 void effnet_onednn_fill_pixel_table(struct backend_state *state)
 {
     const struct effnet_preprocess *p = &state->info->preprocess;
@@ -63,7 +32,7 @@ void effnet_onednn_fill_pixel_table(struct backend_state *state)
             if (state->type == dnnl_f32)
                 ((float *)state->pixel_table)[at] = value;
             else
-                ((uint16_t *)state->pixel_table)[at] = to_bf16(value);
+                ((uint16_t *)state->pixel_table)[at] = onednn_to_bf16(value);
         }
     }
 }
@@ -97,9 +66,13 @@ static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, stru
                                char *arena)
 {
     const struct onednn_strip *strip = &layer->strips[index];
-    const struct onednn_view *view = &worker->views[layer->first_view + strip->variant];
     char *source = arena + layer->input_offsets[0] + strip->source_offset;
     char *destination = arena + layer->destination_offset + strip->destination_offset;
+    if (layer->own_mean) {
+        effnet_onednn_mean(layer, source, strip->shape.out_channels, destination);
+        return dnnl_success;
+    }
+    const struct onednn_view *view = &worker->views[layer->first_view + strip->variant];
     if (layer->copies_residual)
         memcpy(destination, arena + layer->input_offsets[1] + strip->destination_offset,
                strip->destination_bytes);
@@ -175,8 +148,8 @@ static int run_shared(struct backend_state *state, const uint8_t *pixels, float 
         if (layer_us) layer_us[i] += effnet_clock_us() - start;
     }
     const struct onednn_layer *layer = &state->layers[last];
-    convert_out(state->workers[0].arena + layer->destination_offset, (size_t)state->info->classes,
-                layer->destination_type, logits);
+    onednn_convert_out(state->workers[0].arena + layer->destination_offset, (size_t)state->info->classes,
+                       layer->destination_type, logits);
     return EFFNET_OK;
 }
 
@@ -209,8 +182,8 @@ static int image_task(void *context, int worker_number, int index)
         worker->layer_us[i] += end - start;
         start = end;
     }
-    convert_out(worker->arena + layer->destination_offset, (size_t)state->info->classes,
-                layer->destination_type, job->logits + (size_t)index * (size_t)state->info->classes);
+    onednn_convert_out(worker->arena + layer->destination_offset, (size_t)state->info->classes,
+                       layer->destination_type, job->logits + (size_t)index * (size_t)state->info->classes);
     return 0;
 }
 
@@ -269,12 +242,12 @@ int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const 
         for (int k = 0; k < from->input_count; k++) {
             const size_t size = effnet_layer_in_size(from, k);
             const float *input = inputs[effnet_unit_input(&state->units[index], from->inputs[k])];
-            convert_in(input + i * size, size, layer->source_type, arena + layer->input_offsets[k]);
+            onednn_convert_in(input + i * size, size, layer->source_type, arena + layer->input_offsets[k]);
         }
         int failure = run_shared_layer(&job, index);
         if (failure) return report(state, failure, error);
-        convert_out(arena + layer->destination_offset, out_size, layer->destination_type,
-                    output + i * out_size);
+        onednn_convert_out(arena + layer->destination_offset, out_size, layer->destination_type,
+                           output + i * out_size);
     }
     return EFFNET_OK;
 }

@@ -11,8 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Fewer output channels than this in a linear layer's strip, or another multiple, would waste vectors. */
+/* Fewer output channels than this in a strip, or another multiple, would waste vectors. */
 #define CHANNEL_STEP 64
+#define MEAN_STEP    16
+
+/* A larger map's mean is our own. */
+#define MOST_PIXELS 1024
 
 int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const char *what)
 {
@@ -27,25 +31,33 @@ onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_
     return dnnl_primitive_desc_query_md(description, what, index);
 }
 
-/* Rows, pixels or steps of channels that can be shared out. */
-static int divisible(const struct effnet_layer *layer)
+/* The channels by which a layer is cut whose output is a single pixel. */
+static int channel_step(const struct onednn_layer *layer)
 {
-    switch (layer->op) {
-    case EFFNET_OP_CONV:
-    case EFFNET_OP_DEPTHWISE: return layer->out_height;
-    case EFFNET_OP_POINTWISE:
-    case EFFNET_OP_SCALE: return layer->out_height * layer->out_width;
-    case EFFNET_OP_LINEAR: return (layer->out_channels + CHANNEL_STEP - 1) / CHANNEL_STEP;
-    case EFFNET_OP_POOL: break;
-    }
-    return 1;
+    if (layer->own_mean) return MEAN_STEP;
+    return layer->layer->op == EFFNET_OP_POOL ? layer->layer->out_channels : CHANNEL_STEP;
 }
 
-static int count_strips(const struct effnet_layer *layer, int max_strips, int min_pixels)
+/* Rows, pixels or steps of channels that can be shared out. */
+static int divisible(const struct onednn_layer *layer)
+{
+    const struct effnet_layer *from = layer->layer;
+    switch (from->op) {
+    case EFFNET_OP_CONV:
+    case EFFNET_OP_DEPTHWISE: return from->out_height;
+    case EFFNET_OP_POINTWISE:
+    case EFFNET_OP_SCALE: return from->out_height * from->out_width;
+    case EFFNET_OP_POOL:
+    case EFFNET_OP_LINEAR: break;
+    }
+    return (from->out_channels + channel_step(layer) - 1) / channel_step(layer);
+}
+
+static int count_strips(const struct onednn_layer *layer, int max_strips, int min_pixels)
 {
     int pieces = divisible(layer), strips = max_strips < pieces ? max_strips : pieces;
-    int pixels = layer->out_height * layer->out_width;
-    if (layer->op == EFFNET_OP_LINEAR) return strips;
+    int pixels = layer->layer->out_height * layer->layer->out_width;
+    if (layer->layer->op == EFFNET_OP_LINEAR || layer->layer->op == EFFNET_OP_POOL) return strips;
     if (strips > pixels / min_pixels) strips = pixels / min_pixels;
     return strips > 1 ? strips : 1;
 }
@@ -67,7 +79,7 @@ static void cut_rows(const struct effnet_layer *layer, int from, int to, struct 
 static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, int index)
 {
     const struct effnet_layer *from = layer->layer;
-    int64_t pieces = divisible(from);
+    int64_t pieces = divisible(layer);
     int begin = (int)(pieces * index / layer->strip_count);
     int end = (int)(pieces * (index + 1) / layer->strip_count);
     size_t first_pixel = 0, out_pixel = 0; /* of the source, and of the destination */
@@ -89,16 +101,17 @@ static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, in
         strip->shape.in_width = strip->shape.out_width = end - begin;
         first_pixel = out_pixel = (size_t)begin;
         break;
+    case EFFNET_OP_POOL:
     case EFFNET_OP_LINEAR:
-        strip->first_channel = begin * CHANNEL_STEP;
-        strip->shape.out_channels = (end * CHANNEL_STEP < from->out_channels ? end * CHANNEL_STEP
-                                                                             : from->out_channels) -
-                                    strip->first_channel;
+        strip->first_channel = begin * channel_step(layer);
+        strip->shape.out_channels = end * channel_step(layer) - strip->first_channel;
+        if (end == pieces) strip->shape.out_channels = from->out_channels - strip->first_channel;
         break;
-    case EFFNET_OP_POOL: break;
     }
+    size_t first_value = first_pixel * (size_t)from->in_channels;
+    if (from->op == EFFNET_OP_POOL) first_value = (size_t)strip->first_channel;
     size_t element = dnnl_data_type_size(layer->destination_type);
-    strip->source_offset = first_pixel * (size_t)from->in_channels * dnnl_data_type_size(layer->source_type);
+    strip->source_offset = first_value * dnnl_data_type_size(layer->source_type);
     strip->destination_offset = (out_pixel * (size_t)from->out_channels + (size_t)strip->first_channel) *
                                 element;
     strip->destination_bytes = (size_t)strip->shape.out_height * (size_t)strip->shape.out_width *
@@ -298,7 +311,12 @@ static dnnl_status_t pack(dnnl_engine_t engine, struct onednn_layer *layer, stru
 int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *layer, int max_strips,
                               int min_pixels, struct effnet_error *error)
 {
-    layer->strip_count = count_strips(layer->layer, max_strips, min_pixels);
+    layer->own_mean = layer->layer->op == EFFNET_OP_POOL &&
+                      layer->layer->in_height * layer->layer->in_width > MOST_PIXELS;
+    layer->strip_count = count_strips(layer, max_strips, min_pixels);
+    if (layer->own_mean)
+        snprintf(layer->kernel, sizeof layer->kernel, "mean, %d strip%s", layer->strip_count,
+                 layer->strip_count > 1 ? "s" : "");
     size_t count = (size_t)layer->strip_count;
     layer->strips = calloc(count, sizeof *layer->strips);
     layer->variants = calloc(count, sizeof *layer->variants);
@@ -308,6 +326,7 @@ int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *
     for (int i = 0; i < layer->strip_count; i++) {
         struct onednn_strip *strip = &layer->strips[i];
         cut(layer, strip, i);
+        if (layer->own_mean) continue;
         dnnl_status_t status = find_variant(state->engine, layer, strip);
         if (!status && layer->layer->weight) status = pack(state->engine, layer, strip);
         if (status) return effnet_onednn_fail(error, status, layer->layer->name);
