@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_model import write_image, write_tiny_model
+from convert_networks import run_convert
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = (ROOT / os.environ.get("EFFNET_BUILD", "build")).resolve()
@@ -74,6 +75,22 @@ def lite1():
 def b1_plain():
     """The seeded random weights of the seven-block network."""
     return weights_file("b1-plain.safetensors")
+
+
+@pytest.fixture(scope="session")
+def b1_files(tmp_path_factory):
+    """Seeded random weights of EfficientNet-B1 and their ONNX export."""
+    folder = tmp_path_factory.mktemp("b1")
+    weights, onnx = folder / "b1.safetensors", folder / "b1.onnx"
+    made = run_convert("--arch", "b1", "--random", 1, weights, "--onnx", onnx)
+    assert made.returncode == 0, made.stderr
+    return weights, onnx
+
+
+@pytest.fixture(scope="session")
+def b1(b1_files):
+    """Seeded random weights of EfficientNet-B1: squeeze-and-excite and SiLU."""
+    return b1_files[0]
 
 
 @pytest.fixture(scope="session")

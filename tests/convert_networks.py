@@ -189,6 +189,7 @@ ACTIVATE = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "gelu_relu": lambda x: np.where(x > 0, x * 0.5 * (1 + erf(x / math.sqrt(2))), 0),
 }
 
@@ -204,9 +205,12 @@ def convolve(x, weight, stride, pad, depthwise):
 
 
 def run_layer(layer, tensors, x, outputs):
-    """One layer of the table, in float64; outputs: {layer name: output} for residuals."""
+    """One layer of the table, in float64. x: the output before it; outputs: {layer name: output} of all."""
+    x, *gate = [outputs[name] for name in layer["inputs"]] if "inputs" in layer else [x]
     if layer["op"] == "pool":
         return x.mean(axis=(2, 3))
+    if layer["op"] == "scale":
+        return x * gate[0][:, :, None, None]
     weight = tensors[layer["name"] + ".weight"].astype(np.float64)
     bias = tensors[layer["name"] + ".bias"].astype(np.float64)
     if layer["op"] == "linear":
@@ -222,7 +226,8 @@ def run_layer(layer, tensors, x, outputs):
 
 def run_network(layers, tensors, x):
     """{layer name: output} over the whole table; x float [n, 3, h, w]."""
-    outputs, x = {}, x.astype(np.float64)
+    x = x.astype(np.float64)
+    outputs = {"image": x}
     for layer in layers:
         x = outputs[layer["name"]] = run_layer(layer, tensors, x, outputs)
     return outputs

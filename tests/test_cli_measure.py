@@ -56,6 +56,20 @@ def test_info(effnet, lite1, b1_plain, network, parameters, multiply_adds, layer
     assert sum(layer["multiply_adds"] for layer in info["layers"]) == info["multiply_adds"]
     residuals = {layer["name"]: layer["residual"] for layer in info["layers"] if layer["residual"]}
     assert (residuals.get("blocks.2.project") == "blocks.1.project") == (network == "lite1")
+    assert not any(layer["inputs"] for layer in info["layers"])
+
+
+def test_info_b1(effnet, b1):
+    """A layer says what it takes where that is not the layer before."""
+    info = run_json(effnet, "info", "-m", b1)
+    assert (info["network"], info["layer_count"]) == ("b1", 163)
+    assert info["parameters"] == pytest.approx(7.76e6, rel=0.01) and info["multiply_adds"] == pytest.approx(687e6, rel=0.01)
+    layers = {layer["name"]: layer for layer in info["layers"]}
+    assert layers["blocks.2.se.scale"]["inputs"] == "blocks.2.depthwise, blocks.2.se.expand"
+    assert layers["blocks.2.se.scale"]["op"] == "scale" and layers["blocks.2.se.expand"]["activation"] == "sigmoid"
+    assert [layers[f"blocks.2.se.{part}"]["output"] for part in ("pool", "reduce", "expand", "scale")] == [
+        "1x1x96", "1x1x4", "1x1x96", "60x60x96"]
+    assert sum(bool(layer["inputs"]) for layer in info["layers"]) == 23
 
 
 def test_info_text(effnet, tiny):
@@ -123,6 +137,14 @@ def test_verify(effnet, b1_plain, device):
 def test_verify_lite1(effnet, lite1):
     report = run_json(effnet, "verify", "-m", lite1, "--batch-size", "1")
     assert report["ok"] is True and report["logits"][0]["same_top_1"] == 1
+
+
+def test_verify_b1(effnet, b1):
+    """Squeeze-and-excite: units with two inputs."""
+    report = run_json(effnet, "verify", "-m", b1, "--batch", "2", "--device", "cpu")
+    assert report["ok"] is True and report["logits"][0]["same_top_1"] == 2
+    assert sum(unit["layers"].endswith(".se.scale") for unit in report["units"]) == 23
+    assert report["logits"][0]["relative_l2_error"] <= report["logits"][0]["allowance"] == 1e-5
 
 
 def test_verify_text(effnet, tiny):

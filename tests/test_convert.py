@@ -211,6 +211,38 @@ def test_table_of_b1_plain(reference):
     assert [by_name[f"blocks.{b}.depthwise"]["stride"] for b in range(7)] == [1, 2, 2, 2, 1, 2, 1]
 
 
+def test_table_of_b1(b1):
+    """EfficientNet-B1: format version 2, for squeeze-and-excite's sake; the published sizes."""
+    metadata, tensors = load(b1)
+    layers = metadata["network"]["layers"]
+    by_name = {layer["name"]: layer for layer in layers}
+    assert metadata["format_version"] == "2"
+    assert [layer["name"] for layer in layers[13:20]] == [
+        f"blocks.2.{part}"
+        for part in ("expand", "depthwise", "se.pool", "se.reduce", "se.expand", "se.scale", "project")
+    ]
+    assert layers[15:19] == [
+        {"name": "blocks.2.se.pool", "op": "pool", "in": 96, "out": 96, "block": 2},
+        {"name": "blocks.2.se.reduce", "op": "linear", "in": 96, "out": 4, "activation": "silu", "block": 2},
+        {"name": "blocks.2.se.expand", "op": "linear", "in": 4, "out": 96, "activation": "sigmoid", "block": 2},
+        {
+            "name": "blocks.2.se.scale",
+            "op": "scale",
+            "in": 96,
+            "out": 96,
+            "inputs": ["blocks.2.depthwise", "blocks.2.se.expand"],
+            "block": 2,
+        },
+    ]
+    assert [name for name in tensors if name.startswith("blocks.2.se.")] == [
+        f"blocks.2.se.{part}" for part in ("expand.bias", "expand.weight", "reduce.bias", "reduce.weight")
+    ]
+    assert by_name["blocks.22.project"]["add"] == "blocks.21.project" and len(layers) == 163
+    # 7.79 M with two parameters a channel of the batch norms, of which folding leaves one
+    channels = sum(layer["out"] for layer in layers if layer["op"] in ("conv", "depthwise", "pointwise"))
+    assert sum(tensor.size for tensor in tensors.values()) + channels == 7_794_184
+
+
 def test_preprocessing_and_overrides(tmp_path, reference, seven_blocks):
     assert reference["lite1"][0]["preprocess"] == {
         "short_side": 272, "crop": 240, "interpolation": "bicubic", "mean": [127.0] * 3, "std": [128.0] * 3,
@@ -549,6 +581,7 @@ def test_same_input_gives_the_same_bytes(tmp_path, seven_blocks):
         (("a", "b", "c"), "SOURCE"),
         (("--random", "1", "out"), "--arch"),
         (("--arch", "b1-plain", "--random", "1", "source", "out"), "--random"),
+        (("--arch", "b1", "--random", "-1", "out"), "--random"),
         (("--arch", "b1-plain", "--random", "-1", "out"), "--random"),
         (("--arch", "b1-plain", "--random", "1.5", "out"), "--random"),
         (("--arch", "b1-plain", "--random", str(1 << 64), "out"), "--random"),

@@ -340,6 +340,32 @@ static void test_devices(void **state)
     assert_true(seen.count >= 3 && seen.cpu && seen.reference && seen.cuda);
 }
 
+#ifdef EFFNET_HAVE_CUDA
+
+/* What a GPU does not compute is refused before one is looked for, by the layer's name. */
+static void test_cuda_refuses(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"layer se.expand: activation sigmoid is not supported on a GPU",
+                                        "layer se: op scale is not supported on a GPU",
+                                        "layer back: an input that is not the layer before is not supported"};
+    for (int i = 0; i < 3; i++) {
+        struct weights *w = weights_new(1, 16, 16);
+        weights_conv(w, "stem", 8, 3, 1, WEIGHTS_SAME, "relu6");
+        weights_layer(w, "pool0", "pool", 8, 1, 1, NULL, NULL, NULL, -1);
+        weights_layer(w, "se.expand", "linear", 8, 1, 1, NULL, i ? "relu" : "sigmoid", NULL, -1);
+        if (i == 2) weights_take(w, "stem");
+        if (i == 2) weights_layer(w, "back", "pointwise", 8, 1, 1, NULL, "relu6", NULL, -1);
+        weights_scale(w, "se", i == 2 ? "back" : "stem", "se.expand");
+        weights_head(w, 8, "relu6", CLASSES);
+        effnet_model *model = weights_open(w);
+        expect_refused(model, OPTIONS(.device = "cuda"), EFFNET_E_UNAVAILABLE, words[i]);
+        effnet_model_close(model);
+    }
+}
+
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +373,9 @@ int main(void)
         cmocka_unit_test(test_layers_in_a_row), cmocka_unit_test(test_batches),
         cmocka_unit_test(test_run_arguments),   cmocka_unit_test(test_units),
         cmocka_unit_test(test_timing),          cmocka_unit_test(test_devices),
+#ifdef EFFNET_HAVE_CUDA
+        cmocka_unit_test(test_cuda_refuses),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

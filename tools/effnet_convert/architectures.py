@@ -19,8 +19,18 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     pad: tuple = (0, 0, 0, 0)  # top, left, bottom, right
+    sources: tuple = ()  # names of the layers that it takes, "inputs" in the file; () is the layer before
     add: str = ""
     block: int = -1
+
+    @property
+    def has_weights(self):
+        return self.op not in ("pool", "scale")
+
+    @property
+    def format_version(self):
+        """The first version of the weights file that can say this."""
+        return 2 if self.sources or self.op == "scale" or self.activation == "sigmoid" else 1
 
     @property
     def weight_shape(self):
@@ -30,10 +40,12 @@ class Layer:
 
     def as_json(self):
         entry = {"name": self.name, "op": self.op, "in": self.inputs, "out": self.outputs}
-        if self.op != "pool":
+        if self.has_weights:
             entry["activation"] = self.activation
         if self.op in ("conv", "depthwise"):
             entry.update(kernel=self.kernel, stride=self.stride, pad=list(self.pad))
+        if self.sources:
+            entry["inputs"] = list(self.sources)
         if self.add:
             entry["add"] = self.add
         if self.block >= 0:
@@ -43,7 +55,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """An MBConv block: expand 1x1, depthwise, project 1x1."""
+    """An MBConv block: expand 1x1, depthwise, squeeze-and-excite where the architecture has it, project 1x1."""
 
     stage: int  # from 0
     repeat: int  # within the stage, from 0
@@ -64,6 +76,7 @@ class Architecture:
     name: str
     stages: tuple  # (repeats, kernel, stride, ratio, outputs)
     outer_activation: str  # of the stem and the head
+    inner_activation: str  # of the blocks
     residual: bool
     padding: str  # "same" as TensorFlow pads, or "symmetric": (kernel - 1) / 2 on every side
     epsilon: float  # of the batch norms
@@ -73,6 +86,7 @@ class Architecture:
     short_side: int = 272
     stem: int = 32
     head: int = 1280
+    squeeze: int = 0  # squeeze-and-excite narrows to a block's input channels over this; 0: there is none
 
     def blocks(self, expand_at_ratio_1=False):
         """expand_at_ratio_1: a block that expands by 1 has its 1x1 convolution all the same."""
@@ -116,6 +130,7 @@ LITE1 = Architecture(
         (1, 3, 1, 6, 320),
     ),
     outer_activation="relu6",
+    inner_activation="relu6",
     residual=True,
     padding="same",
     epsilon=1e-3,
@@ -135,6 +150,7 @@ B1_PLAIN = Architecture(
         (1, 3, 1, 6, 320),
     ),
     outer_activation="relu",
+    inner_activation="relu6",
     residual=False,
     padding="symmetric",
     epsilon=1e-5,
@@ -142,7 +158,29 @@ B1_PLAIN = Architecture(
     std=tuple(IMAGENET_STD),
 )
 
-ARCHITECTURES = {arch.name: arch for arch in (LITE1, B1_PLAIN)}
+# Tan and Le, 2019: B0 with depth 1.1.
+B1 = Architecture(
+    name="b1",
+    stages=(
+        (2, 3, 1, 1, 16),
+        (3, 3, 2, 6, 24),
+        (3, 5, 2, 6, 40),
+        (4, 3, 2, 6, 80),
+        (4, 5, 1, 6, 112),
+        (5, 5, 2, 6, 192),
+        (2, 3, 1, 6, 320),
+    ),
+    outer_activation="silu",
+    inner_activation="silu",
+    residual=True,
+    padding="same",
+    epsilon=1e-3,
+    mean=tuple(IMAGENET_MEAN),
+    std=tuple(IMAGENET_STD),
+    squeeze=4,
+)
+
+ARCHITECTURES = {arch.name: arch for arch in (LITE1, B1_PLAIN, B1)}
 
 
 def build_layers(arch, head, expand_at_ratio_1=False):
@@ -159,12 +197,20 @@ def build_layers(arch, head, expand_at_ratio_1=False):
     def pointwise(name, inputs, outputs, **more):
         layers.append(Layer(name, "pointwise", inputs, outputs, **more))
 
+    def squeeze_excite(prefix, channels, reduced, block):
+        before = layers[-1].name
+        layers.append(Layer(prefix + "pool", "pool", channels, channels, block=block))
+        layers.append(Layer(prefix + "reduce", "linear", channels, reduced, arch.inner_activation, block=block))
+        layers.append(Layer(prefix + "expand", "linear", reduced, channels, "sigmoid", block=block))
+        sources = (before, prefix + "expand")
+        layers.append(Layer(prefix + "scale", "scale", channels, channels, sources=sources, block=block))
+
     convolve("stem", "conv", 3, arch.stem, 3, 2, activation=arch.outer_activation)
     for index, block in enumerate(arch.blocks(expand_at_ratio_1)):
         before = layers[-1].name
         prefix = f"blocks.{index}."
         if block.has_expand:
-            pointwise(prefix + "expand", block.inputs, block.hidden, activation="relu6", block=index)
+            pointwise(prefix + "expand", block.inputs, block.hidden, activation=arch.inner_activation, block=index)
         convolve(
             prefix + "depthwise",
             "depthwise",
@@ -172,9 +218,11 @@ def build_layers(arch, head, expand_at_ratio_1=False):
             block.hidden,
             block.kernel,
             block.stride,
-            activation="relu6",
+            activation=arch.inner_activation,
             block=index,
         )
+        if arch.squeeze:
+            squeeze_excite(prefix + "se.", block.hidden, max(1, block.inputs // arch.squeeze), index)
         adds = arch.residual and block.stride == 1 and block.inputs == block.outputs
         pointwise(prefix + "project", block.hidden, block.outputs, add=before if adds else "", block=index)
     pointwise("head", layers[-1].outputs, arch.head, activation=arch.outer_activation)

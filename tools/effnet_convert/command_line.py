@@ -143,7 +143,7 @@ def _metadata(network, labels, source):
     size = network.arch.size
     return {
         "format": safetensors_file.FORMAT,
-        "format_version": "1",
+        "format_version": str(max(layer.format_version for layer in network.layers)),
         "network": dump(
             {
                 "name": network.arch.name,
@@ -191,7 +191,7 @@ def convert(options):
     parameters = sum(array.size for array in tensors.values())
     layers, classes = len(network.layers), network.classes
     made = f"{network.arch.name}, {layers} layers, {parameters} parameters, {classes} classes"
-    head = [f"{layer.outputs} {layer.activation}" for layer in network.layers if layer.op == "linear"]
+    head = [f"{layer.outputs} {layer.activation}" for layer in network.layers if layer.name.startswith("classifier")]
     return made + (f", head {', '.join(head)}" if len(head) > 1 else "")
 
 

@@ -44,7 +44,7 @@ def fold(network, label):
     weight * s and (bias - mean) * s + beta, where s = gamma / sqrt(var + epsilon)."""
     tensors = {}
     for layer in network.layers:
-        if layer.op == "pool":
+        if not layer.has_weights:
             continue
         source = network.parameters[layer.name]
         weight = source.weight.astype(np.float64)

@@ -49,6 +49,8 @@ class _Graph:
         if kind == "silu":
             gate = self.node("Sigmoid", [x], f"{prefix}.sigmoid")
             return self.node("Mul", [x, gate], f"{prefix}.silu")
+        if kind == "sigmoid":
+            return self.node("Sigmoid", [x], f"{prefix}.sigmoid")
         if kind in (
             "gelu",
             "gelu_relu",
@@ -66,11 +68,20 @@ class _Graph:
         inputs = [self.constant(f"{prefix}.norm.{name}", array) for name, array in arrays.items()]
         return self.node("BatchNormalization", [x, *inputs], f"{prefix}.norm", epsilon=norm.epsilon)
 
-    def layer(self, x, layer, source, outputs):
-        """One layer, without its activation."""
+    def scale(self, x, gate, prefix):
+        """A map [N, C, H, W] times a gate [N, C]."""
+        self.constants["axes"] = self._from_array(np.array([2, 3]), "axes")
+        gate = self.node("Unsqueeze", [gate, "axes"], f"{prefix}.gate")
+        return self.node("Mul", [x, gate], prefix)
+
+    def layer(self, inputs, layer, source, outputs):
+        """One layer, without its activation. inputs: what it takes."""
+        x = inputs[0]
         if layer.op == "pool":
             x = self.node("GlobalAveragePool", [x], f"{layer.name}.average")
             return self.node("Flatten", [x], layer.name)
+        if layer.op == "scale":
+            return self.scale(*inputs, layer.name)
         inputs = [x, self.constant(f"{layer.name}.weight", source.weight)]
         if source.bias is not None:
             inputs.append(self.constant(f"{layer.name}.bias", source.bias))
@@ -101,9 +112,10 @@ def to_onnx(network):
             "--onnx needs the Python package onnx (make weights installs it)", EX_UNAVAILABLE
         ) from None
     graph = _Graph(onnx)
-    x, outputs = "input", {}
+    x, outputs = "input", {"image": "input"}
     for layer in network.layers:
-        x = graph.layer(x, layer, network.parameters.get(layer.name), outputs)
+        inputs = [outputs[name] for name in layer.sources] or [x]
+        x = graph.layer(inputs, layer, network.parameters.get(layer.name), outputs)
         x = outputs[layer.name] = graph.activation(x, layer.activation, layer.name)
     graph.node("Identity", [x], "logits")
 

@@ -87,6 +87,9 @@ def _convolve(x, weight, layer):
 def _activate(x, activation):
     if activation == "relu6":
         return np.clip(x, 0.0, 6.0)
+    if activation in ("silu", "sigmoid"):
+        gate = 1.0 / (1.0 + np.exp(-x))
+        return gate * x if activation == "silu" else gate
     return np.maximum(x, 0.0) if activation == "relu" else x
 
 
@@ -103,35 +106,61 @@ def _draw_norm(stream, y, layer, epsilon):
     return Norm(*(a.astype(np.float32) for a in (gamma, beta, _round_bits(mean), _round_bits(var))), epsilon)
 
 
+def _draw_classifier(stream, x, layer):
+    """A linear layer whose logits spread by LOGIT_STD around about 0 on x [n, c]."""
+    weight = stream.normal(*layer.weight_shape) / np.sqrt(layer.inputs)
+    centre, spread = x.mean(axis=0), x.std(axis=0)
+    weight = weight * _round_bits(LOGIT_STD / np.sqrt((spread**2).mean()))
+    weight = weight.astype(np.float32)
+    bias = -_round_bits(weight.astype(np.float64) @ centre) + stream.normal(layer.outputs) * 0.5
+    return Parameters(weight, bias.astype(np.float32), None, layer.name)
+
+
+def _draw_gate(stream, x, layer):
+    """A linear layer of squeeze-and-excite, of variance about 1 over its outputs. Those before a sigmoid lie
+    around 1: then the mean square of a gate stays about a half however large x is, and so many gates one after
+    the other make activations neither grow nor vanish on images unlike those of the calibration."""
+    weight = stream.normal(*layer.weight_shape) / np.sqrt(layer.inputs)
+    weight = weight / _round_bits(np.sqrt((x**2).mean()))
+    bias = stream.normal(layer.outputs) * 0.5 + (1.0 if layer.activation == "sigmoid" else 0.0)
+    return Parameters(weight.astype(np.float32), bias.astype(np.float32), None, layer.name)
+
+
+def _draw_convolution(stream, x, layer, epsilon):
+    """A convolution's parameters, and what it gives with its batch norm for x [n, c, h, w]."""
+    weight = stream.normal(*layer.weight_shape) / np.sqrt(int(np.prod(layer.weight_shape[1:])))
+    weight = weight.astype(np.float32)
+    y = _convolve(x, weight.astype(np.float64), layer)
+    norm = _draw_norm(stream, y, layer, epsilon)
+    scale = norm.weight / np.sqrt(norm.var.astype(np.float64) + norm.epsilon)
+    y = (y - norm.mean.reshape(-1, 1, 1)) * scale.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
+    return Parameters(weight, None, norm, layer.name), y
+
+
 def random_network(arch, seed, classes=1000):
     """The network `arch` with parameters drawn from the seed: float32, batch norm not folded."""
     stream = Stream(seed)
     network = Network(arch, build_layers(arch, [(classes, "none")]))
+    wanted = {name for layer in network.layers for name in (*layer.sources, layer.add)}
     x = calibration_images(stream, arch)
-    outputs = {}
+    outputs = {"image": x}
     for layer in network.layers:
+        x, *gate = [outputs[name] for name in layer.sources] or [x]
         if layer.op == "pool":
             x = x.mean(axis=(2, 3))
-            continue
-        fan_in = int(np.prod(layer.weight_shape[1:]))
-        weight = stream.normal(*layer.weight_shape) / np.sqrt(fan_in)
-        if layer.op == "linear":
-            centre, spread = x.mean(axis=0), x.std(axis=0)
-            weight = weight * _round_bits(LOGIT_STD / np.sqrt((spread**2).mean()))
-            weight = weight.astype(np.float32)
-            bias = -_round_bits(weight.astype(np.float64) @ centre) + stream.normal(classes) * 0.5
-            network.parameters[layer.name] = Parameters(weight, bias.astype(np.float32), None, layer.name)
-            break
-        weight = weight.astype(np.float32)
-        x = _convolve(x, weight.astype(np.float64), layer)
-        norm = _draw_norm(stream, x, layer, arch.epsilon)
-        network.parameters[layer.name] = Parameters(weight, None, norm, layer.name)
-        scale = norm.weight / np.sqrt(norm.var.astype(np.float64) + norm.epsilon)
-        x = (x - norm.mean.reshape(-1, 1, 1)) * scale.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
+        elif layer.op == "scale":
+            x = x * gate[0][:, :, None, None]
+        elif layer.op == "linear":
+            draw = _draw_classifier if layer is network.layers[-1] else _draw_gate
+            drawn = network.parameters[layer.name] = draw(stream, x, layer)
+            x = x @ drawn.weight.astype(np.float64).T + drawn.bias
+        else:
+            network.parameters[layer.name], x = _draw_convolution(stream, x, layer, arch.epsilon)
         if layer.add:
             x = x + outputs[layer.add]
         x = _activate(x, layer.activation)
-        outputs[layer.name] = x
+        if layer.name in wanted:
+            outputs[layer.name] = x
     return network
 
 

@@ -131,7 +131,7 @@ def read_network(tensors, label, arch_name="auto", changes=(), head_activations=
     network = Network(arch, layers)
     rest = iter(head)
     for layer in layers:
-        if layer.op == "pool":
+        if not layer.has_weights:
             continue
         if layer.op == "linear":
             prefix, norm_prefix, _, _ = next(rest)

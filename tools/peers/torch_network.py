@@ -14,6 +14,7 @@ ACTIVATIONS = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_relu": lambda x: torch.relu(F.gelu(x)),
+    "sigmoid": torch.sigmoid,
 }
 
 EPSILON = 1e-3  # of batch norm
@@ -43,10 +44,10 @@ class Network(torch.nn.Module):
         super().__init__()
         self.batch_norm = batch_norm
         self.layers, tensors = read_weights(path)
-        self.wanted = {layer["add"] for layer in self.layers if layer.get("add")}
+        self.wanted = {name for layer in self.layers for name in (*layer.get("inputs", ()), layer.get("add"))}
         self.parameters_of = torch.nn.ParameterDict()
         for layer in self.layers:
-            if layer["op"] != "pool":
+            if layer["op"] not in ("pool", "scale"):
                 for part in ("weight", "bias"):
                     value = torch.from_numpy(tensors[f"{layer['name']}.{part}"].copy())
                     key = f"{layer['name']}.{part}".replace(".", "_")
@@ -58,9 +59,9 @@ class Network(torch.nn.Module):
                             )
 
     def forward(self, x):
-        kept = {}
+        kept = {"image": x}
         for layer in self.layers:
-            x = self.run_layer(layer, x)
+            x = self.run_layer(layer, *[kept[name] for name in layer.get("inputs", ())] or [x])
             if layer.get("add"):
                 x = x + kept[layer["add"]]
             x = ACTIVATIONS[layer.get("activation", "none")](x)
@@ -68,9 +69,11 @@ class Network(torch.nn.Module):
                 kept[layer["name"]] = x
         return x
 
-    def run_layer(self, layer, x):
+    def run_layer(self, layer, x, gate=None):
         if layer["op"] == "pool":
             return x.mean(dim=(2, 3))
+        if layer["op"] == "scale":
+            return x * gate[:, :, None, None]
         key = layer["name"].replace(".", "_")
         weight, bias = self.parameters_of[key + "_weight"], self.parameters_of[key + "_bias"]
         if layer["op"] == "linear":
