@@ -140,7 +140,11 @@ def test_verify_lite1(effnet, lite1):
 
 
 def test_verify_b1(effnet, b1):
-    """Squeeze-and-excite: units with two inputs."""
+    """Squeeze-and-excite: units with two inputs, in every precision that there is."""
+    cpu, = (device for device in run_json(effnet, "info", "--devices")["devices"] if device["name"] == "cpu")
+    for precision in set(cpu["precisions"].split()) - {"fp32"}:
+        units = run_json(effnet, "verify", "-m", b1, "--device", "cpu", "--precision", precision, "--only", "*")["units"]
+        assert len(units) == 163
     report = run_json(effnet, "verify", "-m", b1, "--batch", "2", "--device", "cpu")
     assert report["ok"] is True and report["logits"][0]["same_top_1"] == 2
     assert sum(unit["layers"].endswith(".se.scale") for unit in report["units"]) == 23

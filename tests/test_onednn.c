@@ -293,7 +293,8 @@ static void test_graphs(void **state)
 }
 
 /* Every number of images up to a little over a batch: each image has the bits that it has alone. */
-static void check_batches(const effnet_model *model, int threads, int max_batch, uint64_t *random)
+static void check_batches(const effnet_model *model, int threads, int max_batch, const char *precision,
+                          uint64_t *random)
 {
     int classes = effnet_model_get_info(model)->classes, images = max_batch + 2;
     size_t image = (size_t)effnet_model_get_info(model)->height *
@@ -301,7 +302,7 @@ static void check_batches(const effnet_model *model, int threads, int max_batch,
     uint8_t *pixels = new_pixels(model, images, random);
     float *alone = new_floats((size_t)(images * classes), random, 1);
     float *together = new_floats((size_t)(images * classes), random, 1);
-    effnet_session *session = open_session(model, threads, max_batch, NULL);
+    effnet_session *session = open_session(model, threads, max_batch, precision);
     for (int i = 0; i < images; i++)
         assert_int_equal(
             effnet_session_run(session, pixels + (size_t)i * image, 1, alone + i * classes, NULL), EFFNET_OK);
@@ -324,13 +325,13 @@ static void test_batches(void **state)
     uint64_t random = random_seed("batches", 34);
     for (int i = 0; i < 2; i++) {
         effnet_model *model = open_weights(networks[i]);
-        check_batches(model, 2, 4, &random);
+        check_batches(model, 2, 4, NULL, &random);
         effnet_model_close(model);
     }
     for (int round = 0; round < 12; round++) {
         uint64_t seed = random_next(&random);
         effnet_model *model = weights_open(round % 2 ? weights_tiny(seed) : weights_tiny_excited(seed));
-        check_batches(model, random_int(&random, 1, 6), random_int(&random, 1, 9), &random);
+        check_batches(model, random_int(&random, 1, 6), random_int(&random, 1, 9), NULL, &random);
         effnet_model_close(model);
     }
 }
@@ -451,6 +452,9 @@ static void test_bf16(void **state)
     assert_int_equal(effnet_session_run(session, pixels, 1, alone, NULL), EFFNET_OK);
     assert_memory_equal(alone, got, sizeof alone);
     effnet_session_close(session);
+    effnet_model_close(model);
+    model = weights_open(weights_tiny_excited(random_next(&random)));
+    check_batches(model, 2, 4, "bf16", &random);
     effnet_model_close(model);
     free(pixels);
     free(expected);

@@ -294,25 +294,25 @@ struct weights *weights_graph(uint64_t seed)
     weights_layer(w, map_name(0), "conv", channels, 3, 1, window, "gelu", NULL, -1);
     for (int i = 1; i < maps; i++) {
         int from = random_int(&random, 0, i - 1), other = random_int(&random, 0, i - 1);
-        bool adds = random_int(&random, 0, 1);
+        int kind = random_int(&random, 0, 5);
+        bool adds = random_int(&random, 0, 1) || kind < 2;
         const char *add = adds ? map_name(other) : NULL;
-        weights_take(w, map_name(from));
-        if (random_int(&random, 0, 2) == 0) { /* scaled by what another map, or the same, is on average */
+        weights_take(w, kind == 5 ? "image" : map_name(from));
+        if (kind < 2) { /* scaled by what another map, or the same, is on average */
             char pool[32], gate[32];
             snprintf(pool, sizeof pool, "pool%d", i);
             snprintf(gate, sizeof gate, "gate%d", i);
-            weights_take(w, map_name(other));
+            weights_take(w, add);
             weights_layer(w, pool, "pool", channels, 1, 1, NULL, NULL, NULL, -1);
             weights_layer(w, gate, "linear", channels, 1, 1, NULL, "sigmoid", NULL, -1);
             weights_scale(w, map_name(i), map_name(from), gate);
-            adds = true;
-        } else if (random_int(&random, 0, 1)) {
+        } else if (kind == 2) {
             weights_layer(w, map_name(i), "depthwise", channels, 3, 1, window, "silu", add, -1);
         } else {
             weights_layer(w, map_name(i), "pointwise", channels, 1, 1, NULL, "relu6", add, -1);
         }
-        read[from] = true;
-        read[other] |= adds;
+        if (kind != 5) read[from] = true;
+        if (adds) read[other] = true;
     }
     for (int i = 0; i < maps - 1; i++) { /* who has no reader yet is added at the end */
         char name[32];

@@ -69,8 +69,8 @@ struct weights *weights_tiny(uint64_t seed);
 
 /* The same in format version 2, with squeeze-and-excite in every block and SiLU for ReLU6. */
 struct weights *weights_tiny_excited(uint64_t seed);
-/* A random graph of format version 2 on 7 x 7 images: layers take any earlier ones, several the same, add and
- * scale them, at any distance; 11 classes. */
+/* A random graph of format version 2 on 7 x 7 images: layers take any earlier ones or the image, several the
+ * same, add and scale them, at any distance; 11 classes. */
 struct weights *weights_graph(uint64_t seed);
 
 /* Writes the file; the path's text is static until the next call. */
