@@ -19,7 +19,7 @@ enum effnet_activation {
     EFFNET_ACT_SILU,
     EFFNET_ACT_GELU,      /* x * Phi(x), by erf */
     EFFNET_ACT_GELU_RELU, /* max(GELU(x), 0) */
-    EFFNET_ACT_SIGMOID,   /* of a network's layers; effnet_linear does not take it */
+    EFFNET_ACT_SIGMOID,
 };
 
 enum effnet_type { EFFNET_FP16, EFFNET_FP32 }; /* IEEE 754 binary16 and binary32 */
