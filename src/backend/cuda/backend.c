@@ -164,9 +164,8 @@ static int run(struct backend_state *state, const uint8_t *pixels, int n, float 
 static int run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
                     struct effnet_error *error)
 {
-    const float *residual = inputs[unit(state, index)->input_count - 1];
     EFFNET_TRY(cuda_device_enter(&state->device, error));
-    const int status = cuda_run_unit(state, index, n, inputs[0], residual, output, error);
+    const int status = cuda_run_unit(state, index, n, inputs, output, error);
     cuda_device_leave();
     return status;
 }

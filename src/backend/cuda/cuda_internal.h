@@ -42,6 +42,7 @@ struct backend_state {
     int unit_count;
     struct lifetime *tensors; /* fp16 NHWC activations of max_batch images; steps are units */
     int tensor_count;
+    int image_tensor; /* of the normalised image; -1: no unit reads it */
 
     unsigned char *arena; /* weights, activations, workspace, pixels and logits, in this order */
     size_t arena_bytes, activation_offset, workspace_offset, slot_offset;
@@ -79,8 +80,8 @@ int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct e
 void cuda_slot_close(struct cuda_slot *slot);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
              struct effnet_error *error);
-int cuda_run_unit(struct backend_state *state, int index, int n, const float *input, const float *residual,
-                  float *output, struct effnet_error *error);
+int cuda_run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
+                  struct effnet_error *error);
 int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error);
 int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error);
 

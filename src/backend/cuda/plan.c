@@ -13,10 +13,14 @@
 
 /* ---------------------------------------------------------------- whether a GPU can */
 
-static int check_layer(const struct effnet_layer *layer, bool first, struct effnet_error *error)
+static int check_layer(const struct effnet_layer *layer, struct effnet_error *error)
 {
     /* cuDNN takes the image's channels as they are. */
-    const bool any_input = layer->op == EFFNET_OP_LINEAR || (first && layer->op == EFFNET_OP_CONV);
+    const bool any_input = layer->op == EFFNET_OP_LINEAR ||
+                           (layer->op == EFFNET_OP_CONV && layer->inputs[0] == EFFNET_IMAGE);
+    if (layer->op == EFFNET_OP_SCALE)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: op scale is not supported on a GPU",
+                           layer->name);
     if (layer->op != EFFNET_OP_LINEAR && !cuda_clamps(layer))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
                            layer->name, effnet_activation_name(layer->activation));
@@ -51,7 +55,7 @@ static int check_size(const struct effnet_layer *layer, int max_batch, struct ef
 int cuda_network_check(const effnet_model *model, int max_batch, struct effnet_error *error)
 {
     for (int i = 0; i < effnet_model_get_info(model)->layer_count; i++) {
-        EFFNET_TRY(check_layer(effnet_model_layer(model, i), i == 0, error));
+        EFFNET_TRY(check_layer(effnet_model_layer(model, i), error));
         EFFNET_TRY(check_size(effnet_model_layer(model, i), max_batch, error));
     }
     return EFFNET_OK;
@@ -75,10 +79,8 @@ typedef struct step cover[2];
 /* Whether nobody behind `last` reads what the layers first..last-1 compute. */
 static bool inside_only(const struct cuda_network *network, int first, int last)
 {
-    for (int i = last + 1; i < network->info->layer_count; i++) {
-        const int residual = effnet_model_layer(network->model, i)->residual;
-        if (residual >= first && residual < last) return false;
-    }
+    for (int i = first; i < last; i++)
+        if (effnet_model_layer(network->model, i)->last_reader > last) return false;
     return true;
 }
 
@@ -134,36 +136,36 @@ static void find_covers(struct backend_state *state, const struct tuning *tuning
 
 /* ---------------------------------------------------------------- units and tensors */
 
-static int add_tensor(struct backend_state *state, int64_t image_values, int unit)
+static int add_tensor(struct backend_state *state, size_t image_values, int unit)
 {
     struct lifetime *t = &state->tensors[state->tensor_count];
-    *t = (struct lifetime){.bytes = cuda_aligned(2 * (size_t)state->network.max_batch * (size_t)image_values),
+    *t = (struct lifetime){.bytes = cuda_aligned(2 * (size_t)state->network.max_batch * image_values),
                            .first = unit,
                            .last = unit};
     return state->tensor_count++;
 }
 
-static void read_tensor(struct backend_state *state, int unit, int input, int tensor)
+/* The tensor that a unit reads: the pixels, the normalised image, or what a layer before it gives. */
+static int input_tensor(struct backend_state *state, const struct cuda_unit *u, int input,
+                        const int *tensor_of)
 {
-    state->units[unit].inputs[input] = tensor;
-    if (tensor >= 0) state->tensors[tensor].last = unit;
+    if (u->unit.inputs[input] != EFFNET_IMAGE) return tensor_of[u->unit.inputs[input]];
+    if (u->op->from_pixels) return CUDA_PIXELS;
+    if (state->image_tensor < 0) state->image_tensor = add_tensor(state, cuda_input_size(u, input), 0);
+    return state->image_tensor;
 }
 
 /* Gives the units their tensors. tensor_of: of each layer's output. */
 static void connect(struct backend_state *state, int *tensor_of)
 {
-    const struct effnet_model_info *info = state->network.info;
+    state->image_tensor = -1;
     for (int i = 0; i < state->unit_count; i++) {
         struct cuda_unit *u = &state->units[i];
-        const int first = u->unit.first;
-        int input = CUDA_PIXELS;
-        if (!cuda_reads_image(&state->network, first))
-            input = tensor_of[first - 1];
-        else if (!u->op->from_pixels)
-            input = add_tensor(state, (int64_t)info->height * info->width * info->channels, i);
-        read_tensor(state, i, 0, input);
-        if (u->input_count > 1) read_tensor(state, i, 1, tensor_of[u->last->residual]);
-        u->output = u->ends ? CUDA_LOGITS : add_tensor(state, cuda_output_values(u->last), i);
+        for (int k = 0; k < u->unit.input_count; k++) {
+            u->inputs[k] = input_tensor(state, u, k, tensor_of);
+            if (u->inputs[k] >= 0) state->tensors[u->inputs[k]].last = i;
+        }
+        u->output = u->ends ? CUDA_LOGITS : add_tensor(state, effnet_layer_out_size(u->last), i);
         tensor_of[u->unit.last] = u->output;
     }
 }

@@ -26,7 +26,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     struct cuda_io io = {.output = tensor_data(state, slot, u->output),
                          .workspace = state->arena + state->workspace_offset,
                          .images = images};
-    for (int i = 0; i < u->input_count; i++) io.inputs[i] = tensor_data(state, slot, u->inputs[i]);
+    for (int i = 0; i < u->unit.input_count; i++) io.inputs[i] = tensor_data(state, slot, u->inputs[i]);
     return cuda_unit_enqueue(u, &io, stream, error);
 }
 
@@ -35,7 +35,7 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 {
     const struct effnet_preprocess *p = &state->network.info->preprocess;
     struct normalise_args args = {.pixels = pixels,
-                                  .y = cuda_tensor_data(state, state->units[0].inputs[0]),
+                                  .y = cuda_tensor_data(state, state->image_tensor),
                                   .pixel_count = (int64_t)images * p->crop * p->crop};
     memcpy(args.mean, p->mean, sizeof args.mean);
     memcpy(args.std, p->std, sizeof args.std);
@@ -48,8 +48,7 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot, int images,
                            cudaStream_t stream, struct effnet_error *error)
 {
-    if (state->units[0].inputs[0] >= 0)
-        EFFNET_TRY(enqueue_normalise(state, slot->pixels, images, stream, error));
+    if (state->image_tensor >= 0) EFFNET_TRY(enqueue_normalise(state, slot->pixels, images, stream, error));
     for (int i = 0; i < state->unit_count; i++)
         EFFNET_TRY(enqueue_unit(state, &state->units[i], slot, images, stream, error));
     return EFFNET_OK;
@@ -225,27 +224,26 @@ static int download_floats(const struct backend_state *state, int tensor, size_t
     return EFFNET_OK;
 }
 
-int cuda_run_unit(struct backend_state *state, int index, int n, const float *input, const float *residual,
-                  float *output, struct effnet_error *error)
+int cuda_run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
+                  struct effnet_error *error)
 {
     const struct cuda_unit *u = &state->units[index];
-    const struct effnet_layer *l = u->layer, *last = u->last;
-    const size_t in = (size_t)n * (size_t)l->in_height * (size_t)l->in_width * (size_t)l->in_channels;
-    const size_t out = (size_t)n * (size_t)last->out_height * (size_t)last->out_width *
-                       (size_t)last->out_channels;
-    if (u->inputs[0] == CUDA_PIXELS)
-        EFFNET_TRY(upload_pixels(state, input, in, state->slots[0].pixels, error));
-    else
-        EFFNET_TRY(upload_floats(state, input, in, u->inputs[0], error));
-    if (u->input_count > 1) EFFNET_TRY(upload_floats(state, residual, out, u->inputs[1], error));
+    const size_t out = (size_t)n * effnet_layer_out_size(u->last);
+    for (int i = 0; i < u->unit.input_count; i++) {
+        const size_t count = (size_t)n * cuda_input_size(u, i);
+        if (u->inputs[i] == CUDA_PIXELS)
+            EFFNET_TRY(upload_pixels(state, inputs[i], count, state->slots[0].pixels, error));
+        else
+            EFFNET_TRY(upload_floats(state, inputs[i], count, u->inputs[i], error));
+    }
     const int images = graph_images(state, choose_graph(state, n)); /* as a pass has them */
     EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], images, state->stream, error));
-    CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
+    CUDA_TRY(cudaStreamSynchronize(state->stream), u->layer->name);
     if (u->output >= 0) return download_floats(state, u->output, out, output, error);
     CUDA_TRY(cudaMemcpyAsync(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost,
                              state->stream),
-             l->name);
-    CUDA_TRY(cudaStreamSynchronize(state->stream), l->name);
+             u->layer->name);
+    CUDA_TRY(cudaStreamSynchronize(state->stream), u->layer->name);
     return EFFNET_OK;
 }
 

@@ -60,19 +60,19 @@ static int reserve(struct scratch *scratch, size_t bytes, cudaStream_t stream, s
 static int place(struct cuda_unit *u, struct scratch *scratch, struct cuda_io *io, cudaStream_t stream,
                  struct effnet_error *error)
 {
-    const size_t images = (size_t)u->network->max_batch, value = 4; /* bytes at most */
+    const size_t values = 4 * (size_t)u->network->max_batch; /* bytes at most for one of each image's */
     const size_t weights = u->op->lay_out ? u->op->lay_out(u, NULL) : 0;
-    const size_t in = cuda_aligned(images * value * (size_t)u->layer->in_height * (size_t)u->layer->in_width *
-                                   (size_t)u->layer->in_channels);
-    const size_t out = cuda_aligned(images * value * (size_t)cuda_output_values(u->last));
-    EFFNET_TRY(
-        reserve(scratch, weights + in + (size_t)u->input_count * out + CUDA_WORKSPACE_MOST, stream, error));
+    const size_t out = cuda_aligned(values * effnet_layer_out_size(u->last));
+    size_t in = 0;
+    for (int i = 0; i < u->unit.input_count; i++) in += cuda_aligned(values * cuda_input_size(u, i));
+    EFFNET_TRY(reserve(scratch, weights + in + out + CUDA_WORKSPACE_MOST, stream, error));
     unsigned char *next = scratch->memory;
     *io = (struct cuda_io){.images = u->network->max_batch};
     if (u->op->lay_out) next += u->op->lay_out(u, next);
-    io->inputs[0] = next;
-    next += in;
-    for (int i = 1; i < u->input_count; i++, next += out) io->inputs[i] = next;
+    for (int i = 0; i < u->unit.input_count; i++) {
+        io->inputs[i] = next;
+        next += cuda_aligned(values * cuda_input_size(u, i));
+    }
     io->output = next;
     io->workspace = next + out;
     return EFFNET_OK;

@@ -25,7 +25,7 @@ static void arguments_anywhere(const struct cuda_unit *u, union kernel_args *arg
     static _Alignas(CUDA_ALIGNMENT) char anywhere[CUDA_ALIGNMENT];
     struct cuda_unit unit = *u;
     struct cuda_io io = {.output = anywhere, .images = u->network->max_batch};
-    for (int i = 0; i < u->input_count; i++) io.inputs[i] = anywhere;
+    for (int i = 0; i < u->unit.input_count; i++) io.inputs[i] = anywhere;
     if (unit.op->lay_out) unit.op->lay_out(&unit, (unsigned char *)anywhere);
     unit.op->arguments(&unit, &io, args);
 }
@@ -94,9 +94,10 @@ void cuda_unit_make(struct cuda_unit *u, struct cuda_network *network, const str
     u->layer = effnet_model_layer(network->model, first);
     u->last = effnet_model_layer(network->model, last);
     u->ends = last == network->info->layer_count - 1;
-    u->input_count = u->last->residual >= 0 && u->last->residual < first ? 2 : 1;
-    u->unit.bytes_per_image = 2 * ((int64_t)u->layer->in_height * u->layer->in_width * u->layer->in_channels +
-                                   u->input_count * cuda_output_values(u->last));
+    effnet_unit_find_inputs(network->model, &u->unit);
+    size_t values = effnet_layer_out_size(u->last);
+    for (int i = 0; i < u->unit.input_count; i++) values += cuda_input_size(u, i);
+    u->unit.bytes_per_image = 2 * (int64_t)values;
     u->unit.weight_bytes = op->lay_out ? (int64_t)op->lay_out(u, NULL) : 0;
     if (op->count_bytes) op->count_bytes(u);
 }
@@ -156,15 +157,12 @@ bool cuda_clamps_from_0(const struct effnet_layer *layer)
     return activation_is_relu(cuda_activation(layer->activation));
 }
 
-bool cuda_reads_image(const struct cuda_network *network, int layer)
+size_t cuda_input_size(const struct cuda_unit *u, int input)
 {
-    (void)network;
-    return layer == 0;
-}
-
-int64_t cuda_output_values(const struct effnet_layer *layer)
-{
-    return (int64_t)layer->out_height * layer->out_width * layer->out_channels;
+    const struct effnet_model_info *info = u->network->info;
+    if (u->unit.inputs[input] == EFFNET_IMAGE)
+        return (size_t)info->height * (size_t)info->width * (size_t)info->channels;
+    return effnet_layer_out_size(effnet_model_layer(u->network->model, u->unit.inputs[input]));
 }
 
 size_t cuda_weight_count(const struct effnet_layer *layer)

@@ -5,6 +5,7 @@
 #define EFFNET_BACKEND_CUDA_UNIT_H
 
 #include "activation.h"
+#include "backend/backend.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/tuning.h"
 #include "effnet_lab.h"
@@ -27,7 +28,7 @@ struct cuda_network {
 #define CUDA_COVERS(layers) (1u << (layers))
 enum { CUDA_COVERS_MOST = 3 }; /* layers */
 
-enum { CUDA_INPUTS = 4, CUDA_PIXELS = -1, CUDA_LOGITS = -2 };
+enum { CUDA_PIXELS = -1, CUDA_LOGITS = -2 };
 
 struct cuda_unit {
     struct effnet_unit unit; /* unit.kernel points at `kernel` */
@@ -36,10 +37,8 @@ struct cuda_unit {
     struct cuda_network *network;
     const struct effnet_layer *layer, *last; /* unit.first and unit.last */
 
-    /* Tensors, or CUDA_PIXELS and CUDA_LOGITS. The first layer's input comes first, then what else its layers
-     * read from outside the unit, in their order. */
-    int inputs[CUDA_INPUTS], input_count, output;
-    bool ends; /* it computes the network's logits, in fp32 */
+    int inputs[EFFNET_UNIT_INPUTS], output; /* tensors, or CUDA_PIXELS and CUDA_LOGITS */
+    bool ends;                              /* it computes the network's logits, in fp32 */
 
     /* On the device; which of them an op has is its own affair. */
     void *weight;
@@ -52,7 +51,7 @@ struct cuda_unit {
 
 /* Where a unit reads and writes, on the device. */
 struct cuda_io {
-    const void *inputs[CUDA_INPUTS];
+    const void *inputs[EFFNET_UNIT_INPUTS]; /* in the order of unit.inputs */
     void *output, *workspace;
     int images;
 };
@@ -142,7 +141,8 @@ static inline enum activation cuda_activation(enum effnet_activation activation)
     _Static_assert((int)EFFNET_ACT_NONE == ACTIVATION_NONE && (int)EFFNET_ACT_RELU == ACTIVATION_RELU &&
                        (int)EFFNET_ACT_RELU6 == ACTIVATION_RELU6 && (int)EFFNET_ACT_SILU == ACTIVATION_SILU &&
                        (int)EFFNET_ACT_GELU == ACTIVATION_GELU &&
-                       (int)EFFNET_ACT_GELU_RELU == ACTIVATION_GELU_RELU,
+                       (int)EFFNET_ACT_GELU_RELU == ACTIVATION_GELU_RELU &&
+                       (int)EFFNET_ACT_SIGMOID == ACTIVATION_SIGMOID,
                    "in the same order");
     return (enum activation)activation;
 }
@@ -150,10 +150,8 @@ static inline enum activation cuda_activation(enum effnet_activation activation)
 /* Whether the layer's activation is none, ReLU or ReLU6; whether it is ReLU or ReLU6. */
 bool cuda_clamps(const struct effnet_layer *layer);
 bool cuda_clamps_from_0(const struct effnet_layer *layer);
-/* Whether the layer's input is the image. */
-bool cuda_reads_image(const struct cuda_network *network, int layer);
-/* Of one image's output. */
-int64_t cuda_output_values(const struct effnet_layer *layer);
+/* Elements of one image in unit.inputs[input]. */
+size_t cuda_input_size(const struct cuda_unit *unit, int input);
 /* Without the bias. */
 size_t cuda_weight_count(const struct effnet_layer *layer);
 /* Lays out weights of `weight_bytes` each, then the bias. */

@@ -19,17 +19,15 @@ static unsigned covers(const struct cuda_network *network, int first)
 static bool leaves_raw(const struct cuda_network *network, int first)
 {
     const struct effnet_layer *layer = effnet_model_layer(network->model, first);
-    if (first + 1 >= network->info->layer_count ||
-        effnet_model_layer(network->model, first + 1)->op != EFFNET_OP_POINTWISE)
-        return false;
-    for (int i = first + 1; i < network->info->layer_count; i++)
-        if (effnet_model_layer(network->model, i)->residual == first) return false;
-    return layer->residual < 0 && cuda_clamps_from_0(layer);
+    if (layer->last_reader != first + 1 || !cuda_clamps_from_0(layer) || layer->residual >= 0) return false;
+    const struct effnet_layer *next = effnet_model_layer(network->model, first + 1);
+    return next->op == EFFNET_OP_POINTWISE && next->residual != first;
 }
 
 static void count_bytes(struct cuda_unit *u)
 {
-    if (!u->unit.raw_output) u->unit.bytes_per_image += 4 * cuda_output_values(u->layer); /* in place */
+    if (!u->unit.raw_output)
+        u->unit.bytes_per_image += 4 * (int64_t)effnet_layer_out_size(u->layer); /* in place */
 }
 
 static void key(const struct cuda_unit *u, struct tuning_key *key)

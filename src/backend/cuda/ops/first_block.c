@@ -38,7 +38,8 @@ static unsigned covers(const struct cuda_network *network, int first)
     const struct effnet_layer *stem = effnet_model_layer(network->model, first + STEM),
                               *depthwise = effnet_model_layer(network->model, first + DEPTHWISE),
                               *project = effnet_model_layer(network->model, first + PROJECT);
-    const bool match = cuda_reads_image(network, first) && stem->op == EFFNET_OP_CONV &&
+    const bool match = stem->inputs[0] == EFFNET_IMAGE && depthwise->inputs[0] == first + STEM &&
+                       project->inputs[0] == first + DEPTHWISE && stem->op == EFFNET_OP_CONV &&
                        stem->in_channels == 3 && stem->out_channels == FIRST_BLOCK_MIDDLE &&
                        stem->kernel == 3 && stem->stride == 2 && cuda_clamps_from_0(stem) &&
                        depthwise->op == EFFNET_OP_DEPTHWISE && depthwise->kernel == 3 &&
@@ -54,7 +55,7 @@ static unsigned covers(const struct cuda_network *network, int first)
 
 static void count_bytes(struct cuda_unit *u)
 {
-    u->unit.bytes_per_image -= (int64_t)u->layer->in_height * u->layer->in_width * u->layer->in_channels;
+    u->unit.bytes_per_image -= (int64_t)cuda_input_size(u, 0);
 }
 
 static void key(const struct cuda_unit *u, struct tuning_key *key)

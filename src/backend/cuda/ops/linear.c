@@ -13,7 +13,7 @@ static unsigned covers(const struct cuda_network *network, int first)
 
 static void count_bytes(struct cuda_unit *u)
 {
-    if (u->ends) u->unit.bytes_per_image += 2 * cuda_output_values(u->layer);
+    if (u->ends) u->unit.bytes_per_image += 2 * (int64_t)effnet_layer_out_size(u->layer);
 }
 
 static void key(const struct cuda_unit *u, struct tuning_key *key)

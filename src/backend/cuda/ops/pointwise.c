@@ -9,9 +9,9 @@
 static unsigned covers(const struct cuda_network *network, int first)
 {
     const struct effnet_layer *layer = effnet_model_layer(network->model, first);
-    const bool pool = first + 1 < network->info->layer_count && layer->residual < 0 &&
-                      effnet_model_layer(network->model, first + 1)->op == EFFNET_OP_POOL;
     if (layer->op != EFFNET_OP_POINTWISE) return 0;
+    const struct effnet_layer *next = effnet_model_layer(network->model, layer->last_reader);
+    const bool pool = layer->last_reader == first + 1 && layer->residual < 0 && next->op == EFFNET_OP_POOL;
     return CUDA_COVERS(1) | (pool ? CUDA_COVERS(2) : 0);
 }
 
@@ -81,7 +81,7 @@ static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void 
         .w = u->weight,
         .w_low = two_parts(u),
         .bias = u->bias,
-        .residual = l->residual < 0 ? NULL : io->inputs[1],
+        .residual = l->residual < 0 ? NULL : io->inputs[effnet_unit_input(&u->unit, l->residual)],
         .y = io->output,
         .m = io->images * pixels,
         .n = l->out_channels,
