@@ -181,6 +181,10 @@ static void check_reference(const struct subject *s, const char *plan, int n, do
         expect(u->first == next && u->last >= u->first && u->raw_input == raw,
                "%s, plan %s: unit %d (%s) does not follow on the one before", s->name, plan, i, u->kernel);
         next = u->last + 1, raw = u->raw_output;
+        for (int l = u->first; l < u->last; l++)
+            expect(effnet_model_layer(s->model, l)->last_reader <= u->last,
+                   "%s, plan %s: unit %d (%s) hides what '%s' gives from layers behind it", s->name, plan, i,
+                   u->kernel, effnet_model_layer(s->model, l)->name);
         const double error = unit_error(session, &t, i, unit_allowance);
         expect(error <= unit_allowance, "%s, plan %s: unit %d, %s (%s): relative L2 %.2e", s->name, plan, i,
                effnet_model_layer(s->model, u->first)->name, u->kernel, error);
