@@ -228,6 +228,7 @@ static void test_awkward_layers(void **state)
         int n = random_int(&random, 1, 3);
         effnet_session *session = open_session(model, random_int(&random, 1, 6), random_int(&random, n, 8),
                                                NULL);
+        assert_int_equal(effnet_session_unit_count(session), effnet_model_get_info(model)->layer_count);
         for (int u = 0; u < effnet_session_unit_count(session); u++)
             check_unit(model, session, u, n, &random);
         effnet_session_close(session);
