@@ -65,10 +65,10 @@ def test_info_b1(effnet, b1):
     assert (info["network"], info["layer_count"]) == ("b1", 163)
     assert info["parameters"] == pytest.approx(7.76e6, rel=0.01) and info["multiply_adds"] == pytest.approx(687e6, rel=0.01)
     layers = {layer["name"]: layer for layer in info["layers"]}
-    assert layers["blocks.2.se.scale"]["inputs"] == "blocks.2.depthwise, blocks.2.se.expand"
+    assert layers["blocks.2.se.scale"]["inputs"] == ["blocks.2.depthwise", "blocks.2.se.expand"]
     assert layers["blocks.2.se.scale"]["op"] == "scale" and layers["blocks.2.se.expand"]["activation"] == "sigmoid"
     assert [layers[f"blocks.2.se.{part}"]["output"] for part in ("pool", "reduce", "expand", "scale")] == [
-        "1x1x96", "1x1x4", "1x1x96", "60x60x96"]
+        [1, 1, 96], [1, 1, 4], [1, 1, 96], [60, 60, 96]]
     assert sum(bool(layer["inputs"]) for layer in info["layers"]) == 23
 
 
@@ -142,10 +142,10 @@ def test_verify_lite1(effnet, lite1):
 def test_verify_b1(effnet, b1):
     """Squeeze-and-excite: units with two inputs, in every precision that there is."""
     cpu, = (device for device in run_json(effnet, "info", "--devices")["devices"] if device["name"] == "cpu")
-    for precision in set(cpu["precisions"].split()) - {"fp32"}:
+    for precision in set(cpu["precisions"]) - {"fp32"}:
         units = run_json(effnet, "verify", "-m", b1, "--device", "cpu", "--precision", precision, "--only", "*")["units"]
         assert len(units) == 163
-    report = run_json(effnet, "verify", "-m", b1, "--batch", "2", "--device", "cpu")
+    report = run_json(effnet, "verify", "-m", b1, "--batch-size", "2", "--device", "cpu")
     assert report["ok"] is True and report["logits"][0]["same_top_1"] == 2
     assert sum(unit["layers"].endswith(".se.scale") for unit in report["units"]) == 23
     assert report["logits"][0]["relative_l2_error"] <= report["logits"][0]["allowance"] == 1e-5

@@ -77,7 +77,7 @@ static void report_layers(struct report *report, const effnet_model *model)
         {"parameters", "parameters", VALUE_NUMBER},
         {"multiply_adds", "multiply-adds", VALUE_NUMBER},
         {"residual", "+ residual", VALUE_TEXT},
-        {"inputs", "inputs", VALUE_TEXT},
+        {"inputs", "inputs", VALUE_NAMES},
     };
     report_table(report, "layers", "Layers", columns, sizeof columns / sizeof columns[0]);
     int count = effnet_model_get_info(model)->layer_count;

@@ -1,9 +1,9 @@
 /* effnet verify: every unit of a session alone, fed with the reference's input, against the reference; then
  * the logits of the whole network. */
-#include "cli/chain.h"
 #include "cli/cli.h"
 #include "cli/compare.h"
 #include "cli/images.h"
+#include "cli/reference.h"
 #include "cli/report.h"
 #include "cli/units.h"
 
@@ -83,41 +83,42 @@ static float *poisoned(size_t count)
 
 /* Runs unit `index` alone and compares it with `want`. `raw`: what it takes as its first input where that is
  * without bias and activation. */
-static int run_unit(struct verify *v, const struct chain *chain, int index, const float *raw,
+static int run_unit(struct verify *v, const struct reference *reference, int index, const float *raw,
                     const float *want)
 {
     const struct effnet_unit *unit = effnet_session_unit(v->session, index);
     const struct effnet_layer *last = effnet_model_layer(v->model, unit->last);
     const struct shape shape = {last->out_height, last->out_width, last->out_channels};
     const float *inputs[EFFNET_UNIT_INPUTS] = {NULL};
-    for (int i = 0; i < unit->input_count; i++) inputs[i] = chain_output(chain, unit->inputs[i]);
+    for (int i = 0; i < unit->input_count; i++) inputs[i] = reference_output(reference, unit->inputs[i]);
     if (unit->raw_input) inputs[0] = raw;
-    float *got = poisoned((size_t)chain->n * effnet_layer_out_size(last));
+    float *got = poisoned((size_t)reference->n * effnet_layer_out_size(last));
     if (!got) return cli_fail_nomem("a unit's output");
     struct effnet_error error;
-    int status = effnet_session_run_unit(v->session, index, chain->n, inputs, got, &error);
+    int status = effnet_session_run_unit(v->session, index, reference->n, inputs, got, &error);
     if (status)
         cli_fail_library(&error);
     else
-        compare(&v->units[index], got, want, chain->n, shape, v->unit_allowance);
+        compare(&v->units[index], got, want, reference->n, shape, v->unit_allowance);
     free(got);
     return status;
 }
 
 /* The reference through one unit, then the unit. *raw is the reference's output of the unit before without
  * bias and activation where this one takes that; it is replaced by this one's own. */
-static int verify_unit(struct verify *v, struct chain *chain, int index, float **raw)
+static int verify_unit(struct verify *v, struct reference *reference, int index, float **raw)
 {
     const struct effnet_unit *unit = effnet_session_unit(v->session, index);
     float *raw_output = NULL;
     int status = EFFNET_OK;
-    for (int l = unit->first; !status && l <= unit->last; l++) status = chain_run(chain, l);
-    if (!status && unit->raw_output) status = chain_run_raw(chain, unit->last, &raw_output);
+    for (int l = unit->first; !status && l <= unit->last; l++) status = reference_run(reference, l);
+    if (!status && unit->raw_output) status = reference_run_raw(reference, unit->last, &raw_output);
     if (!status && v->selected[index])
-        status = run_unit(v, chain, index, *raw, unit->raw_output ? raw_output : chain->outputs[unit->last]);
+        status = run_unit(v, reference, index, *raw,
+                          unit->raw_output ? raw_output : reference->outputs[unit->last]);
     free(*raw);
     *raw = raw_output;
-    chain_forget(chain, unit->last + 1);
+    reference_forget(reference, unit->last + 1);
     return status;
 }
 
@@ -151,24 +152,24 @@ static int verify_images(struct verify *v, int first, int n)
     const struct effnet_model_info *info = effnet_model_get_info(v->model);
     const struct effnet_preprocess *p = &info->preprocess;
     size_t crop_bytes = (size_t)p->crop * (size_t)p->crop * 3;
-    struct chain chain;
+    struct reference reference;
     int status = EFFNET_OK;
     if (v->paths)
         status = images_read(v->paths + first, n, p, v->pixels);
     else
         for (int i = 0; i < n; i++)
             images_draw((uint64_t)v->options->seed, first + i, p->crop, v->pixels + (size_t)i * crop_bytes);
-    if (!status) status = chain_open(v->model, v->pixels, n, &chain);
+    if (!status) status = reference_open(v->model, v->pixels, n, &reference);
     if (status) return status;
     float *raw = NULL;
     for (int i = 0; !status && i <= v->last_unit; i++) {
         if (!v->options->setup.quiet) progress_show("verify: unit", i + 1, v->last_unit + 1);
-        status = verify_unit(v, &chain, i, &raw);
+        status = verify_unit(v, &reference, i, &raw);
     }
     progress_clear();
     free(raw);
-    if (!status && !v->options->only) status = verify_logits(v, n, chain.outputs[info->layer_count - 1]);
-    chain_close(&chain);
+    if (!status && !v->options->only) status = verify_logits(v, n, reference.outputs[info->layer_count - 1]);
+    reference_close(&reference);
     return status;
 }
 

@@ -1,8 +1,8 @@
 /* effnet bench: verifies, warms up, times. */
 #include "cli/bench/measures.h"
-#include "cli/chain.h"
 #include "cli/compare.h"
 #include "cli/images.h"
+#include "cli/reference.h"
 #include "cli/units.h"
 
 #include <math.h>
@@ -40,7 +40,7 @@ static int check_batch(struct bench *bench)
     struct effnet_error error;
     if (!bench->reference) {
         bench->reference = malloc(classes * sizeof *bench->reference);
-        int status = bench->reference ? chain_logits(bench->model, bench->pixels, 1, bench->reference)
+        int status = bench->reference ? reference_logits(bench->model, bench->pixels, 1, bench->reference)
                                       : cli_fail_nomem("the reference");
         if (status) return status;
     }

@@ -1,0 +1,134 @@
+#include "cli/reference.h"
+
+#include "cli/cli.h"
+#include "common/cpu.h"
+#include "common/thread.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+int reference_open(const effnet_model *model, const uint8_t *pixels, int n, struct reference *reference)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    int processors = effnet_cpu_threads();
+    *reference = (struct reference){.model = model, .n = n, .workers = n < processors ? n : processors};
+    size_t tensor_size = (size_t)info->height * (size_t)info->width * (size_t)info->channels;
+    reference->tensor = malloc((size_t)n * tensor_size * sizeof *reference->tensor);
+    reference->outputs = calloc((size_t)info->layer_count, sizeof *reference->outputs);
+    if (!reference->tensor || !reference->outputs) {
+        reference_close(reference);
+        return cli_fail_nomem("the reference");
+    }
+    effnet_reference_normalise(&info->preprocess, n, pixels, reference->tensor);
+    return EFFNET_OK;
+}
+
+const float *reference_output(const struct reference *reference, int index)
+{
+    return index == EFFNET_IMAGE ? reference->tensor : reference->outputs[index];
+}
+
+/* The images first..first+n-1 of one layer. */
+struct share {
+    const struct reference *reference;
+    int index, first, n;
+    bool raw;
+    float *output; /* of all images */
+    bool started;
+    pthread_t thread;
+    int status;
+    struct effnet_error error;
+};
+
+static void *run_share(void *argument)
+{
+    struct share *share = argument;
+    const struct reference *reference = share->reference;
+    const struct effnet_layer *layer = effnet_model_layer(reference->model, share->index);
+    const size_t first = (size_t)share->first;
+    const float *inputs[2] = {NULL};
+    for (int i = 0; i < layer->input_count; i++)
+        inputs[i] = reference_output(reference, layer->inputs[i]) + effnet_layer_in_size(layer, i) * first;
+    share->status = effnet_reference_layer(reference->model, share->index, share->n, inputs, share->raw,
+                                           share->output + effnet_layer_out_size(layer) * first,
+                                           &share->error);
+    return NULL;
+}
+
+static int run_layer(const struct reference *reference, int index, bool raw, float **output)
+{
+    size_t out_size = effnet_layer_out_size(effnet_model_layer(reference->model, index));
+    struct share *shares = calloc((size_t)reference->workers, sizeof *shares);
+    float *result = malloc((size_t)reference->n * out_size * sizeof *result);
+    int status = shares && result ? EFFNET_OK : cli_fail_nomem("the reference");
+    for (int i = 0, first = 0; !status && i < reference->workers; i++) {
+        int end = (int)((int64_t)reference->n * (i + 1) / reference->workers);
+        shares[i] = (struct share){.reference = reference,
+                                   .index = index,
+                                   .first = first,
+                                   .n = end - first,
+                                   .raw = raw,
+                                   .output = result};
+        first = end;
+        bool last = i + 1 == reference->workers; /* this thread's own part */
+        shares[i].started = !last && !effnet_thread_start(&shares[i].thread, run_share, &shares[i]);
+        if (!shares[i].started) run_share(&shares[i]);
+    }
+    for (int i = 0; shares && i < reference->workers; i++) {
+        if (shares[i].started) pthread_join(shares[i].thread, NULL);
+        if (!status && shares[i].status) status = cli_fail_library(&shares[i].error);
+    }
+    free(shares);
+    if (status) {
+        free(result);
+        result = NULL;
+    }
+    *output = result;
+    return status;
+}
+
+int reference_run(struct reference *reference, int index)
+{
+    return run_layer(reference, index, false, &reference->outputs[index]);
+}
+
+int reference_run_raw(const struct reference *reference, int index, float **output)
+{
+    return run_layer(reference, index, true, output);
+}
+
+void reference_forget(struct reference *reference, int next)
+{
+    for (int i = 0; i < next - 1; i++) {
+        if (effnet_model_layer(reference->model, i)->last_reader >= next) continue;
+        free(reference->outputs[i]);
+        reference->outputs[i] = NULL;
+    }
+}
+
+void reference_close(struct reference *reference)
+{
+    int layers = effnet_model_get_info(reference->model)->layer_count;
+    for (int i = 0; reference->outputs && i < layers; i++) free(reference->outputs[i]);
+    free(reference->outputs);
+    free(reference->tensor);
+    reference->outputs = NULL;
+    reference->tensor = NULL;
+}
+
+int reference_logits(const effnet_model *model, const uint8_t *pixels, int n, float *logits)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    struct reference reference;
+    int last = info->layer_count - 1;
+    int status = reference_open(model, pixels, n, &reference);
+    if (status) return status;
+    for (int i = 0; !status && i <= last; i++) {
+        status = reference_run(&reference, i);
+        reference_forget(&reference, i + 1);
+    }
+    if (!status) memcpy(logits, reference.outputs[last], (size_t)n * (size_t)info->classes * sizeof *logits);
+    reference_close(&reference);
+    return status;
+}

@@ -1,0 +1,30 @@
+/* The reference's pass over a few images, layer by layer. Outputs live as long as a later
+ * layer reads them. Images are shared out over the processors. */
+#ifndef EFFNET_CLI_REFERENCE_H
+#define EFFNET_CLI_REFERENCE_H
+
+#include "effnet_lab.h"
+
+struct reference {
+    const effnet_model *model;
+    int n, workers;
+    float *tensor;   /* [n][height][width][channels], normalised pixels */
+    float **outputs; /* of each layer, NULL while not computed or forgotten */
+};
+
+/* pixels [n][crop][crop][3]. On failure, reported, the reference is closed already. */
+int reference_open(const effnet_model *model, const uint8_t *pixels, int n, struct reference *reference);
+/* Computes layer `index` from the ones before it. */
+int reference_run(struct reference *reference, int index);
+/* The output of layer `index`, or with EFFNET_IMAGE the tensor. */
+const float *reference_output(const struct reference *reference, int index);
+/* Layer `index` again, without bias and activation. The caller frees *output. */
+int reference_run_raw(const struct reference *reference, int index, float **output);
+/* Frees the outputs that no layer from `next` on reads. */
+void reference_forget(struct reference *reference, int next);
+void reference_close(struct reference *reference);
+
+/* The reference's logits [n][classes] for pixels [n][crop][crop][3]. */
+int reference_logits(const effnet_model *model, const uint8_t *pixels, int n, float *logits);
+
+#endif
