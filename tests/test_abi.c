@@ -19,7 +19,7 @@ static void test_sizes(void **state)
     assert_int_equal(sizeof(struct effnet_image), 24);
     assert_int_equal(sizeof(struct effnet_image_options), 48);
     assert_int_equal(sizeof(struct effnet_preprocess), 64);
-    assert_int_equal(sizeof(struct effnet_session_options), 104);
+    assert_int_equal(sizeof(struct effnet_session_options), 96);
     assert_int_equal(sizeof(struct effnet_label), 16);
     assert_int_equal(sizeof(struct effnet_class), 12);
     assert_int_equal(sizeof(struct effnet_linear_args), 136);
@@ -33,7 +33,7 @@ static void test_places(void **state)
     assert_int_equal(offsetof(struct effnet_image_options, background), 10);
     assert_int_equal(offsetof(struct effnet_preprocess, std), 24);
     assert_int_equal(offsetof(struct effnet_model_info, preprocess), 72);
-    assert_int_equal(offsetof(struct effnet_session_options, tune), 32);
+    assert_int_equal(offsetof(struct effnet_session_options, threads), 28);
     assert_int_equal(offsetof(struct effnet_session_info, memory_bytes), 40);
     assert_int_equal(offsetof(struct effnet_device, available), 40);
     assert_int_equal(offsetof(struct effnet_linear_args, activation), 100);
