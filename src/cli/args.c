@@ -113,14 +113,6 @@ static const char *option_label(const struct option_spec *spec, char label[64])
     return label;
 }
 
-static int fail_value(const struct command_help *help, const struct option_spec *spec, const char *text,
-                      const char *wanted)
-{
-    char label[64];
-    return cli_fail(EFFNET_E_USAGE, "%s: '%s' is not %s (see 'effnet %s --help')", option_label(spec, label),
-                    text, wanted, help->name);
-}
-
 /* A decimal integer of digits alone, with at most a sign before them. *end is where it stops. */
 static bool read_integer(const char *text, const struct option_spec *spec, int64_t *value, const char **end)
 {
@@ -172,57 +164,50 @@ static bool is_choice(const char *choices, const char *word)
     return false;
 }
 
-static int store_number(const struct command_help *help, const struct option_spec *spec, const char *text)
+/* Puts the value where it belongs; false where the option takes none such. */
+static bool store(const struct option_spec *spec, const char *text)
 {
-    char wanted[128];
     const char *end = "";
     int64_t integer;
-    switch (spec->kind) {
-    case OPTION_INTEGER:
-        if (read_integer(text, spec, &integer, &end) && !*end) {
-            *(int64_t *)spec->target = integer;
-            return EFFNET_OK;
-        }
-        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", spec->minimum, spec->maximum);
-        break;
-    case OPTION_INTEGER_LIST:
-        if (read_integer_list(text, spec, spec->target)) return EFFNET_OK;
-        snprintf(wanted, sizeof wanted, "a list, with commas, of at most %d whole numbers from %.0f to %.0f",
-                 INTEGER_LIST_MAX, spec->minimum, spec->maximum);
-        break;
-    default:
-        if (read_real(text, spec, spec->target)) return EFFNET_OK;
-        snprintf(wanted, sizeof wanted, "a number from %g to %g", spec->minimum, spec->maximum);
-        break;
-    }
-    return fail_value(help, spec, text, wanted);
-}
-
-static int store(const struct command_help *help, const struct option_spec *spec, const char *text)
-{
-    char wanted[128];
     if (spec->given) *spec->given = true;
     switch (spec->kind) {
-    case OPTION_FLAG: *(bool *)spec->target = true; return EFFNET_OK;
-    case OPTION_TEXT:
-        if (!*text) return fail_value(help, spec, text, "a name: it is empty");
-        *(const char **)spec->target = text;
-        return EFFNET_OK;
+    case OPTION_FLAG: *(bool *)spec->target = true; return true;
+    case OPTION_INTEGER:
+        if (!read_integer(text, spec, &integer, &end) || *end) return false;
+        *(int64_t *)spec->target = integer;
+        return true;
+    case OPTION_INTEGER_LIST: return read_integer_list(text, spec, spec->target);
+    case OPTION_REAL: return read_real(text, spec, spec->target);
+    case OPTION_COLOUR: return colour_parse(text, spec->target);
     case OPTION_CHOICE_OPTIONAL:
-        if (!text) return EFFNET_OK;
+        if (!text) return true;
         /* fall through */
     case OPTION_CHOICE:
-        if (!is_choice(spec->argument, text)) {
-            snprintf(wanted, sizeof wanted, "one of %s", spec->argument);
-            return fail_value(help, spec, text, wanted);
-        }
+    case OPTION_TEXT:
+        if (spec->kind == OPTION_TEXT ? !*text : !is_choice(spec->argument, text)) return false;
         *(const char **)spec->target = text;
-        return EFFNET_OK;
-    case OPTION_COLOUR:
-        if (colour_parse(text, spec->target)) return EFFNET_OK;
-        return fail_value(help, spec, text, "a colour: #rgb, #rrggbb, or a name such as white");
-    default: return store_number(help, spec, text);
+        return true;
     }
+    return false;
+}
+
+static int fail_value(const struct command_help *help, const struct option_spec *spec, const char *text)
+{
+    char label[64], wanted[128] = "a name: it is empty";
+    const double low = spec->minimum, high = spec->maximum;
+    if (spec->kind == OPTION_INTEGER)
+        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", low, high);
+    else if (spec->kind == OPTION_INTEGER_LIST)
+        snprintf(wanted, sizeof wanted, "a list, with commas, of at most %d whole numbers from %.0f to %.0f",
+                 INTEGER_LIST_MAX, low, high);
+    else if (spec->kind == OPTION_REAL)
+        snprintf(wanted, sizeof wanted, "a number from %g to %g", low, high);
+    else if (spec->kind == OPTION_COLOUR)
+        snprintf(wanted, sizeof wanted, "a colour: #rgb, #rrggbb, or a name such as white");
+    else if (spec->kind != OPTION_TEXT)
+        snprintf(wanted, sizeof wanted, "one of %s", spec->argument);
+    return cli_fail(EFFNET_E_USAGE, "%s: '%s' is not %s (see 'effnet %s --help')", option_label(spec, label),
+                    text, wanted, help->name);
 }
 
 /* ---------------------------------------------------------------- parsing */
@@ -271,8 +256,7 @@ int args_parse(const struct command_help *help, const struct option_group *group
         if (spec->kind == OPTION_CHOICE_OPTIONAL && !text && optind < argc &&
             is_choice(spec->argument, argv[optind]))
             text = argv[optind++];
-        int status = store(help, spec, text);
-        if (status) return status;
+        if (!store(spec, text)) return fail_value(help, spec, text);
     }
     for (int i = optind; i < argc; i++) /* as of a shell variable that is not set */
         if (!*argv[i])

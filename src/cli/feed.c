@@ -21,8 +21,7 @@ struct feed {
     pthread_mutex_t lock; /* guards all below, but not what a claimed slot holds until it is ready */
     pthread_cond_t slot_free, slot_ready;
     int next_in;  /* the file that a worker takes next; at most slot_count past next_out */
-    int next_out; /* the file that feed_next gives next */
-    bool held;    /* file next_out - 1 is still in the reader's hands */
+    int next_out; /* the file that feed_batch takes next */
     bool stop;
     struct feed_time time;
 
@@ -61,7 +60,7 @@ static void *work(void *argument)
     for (;;) {
         pthread_mutex_lock(&feed->lock);
         while (!feed->stop && feed->next_in < feed->count &&
-               feed->next_in - (feed->next_out - feed->held) >= feed->slot_count)
+               feed->next_in - feed->next_out >= feed->slot_count)
             pthread_cond_wait(&feed->slot_free, &feed->lock);
         bool done = feed->stop || feed->next_in >= feed->count;
         int index = done ? 0 : feed->next_in++;
@@ -102,28 +101,25 @@ int feed_open(const struct feed_options *options, char *const *paths, int count,
     return EFFNET_OK;
 }
 
-const struct feed_item *feed_next(struct feed *feed)
+/* The next file's slot, once it is ready. */
+static struct slot *wait_for_next(struct feed *feed)
+{
+    struct slot *slot = &feed->slots[feed->next_out % feed->slot_count];
+    if (!feed->time.workers)
+        read_and_fit(feed, feed->next_out, slot); /* the system gave no thread: then here */
+    pthread_mutex_lock(&feed->lock);
+    while (!slot->ready) pthread_cond_wait(&feed->slot_ready, &feed->lock);
+    pthread_mutex_unlock(&feed->lock);
+    return slot;
+}
+
+static void free_next(struct feed *feed, struct slot *slot)
 {
     pthread_mutex_lock(&feed->lock);
-    if (feed->held) {
-        feed->slots[(feed->next_out - 1) % feed->slot_count].ready = false;
-        feed->held = false;
-        pthread_cond_signal(&feed->slot_free);
-    }
-    struct slot *slot = NULL;
-    if (feed->next_out < feed->count) {
-        slot = &feed->slots[feed->next_out % feed->slot_count];
-        if (!feed->time.workers) { /* the system gave no thread: then here, nobody else has the lock */
-            pthread_mutex_unlock(&feed->lock);
-            read_and_fit(feed, feed->next_out, slot);
-            pthread_mutex_lock(&feed->lock);
-        }
-        while (!slot->ready) pthread_cond_wait(&feed->slot_ready, &feed->lock);
-        feed->next_out++;
-        feed->held = true;
-    }
+    slot->ready = false;
+    feed->next_out++;
+    pthread_cond_signal(&feed->slot_free);
     pthread_mutex_unlock(&feed->lock);
-    return slot ? &slot->item : NULL;
 }
 
 int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *images, feed_visit *visit,
@@ -132,12 +128,15 @@ int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *ima
     size_t crop = (size_t)feed->options.preprocess->crop, crop_bytes = crop * crop * 3;
     int status = EFFNET_OK;
     *images = 0;
-    for (const struct feed_item *item; !status && *images < size && (item = feed_next(feed));) {
-        status = visit(item, context);
-        if (status || item->status) continue;
-        memcpy(crops + (size_t)*images * crop_bytes, item->crop, crop_bytes);
-        if (files) files[*images] = item->index;
-        ++*images;
+    while (!status && *images < size && feed->next_out < feed->count) {
+        struct slot *slot = wait_for_next(feed);
+        status = visit(&slot->item, context);
+        if (!status && !slot->item.status) {
+            memcpy(crops + (size_t)*images * crop_bytes, slot->item.crop, crop_bytes);
+            if (files) files[*images] = slot->item.index;
+            ++*images;
+        }
+        free_next(feed, slot);
     }
     return status;
 }

@@ -30,8 +30,6 @@ struct feed;
 
 /* Starts on the files at once. `paths` must outlive the feed. Reports its own failure. */
 int feed_open(const struct feed_options *options, char *const *paths, int count, struct feed **out);
-/* Waits for the next file; NULL after the last. The item lives until the next call. */
-const struct feed_item *feed_next(struct feed *feed);
 /* Gathers the next images, up to `size` of them, into crops [size][crop][crop][3] and, where files is not
  * NULL, the numbers of their files into files [size]. *images becomes 0 after the last file. `visit` is told
  * of every file, in order, those that are no images too; a status that it returns ends this. */
