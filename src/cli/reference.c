@@ -6,7 +6,6 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 int reference_open(const effnet_model *model, const uint8_t *pixels, int n, struct reference *reference)
 {
@@ -115,20 +114,4 @@ void reference_close(struct reference *reference)
     free(reference->tensor);
     reference->outputs = NULL;
     reference->tensor = NULL;
-}
-
-int reference_logits(const effnet_model *model, const uint8_t *pixels, int n, float *logits)
-{
-    const struct effnet_model_info *info = effnet_model_get_info(model);
-    struct reference reference;
-    int last = info->layer_count - 1;
-    int status = reference_open(model, pixels, n, &reference);
-    if (status) return status;
-    for (int i = 0; !status && i <= last; i++) {
-        status = reference_run(&reference, i);
-        reference_forget(&reference, i + 1);
-    }
-    if (!status) memcpy(logits, reference.outputs[last], (size_t)n * (size_t)info->classes * sizeof *logits);
-    reference_close(&reference);
-    return status;
 }

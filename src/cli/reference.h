@@ -24,7 +24,4 @@ int reference_run_raw(const struct reference *reference, int index, float **outp
 void reference_forget(struct reference *reference, int next);
 void reference_close(struct reference *reference);
 
-/* The reference's logits [n][classes] for pixels [n][crop][crop][3]. */
-int reference_logits(const effnet_model *model, const uint8_t *pixels, int n, float *logits);
-
 #endif

@@ -2,7 +2,6 @@
 #include "cli/bench/measures.h"
 #include "cli/compare.h"
 #include "cli/images.h"
-#include "cli/reference.h"
 #include "cli/units.h"
 
 #include <math.h>
@@ -31,6 +30,21 @@ static void fill_batch(struct bench *bench)
     memcpy(bench->pixels + (size_t)(bench->batch - 1) * crop_bytes, bench->pixels, crop_bytes);
 }
 
+/* The reference's logits of image 0. */
+static int make_reference(struct bench *bench, size_t classes)
+{
+    struct effnet_session_options options = effnet_session_defaults();
+    effnet_session *session;
+    struct effnet_error error;
+    options.device = "reference";
+    bench->reference = malloc(classes * sizeof *bench->reference);
+    if (!bench->reference) return cli_fail_nomem("the reference");
+    int status = effnet_session_open(bench->model, &options, &session, &error);
+    if (!status) status = effnet_session_run(session, bench->pixels, 1, bench->reference, &error);
+    effnet_session_close(session);
+    return status ? cli_fail_library(&error) : EFFNET_OK;
+}
+
 /* Holds the batch's first and last logits, both of image 0, against the reference's. */
 static int check_batch(struct bench *bench)
 {
@@ -38,12 +52,8 @@ static int check_batch(struct bench *bench)
     const char *precision = effnet_session_get_info(bench->session)->precision;
     double allowance = logits_allowance(precision);
     struct effnet_error error;
-    if (!bench->reference) {
-        bench->reference = malloc(classes * sizeof *bench->reference);
-        int status = bench->reference ? reference_logits(bench->model, bench->pixels, 1, bench->reference)
-                                      : cli_fail_nomem("the reference");
-        if (status) return status;
-    }
+    int status = bench->reference ? EFFNET_OK : make_reference(bench, classes);
+    if (status) return status;
     for (size_t i = 0; i < (size_t)bench->batch * classes; i++) bench->logits[i] = NAN;
     if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
         return cli_fail_library(&error);
