@@ -254,7 +254,7 @@ int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const 
 
 /* ---------------------------------------------------------------- timing */
 
-/* Pictures to time with, and a place for their logits. */
+/* Images to time with, and room for their logits. */
 static int prepare_timing(struct backend_state *state, struct effnet_error *error)
 {
     if (state->timing_pixels && state->timing_logits) return EFFNET_OK;
