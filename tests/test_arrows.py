@@ -96,7 +96,7 @@ def test_no_headers_include_each_other(graph):
 
 def object_calls(root, build):
     """{object: objects that define what it uses}, for the library, as it is built now, and the command line."""
-    library = [root / name for name in (build / "objects.list").read_text().split()]
+    library = [(root / name).resolve() for name in (build / "objects.list").read_text().split()]
     sources = [root / "src/main.c", *(root / "src/cli").rglob("*.c")]
     defined, used = {}, {}
     for path in [*library, *(build / "obj" / source.relative_to(root).with_suffix(".o") for source in sources)]:
