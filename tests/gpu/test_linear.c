@@ -71,9 +71,7 @@ static struct problem problem_new(const struct shape *s, uint64_t *state)
         .x_type = (enum effnet_type)s->x_type,
         .w_type = EFFNET_FP16,
         .y_type = (enum effnet_type)s->y_type,
-        /* no activation of effnet_linear's: sample_new does it */
-        .activation = s->activation == ACTIVATION_SIGMOID ? EFFNET_ACT_NONE
-                                                          : (enum effnet_activation)s->activation,
+        .activation = (enum effnet_activation)s->activation,
     };
     return p;
 }
@@ -124,8 +122,6 @@ static struct sample sample_new(const struct problem *p, int64_t most)
         /* both ends, and evenly between, off the tiles' grid */
         s.row[i] = s.count == m ? i : i == s.count - 1 ? m - 1 : i * (m / s.count) + (i * 37) % (m / s.count);
         effnet_linear_reference(&p->host, s.row[i], s.y + i * n);
-        for (int64_t j = 0; j < n && p->args.activation == ACTIVATION_SIGMOID; j++)
-            s.y[i * n + j] = 1 / (1 + exp(-s.y[i * n + j]));
     }
     return s;
 }
