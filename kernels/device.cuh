@@ -5,6 +5,7 @@
 #include "last_error.h"
 
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 inline cudaError_t device_attribute(cudaDeviceAttr attribute, int *value)
 {
@@ -28,6 +29,16 @@ inline int compute_capability()
                    device_attribute(cudaDevAttrComputeCapabilityMinor, &minor) == cudaSuccess
                ? 10 * major + minor
                : 0;
+}
+
+/* The grid of a persistent kernel: a block a tile, but no more than `per_sm` an SM. */
+inline cudaError_t persistent_grid(int64_t tiles, int per_sm, unsigned *blocks)
+{
+    int sms = 0;
+    const cudaError_t status = sm_count(&sms);
+    const int64_t resident = static_cast<int64_t>(per_sm) * sms;
+    *blocks = static_cast<unsigned>(tiles < resident ? tiles : resident);
+    return status;
 }
 
 #endif

@@ -1,21 +1,24 @@
-/* Linear layer by wgmma where output tiles are few, for compute capability 9.0 alone: linear.h.
+/* Linear layer by TMA and wgmma where output tiles are few, for compute capability 9.0 alone: linear.h.
  *
- * Grid: clusters of share_m x share_n neighbouring tiles of TILE_M x TILE_N, SPLIT blocks a tile, clusters
- * down before across. Of a tile's SPLIT blocks each multiplies its part of k. The share_m blocks of a cluster
+ * Grid: clusters of share.m x share.n neighbouring tiles of TILE_M x TILE_N, SPLIT blocks a tile, clusters
+ * down before across. Of a tile's SPLIT blocks each multiplies its part of k. The share.m blocks of a cluster
  * that have the same columns and part of k take turns, step by step, in fetching the rows of w and
- * multicasting them to each other; so do the share_n blocks that have the same rows with x. Block: CONSUMERS
+ * multicasting them to each other; so do the share.n blocks that have the same rows with x. Block: CONSUMERS
  * warpgroups, 64 rows each, and PRODUCERS warps, of which one thread works: one warp for w and x, or one
- * each. All stages are asked for at once, and again as they become free. At the end each block of a tile
+ * each. All stages are asked for at once, and again as they become empty. At the end each block of a tile
  * sends its sums, by columns, to the SPLIT blocks of the tile, adds up what it has been sent, always in the
  * order of k, and finishes TILE_N / SPLIT columns.
  *
- * Shared memory: a state (what is sent, the columns' parameters, barriers), then the stages (TILE_M rows of
- * x, TILE_N rows of w, 64 halves each, 128-byte swizzle). A configuration with room for a second block beside
- * it (SHARED_HALF) starts while the launch before still runs. Measurements: docs/linear.md. */
-#include "cursor.cuh"
+ * Shared memory: a state (what is sent, the columns' parameters, barriers), then the ring (TILE_M rows of x
+ * and TILE_N rows of w a stage, 64 halves each, 128-byte swizzle). A configuration with room for a second
+ * block beside it (SHARED_HALF) starts while the launch before still runs. FLOPs 2 m n k; fewest bytes 2 (m k
+ * + n k) + m n (2 or 4). Measurements: docs/linear.md; what was rejected: docs/lab/linear_split_sm90a.md. */
 #include "launch.cuh"
 #include "linear_common.cuh"
+#include "ring.cuh"
 #include "tensor_map.cuh"
+
+#include <stddef.h>
 
 namespace linear
 {
@@ -24,12 +27,17 @@ namespace
 {
 
 constexpr int BK = 64, ROW_BYTES = BK * 2, STAGES_MOST = 20;
+using step_swizzle = swizzle<ROW_BYTES>;
+using stage_ring = ring<STAGES_MOST>;
 constexpr int SHARED_WHOLE = 227 * 1024, SHARED_HALF = 113 * 1024; /* of the only block; of one of two */
 
-template <int CONSUMERS_, int TILE_N_, int SPLIT_, int PRODUCERS_> struct plan {
+/* Named barriers; 0 is __syncthreads. */
+enum named_barrier { ALL_CONSUMERS = 1 };
+
+template <int CONSUMERS_, int TILE_N_, int SPLIT_, int PRODUCERS_> struct tile {
     static constexpr int CONSUMERS = CONSUMERS_, TILE_M = 64 * CONSUMERS, TILE_N = TILE_N_, SPLIT = SPLIT_;
-    static constexpr int PRODUCERS = PRODUCERS_, WARPS = 4 * CONSUMERS; /* consumers' */
-    static constexpr int OWNERS = 32 * WARPS, THREADS = OWNERS + 32 * PRODUCERS;
+    static constexpr int PRODUCERS = PRODUCERS_, MMA_WARPS = 4 * CONSUMERS;
+    static constexpr int MMA_THREADS = 32 * MMA_WARPS, THREADS = MMA_THREADS + 32 * PRODUCERS;
     static constexpr int GROUPS = TILE_N / 8,
                          OWN = GROUPS / SPLIT; /* of eight columns: a tile's, a block's */
     static constexpr int X_BYTES = TILE_M * ROW_BYTES, W_BYTES = TILE_N * ROW_BYTES;
@@ -37,168 +45,170 @@ template <int CONSUMERS_, int TILE_N_, int SPLIT_, int PRODUCERS_> struct plan {
     static_assert(GROUPS % SPLIT == 0, "the blocks of a tile share its columns");
 
     struct state {
-        float4 sent[SPLIT > 1 ? GROUPS *OWNERS : 1]; /* [SPLIT][OWN][OWNERS] */
+        float4 sent[SPLIT > 1 ? GROUPS *MMA_THREADS : 1]; /* [SPLIT][OWN][MMA_THREADS] */
         float2 parameters[TILE_N];
-        uint64_t full[STAGES_MOST], empty[STAGES_MOST], arrived;
+        uint64_t barriers[2 * STAGES_MOST], arrived;
     };
-    static constexpr int STATE_BYTES = (sizeof(state) + 1023) / 1024 * 1024;
+    static constexpr int STATE_BYTES = (sizeof(state) + step_swizzle::REPEAT_BYTES - 1) /
+                                       step_swizzle::REPEAT_BYTES * step_swizzle::REPEAT_BYTES;
 };
 
-/* How the launcher cuts the work. */
-struct cut {
-    int share_m, share_n, stages;
+/* What the blocks of a cluster share. */
+struct sharing {
+    int m, n, stages;   /* tiles of the cluster, down and across; the ring's stages */
     int x_rows, w_rows; /* of a tile that are copied: m, n where those are less. The others hold anything. */
 };
 
-/* What a block does. */
-struct place {
+/* A block's part of the work. */
+struct block_work {
     int m, n, slice;  /* which of the tiles of its cluster, which part of k */
     int peers;        /* the first rank with the same part */
     int m0, n0;       /* of its tile */
     int first, steps; /* of BK */
 };
 
-template <class P> __device__ __forceinline__ place find_place(const linear_args &args, const cut &cut)
+template <class T>
+__device__ __forceinline__ block_work find_work(const linear_args &args, const sharing &share)
 {
-    const int rank = blockIdx.x, tiles = cut.share_m * cut.share_n;
+    const int rank = blockIdx.x, tiles = share.m * share.n;
     const int64_t all = divide_up(args.k, BK);
-    place p;
+    block_work p;
     p.slice = rank / tiles;
     p.peers = p.slice * tiles;
-    p.n = (rank - p.peers) / cut.share_m;
-    p.m = rank - p.peers - p.n * cut.share_m;
+    p.n = (rank - p.peers) / share.m;
+    p.m = rank - p.peers - p.n * share.m;
     /* A tile that would reach past the end is moved back, and makes some elements, the same bits, once more:
      * copies of rows that do not exist are slow. */
-    p.m0 = min((static_cast<int>(blockIdx.y) * cut.share_m + p.m) * P::TILE_M,
-               static_cast<int>(args.m) - cut.x_rows);
-    p.n0 = min((static_cast<int>(blockIdx.z) * cut.share_n + p.n) * P::TILE_N,
-               static_cast<int>(args.n) - cut.w_rows);
-    p.first = static_cast<int>(all * p.slice / P::SPLIT);
-    p.steps = static_cast<int>(all * (p.slice + 1) / P::SPLIT) - p.first;
+    p.m0 = min((static_cast<int>(blockIdx.y) * share.m + p.m) * T::TILE_M,
+               static_cast<int>(args.m) - share.x_rows);
+    p.n0 = min((static_cast<int>(blockIdx.z) * share.n + p.n) * T::TILE_N,
+               static_cast<int>(args.n) - share.w_rows);
+    p.first = static_cast<int>(all * p.slice / T::SPLIT);
+    p.steps = static_cast<int>(all * (p.slice + 1) / T::SPLIT) - p.first;
     return p;
 }
 
 /* The barriers, by one thread. An `empty` hears from every consumer warp of the blocks that share a row or a
  * column of tiles with this one. */
-template <class P> __device__ __forceinline__ void init_barriers(typename P::state &state, const cut &cut)
+template <class T>
+__device__ __forceinline__ void init_barriers(typename T::state &state, const sharing &share)
 {
-    for (int i = 0; i < cut.stages; i++) {
-        ptx::mbarrier_init(ptx::shared_address(&state.full[i]), 1);
-        ptx::mbarrier_init(ptx::shared_address(&state.empty[i]), (cut.share_m + cut.share_n - 1) * P::WARPS);
-    }
+    stage_ring{ptx::shared_address(state.barriers)}.init((share.m + share.n - 1) * T::MMA_WARPS,
+                                                         share.stages);
     ptx::mbarrier_init(ptx::shared_address(&state.arrived), 1);
     ptx::mbarrier_init_fence();
-    if (P::SPLIT > 1)
-        ptx::mbarrier_arrive_expect(ptx::shared_address(&state.arrived), P::GROUPS * P::OWNERS * 16);
+    if (T::SPLIT > 1)
+        ptx::mbarrier_arrive_expect(ptx::shared_address(&state.arrived), T::GROUPS * T::MMA_THREADS * 16);
 }
 
 /* Fills stages with w, x or both, as far as it is this block's turn. The thread that does w also says how
  * many bytes a stage gets from all the blocks; a copy may arrive before that. */
-template <class P>
-__device__ __forceinline__ void produce(typename P::state &state, uint32_t stages, const CUtensorMap &x_map,
-                                        const CUtensorMap &w_map, const cut &cut, const place &place,
-                                        bool does_w, bool does_x)
+template <class T>
+__device__ __forceinline__ void produce(typename T::state &state, uint32_t stages, const CUtensorMap &x_map,
+                                        const CUtensorMap &w_map, const sharing &share,
+                                        const block_work &work, bool does_w, bool does_x)
 {
-    const uint32_t bytes = (cut.x_rows + cut.w_rows) * ROW_BYTES;
+    const uint32_t bytes = (share.x_rows + share.w_rows) * ROW_BYTES;
     const uint64_t x_policy = ptx::l2_evict_normal(), w_policy = ptx::l2_evict_last();
     uint32_t row = 0;
-    for (int n = 0; n < cut.share_n; n++) row |= 1u << (n * cut.share_m);
-    const uint16_t x_sharers = row << (place.peers + place.m);
-    const uint16_t w_sharers = ((1u << cut.share_m) - 1) << (place.peers + place.n * cut.share_m);
-    int x_turn = place.n, w_turn = place.m;
+    for (int n = 0; n < share.n; n++) row |= 1u << (n * share.m);
+    const uint16_t x_sharers = row << (work.peers + work.m);
+    const uint16_t w_sharers = ((1u << share.m) - 1) << (work.peers + work.n * share.m);
+    int x_turn = work.n, w_turn = work.m;
+    const stage_ring ring = {ptx::shared_address(state.barriers)};
     cursor at;
-    for (int step = 0; step < place.steps; step++, at.advance(cut.stages)) {
-        const uint32_t full = ptx::shared_address(&state.full[at.stage]);
-        const uint32_t x = stages + at.stage * P::STAGE_BYTES, w = x + P::X_BYTES;
-        const int column = (place.first + step) * BK;
-        if (step >= cut.stages)
-            ptx::mbarrier_wait(ptx::shared_address(&state.empty[at.stage]), at.parity ^ 1);
+    for (int step = 0; step < work.steps; step++, at.advance(share.stages)) {
+        const uint32_t full = ring.full(at.stage);
+        const uint32_t x = stages + at.stage * T::STAGE_BYTES, w = x + T::X_BYTES;
+        const int column = (work.first + step) * BK;
+        if (step >= share.stages) ring.wait_empty(at);
         if (does_w) ptx::mbarrier_arrive_expect(full, bytes);
         if (does_w && w_turn-- == 0) {
-            w_turn = cut.share_m - 1;
-            if (cut.share_m == 1)
-                ptx::tma_load_2d(w, &w_map, column, place.n0, full, w_policy);
+            w_turn = share.m - 1;
+            if (share.m == 1)
+                ptx::tma_load_2d(w, &w_map, column, work.n0, full, w_policy);
             else
-                ptx::tma_load_2d_multicast(w, &w_map, column, place.n0, full, w_sharers, w_policy);
+                ptx::tma_load_2d_multicast(w, &w_map, column, work.n0, full, w_sharers, w_policy);
         }
         if (does_x && x_turn-- == 0) {
-            x_turn = cut.share_n - 1;
-            if (cut.share_n == 1)
-                ptx::tma_load_2d(x, &x_map, column, place.m0, full, x_policy);
+            x_turn = share.n - 1;
+            if (share.n == 1)
+                ptx::tma_load_2d(x, &x_map, column, work.m0, full, x_policy);
             else
-                ptx::tma_load_2d_multicast(x, &x_map, column, place.m0, full, x_sharers, x_policy);
+                ptx::tma_load_2d_multicast(x, &x_map, column, work.m0, full, x_sharers, x_policy);
         }
     }
 }
 
 /* A warpgroup's sums over its block's part of k. */
-template <class P>
-__device__ __forceinline__ void multiply(float (&acc)[P::GROUPS * 4], typename P::state &state,
-                                         uint32_t stages, const cut &cut, const place &place, int consumer,
-                                         int lane)
+template <class T>
+__device__ __forceinline__ void multiply(float (&acc)[T::GROUPS * 4], typename T::state &state,
+                                         uint32_t stages, const sharing &share, const block_work &work,
+                                         int consumer, int lane)
 {
     /* whom this lane tells that a stage is free: the sharers of w, the block itself among them, and of x */
-    const int n = (place.n + 1 + lane - cut.share_m) % cut.share_n;
-    const uint32_t peer = place.peers +
-                          (lane < cut.share_m ? place.n * cut.share_m + lane : n * cut.share_m + place.m);
+    const int n = (work.n + 1 + lane - share.m) % share.n;
+    const uint32_t peer = work.peers + (lane < share.m ? work.n * share.m + lane : n * share.m + work.m);
+    const stage_ring ring = {ptx::shared_address(state.barriers)};
     cursor at;
     int before = 0;
 #pragma unroll 1
-    for (int step = 0; step < place.steps; step++) {
-        const uint32_t stage = stages + at.stage * P::STAGE_BYTES;
-        ptx::mbarrier_wait(ptx::shared_address(&state.full[at.stage]), at.parity);
-        const uint64_t x = ptx::wgmma_descriptor(stage + consumer * 64 * ROW_BYTES);
-        const uint64_t w = ptx::wgmma_descriptor(stage + P::X_BYTES);
+    for (int step = 0; step < work.steps; step++) {
+        const uint32_t stage = stages + at.stage * T::STAGE_BYTES;
+        ring.wait_full(at);
+        const uint64_t x = step_swizzle::descriptor(stage + consumer * 64 * ROW_BYTES);
+        const uint64_t w = step_swizzle::descriptor(stage + T::X_BYTES);
         ptx::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < BK / 16; k++) ptx::wgmma_f16(acc, x + 2 * k, w + 2 * k, step > 0 || k > 0);
+        for (int k = 0; k < BK / 16; k++)
+            ptx::wgmma_f16(acc, x + DESCRIPTOR_K16 * k, w + DESCRIPTOR_K16 * k, step > 0 || k > 0);
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>(); /* the step before has read its stage */
         /* Only a stage that will be filled again is reported empty, to every block whose copies fill it; so a
          * block that has left is told nothing. */
-        if (step > 0 && step - 1 + cut.stages < place.steps && lane < cut.share_m + cut.share_n - 1)
-            ptx::mbarrier_arrive_cluster(
-                ptx::cluster_address(ptx::shared_address(&state.empty[before]), peer));
+        if (step > 0 && step - 1 + share.stages < work.steps && lane < share.m + share.n - 1)
+            ptx::mbarrier_arrive_cluster(ptx::cluster_address(ring.empty(before), peer));
         before = at.stage;
-        at.advance(cut.stages);
+        at.advance(share.stages);
     }
     ptx::wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < P::GROUPS * 4; i++) ptx::wgmma_touch(acc[i]);
+    for (int i = 0; i < T::GROUPS * 4; i++) ptx::wgmma_touch(acc[i]);
 }
 
 /* The block's own columns of the whole tile's sums: sends each block of the tile its columns and adds up what
  * has been sent here, in the order of k. */
-template <class P>
-__device__ __forceinline__ void exchange(const float (&acc)[P::GROUPS * 4], float (&own)[P::OWN * 4],
-                                         typename P::state &state, const cut &cut, const place &place)
+template <class T>
+__device__ __forceinline__ void exchange(const float (&acc)[T::GROUPS * 4], float (&own)[T::OWN * 4],
+                                         typename T::state &state, const sharing &share,
+                                         const block_work &work)
 {
-    if constexpr (P::SPLIT == 1) {
+    if constexpr (T::SPLIT == 1) {
 #pragma unroll
-        for (int i = 0; i < P::OWN * 4; i++) own[i] = acc[i];
+        for (int i = 0; i < T::OWN * 4; i++) own[i] = acc[i];
     } else {
         const uint32_t arrived = ptx::shared_address(&state.arrived);
         const uint32_t slot = ptx::shared_address(
-            &state.sent[place.slice * P::OWN * P::OWNERS + threadIdx.x]);
+            &state.sent[work.slice * T::OWN * T::MMA_THREADS + threadIdx.x]);
 #pragma unroll
-        for (int z = 0; z < P::SPLIT; z++) {
-            const uint32_t rank = (z * cut.share_n + place.n) * cut.share_m + place.m;
+        for (int z = 0; z < T::SPLIT; z++) {
+            const uint32_t rank = (z * share.n + work.n) * share.m + work.m;
             const uint32_t to = ptx::cluster_address(slot, rank),
                            barrier = ptx::cluster_address(arrived, rank);
 #pragma unroll
-            for (int j = 0; j < P::OWN; j++) {
-                const float *a = acc + 4 * (z * P::OWN + j);
-                ptx::cluster_store_async(to + j * P::OWNERS * 16, make_float4(a[0], a[1], a[2], a[3]),
+            for (int j = 0; j < T::OWN; j++) {
+                const float *a = acc + 4 * (z * T::OWN + j);
+                ptx::cluster_store_async(to + j * T::MMA_THREADS * 16, make_float4(a[0], a[1], a[2], a[3]),
                                          barrier);
             }
         }
         ptx::mbarrier_wait(arrived, 0);
 #pragma unroll
-        for (int j = 0; j < P::OWN; j++) {
-            float4 sum = state.sent[j * P::OWNERS + threadIdx.x];
+        for (int j = 0; j < T::OWN; j++) {
+            float4 sum = state.sent[j * T::MMA_THREADS + threadIdx.x];
 #pragma unroll
-            for (int z = 1; z < P::SPLIT; z++) {
-                const float4 more = state.sent[(z * P::OWN + j) * P::OWNERS + threadIdx.x];
+            for (int z = 1; z < T::SPLIT; z++) {
+                const float4 more = state.sent[(z * T::OWN + j) * T::MMA_THREADS + threadIdx.x];
                 sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
             }
             own[4 * j] = sum.x, own[4 * j + 1] = sum.y, own[4 * j + 2] = sum.z, own[4 * j + 3] = sum.w;
@@ -219,15 +229,15 @@ __device__ __forceinline__ void store_pair(__half *y, float a, float b)
 /* Epilogue and store of a thread's sums: two neighbouring columns of rows `row` and row + 8 for each group of
  * eight. For an even n and a y of aligned pairs. Few instructions count here: they are run once, by one warp
  * a scheduler, with nothing to hide their latency. */
-template <class P, int ACTIVATION, class Y>
-__device__ __forceinline__ void finish_pairs(const linear_args &args, const float (&own)[P::OWN * 4],
+template <class T, int ACTIVATION, class Y>
+__device__ __forceinline__ void finish_pairs(const linear_args &args, const float (&own)[T::OWN * 4],
                                              const float2 *parameters, int row, int column)
 {
     Y *high = static_cast<Y *>(args.y) + row * args.ldy + column, *low = high + 8 * args.ldy;
     const int left = static_cast<int>(args.n) - column; /* columns, of the rows that exist */
     const int left_high = row < args.m ? left : 0, left_low = row + 8 < args.m ? left : 0;
 #pragma unroll
-    for (int j = 0; j < P::OWN; j++) {
+    for (int j = 0; j < T::OWN; j++) {
         const float4 p = *reinterpret_cast<const float4 *>(parameters + 8 * j);
         float v[4] = {fmaf(own[4 * j], p.x, p.y), fmaf(own[4 * j + 1], p.z, p.w),
                       fmaf(own[4 * j + 2], p.x, p.y), fmaf(own[4 * j + 3], p.z, p.w)};
@@ -238,18 +248,19 @@ __device__ __forceinline__ void finish_pairs(const linear_args &args, const floa
     }
 }
 
-/* The same for any y and n, element by element, through `staged`, [OWN] places OWNERS apart for this thread.
+/* The same for any y and n, element by element, through `staged`, [OWN] places MMA_THREADS apart for
+ * this thread.
  */
-template <class P>
-__device__ __forceinline__ void finish_single(const linear_args &args, const float (&own)[P::OWN * 4],
+template <class T>
+__device__ __forceinline__ void finish_single(const linear_args &args, const float (&own)[T::OWN * 4],
                                               const float2 *parameters, int row, int column, float4 *staged)
 {
 #pragma unroll
-    for (int j = 0; j < P::OWN; j++)
-        staged[j * P::OWNERS] = make_float4(own[4 * j], own[4 * j + 1], own[4 * j + 2], own[4 * j + 3]);
+    for (int j = 0; j < T::OWN; j++)
+        staged[j * T::MMA_THREADS] = make_float4(own[4 * j], own[4 * j + 1], own[4 * j + 2], own[4 * j + 3]);
 #pragma unroll 1
-    for (int e = 0; e < 4 * P::OWN; e++) {
-        const float sum = reinterpret_cast<const float *>(staged + e / 4 * P::OWNERS)[e % 4];
+    for (int e = 0; e < 4 * T::OWN; e++) {
+        const float sum = reinterpret_cast<const float *>(staged + e / 4 * T::MMA_THREADS)[e % 4];
         const int j = e / 4 * 8 + e % 2, r = row + e / 2 % 2 * 8;
         const float2 p = parameters[j];
         if (r < args.m && column + j < args.n)
@@ -258,84 +269,80 @@ __device__ __forceinline__ void finish_single(const linear_args &args, const flo
     }
 }
 
-template <class P, int ACTIVATION>
-__device__ __forceinline__ void finish(const linear_args &args, const float (&own)[P::OWN * 4],
-                                       const float2 *parameters, int row, int column)
-{
-    if (args.y_type == LINEAR_FP32)
-        finish_pairs<P, ACTIVATION, float>(args, own, parameters, row, column);
-    else
-        finish_pairs<P, ACTIVATION, __half>(args, own, parameters, row, column);
-}
-
-template <class P>
-__global__ void __launch_bounds__(P::THREADS, 1)
+template <class T>
+__global__ void __launch_bounds__(T::THREADS, 1)
     linear_split_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                        const __grid_constant__ linear_args args, const __grid_constant__ cut cut,
+                        const __grid_constant__ linear_args args, const __grid_constant__ sharing share,
                         bool y_pairs)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
-    typename P::state &state = *reinterpret_cast<typename P::state *>(memory);
-    const uint32_t stages = ptx::shared_address(memory) + P::STATE_BYTES;
+    typename T::state &state = *reinterpret_cast<typename T::state *>(memory);
+    const uint32_t stages = ptx::shared_address(memory) + T::STATE_BYTES;
     /* the shuffle tells the compiler that the warp is one: descriptors then stay in uniform registers */
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const place place = find_place<P>(args, cut);
+    const block_work work = find_work<T>(args, share);
     if (threadIdx.x == 0) {
         ptx::tma_prefetch_map(&x_map);
         ptx::tma_prefetch_map(&w_map);
     }
-    if (threadIdx.x == P::OWNERS) init_barriers<P>(state, cut);
+    if (threadIdx.x == T::MMA_THREADS) init_barriers<T>(state, share);
     __syncwarp();
     ptx::cluster_arrive_relaxed();
     ptx::cluster_wait(); /* every block's barriers are ready for the others */
     ptx::grid_wait();
     ptx::grid_launch_next();
-    if (warp >= P::WARPS) {
+    if (warp >= T::MMA_WARPS) {
         if (lane == 0)
-            produce<P>(state, stages, x_map, w_map, cut, place, warp == P::WARPS,
-                       warp == P::THREADS / 32 - 1);
+            produce<T>(state, stages, x_map, w_map, share, work, warp == T::MMA_WARPS,
+                       warp == T::THREADS / 32 - 1);
         return;
     }
-    for (int j = threadIdx.x; j < P::TILE_N; j += P::OWNERS) /* they arrive before the first stage */
-        state.parameters[j] = column_parameters(args, place.n0 + j);
-    float acc[P::GROUPS * 4], own[P::OWN * 4];
-    multiply<P>(acc, state, stages, cut, place, warp / 4, lane);
-    exchange<P>(acc, own, state, cut, place);
-    ptx::named_barrier_sync(1, P::OWNERS); /* the parameters are there, and the stages read */
-    const int first = place.slice * P::OWN * 8 + lane % 4 * 2;
+    for (int j = threadIdx.x; j < T::TILE_N; j += T::MMA_THREADS) /* they arrive before the first stage */
+        state.parameters[j] = column_parameters(args, work.n0 + j);
+    float acc[T::GROUPS * 4], own[T::OWN * 4];
+    multiply<T>(acc, state, stages, share, work, warp / 4, lane);
+    exchange<T>(acc, own, state, share, work);
+    ptx::named_barrier_sync(ALL_CONSUMERS,
+                            T::MMA_THREADS); /* the parameters are there, and the stages read */
+    const int first = work.slice * T::OWN * 8 + lane % 4 * 2;
     const float2 *parameters = state.parameters + first;
-    const int row = place.m0 + warp * 16 + lane / 4, column = place.n0 + first;
+    const int row = work.m0 + warp * 16 + lane / 4, column = work.n0 + first;
     if (!y_pairs)
-        return finish_single<P>(args, own, parameters, row, column,
-                                reinterpret_cast<float4 *>(memory + P::STATE_BYTES) + threadIdx.x);
-    for_activation<ACTIVATION_GELU_RELU>(
-        args.activation, [&](auto a) { finish<P, decltype(a)::value>(args, own, parameters, row, column); });
+        return finish_single<T>(args, own, parameters, row, column,
+                                reinterpret_cast<float4 *>(memory + T::STATE_BYTES) + threadIdx.x);
+    for_activation<ACTIVATION_GELU_RELU>(args.activation, [&](auto activation) {
+        constexpr int ACTIVATION = decltype(activation)::value;
+        if (args.y_type == LINEAR_FP32)
+            finish_pairs<T, ACTIVATION, float>(args, own, parameters, row, column);
+        else
+            finish_pairs<T, ACTIVATION, __half>(args, own, parameters, row, column);
+    });
 }
 
-/* P's kernel in clusters of SHARE_M x SHARE_N tiles, with at most BYTES of shared memory. */
-template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
-    static constexpr int BLOCKS = SHARE_M * SHARE_N * P::SPLIT; /* of a cluster */
-    static constexpr int FIT = (BYTES - P::STATE_BYTES) / P::STAGE_BYTES;
+/* T's kernel in clusters of SHARE_M x SHARE_N tiles, with at most BYTES of shared memory. */
+template <class T, int SHARE_M, int SHARE_N, int BYTES> struct launcher {
+    static constexpr int BLOCKS = SHARE_M * SHARE_N * T::SPLIT; /* of a cluster */
+    static constexpr int FIT = (BYTES - T::STATE_BYTES) / T::STAGE_BYTES;
     static constexpr int STAGES = FIT < STAGES_MOST ? FIT : STAGES_MOST;
     static_assert(BLOCKS <= 8, "the portable size of a cluster");
     static_assert(STAGES >= 2, "one is filled while another is read");
-    static constexpr int STAGED = P::OWN * P::OWNERS * 16; /* finish_single's room in the stages */
-    static_assert(STAGES * P::STAGE_BYTES >= STAGED, "it has that room");
+    static constexpr int STAGED = T::OWN * T::MMA_THREADS * 16; /* finish_single's room in the stages */
+    static_assert(STAGES * T::STAGE_BYTES >= STAGED, "it has that room");
 
-    static int64_t down(const linear_args &a) { return divide_up(a.m, P::TILE_M * SHARE_M); }
+    static int64_t down(const linear_args &a) { return divide_up(a.m, T::TILE_M * SHARE_M); }
 
-    static int64_t across(const linear_args &a) { return divide_up(a.n, P::TILE_N * SHARE_N); }
+    static int64_t across(const linear_args &a) { return divide_up(a.n, T::TILE_N * SHARE_N); }
 
     /* Rows of x and of w that a tile copies, and steps of a block. */
-    static int x_rows(const linear_args &a) { return static_cast<int>(a.m < P::TILE_M ? a.m : P::TILE_M); }
+    static int x_rows(const linear_args &a) { return static_cast<int>(a.m < T::TILE_M ? a.m : T::TILE_M); }
 
-    static int w_rows(const linear_args &a) { return static_cast<int>(a.n < P::TILE_N ? a.n : P::TILE_N); }
+    static int w_rows(const linear_args &a) { return static_cast<int>(a.n < T::TILE_N ? a.n : T::TILE_N); }
 
-    static int64_t steps(const linear_args &a) { return divide_up(divide_up(a.k, BK), P::SPLIT); }
+    static int64_t steps(const linear_args &a) { return divide_up(divide_up(a.k, BK), T::SPLIT); }
 
     static bool fits(const linear_args &a)
     {
-        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && divide_up(a.k, BK) >= P::SPLIT &&
+        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && divide_up(a.k, BK) >= T::SPLIT &&
                down(a) <= 65535 && across(a) <= 65535;
     }
 
@@ -346,28 +353,25 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
 
     static int shared_bytes(const linear_args &a)
     {
-        const int ring = stages(a) * P::STAGE_BYTES;
-        return P::STATE_BYTES + (ring > STAGED ? ring : STAGED);
+        const int ring = stages(a) * T::STAGE_BYTES;
+        return T::STATE_BYTES + (ring > STAGED ? ring : STAGED);
     }
 
     static cudaError_t launch(const linear_args &a, cudaStream_t stream)
     {
         const shared_memory shared(shared_bytes(a), SHARED_WHOLE);
         CUtensorMap x_map, w_map;
-        cudaError_t status = tensor_map_2d(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.x, a.m, a.k, a.ldx * 2,
-                                           x_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
-        if (status == cudaSuccess)
-            status = tensor_map_2d(&w_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, a.w, a.n, a.k, a.ldw * 2,
-                                   w_rows(a), BK, CU_TENSOR_MAP_SWIZZLE_128B);
+        cudaError_t status = tensor_map_2d<ROW_BYTES>(&x_map, a.x, a.m, a.k, a.ldx, x_rows(a));
+        if (status == cudaSuccess) status = tensor_map_2d<ROW_BYTES>(&w_map, a.w, a.n, a.k, a.ldw, w_rows(a));
         if (status != cudaSuccess) return status;
         const dim3 grid(BLOCKS, static_cast<unsigned>(down(a)), static_cast<unsigned>(across(a)));
-        return launch_kernel(linear_split_kernel<P>, {grid, dim3(P::THREADS), shared, BLOCKS, true}, stream,
-                             x_map, w_map, a, cut{SHARE_M, SHARE_N, stages(a), x_rows(a), w_rows(a)},
+        return launch_kernel(linear_split_kernel<T>, {grid, dim3(T::THREADS), shared, BLOCKS, true}, stream,
+                             x_map, w_map, a, sharing{SHARE_M, SHARE_N, stages(a), x_rows(a), w_rows(a)},
                              stores_together(a, 2));
     }
 
     /* A step of BK, us, where so many clusters run: its barriers, its reads from L2 at `read` MB/us, what the
-     * multiprocessors receive at 15 TB/s, or its products at 5.1 TFLOP/s a multiprocessor, whichever takes
+     * SMs receive at 15 TB/s, or its MMAs at 5.1 TFLOP/s an SM, whichever takes
      * longest. */
     static double step_us(const linear_args &a, int64_t clusters, double read)
     {
@@ -375,7 +379,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         const double row = static_cast<double>(clusters) * BLOCKS * ROW_BYTES / 1e6; /* MB, of all blocks */
         double step = 0.05;
         for (const double us : {(x / SHARE_N + w / SHARE_M) * row / read, (x + w) * row / 15,
-                                2.0 * P::TILE_M * P::TILE_N * BK / 5.1e6})
+                                2.0 * T::TILE_M * T::TILE_N * BK / 5.1e6})
             if (us > step) step = us;
         return step;
     }
@@ -384,7 +388,7 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
      * beside each other), an exchange and its steps; 0.15 us for an element that is stored alone. L2 gives 12
      * TB/s, but 8 to the first wave of a w of more than half of its 50 MB, which is not there any more.
      * Fitted to times on an H200, which holds 66 clusters of two at once, but of four and eight blocks only
-     * as many as ten in eleven of its multiprocessors allow. */
+     * as many as ten in eleven of its SMs allow. */
     static double cost_us(const linear_args &a, int sms)
     {
         const int64_t clusters = down(a) * across(a);
@@ -398,8 +402,8 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
         const double step = step_us(a, first, w_stays ? 12 : 8) +
                             static_cast<double>(more) * step_us(a, most, 12) +
                             step_us(a, rest, 12) * (rest > 0);
-        return 1.3 * starts + (P::SPLIT > 1 ? (0.7 + 1e-4 * P::TILE_M * P::TILE_N) * waves : 0.0) +
-               static_cast<double>(steps(a)) * step + (stores_together(a, 2) ? 0.0 : 0.6 * P::OWN);
+        return 1.3 * starts + (T::SPLIT > 1 ? (0.7 + 1e-4 * T::TILE_M * T::TILE_N) * waves : 0.0) +
+               static_cast<double>(steps(a)) * step + (stores_together(a, 2) ? 0.0 : 0.6 * T::OWN);
     }
 };
 
@@ -409,19 +413,19 @@ template <class P, int SHARE_M, int SHARE_N, int BYTES> struct form {
  * 120 blocks for 1000 or 4096 columns. The pairs of large tiles are for the numbers of rows between those
  * that fill the chip with the others. */
 const kernel_config split_configs[] = {
-    make_config_with_cost<form<plan<1, 64, 4, 2>, 1, 2, SHARED_HALF>>("split 64x64 s4 c1x2", 90),
-    make_config_with_cost<form<plan<1, 64, 2, 2>, 2, 2, SHARED_HALF>>("split 64x64 s2 c2x2", 90),
-    make_config_with_cost<form<plan<1, 64, 2, 2>, 1, 1, SHARED_HALF>>("split 64x64 s2", 90),
-    make_config_with_cost<form<plan<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>>("split 64x72 c4x2", 90),
-    make_config_with_cost<form<plan<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 64x80 s2 c1x4", 90),
-    make_config_with_cost<form<plan<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 64x128 c1x2", 90),
-    make_config_with_cost<form<plan<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>>("split 128x72 c2x4", 90),
-    make_config_with_cost<form<plan<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 128x80 s2 c1x4", 90),
-    make_config_with_cost<form<plan<2, 80, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x80 c1x2", 90),
-    make_config_with_cost<form<plan<2, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x96 c1x2", 90),
-    make_config_with_cost<form<plan<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x128 c1x2", 90),
-    make_config_with_cost<form<plan<3, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x96 c1x2", 90),
-    make_config_with_cost<form<plan<3, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x128 c1x2", 90),
+    make_config_with_cost<launcher<tile<1, 64, 4, 2>, 1, 2, SHARED_HALF>>("split 64x64 s4 c1x2", 90),
+    make_config_with_cost<launcher<tile<1, 64, 2, 2>, 2, 2, SHARED_HALF>>("split 64x64 s2 c2x2", 90),
+    make_config_with_cost<launcher<tile<1, 64, 2, 2>, 1, 1, SHARED_HALF>>("split 64x64 s2", 90),
+    make_config_with_cost<launcher<tile<1, 72, 1, 2>, 4, 2, SHARED_WHOLE>>("split 64x72 c4x2", 90),
+    make_config_with_cost<launcher<tile<1, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 64x80 s2 c1x4", 90),
+    make_config_with_cost<launcher<tile<1, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 64x128 c1x2", 90),
+    make_config_with_cost<launcher<tile<2, 72, 1, 1>, 2, 4, SHARED_WHOLE>>("split 128x72 c2x4", 90),
+    make_config_with_cost<launcher<tile<2, 80, 2, 1>, 1, 4, SHARED_WHOLE>>("split 128x80 s2 c1x4", 90),
+    make_config_with_cost<launcher<tile<2, 80, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x80 c1x2", 90),
+    make_config_with_cost<launcher<tile<2, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x96 c1x2", 90),
+    make_config_with_cost<launcher<tile<2, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 128x128 c1x2", 90),
+    make_config_with_cost<launcher<tile<3, 96, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x96 c1x2", 90),
+    make_config_with_cost<launcher<tile<3, 128, 1, 1>, 1, 2, SHARED_WHOLE>>("split 192x128 c1x2", 90),
     {},
 };
 

@@ -30,6 +30,19 @@ inline bool fills_tile(int n, int columns)
     return n * 2 > columns || columns <= NARROWEST;
 }
 
+/* The tiles of a launch, across first: `groups` x `rows` rows of x each, or `groups` images where an image's
+ * rows are pooled, and so many columns. */
+struct tiles {
+    int rows, across, count;
+
+    __host__ __device__ __forceinline__ tiles(const pointwise_args &args, int tile_rows, int columns,
+                                              int groups = 1)
+        : rows(args.pool_rows ? args.pool_rows : tile_rows), across((args.n + columns - 1) / columns),
+          count((args.m + groups * rows - 1) / (groups * rows) * across)
+    {
+    }
+};
+
 /* Each in its own file. */
 extern const kernel_config tiled_configs[];
 extern const kernel_config direct_configs[];

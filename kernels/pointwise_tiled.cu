@@ -18,16 +18,6 @@
 namespace pointwise
 {
 
-/* The work of a launch: tiles of `rows` x BN, column tiles fastest. */
-struct tiles {
-    int rows, across, count;
-    template <class T> __host__ __device__ static tiles of(const pointwise_args &args)
-    {
-        const int rows = args.pool_rows ? args.pool_rows : T::BM, across = (args.n + T::BN - 1) / T::BN;
-        return {rows, across, across * ((args.m + rows - 1) / rows)};
-    }
-};
-
 /* mma::pipeline's loader for all tiles of a block, as one stream. Weights in two parts: all steps of a tile
  * with the high one, then all with the low one. */
 template <class T> struct loader {
@@ -125,7 +115,7 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
 {
     extern __shared__ __align__(128) unsigned char shared[];
     uint32_t *input_bias = reinterpret_cast<uint32_t *>(shared + T::RING_BYTES);
-    const tiles work = tiles::of<T>(args);
+    const tiles work(args, T::BM, T::BN);
     const int steps = T::steps(args.k), parts = args.w_low ? 2 : 1; /* of w */
     const int warp = threadIdx.x / 32, warp_m = warp % T::WARPS_M * T::WM, warp_n = warp / T::WARPS_M * T::WN;
     const __half2 input_max = __float2half2_rn(args.input_max);
@@ -179,17 +169,16 @@ template <class T, int BLOCKS_A_SM> struct launcher {
         const auto kernel = args.residual ? pointwise_tiled<T, BLOCKS_A_SM, true>
                                           : pointwise_tiled<T, BLOCKS_A_SM, false>;
         const int bytes = shared_bytes(args);
-        int sms = 0, blocks = 0;
+        int blocks = 0;
+        unsigned grid = 0;
         cudaFuncAttributes unused;
         cudaError_t status = prepare_kernel(kernel, SHARED_MOST, &unused); /* or none would be resident */
-        if (status == cudaSuccess) status = sm_count(&sms);
         if (status == cudaSuccess)
             status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, T::THREADS, bytes);
         cuda_forget_error(status);
+        if (status == cudaSuccess) status = persistent_grid(tiles(args, T::BM, T::BN).count, blocks, &grid);
         if (status != cudaSuccess) return status;
-        const int count = tiles::of<T>(args).count, resident = sms * blocks;
-        return launch_overlapping(kernel, static_cast<unsigned>(count < resident ? count : resident),
-                                  T::THREADS, {bytes, SHARED_MOST}, stream, args);
+        return launch_overlapping(kernel, grid, T::THREADS, {bytes, SHARED_MOST}, stream, args);
     }
 };
 

@@ -1,4 +1,5 @@
-/* The one place for inline PTX. Names follow the instruction; every wrapper says what it needs. */
+/* The one place for inline PTX. Names follow the instructions; each function says what it needs. The PTX ISA
+ * manual says the rest. */
 #ifndef EFFNET_KERNELS_PTX_CUH
 #define EFFNET_KERNELS_PTX_CUH
 
@@ -14,21 +15,22 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/* Gives a value a register of its own, here and now. Accumulators of wgmma need that: copies of equal values
- * that the compiler makes just before each instruction would have to wait for the instruction before. */
+/* Gives a value a register of its own, here and now. Accumulators of wgmma that start from equal values need
+ * it: else the compiler copies the value just before each wgmma, and the copy waits for the wgmma before it.
+ */
 __device__ __forceinline__ void own_register(float &value)
 {
     asm volatile("" : "+f"(value));
 }
 
-/* The same value, which the compiler cannot work out anew where it is used, so that it keeps it. */
+/* The same value in a register: without this the compiler may work it out anew at each use. */
 __device__ __forceinline__ uint32_t kept(uint32_t value)
 {
     asm volatile("" : "+r"(value));
     return value;
 }
 
-/* a + b, worked out here: the compiler does not make a chain of such sums into products. */
+/* a + b. The compiler turns a chain of ordinary sums, a + b + b + ..., into multiplications; not this. */
 __device__ __forceinline__ uint64_t sum(uint64_t a, uint64_t b)
 {
     uint64_t d;
@@ -74,8 +76,8 @@ __device__ __forceinline__ float exp2_approx(float x)
 
 /* ---------------------------------------------------------------- sm_80: asynchronous copies */
 
-/* 16 bytes, global to shared, bypassing L1; both addresses 16-byte aligned. When !valid nothing is read
- * and the 16 bytes in shared memory become zero. */
+/* 16 bytes, global to shared, past L1; both addresses 16-byte aligned. If not valid, nothing is read and the
+ * bytes in shared memory become zeros. */
 __device__ __forceinline__ void cp_async_16(uint32_t shared, const void *global, bool valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
@@ -96,7 +98,7 @@ template <int Pending> __device__ __forceinline__ void cp_async_wait()
 
 /* ---------------------------------------------------------------- sm_80: matrix fragments */
 
-/* Four 8x8 matrices of 16-bit elements; lane i gives the address of row i%8 of matrix i/8. */
+/* Four 8x8 matrices of 16-bit elements. Lane i gives the address of row i % 8 of matrix i / 8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t shared)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -113,7 +115,7 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t shared, const uint32_t (&r)
                  : "memory");
 }
 
-/* d += a * b: a 16x16 (row-major fragment), b 16x8 (column-major fragment), fp16 in, fp32 accumulate. */
+/* d += a * b: a is 16x16 (row-major fragment), b is 16x8 (column-major fragment), both fp16; d is fp32. */
 __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                                  uint32_t b1)
 {
@@ -132,15 +134,15 @@ __device__ __forceinline__ uint32_t cluster_rank()
     return d;
 }
 
-/* All threads of all blocks of the cluster; what they wrote before is visible after. */
+/* Waits for all threads of the cluster's blocks. What they wrote before is visible after. */
 __device__ __forceinline__ void cluster_sync()
 {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 }
 
-/* cluster_sync in two halves, for each thread alone, without the first half's fence of memory: what counts is
- * that every block has started, and mbarrier_init_fence. */
+/* cluster_sync in two halves, without its fence of memory: enough to know that every block has started, and
+ * that barriers before mbarrier_init_fence are set. */
 __device__ __forceinline__ void cluster_arrive_relaxed()
 {
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
@@ -159,8 +161,8 @@ __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t ra
     return d;
 }
 
-/* Four floats to another block's shared memory; its mbarrier there counts their bytes. Both are cluster
- * addresses, the first a multiple of 16. */
+/* Four floats to the shared memory of a block of the cluster, where `barrier` counts their bytes. Both are
+ * cluster addresses, the first a multiple of 16. */
 __device__ __forceinline__ void cluster_store_async(uint32_t address, float4 v, uint32_t barrier)
 {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
@@ -174,13 +176,13 @@ __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrival
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/* Makes mbarrier_init visible to the copy engine and to the cluster (a barrier must follow). */
+/* Makes mbarrier_init visible to TMA and to the cluster. A barrier of the threads must follow. */
 __device__ __forceinline__ void mbarrier_init_fence()
 {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-/* This thread's arrival, announcing that many bytes by the copy engine. */
+/* This thread's arrival; the phase also waits for so many bytes by TMA. */
 __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -192,15 +194,15 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Arrives `count` times at a barrier of any block of the cluster, given by cluster_address. The order that it
- * gives is among the threads of the block only, which is enough where what it hands over was read, and will
- * be written, by the copy engine and wgmma: release at cluster scope costs a fence of all memory. */
+/* Arrives `count` times at a barrier of any block of the cluster, given by cluster_address. It orders memory
+ * among the threads of this block only. That is enough where wgmma read what is handed over and TMA will
+ * write it; release at cluster scope would cost a fence of all memory. */
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t count = 1)
 {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
-/* Waits for the end of the phase of that parity. */
+/* Waits for the end of the phase of that parity. Phases alternate between 0 and 1, and begin with 0. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 {
     asm volatile("{\n\t"
@@ -230,20 +232,22 @@ __device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
     return d != 0;
 }
 
-/* Barrier `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps. */
+/* Barrier `id` (1 to 15, by an enum of the kernel; 0 is __syncthreads) among `threads` threads, whole warps.
+ */
 __device__ __forceinline__ void named_barrier_sync(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/* This thread's part in the next named_barrier_sync of that barrier, without waiting for it. */
+/* This thread's arrival there, without waiting for the others. */
 __device__ __forceinline__ void named_barrier_arrive(int id, int threads)
 {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/* In a launch that may overlap the one before it in its stream (launch.cuh): waits until that one is done and
- * its memory is visible; lets the next such launch start its blocks. Nothing in any other launch. */
+/* For a launch that may overlap the one before it in its stream (launch.cuh). grid_wait waits until that one
+ * is done and its memory is visible. grid_launch_next lets the next such launch start its blocks. In other
+ * launches both do nothing. */
 __device__ __forceinline__ void grid_wait()
 {
 #if __CUDA_ARCH__ >= 900
@@ -258,35 +262,26 @@ __device__ __forceinline__ void grid_launch_next()
 #endif
 }
 
-/* ---------------------------------------------------------------- sm_90: the bulk tensor copy engine */
+/* ---------------------------------------------------------------- sm_90: TMA */
 
-__device__ __forceinline__ uint64_t l2_evict_first()
-{
-    uint64_t d;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(d));
-    return d;
-}
-
-__device__ __forceinline__ uint64_t l2_evict_normal()
-{
-    uint64_t d;
-    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(d));
-    return d;
-}
-
-__device__ __forceinline__ uint64_t l2_evict_last()
-{
-    uint64_t d;
-    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(d));
-    return d;
-}
+/* Policies for what a load leaves in L2. */
+#define PTX_L2_POLICY(NAME)                                                                                  \
+    __device__ __forceinline__ uint64_t l2_##NAME()                                                          \
+    {                                                                                                        \
+        uint64_t d;                                                                                          \
+        asm volatile("createpolicy.fractional.L2::" #NAME ".b64 %0, 1.0;" : "=l"(d));                        \
+        return d;                                                                                            \
+    }
+PTX_L2_POLICY(evict_first)
+PTX_L2_POLICY(evict_normal)
+PTX_L2_POLICY(evict_last)
 
 __device__ __forceinline__ void tma_prefetch_map(const void *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/* The box at column x and row y of the tensor, to shared memory; its bytes count on `barrier`. */
+/* The tile at column x and row y of the tensor, to shared memory; its bytes count on `barrier`. */
 __device__ __forceinline__ void tma_load_2d(uint32_t shared, const void *map, int x, int y, uint32_t barrier,
                                             uint64_t policy)
 {
@@ -306,8 +301,8 @@ __device__ __forceinline__ void tma_load_3d(uint32_t shared, const void *map, in
                  : "memory");
 }
 
-/* What tma_load_2d does, to every block of the cluster whose bit is set, at the same offsets there (barrier
- * too). */
+/* tma_load_2d to every block of the cluster whose bit is set; tile and barrier lie at the same offsets there.
+ */
 __device__ __forceinline__ void tma_load_2d_multicast(uint32_t shared, const void *map, int x, int y,
                                                       uint32_t barrier, uint16_t blocks, uint64_t policy)
 {
@@ -317,7 +312,7 @@ __device__ __forceinline__ void tma_load_2d_multicast(uint32_t shared, const voi
                  : "memory");
 }
 
-/* Contiguous bytes, a multiple of 16 at 16-byte aligned addresses: to shared memory, counting on `barrier`.
+/* So many contiguous bytes, a multiple of 16, both addresses too, to shared memory; they count on `barrier`.
  */
 __device__ __forceinline__ void bulk_load(uint32_t shared, const void *global, uint32_t bytes,
                                           uint32_t barrier)
@@ -329,7 +324,7 @@ __device__ __forceinline__ void bulk_load(uint32_t shared, const void *global, u
         : "memory");
 }
 
-/* The same from shared memory; committed and waited for as tensor stores are. */
+/* The same from shared memory, as part of this thread's next group of stores. */
 __device__ __forceinline__ void bulk_store(void *global, uint32_t shared, uint32_t bytes)
 {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared),
@@ -348,13 +343,13 @@ template <int Pending> __device__ __forceinline__ void tma_store_wait_read()
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
 }
 
-/* Makes this thread's ordinary stores to shared memory visible to the copy engine. */
+/* Makes this thread's ordinary stores to shared memory visible to TMA and wgmma. */
 __device__ __forceinline__ void fence_proxy_async()
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* ---------------------------------------------------------------- sm_90a: warpgroup matrix products */
+/* ---------------------------------------------------------------- sm_90a: wgmma */
 
 template <int Registers> __device__ __forceinline__ void registers_increase()
 {
@@ -366,7 +361,7 @@ template <int Registers> __device__ __forceinline__ void registers_decrease()
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
-/* Before the first wgmma after ordinary code touched the accumulators. */
+/* Between ordinary code that touched accumulators or fragments and the first wgmma that uses them. */
 __device__ __forceinline__ void wgmma_fence()
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -382,38 +377,10 @@ template <int Pending> __device__ __forceinline__ void wgmma_wait()
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-/* Keeps the compiler from moving uses of an accumulator to the other side of a wgmma_wait. */
+/* After wgmma_wait: keeps the compiler from moving uses of the accumulator to before it. */
 __device__ __forceinline__ void wgmma_touch(float &accumulator)
 {
     asm volatile("" : "+f"(accumulator)::"memory");
-}
-
-/* Matrix descriptor of a K-major fp16 tile whose rows are 128 bytes in 128-byte swizzle (a row's 16-byte
- * pieces XORed by row % 8): eight rows follow each other, and the next eight lie `eight_rows` bytes further
- * on; layout type 1 in bits 62 and 63. Advancing by 16 elements of k adds 2 (units of 16 bytes). In two
- * parts, of which only the low one depends on the address. */
-__device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t shared)
-{
-    return (shared & 0x3ffff) >> 4 | 1u << 16;
-}
-
-__device__ __forceinline__ uint64_t wgmma_descriptor_high(uint32_t eight_rows = 1024)
-{
-    return (uint64_t{1} << 62) | (uint64_t{eight_rows >> 4} << 32);
-}
-
-__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared)
-{
-    return wgmma_descriptor_high() | wgmma_descriptor_low(shared);
-}
-
-/* The same for rows of 32 or 64 bytes in the swizzle of that width (layout types 3 and 2). */
-template <int RowBytes> __device__ __forceinline__ uint64_t wgmma_descriptor_of(uint32_t shared)
-{
-    static_assert(RowBytes == 32 || RowBytes == 64 || RowBytes == 128, "a swizzle's width");
-    constexpr uint64_t type = RowBytes == 128 ? 1 : RowBytes == 64 ? 2 : 3;
-    return (type << 62) | (uint64_t{8 * RowBytes >> 4} << 32) | (uint64_t{1} << 16) |
-           ((shared & 0x3ffff) >> 4);
 }
 
 #define PTX_F4(d, i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
@@ -477,22 +444,6 @@ PTX_WGMMA_ADD(80, 40, 41, 42, 43, 44, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 3
 PTX_WGMMA_ADD(96, 48, 49, 50, 51, 52, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32))
 PTX_WGMMA_ADD(112, 56, 57, 58, 59, 60, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48),
               PTX_F4(d, 52))
-
-#undef PTX_NAMES_12
-#undef PTX_NAMES_20
-#undef PTX_NAMES_24
-#undef PTX_NAMES_32
-#undef PTX_NAMES_36
-#undef PTX_NAMES_40
-#undef PTX_NAMES_48
-#undef PTX_NAMES_56
-#undef PTX_NAMES_64
-#undef PTX_NAMES_100
-#undef PTX_WGMMA
-#undef PTX_WGMMA_ADD
-#undef PTX_F4
-#undef PTX_F16
-#undef PTX_F64
 
 } // namespace ptx
 
