@@ -29,6 +29,14 @@ def test_links(root):
         assert not anchor or anchor in anchors(target.read_text()), f"{note}: {link}"
 
 
+def test_kernels_that_notes_name(root):
+    names = [(note, name) for note in files(root, ["docs"], ".md")
+             for name in re.findall(r"`(?:kernels/)?(\w+\.cuh?)`", note.read_text())]
+    assert names
+    for note, name in names:
+        assert (root / "kernels" / name).exists(), f"{note}: {name}"
+
+
 def test_notes_that_sources_name(root):
     names = [(path, name) for path in files(root, ["src", "include", "kernels", "tests", "tools"],
                                             ".c", ".h", ".cu", ".cuh", ".py", ".sh")
