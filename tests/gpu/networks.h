@@ -68,6 +68,25 @@ static inline effnet_model *lite_model(void)
     return weights_open(w);
 }
 
+/* A graph: layers take what is not the one before, a depthwise layer's output has two readers, a residual
+ * comes from far. */
+static inline effnet_model *graph_model(void)
+{
+    struct weights *w = weights_new(seed, 36, 36);
+    weights_conv(w, "stem", 32, 3, 2, WEIGHTS_SAME, "relu6");
+    weights_conv(w, "deeper", 48, 3, 1, WEIGHTS_SAME, "relu");
+    weights_take(w, "stem");
+    weights_layer(w, "side", "pointwise", 48, 1, 1, NULL, "relu6", NULL, -1);
+    weights_take(w, "deeper");
+    weights_layer(w, "sum", "pointwise", 48, 1, 1, NULL, "none", "side", -1);
+    weights_mbconv(w, 48, 96, 5, 1, WEIGHTS_SAME, "relu6", true);
+    weights_take(w, "blocks.0.depthwise");
+    weights_layer(w, "again", "pointwise", 48, 1, 1, NULL, "relu6", "blocks.0.project", -1);
+    weights_mbconv(w, 64, 96, 3, 2, WEIGHTS_SAME, "relu6", false);
+    weights_head(w, 128, "relu6", 19);
+    return weights_open(w);
+}
+
 /* Symmetric padding, ReLU, a map too large to be pooled where it is made, and a head of linear layers: folded
  * Linear, BatchNorm1d, GELU, ReLU; then a GELU and a SiLU layer of odd sizes. */
 static inline effnet_model *heads_model(void)

@@ -516,18 +516,21 @@ int main(int argc, char **argv)
     seed = random_seed("weights and images", seed);
     struct subject lite = subject_new("lite", lite_model(), small ? 5 : IMAGES_MAX, small ? 2 : 4);
     struct subject heads = subject_new("heads", heads_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
+    struct subject graph = subject_new("graph", graph_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
     check_refusals(&lite);
     check_narrow(small);
     for (int plan = 0; plan < 2; plan++) {
         check_reference(&lite, PLANS[plan], small ? 1 : 3, 1e-3);
         check_reference(&heads, PLANS[plan], small ? 1 : 3, 1e-3);
+        check_reference(&graph, PLANS[plan], small ? 1 : 3, 1e-3);
         check_bits(&lite, PLANS[plan]);
         check_bits(&heads, PLANS[plan]);
+        check_bits(&graph, PLANS[plan]);
     }
     check_side_by_side(&lite, &heads, small ? 2 : 100);
     if (!small) {
         check_tuning(&lite);
-        check_tuning(&heads);
+        check_tuning(&graph);
         check_memory(&lite, "auto");
         check_memory(&heads, "cudnn");
         check_real("lite1");
@@ -535,5 +538,6 @@ int main(int argc, char **argv)
     }
     subject_free(&lite);
     subject_free(&heads);
+    subject_free(&graph);
     return finish();
 }
