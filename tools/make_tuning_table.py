@@ -3,8 +3,8 @@
     effnet tune -m lite1 -b 1,2,4,8,10,16,32,64,128,256    (on the GPU, which nothing else uses; for each network)
     tools/make_tuning_table.py ~/.cache/effnet/tuning.txt... >tools/tuning/nvidia-h100.txt
 
-Entries are sorted, and those that another file or line says again are dropped, the last one staying. Two chips that
-differ in their memory alone have a table each."""
+Entries are sorted. What a file says of a unit, its shape and batch counts in place of what files before it say of the
+same. Two chips that differ in their memory alone have a table each."""
 import sys
 
 HEADER = "effnet tuning 1"
@@ -27,10 +27,14 @@ def main(paths):
             if len(fields) != 7:
                 sys.exit(f"make_tuning_table: {path}: not seven fields: {fields}")
             chip, code, what, sizes, _, candidate, _ = fields
-            table[chip, what, tuple(map(int, sizes.split())), candidate] = fields
+            unit = chip, what, tuple(map(int, sizes.split()))
+            if table.get(unit, (path,))[0] != path:
+                del table[unit]
+            table.setdefault(unit, (path, []))[1].append(fields)
     print(HEADER)
-    for key in sorted(table):
-        print("\t".join(table[key]))
+    for unit in sorted(table):
+        for fields in sorted(table[unit][1], key=lambda fields: int(fields[6])):
+            print("\t".join(fields))
 
 
 if __name__ == "__main__":

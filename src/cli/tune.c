@@ -14,13 +14,28 @@ struct tune_options {
 };
 
 struct tuning_run {
-    struct report *report;
+    const char *format;
+    struct report *report; /* begun with the first unit, so that a failure before it prints nothing */
     int64_t batch;
+    int status;
 };
 
 static void report_tuned(const struct effnet_tuned *tuned, void *context)
 {
-    const struct tuning_run *run = context;
+    static const struct column columns[] = {
+        {"batch", "batch", VALUE_NUMBER},
+        {"layer", "first layer", VALUE_TEXT},
+        {"what", "unit", VALUE_TEXT},
+        {"candidates", "candidates", VALUE_NUMBER},
+        {"elapsed_us", "fastest us", VALUE_NUMBER},
+        {"candidate", "fastest", VALUE_TEXT},
+    };
+    struct tuning_run *run = context;
+    if (!run->report) {
+        if (!run->status) run->status = report_open(run->format, stdout, &run->report);
+        if (run->status) return;
+        report_table(run->report, "units", "What was measured", columns, sizeof columns / sizeof *columns);
+    }
     report_cell_number(run->report, "%" PRId64, run->batch);
     report_cell_text(run->report, tuned->layer);
     report_cell_text(run->report, tuned->what);
@@ -31,27 +46,17 @@ static void report_tuned(const struct effnet_tuned *tuned, void *context)
 
 static int tune(const struct tune_options *o)
 {
-    static const struct column columns[] = {
-        {"batch", "batch", VALUE_NUMBER},
-        {"layer", "first layer", VALUE_TEXT},
-        {"what", "unit", VALUE_TEXT},
-        {"candidates", "candidates", VALUE_NUMBER},
-        {"elapsed_us", "fastest us", VALUE_NUMBER},
-        {"candidate", "fastest", VALUE_TEXT},
-    };
-    struct tuning_run run = {0};
+    struct tuning_run run = {.format = o->format};
     effnet_model *model;
     int status = setup_open_model(&o->setup, &model);
     if (status) return status;
-    status = report_open(o->format, stdout, &run.report);
-    if (!status)
-        report_table(run.report, "units", "What was measured", columns, sizeof columns / sizeof *columns);
     for (int i = 0; !status && i < o->batches.count; i++) {
         struct effnet_error error;
         run.batch = o->batches.values[i];
         const struct effnet_session_options options = setup_session_options(&o->setup, (int)run.batch);
         if (!o->setup.quiet) progress_show("batch sizes tuned", i, o->batches.count);
         if (effnet_tune(model, &options, report_tuned, &run, &error)) status = cli_fail_library(&error);
+        if (!status) status = run.status;
     }
     progress_clear();
     const int printed = report_close(run.report); /* what was measured before a failure, too */
