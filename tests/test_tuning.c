@@ -26,7 +26,12 @@ int main(void)
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "backend/cuda/cudnn/graph.h"
 #include "backend/cuda/tuning.h"
+#include "depthwise.h"
+#include "first_block.h"
+#include "linear.h"
+#include "pointwise.h"
 #include "random.h"
 
 static char folder[] = "/tmp/effnet-tuning-XXXXXX";
@@ -204,6 +209,35 @@ static void test_shipped(void **state)
     tuning = tuning_new();
     unsetenv("EFFNET_TUNING_WITHOUT");
     assert_int_equal(tuning.count, lines - h100);
+    tuning_close(&tuning);
+}
+
+/* Whether there is such a candidate for a unit of that kind. */
+static bool exists(const char *what, const char *candidate)
+{
+    static const struct {
+        const char *begin;
+        const struct kernel_family *family;
+    } kinds[] = {{"first block", &first_block_kernels},
+                 {"depthwise ", &depthwise_kernels},
+                 {"pointwise", &pointwise_kernels},
+                 {"linear ", &linear_kernels}};
+    struct cudnn_config config;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strncmp(what, kinds[i].begin, strlen(kinds[i].begin)))
+            return kernel_find(kinds[i].family, candidate) >= 0;
+    return !strncmp(what, "conv ", 5) ? cudnn_config_parse(candidate, &config)
+                                      : !strcmp(what, "pool") && !strcmp(candidate, "pool");
+}
+
+/* A configuration that has another name now would silently be passed over. */
+static void test_shipped_candidates(void **state)
+{
+    (void)state;
+    struct tuning tuning = tuning_new();
+    for (int i = 0; i < tuning.count; i++)
+        if (!exists(tuning.entries[i].what, tuning.entries[i].candidate))
+            fail_msg("%s: there is no %s", tuning.entries[i].what, tuning.entries[i].candidate);
     tuning_close(&tuning);
 }
 
@@ -542,6 +576,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_nearest, cache_reset),
         cmocka_unit_test_setup(test_shipped, cache_reset),
+        cmocka_unit_test_setup(test_shipped_candidates, cache_reset),
         cmocka_unit_test_setup(test_round_trip, cache_reset),
         cmocka_unit_test_setup(test_other_code, cache_reset),
         cmocka_unit_test_setup(test_damage, cache_reset),
