@@ -230,8 +230,8 @@ void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *con
         if (described == cudaSuccess) {
             device.description = p.name;
             device.available = check_capability(i, &p, &error) == EFFNET_OK;
-            snprintf(detail, sizeof detail, "compute capability %d.%d, %d multiprocessors, %zu MiB", p.major,
-                     p.minor, p.multiProcessorCount, p.totalGlobalMem >> 20);
+            snprintf(detail, sizeof detail, "compute capability %d.%d, %d SMs, %zu MiB", p.major, p.minor,
+                     p.multiProcessorCount, p.totalGlobalMem >> 20);
             device.detail = device.available ? detail : error.message;
         }
         visit(&device, context);

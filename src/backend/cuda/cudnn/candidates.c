@@ -217,10 +217,9 @@ static cudnnStatus_t knob_values_read(const struct cudnn_library *library, cudnn
     return CUDNN_STATUS_SUCCESS;
 }
 
-/* The engine with its default knobs, and with every combination of its knobs' values where those are at
- * most GRID_MAX: so the engines for depthwise convolutions, which have one or two knobs, are tried out,
- * and of the general ones, which have thousands of settings, only the defaults. Nor are there many of an
- * engine that takes a compiler for each. */
+/* Lists the engine with its default knobs. If its knobs have at most GRID_MAX combinations of values, lists
+ * those, too: this tries out the engines made for depthwise convolutions, which have one or two knobs. Other
+ * engines have thousands of combinations, and one that is compiled at run time would be compiled for each. */
 static int add_engine(const struct cudnn_graph *graph, int64_t index, struct cudnn_config_list *list,
                       struct effnet_error *error)
 {
