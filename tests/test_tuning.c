@@ -107,8 +107,9 @@ static bool is_there(const struct tuning *tuning, const struct measurement *m)
 {
     double us;
     const struct tuning_entry *e = tuning_find(tuning, &m->key, any, NULL, &us);
-    return e && tuning_exact(e, &m->key) && !strcmp(e->candidate, m->candidate) && us > m->us - 1e-3 &&
-           us < m->us + 1e-3;
+    return e && !strcmp(e->chip, m->key.chip) && !strcmp(e->code, m->key.code) &&
+           !strcmp(e->what, m->key.what) && !memcmp(e->sizes, m->key.sizes, sizeof e->sizes) &&
+           !strcmp(e->candidate, m->candidate) && us > m->us - 1e-3 && us < m->us + 1e-3;
 }
 
 /* In the cache's folder. */

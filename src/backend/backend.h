@@ -34,13 +34,18 @@ struct backend {
     /* Fills device, precision, threads and memory_bytes; strings live as long as the state. */
     void (*describe)(const struct backend_state *state, struct effnet_session_info *info);
 
+    /* Unit `index` >= 0; NULL behind the last one. */
+    const struct effnet_unit *(*unit)(const struct backend_state *state, int index);
+
+    /* Around a call of one of the next, on its thread. NULL: there is nothing to do. */
+    int (*enter)(const struct backend_state *state, struct effnet_error *error);
+    void (*leave)(void);
+
     /* As effnet_session_run; any n >= 1, the backend splits it into passes. */
     int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                struct effnet_error *error);
 
     /* As their namesakes in effnet_lab.h, arguments checked already. */
-    int (*unit_count)(const struct backend_state *state);
-    const struct effnet_unit *(*unit)(const struct backend_state *state, int index);
     int (*run_unit)(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
                     struct effnet_error *error);
     int (*time)(struct backend_state *state, int n, bool cold, double *elapsed_us,
@@ -49,8 +54,8 @@ struct backend {
                    struct effnet_error *error);
 };
 
-/* units.c: fills the inputs of a unit whose first and last are set. */
-void effnet_unit_find_inputs(const effnet_model *model, struct effnet_unit *unit);
+/* units.c: a unit of these layers, with its inputs. */
+struct effnet_unit effnet_unit_of(const effnet_model *model, int first, int last);
 /* Which of a unit's inputs is the output of layer `index` (or EFFNET_IMAGE); -1: none. */
 int effnet_unit_input(const struct effnet_unit *unit, int index);
 
@@ -73,11 +78,7 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
                              struct effnet_error *error);
 
 extern const struct backend backend_reference;
-#ifdef EFFNET_HAVE_ONEDNN
 extern const struct backend backend_onednn;
-#endif
-#ifdef EFFNET_HAVE_CUDA
 extern const struct backend backend_cuda;
-#endif
 
 #endif

@@ -4,20 +4,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-static bool alive_together(const struct lifetime *a, const struct lifetime *b)
-{
-    return a->first <= b->last && b->first <= a->last;
-}
-
-/* The largest tensor that has no place yet; of several, the first. */
-static int largest_left(const struct lifetime *tensors, int count, const bool *placed)
-{
-    int largest = -1;
-    for (int i = 0; i < count; i++)
-        if (!placed[i] && (largest < 0 || tensors[i].bytes > tensors[largest].bytes)) largest = i;
-    return largest;
-}
-
 /* The lowest offset at which `tensor` meets no living one. order[placed]: what has a place, by its offset. */
 static size_t lowest_offset(const struct lifetime *tensors, const int *order, int placed,
                             const struct lifetime *tensor)
@@ -25,7 +11,7 @@ static size_t lowest_offset(const struct lifetime *tensors, const int *order, in
     size_t offset = 0;
     for (int i = 0; i < placed; i++) {
         const struct lifetime *other = &tensors[order[i]];
-        if (!alive_together(other, tensor)) continue;
+        if (other->first > tensor->last || tensor->first > other->last) continue;
         if (other->offset >= offset + tensor->bytes) break; /* it fits in before this one */
         if (other->offset + other->bytes > offset) offset = other->offset + other->bytes;
     }
@@ -40,7 +26,9 @@ size_t effnet_place(struct lifetime *tensors, int count)
     int *order = calloc((size_t)count, sizeof *order);
     size_t total = placed && order ? 0 : SIZE_MAX;
     for (int round = 0; total != SIZE_MAX && round < count; round++) {
-        const int next = largest_left(tensors, count, placed);
+        int next = -1; /* the largest that has no place yet; of several, the first */
+        for (int i = 0; i < count; i++)
+            if (!placed[i] && (next < 0 || tensors[i].bytes > tensors[next].bytes)) next = i;
         struct lifetime *tensor = &tensors[next];
         tensor->offset = lowest_offset(tensors, order, round, tensor);
         placed[next] = true;

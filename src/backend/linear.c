@@ -45,10 +45,9 @@ static int check(const struct effnet_linear_args *a, struct effnet_error *error)
         if (sizes[i] < 1 || sizes[i] > LINEAR_SIZE_END)
             return effnet_fail(error, EFFNET_E_USAGE, "linear: %c is %lld, not 1 to %d", "mnk"[i],
                                (long long)sizes[i], (int)LINEAR_SIZE_END);
-    int status = check_array("x", a->x, a->x_type, a->k, a->ldx, error);
-    if (!status) status = check_array("w", a->w, a->w_type, a->k, a->ldw, error);
-    if (!status) status = check_array("y", a->y, a->y_type, a->n, a->ldy, error);
-    if (status) return status;
+    EFFNET_TRY(check_array("x", a->x, a->x_type, a->k, a->ldx, error));
+    EFFNET_TRY(check_array("w", a->w, a->w_type, a->k, a->ldw, error));
+    EFFNET_TRY(check_array("y", a->y, a->y_type, a->n, a->ldy, error));
     if ((uintptr_t)a->scale % sizeof(float) || (uintptr_t)a->shift % sizeof(float))
         return effnet_fail(error, EFFNET_E_USAGE, "linear: scale or shift is not aligned to 4 bytes");
     if ((int)a->activation < EFFNET_ACT_NONE || (int)a->activation > EFFNET_ACT_SIGMOID)
@@ -72,8 +71,7 @@ struct effnet_linear_args effnet_linear_defaults(int64_t m, int64_t n, int64_t k
 int effnet_linear(const struct effnet_linear_args *args, enum effnet_memory memory, void *stream,
                   struct effnet_error *error)
 {
-    int status = check(args, error);
-    if (status) return status;
+    EFFNET_TRY(check(args, error));
     if (memory == EFFNET_MEMORY_CUDA)
         return cuda ? cuda->run(args, stream, error)
                     : effnet_fail(error, EFFNET_E_UNAVAILABLE, "linear: this build has no CUDA");
@@ -89,7 +87,7 @@ struct effnet_linear_bench {
     struct effnet_linear_args args; /* on the host: y is the bench's own */
     struct effnet_linear_bench_info info;
     bool cold;
-    const struct linear_bench_table *table; /* NULL on the host */
+    const struct linear_backend *gpu; /* NULL on the host */
     struct linear_bench_state *state;
 };
 
@@ -112,15 +110,14 @@ static int open_bench(effnet_linear_bench *bench, const char *device, int calls,
     int index;
     args.y = &y;
     args.ldy = args.n;
-    int status = check(&args, error);
-    if (!status) status = effnet_parse_device(device, &kind, &index, error);
-    if (status) return status;
+    EFFNET_TRY(check(&args, error));
+    EFFNET_TRY(effnet_parse_device(device, &kind, &index, error));
     if (kind == DEVICE_CPU) return open_host(bench, error);
     if (kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: the device is to be cpu, cuda or cuda:N");
     if (!cuda) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", device, effnet_no_cuda);
-    bench->table = cuda->bench;
-    return cuda->bench->open(&bench->args, index, bench->cold, calls, &bench->state, &bench->info, error);
+    bench->gpu = cuda;
+    return cuda->bench_open(&bench->args, index, bench->cold, calls, &bench->state, &bench->info, error);
 }
 
 int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *device, bool cold, int calls,
@@ -143,7 +140,7 @@ int effnet_linear_bench_open(const struct effnet_linear_args *args, const char *
 void effnet_linear_bench_close(effnet_linear_bench *bench)
 {
     if (!bench) return;
-    if (bench->table) bench->table->close(bench->state);
+    if (bench->gpu) bench->gpu->bench_close(bench->state);
     free(bench->args.y);
     free(bench);
 }
@@ -153,40 +150,30 @@ const struct effnet_linear_bench_info *effnet_linear_bench_get_info(const effnet
     return &bench->info;
 }
 
-static int rows_host(effnet_linear_bench *bench, const int64_t *rows, int count, float *y,
-                     struct effnet_error *error)
-{
-    const struct effnet_linear_args *a = &bench->args;
-    /* all ones is a NaN in every float format */
-    memset(a->y, 0xff, (size_t)a->m * (size_t)a->n * effnet_type_bytes(a->y_type));
-    int status = host->run(a, NULL, error);
-    for (int i = 0; !status && i < count; i++)
-        effnet_rows_widen((char *)a->y + (size_t)(rows[i] * a->n) * effnet_type_bytes(a->y_type), a->y_type,
-                          1, a->n, a->n, y + i * a->n);
-    return status;
-}
-
 int effnet_linear_bench_rows(effnet_linear_bench *bench, const int64_t *rows, int count, float *y,
                              struct effnet_error *error)
 {
     for (int i = 0; i < count; i++)
         if (rows[i] < 0 || rows[i] >= bench->args.m)
             return effnet_fail(error, EFFNET_E_USAGE, "linear: there is no row %lld", (long long)rows[i]);
-    if (bench->table) return bench->table->rows(bench->state, rows, count, y, error);
-    return rows_host(bench, rows, count, y, error);
-}
-
-static int time_host(effnet_linear_bench *bench, double *elapsed_us, struct effnet_error *error)
-{
-    int status = bench->cold ? effnet_evict_caches(error) : EFFNET_OK;
-    const double start_us = effnet_clock_us();
-    if (!status) status = host->run(&bench->args, NULL, error);
-    *elapsed_us = effnet_clock_us() - start_us;
-    return status;
+    if (bench->gpu) return bench->gpu->bench_rows(bench->state, rows, count, y, error);
+    const struct effnet_linear_args *a = &bench->args;
+    const size_t element = effnet_type_bytes(a->y_type);
+    /* all ones is a NaN in every float format */
+    memset(a->y, 0xff, (size_t)a->m * (size_t)a->n * element);
+    EFFNET_TRY(host->run(a, NULL, error));
+    for (int i = 0; i < count; i++)
+        effnet_rows_widen((char *)a->y + (size_t)(rows[i] * a->n) * element, a->y_type, 1, a->n, a->n,
+                          y + i * a->n);
+    return EFFNET_OK;
 }
 
 int effnet_linear_bench_time(effnet_linear_bench *bench, double *elapsed_us, struct effnet_error *error)
 {
-    if (bench->table) return bench->table->time(bench->state, elapsed_us, error);
-    return time_host(bench, elapsed_us, error);
+    if (bench->gpu) return bench->gpu->bench_time(bench->state, elapsed_us, error);
+    if (bench->cold) EFFNET_TRY(effnet_evict_caches(error));
+    const double start_us = effnet_clock_us();
+    EFFNET_TRY(host->run(&bench->args, NULL, error));
+    *elapsed_us = effnet_clock_us() - start_us;
+    return EFFNET_OK;
 }

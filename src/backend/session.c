@@ -39,28 +39,22 @@ struct effnet_session {
 
 int effnet_parse_device(const char *name, enum backend_device *kind, int *index, struct effnet_error *error)
 {
-    *kind = DEVICE_AUTO;
+    static const char *const names[] = {"auto", "cpu", "reference", "cuda"}; /* by enum backend_device */
     *index = 0;
-    if (!name || strcmp(name, "auto") == 0) return EFFNET_OK;
-    if (strcmp(name, "cpu") == 0) {
-        *kind = DEVICE_CPU;
-    } else if (strcmp(name, "reference") == 0) {
-        *kind = DEVICE_REFERENCE;
-    } else if (strcmp(name, "cuda") == 0) {
-        *kind = DEVICE_CUDA;
-    } else if (strncmp(name, "cuda:", 5) == 0) {
-        const char *digits = name + 5;
-        size_t length = strspn(digits, "0123456789");
-        if (length < 1 || length > 4 || digits[length] || atoi(digits) >= MAX_DEVICES)
-            return effnet_fail(error, EFFNET_E_USAGE, "device \"%s\": N in cuda:N is a number below %d",
-                               effnet_word(name).text, MAX_DEVICES);
-        *kind = DEVICE_CUDA;
-        *index = atoi(digits);
-    } else {
+    for (int i = DEVICE_AUTO; i <= DEVICE_CUDA; i++) {
+        *kind = (enum backend_device)i;
+        if (!name || strcmp(name, names[i]) == 0) return EFFNET_OK;
+    }
+    if (strncmp(name, "cuda:", 5) != 0)
         return effnet_fail(error, EFFNET_E_USAGE,
                            "unknown device \"%s\": auto, cpu, reference, cuda or cuda:N",
                            effnet_word(name).text);
-    }
+    const char *digits = name + 5;
+    size_t length = strspn(digits, "0123456789");
+    if (length < 1 || length > 4 || digits[length] || atoi(digits) >= MAX_DEVICES)
+        return effnet_fail(error, EFFNET_E_USAGE, "device \"%s\": N in cuda:N is a number below %d",
+                           effnet_word(name).text, MAX_DEVICES);
+    *index = atoi(digits);
     return EFFNET_OK;
 }
 
@@ -89,8 +83,7 @@ static int check_options(const struct effnet_session_options *from, struct backe
     if (from->threads < 0 || from->threads > MAX_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
                            MAX_THREADS);
-    int status = effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error);
-    if (status) return status;
+    EFFNET_TRY(effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error));
     int cpu_threads = effnet_cpu_threads();
     *to = (struct backend_options){
         .precision = from->precision,
@@ -116,13 +109,6 @@ static int open_backend(struct effnet_session *session, const struct backend *ba
     return status;
 }
 
-static int open_cuda(struct effnet_session *session, const struct backend *cuda,
-                     const struct backend_options *options, struct effnet_error *error)
-{
-    if (!cuda) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
-    return open_backend(session, cuda, options, error);
-}
-
 /* The GPU where there is one that can do this; else the CPU, and the notice says why, whatever it was. Where
  * there is no such hardware nobody asks why, save who wants what only a GPU has. */
 static int open_auto(struct effnet_session *session, const struct backend_choice *choice,
@@ -130,8 +116,11 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
 {
     struct effnet_error gpu = {0}, cpu = {0};
     if (choice->nvidia_hardware("")) {
-        if (!open_cuda(session, choice->cuda, options, &gpu)) return EFFNET_OK;
-        char reason[420]; /* which leaves room for notice_unused */
+        if (!choice->cuda)
+            effnet_fail(&gpu, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
+        else if (!open_backend(session, choice->cuda, options, &gpu))
+            return EFFNET_OK;
+        char reason[420]; /* which leaves room for what open_device adds */
         effnet_keep_start(reason, sizeof reason, gpu.message);
         snprintf(session->notice, sizeof session->notice, "using the CPU: %s", reason);
     } else if (options->precision && strcmp(options->precision, "fp16") == 0) {
@@ -146,38 +135,32 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
     return status ? effnet_fail(error, status, "%s", cpu.message) : EFFNET_OK;
 }
 
-/* Adds to the notice that the plan means nothing on the CPU. */
-static void notice_unused(struct effnet_session *session, const struct backend_options *options)
-{
-    const size_t length = strlen(session->notice);
-    if (strcmp(options->plan, "cudnn") == 0)
-        snprintf(session->notice + length, sizeof session->notice - length,
-                 "%splan cudnn is for a GPU alone and not used here", length ? "; " : "");
-}
-
 static int open_device(struct effnet_session *session, const struct backend_choice *choice,
                        const struct effnet_session_options *from, struct effnet_error *error)
 {
     struct backend_options options;
     enum backend_device kind;
-    int status = check_options(from, &options, error);
-    if (!status) status = effnet_parse_device(from->device, &kind, &options.device_index, error);
-    if (status) return status;
+    EFFNET_TRY(check_options(from, &options, error));
+    EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
+    int status = EFFNET_OK;
     struct effnet_error reason = {0};
     switch (kind) {
     case DEVICE_AUTO: status = open_auto(session, choice, &options, error); break;
     case DEVICE_CPU: status = open_backend(session, choice->cpu, &options, error); break;
     case DEVICE_REFERENCE: status = open_backend(session, &backend_reference, &options, error); break;
     case DEVICE_CUDA:
-        status = open_cuda(session, choice->cuda, &options, &reason);
-        if (status && !choice->cuda)
-            effnet_fail(error, status, "device \"%s\": %s", from->device, reason.message);
-        else if (status)
-            effnet_fail(error, status, "%s", reason.message);
+        if (!choice->cuda)
+            return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", from->device,
+                               effnet_no_cuda);
+        status = open_backend(session, choice->cuda, &options, &reason);
+        if (status) effnet_fail(error, status, "%s", reason.message);
         break;
     }
     if (status) return status;
-    if (session->backend != choice->cuda) notice_unused(session, &options);
+    const size_t length = strlen(session->notice);
+    if (session->backend != choice->cuda && strcmp(options.plan, "cudnn") == 0)
+        snprintf(session->notice + length, sizeof session->notice - length,
+                 "%splan cudnn is for a GPU alone and not used here", length ? "; " : "");
     session->info = (struct effnet_session_info){
         .backend = session->backend->name,
         .notice = session->notice,
@@ -200,12 +183,11 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
     session->model = model;
     session->forks = effnet_fork_count();
     int status = open_device(session, choice, options ? options : &defaults, error);
-    if (status) {
+    if (status)
         free(session);
-        return status;
-    }
-    *out = session;
-    return EFFNET_OK;
+    else
+        *out = session;
+    return status;
 }
 
 int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
@@ -223,9 +205,8 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
     enum backend_device kind;
     if (!model) return effnet_fail(error, EFFNET_E_USAGE, "tuning: no model");
     if (!from) from = &defaults;
-    int status = check_options(from, &options, error);
-    if (!status) status = effnet_parse_device(from->device, &kind, &options.device_index, error);
-    if (status) return status;
+    EFFNET_TRY(check_options(from, &options, error));
+    EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
     if (kind != DEVICE_AUTO && kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device %s has nothing to tune; a GPU has",
                            from->device);
@@ -233,13 +214,22 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
     return cuda_backend->tune(model, &options, visit, context, error);
 }
 
-/* What a session holds for its process, threads and a GPU, is not there in a child. */
-static int check_process(const effnet_session *session, const char *what, struct effnet_error *error)
+/* Before a call of the backend's run, run_unit, time or profile. What a session holds for its process,
+ * threads and a GPU, is not there in a child. */
+static int enter(const effnet_session *session, const char *what, struct effnet_error *error)
 {
-    if (session->forks == effnet_fork_count()) return EFFNET_OK;
-    return effnet_fail(error, EFFNET_E_USAGE,
-                       "%s: the session belongs to the process that this one was forked from: open another",
-                       what);
+    if (session->forks != effnet_fork_count())
+        return effnet_fail(
+            error, EFFNET_E_USAGE,
+            "%s: the session belongs to the process that this one was forked from: open another", what);
+    return session->backend->enter ? session->backend->enter(session->state, error) : EFFNET_OK;
+}
+
+/* After it. */
+static int leave(const effnet_session *session, int status)
+{
+    if (session->backend->leave) session->backend->leave();
+    return status;
 }
 
 void effnet_session_close(effnet_session *session)
@@ -259,29 +249,30 @@ int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, fl
 {
     if (!session || !pixels || !logits || n < 1)
         return effnet_fail(error, EFFNET_E_USAGE, "run: a session, pixels, logits and n >= 1 are needed");
-    int status = check_process(session, "run", error);
-    return status ? status : session->backend->run(session->state, pixels, n, logits, error);
+    EFFNET_TRY(enter(session, "run", error));
+    return leave(session, session->backend->run(session->state, pixels, n, logits, error));
 }
 
 int effnet_session_unit_count(const effnet_session *session)
 {
-    return session->backend->unit_count(session->state);
+    int count = 0;
+    while (session->backend->unit(session->state, count)) count++;
+    return count;
 }
 
 const struct effnet_unit *effnet_session_unit(const effnet_session *session, int index)
 {
-    if (index < 0 || index >= effnet_session_unit_count(session)) return NULL;
-    return session->backend->unit(session->state, index);
+    return index < 0 ? NULL : session->backend->unit(session->state, index);
 }
 
-/* n images must fit in one pass; and the session must be this process's. */
-static int check_batch(const struct effnet_session *session, const char *what, int n,
-                       struct effnet_error *error)
+/* As enter; n images must fit in one pass. */
+static int enter_pass(const struct effnet_session *session, const char *what, int n,
+                      struct effnet_error *error)
 {
     if (n < 1 || n > session->info.max_batch)
         return effnet_fail(error, EFFNET_E_USAGE, "%s: %d images, not from 1 to the session's batch of %d",
                            what, n, session->info.max_batch);
-    return check_process(session, what, error);
+    return enter(session, what, error);
 }
 
 int effnet_session_run_unit(effnet_session *session, int index, int n, const float *const *inputs,
@@ -289,8 +280,6 @@ int effnet_session_run_unit(effnet_session *session, int index, int n, const flo
 {
     if (!session || !inputs || !output)
         return effnet_fail(error, EFFNET_E_USAGE, "run_unit: a session, inputs and an output are needed");
-    int status = check_batch(session, "run_unit", n, error);
-    if (status) return status;
     const struct effnet_unit *unit = effnet_session_unit(session, index);
     if (!unit)
         return effnet_fail(error, EFFNET_E_USAGE, "run_unit: there is no unit %d, only 0 to %d", index,
@@ -299,7 +288,8 @@ int effnet_session_run_unit(effnet_session *session, int index, int n, const flo
         if (!inputs[i])
             return effnet_fail(error, EFFNET_E_USAGE, "run_unit: unit %d takes '%s', which is missing", index,
                                effnet_input_name(session->model, unit->inputs[i]));
-    return session->backend->run_unit(session->state, index, n, inputs, output, error);
+    EFFNET_TRY(enter_pass(session, "run_unit", n, error));
+    return leave(session, session->backend->run_unit(session->state, index, n, inputs, output, error));
 }
 
 int effnet_session_time(effnet_session *session, int n, bool cold, double *elapsed_us,
@@ -307,8 +297,8 @@ int effnet_session_time(effnet_session *session, int n, bool cold, double *elaps
 {
     if (!session || !elapsed_us)
         return effnet_fail(error, EFFNET_E_USAGE, "time: a session and a place for the time are needed");
-    int status = check_batch(session, "time", n, error);
-    return status ? status : session->backend->time(session->state, n, cold, elapsed_us, error);
+    EFFNET_TRY(enter_pass(session, "time", n, error));
+    return leave(session, session->backend->time(session->state, n, cold, elapsed_us, error));
 }
 
 int effnet_session_profile(effnet_session *session, int n, bool cold, double *unit_us,
@@ -316,8 +306,8 @@ int effnet_session_profile(effnet_session *session, int n, bool cold, double *un
 {
     if (!session || !unit_us)
         return effnet_fail(error, EFFNET_E_USAGE, "profile: a session and a place for the times are needed");
-    int status = check_batch(session, "profile", n, error);
-    return status ? status : session->backend->profile(session->state, n, cold, unit_us, error);
+    EFFNET_TRY(enter_pass(session, "profile", n, error));
+    return leave(session, session->backend->profile(session->state, n, cold, unit_us, error));
 }
 
 void effnet_devices(void (*visit)(const struct effnet_device *, void *), void *context)

@@ -10,15 +10,16 @@ int effnet_unit_input(const struct effnet_unit *unit, int index)
     return -1;
 }
 
-void effnet_unit_find_inputs(const effnet_model *model, struct effnet_unit *unit)
+struct effnet_unit effnet_unit_of(const effnet_model *model, int first, int last)
 {
-    unit->input_count = 0;
-    for (int l = unit->first; l <= unit->last; l++) {
+    struct effnet_unit unit = {.first = first, .last = last};
+    for (int l = first; l <= last; l++) {
         const struct effnet_layer *layer = effnet_model_layer(model, l);
         for (int i = 0; i < layer->input_count; i++) {
-            if (layer->inputs[i] >= unit->first || effnet_unit_input(unit, layer->inputs[i]) >= 0) continue;
-            assert(unit->input_count < EFFNET_UNIT_INPUTS);
-            unit->inputs[unit->input_count++] = layer->inputs[i];
+            if (layer->inputs[i] >= first || effnet_unit_input(&unit, layer->inputs[i]) >= 0) continue;
+            assert(unit.input_count < EFFNET_UNIT_INPUTS);
+            unit.inputs[unit.input_count++] = layer->inputs[i];
         }
     }
+    return unit;
 }

@@ -280,7 +280,7 @@ static void check_shape(struct cudnn_context *context, const char *name, const s
     }
     if (!status && what & CHOICE) check_choice(engines.conv, &p, name);
     printf("\n");
-    cudnn_conv_close(engines.conv);
+    cudnn_conv_close(engines.conv, false);
     problem_free(&p);
 }
 
@@ -317,7 +317,7 @@ int main(int argc, char **argv)
         snprintf(name, sizeof name, "awkward %d", i);
         check_shape(context, name, &s, small ? CHOICE : i % 4 ? ENGINES : ENGINES | CHOICE, &state);
     }
-    cudnn_context_close(context);
+    cudnn_context_close(context, false);
     printf("checking engines %.1f s, the reference %.1f s\n", engines_ms / 1000, reference_ms / 1000);
     return finish();
 }

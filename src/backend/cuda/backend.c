@@ -7,46 +7,22 @@
 #include "backend/cuda/cuda_internal.h"
 #include "backend/cuda/cudnn/conv.h"
 
-/* What lies on the device and with CUDA and cuDNN; on the device. */
-static void release(struct backend_state *state)
-{
-    for (int i = 0; i < CUDA_SLOTS; i++) cuda_slot_close(&state->slots[i]);
-    cuda_plan_free(state, false);
-    cudnn_context_close(state->network.cudnn);
-    cudaFree(state->arena);
-    cuda_timer_close(&state->timer);
-    if (state->copy_stream) cudaStreamDestroy(state->copy_stream);
-    if (state->stream) cudaStreamDestroy(state->stream);
-}
-
-/* The same where CUDA must not be called any more: host memory alone. */
-static void abandon(struct backend_state *state)
-{
-    cuda_plan_free(state, true);
-    cudnn_context_abandon(state->network.cudnn);
-}
-
 static void close_state(struct backend_state *state)
 {
     if (!state) return;
-    if (state->device.context && cuda_device_enter(&state->device, NULL) == EFFNET_OK) {
-        release(state);
+    /* Where CUDA must not be called any more only host memory is freed. */
+    const bool abandoned = !state->device.context || cuda_device_enter(&state->device, NULL) != EFFNET_OK;
+    for (int i = 0; i < CUDA_SLOTS && !abandoned; i++) cuda_slot_close(&state->slots[i]);
+    cuda_plan_free(state, abandoned);
+    cudnn_context_close(state->network.cudnn, abandoned);
+    if (!abandoned) {
+        cudaFree(state->arena);
+        cuda_timer_close(&state->timer);
+        if (state->copy_stream) cudaStreamDestroy(state->copy_stream);
+        if (state->stream) cudaStreamDestroy(state->stream);
         cuda_device_leave();
-    } else {
-        abandon(state);
     }
     free(state);
-}
-
-/* What needs no device; then the device. */
-static int open_device(struct backend_state *state, const struct backend_options *options,
-                       struct effnet_error *error)
-{
-    if (options->precision && strcmp(options->precision, "fp16"))
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "precision %s is not supported on a GPU; fp16 is",
-                           options->precision);
-    EFFNET_TRY(cuda_network_check(state->network.model, state->network.max_batch, error));
-    return cuda_device_open(options->device_index, &state->device, error);
 }
 
 /* Streams and what the device is called; on the device. */
@@ -83,13 +59,17 @@ static int open_with(const effnet_model *model, const struct backend_options *op
                      int (*open)(struct backend_state *state, struct effnet_error *error),
                      struct backend_state **out, struct effnet_error *error)
 {
-    struct backend_state *state = calloc(1, sizeof *state);
     *out = NULL;
+    if (options->precision && strcmp(options->precision, "fp16"))
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "precision %s is not supported on a GPU; fp16 is",
+                           options->precision);
+    EFFNET_TRY(cuda_network_check(model, options->max_batch, error));
+    struct backend_state *state = calloc(1, sizeof *state);
     if (!state) return effnet_fail_nomem(error, "cuda backend", sizeof *state);
     state->network = (struct cuda_network){
         .model = model, .info = effnet_model_get_info(model), .max_batch = options->max_batch};
     state->cudnn_only = !strcmp(options->plan, "cudnn");
-    int status = open_device(state, options, error);
+    int status = cuda_device_open(options->device_index, &state->device, error);
     if (status == EFFNET_OK) status = cuda_device_enter(&state->device, error);
     if (status == EFFNET_OK) {
         status = open(state, error);
@@ -138,53 +118,15 @@ static void describe(const struct backend_state *state, struct effnet_session_in
     info->memory_bytes = (int64_t)state->arena_bytes;
 }
 
-static int unit_count(const struct backend_state *state)
-{
-    return state->unit_count;
-}
-
 static const struct effnet_unit *unit(const struct backend_state *state, int index)
 {
-    return &state->units[index].unit;
+    return index < state->unit_count ? &state->units[index].unit : NULL;
 }
-
-/* ---------------------------------------------------------------- on the device */
 
 /* A session's calls may come from any thread, whose current device is the caller's own affair. */
-
-static int run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
-               struct effnet_error *error)
+static int enter(const struct backend_state *state, struct effnet_error *error)
 {
-    EFFNET_TRY(cuda_device_enter(&state->device, error));
-    const int status = cuda_run(state, pixels, n, logits, error);
-    cuda_device_leave();
-    return status;
-}
-
-static int run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
-                    struct effnet_error *error)
-{
-    EFFNET_TRY(cuda_device_enter(&state->device, error));
-    const int status = cuda_run_unit(state, index, n, inputs, output, error);
-    cuda_device_leave();
-    return status;
-}
-
-static int time_pass(struct backend_state *state, int n, bool cold, double *elapsed_us,
-                     struct effnet_error *error)
-{
-    EFFNET_TRY(cuda_device_enter(&state->device, error));
-    const int status = cuda_time(state, n, cold, elapsed_us, error);
-    cuda_device_leave();
-    return status;
-}
-
-static int profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error)
-{
-    EFFNET_TRY(cuda_device_enter(&state->device, error));
-    const int status = cuda_profile(state, n, cold, unit_us, error);
-    cuda_device_leave();
-    return status;
+    return cuda_device_enter(&state->device, error);
 }
 
 const struct backend backend_cuda = {
@@ -194,10 +136,11 @@ const struct backend backend_cuda = {
     .tune = backend_tune,
     .close = close_state,
     .describe = describe,
-    .run = run,
-    .unit_count = unit_count,
     .unit = unit,
-    .run_unit = run_unit,
-    .time = time_pass,
-    .profile = profile,
+    .enter = enter,
+    .leave = cuda_device_leave,
+    .run = cuda_run,
+    .run_unit = cuda_run_unit,
+    .time = cuda_time,
+    .profile = cuda_profile,
 };

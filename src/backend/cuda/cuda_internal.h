@@ -72,10 +72,9 @@ size_t cuda_pixel_bytes(const struct cuda_network *network);
 size_t cuda_logit_bytes(const struct cuda_network *network);
 /* Allocates the arena, uploads the weights. EFFNET_E_NOMEM says what would fit. */
 int cuda_memory_open(struct backend_state *state, struct effnet_error *error);
-void *cuda_tensor_data(const struct backend_state *state, int tensor);
 
 /* run.c */
-/* On failure it is closed. */
+/* Takes one that an earlier try has left half open. */
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
 void cuda_slot_close(struct cuda_slot *slot);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

@@ -45,7 +45,7 @@ int cuda_fail(struct effnet_error *error, cudaError_t status, const char *what)
 /* effnet_fork_count() of the process that uses CUDA, by this copy of the library; -1: none does yet. */
 static atomic_int using_cuda = -1;
 
-bool cuda_is_inherited(void)
+static bool is_inherited(void)
 {
     const int known = atomic_load_explicit(&using_cuda, memory_order_relaxed);
     return known >= 0 && known != effnet_fork_count();
@@ -53,12 +53,11 @@ bool cuda_is_inherited(void)
 
 int cuda_process_check(struct effnet_error *error)
 {
-    const int known = atomic_load_explicit(&using_cuda, memory_order_relaxed), here = effnet_fork_count();
-    if (known >= 0 && known != here)
+    if (is_inherited())
         return effnet_fail(
             error, EFFNET_E_UNAVAILABLE,
             "cuda: the GPU is not available to a process that was forked from one that uses it");
-    if (known < 0) atomic_store_explicit(&using_cuda, here, memory_order_relaxed);
+    atomic_store_explicit(&using_cuda, effnet_fork_count(), memory_order_relaxed);
     return EFFNET_OK;
 }
 
@@ -68,7 +67,7 @@ int cuda_process_check(struct effnet_error *error)
 static int count_devices(int *count, struct effnet_error *error)
 {
     *count = 0;
-    if (cuda_is_inherited()) return cuda_process_check(error);
+    if (is_inherited()) return cuda_process_check(error);
     const cudaError_t status = cudaGetDeviceCount(count);
     cuda_forget_error(status);
     if (status == cudaSuccess && *count > 0) return cuda_process_check(error);
@@ -108,9 +107,11 @@ static struct {
     PFN_cuCtxPopCurrent_v4000 pop;
 } driver;
 
+static bool found_driver;
+
 /* Not by cudaGetDriverEntryPoint, which may start the thread's default device. The runtime has loaded the
  * driver's library already, under this name. */
-static bool find_functions(void)
+static void find_driver(void)
 {
     static const struct {
         const char *name;
@@ -120,27 +121,13 @@ static bool find_functions(void)
                      {"cuCtxPushCurrent_v2", &driver.push},
                      {"cuCtxPopCurrent_v2", &driver.pop}};
     void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-    bool found = library != NULL;
-    for (size_t i = 0; i < sizeof functions / sizeof *functions && found; i++) {
+    found_driver = library != NULL;
+    for (size_t i = 0; i < sizeof functions / sizeof *functions && found_driver; i++) {
         void *function = dlsym(library, functions[i].name);
         *(void **)functions[i].function = function;
-        found = function != NULL;
+        found_driver = function != NULL;
     }
-    if (library && !found) dlclose(library);
-    return found;
-}
-
-static int load_driver(struct effnet_error *error)
-{
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    static bool loaded;
-    pthread_mutex_lock(&mutex);
-    if (!loaded) loaded = find_functions();
-    const bool found = loaded;
-    pthread_mutex_unlock(&mutex);
-    return found ? EFFNET_OK
-                 : effnet_fail(error, EFFNET_E_UNAVAILABLE,
-                               "cuda: the driver's libcuda.so.1 is not found, or lacks functions");
+    if (library && !found_driver) dlclose(library);
 }
 
 /* Starts the device for this process, which takes a few hundred megabytes of its memory. */
@@ -168,8 +155,12 @@ static int start_device(int index, struct effnet_error *error)
  * as the process does. */
 static int retain_device(struct cuda_device *device, struct effnet_error *error)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     CUdevice handle;
-    EFFNET_TRY(load_driver(error));
+    pthread_once(&once, find_driver);
+    if (!found_driver)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "cuda: the driver's libcuda.so.1 is not found, or lacks functions");
     if (driver.device_get(&handle, device->index) == CUDA_SUCCESS &&
         driver.retain(&device->context, handle) == CUDA_SUCCESS)
         return EFFNET_OK;
@@ -220,20 +211,18 @@ void cuda_devices(void (*visit)(const struct effnet_device *, void *), void *con
     for (int i = 0; i < count; i++) {
         struct cudaDeviceProp p;
         char name[24], detail[128];
-        snprintf(name, sizeof name, "cuda:%d", i);
-        device.name = name;
-        device.description = "NVIDIA GPU";
-        device.available = false;
-        device.detail = "the driver does not describe it";
         const cudaError_t described = cudaGetDeviceProperties(&p, i);
         cuda_forget_error(described);
-        if (described == cudaSuccess) {
-            device.description = p.name;
-            device.available = check_capability(i, &p, &error) == EFFNET_OK;
+        snprintf(name, sizeof name, "cuda:%d", i);
+        device.name = name;
+        device.description = described == cudaSuccess ? p.name : "NVIDIA GPU";
+        device.available = described == cudaSuccess && check_capability(i, &p, &error) == EFFNET_OK;
+        if (device.available)
             snprintf(detail, sizeof detail, "compute capability %d.%d, %d SMs, %zu MiB", p.major, p.minor,
                      p.multiProcessorCount, p.totalGlobalMem >> 20);
-            device.detail = device.available ? detail : error.message;
-        }
+        device.detail = device.available           ? detail
+                        : described == cudaSuccess ? error.message
+                                                   : "the driver does not describe it";
         visit(&device, context);
     }
 }

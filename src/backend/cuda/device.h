@@ -29,9 +29,8 @@ int cuda_device_open(int index, struct cuda_device *device, struct effnet_error 
 int cuda_device_enter(const struct cuda_device *device, struct effnet_error *error);
 void cuda_device_leave(void);
 
-/* A process that is forked from one that uses CUDA must not call it (it fails, or waits for ever). Whether
- * this is one; cuda_process_check fails in words then, else notes that this process uses CUDA. */
-bool cuda_is_inherited(void);
+/* A process that is forked from one that uses CUDA must not call it (it fails, or waits for ever). Fails in
+ * words where this is one, else notes that this process uses CUDA. */
 int cuda_process_check(struct effnet_error *error);
 
 /* Fails with CUDA's own words for `status`, which cudaGetLastError() then does not tell any more; `what` is

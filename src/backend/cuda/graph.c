@@ -11,16 +11,14 @@ int cuda_capture(cudaStream_t stream, cuda_enqueue *enqueue, void *context, int 
     for (int i = 0; i < calls && status == EFFNET_OK; i++) status = enqueue(context, i, stream, error);
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     cuda_forget_error(ended); /* a failed call ends the capture, too */
-    if (status == EFFNET_OK && ended != cudaSuccess) status = cuda_fail(error, ended, "graph capture");
-    if (status == EFFNET_OK) {
-        const cudaError_t made = cudaGraphInstantiate(out, graph, 0);
-        if (made != cudaSuccess) {
-            *out = NULL;
-            status = cuda_fail(error, made, "graph instantiation");
-        }
-    }
+    cudaError_t made = cudaSuccess;
+    if (status == EFFNET_OK && ended == cudaSuccess) made = cudaGraphInstantiate(out, graph, 0);
+    if (made != cudaSuccess) *out = NULL;
     if (graph) cudaGraphDestroy(graph);
-    return status;
+    EFFNET_TRY(status);
+    CUDA_TRY(ended, "graph capture");
+    CUDA_TRY(made, "graph instantiation");
+    return EFFNET_OK;
 }
 
 int cuda_timer_open(cudaStream_t stream, const struct cudaDeviceProp *device, struct cuda_timer *timer,

@@ -8,11 +8,6 @@
 
 #include "backend/cuda/cuda_internal.h"
 
-void *cuda_tensor_data(const struct backend_state *state, int tensor)
-{
-    return state->arena + state->activation_offset + state->tensors[tensor].offset;
-}
-
 static int upload_weights(struct backend_state *state, struct effnet_error *error)
 {
     size_t largest = 1;
@@ -26,9 +21,8 @@ static int upload_weights(struct backend_state *state, struct effnet_error *erro
     unsigned char *next = state->arena;
     for (int i = 0; i < state->unit_count && status == EFFNET_OK; i++) {
         struct cuda_unit *u = &state->units[i];
-        if (!u->op->lay_out) continue;
-        next += u->op->lay_out(u, next);
-        status = u->op->upload(u, &upload, error);
+        next += cuda_unit_lay_out(u, next);
+        status = cuda_unit_upload(u, &upload, error);
     }
     const cudaError_t finished = cudaStreamSynchronize(state->stream);
     cudaFree(upload.staging);
@@ -36,17 +30,16 @@ static int upload_weights(struct backend_state *state, struct effnet_error *erro
     return status;
 }
 
-/* Words for a batch that is too large: what it needs, and what would fit. `fixed`: bytes that do not grow
- * with the batch. */
-static int fail_too_large(const struct backend_state *state, size_t fixed, size_t needed, size_t free_bytes,
-                          struct effnet_error *error)
+/* Words for a batch that is too large: what it needs, and what would fit. */
+static int fail_too_large(const struct backend_state *state, size_t free_bytes, struct effnet_error *error)
 {
-    const size_t per_image = (needed - fixed) / (size_t)state->network.max_batch + 1;
+    const size_t fixed = state->activation_offset; /* bytes that do not grow with the batch */
+    const size_t per_image = (state->arena_bytes - fixed) / (size_t)state->network.max_batch + 1;
     const size_t fits = free_bytes > fixed ? (free_bytes - fixed) / per_image : 0;
     return effnet_fail(
         error, EFFNET_E_NOMEM,
         "cuda:%d: a batch of %d needs %zu MiB of GPU memory and %zu MiB are free; about %zu images fit",
-        state->device.index, state->network.max_batch, needed >> 20, free_bytes >> 20, fits);
+        state->device.index, state->network.max_batch, state->arena_bytes >> 20, free_bytes >> 20, fits);
 }
 
 size_t cuda_pixel_bytes(const struct cuda_network *network)
@@ -59,9 +52,8 @@ size_t cuda_logit_bytes(const struct cuda_network *network)
     return (size_t)network->max_batch * (size_t)network->info->classes * sizeof(float);
 }
 
-/* Sizes and offsets of the arena's parts. Returns the bytes of the weights, or SIZE_MAX without memory for
- * the plan. */
-static size_t lay_out(struct backend_state *state)
+/* Sizes and offsets of the arena's parts. */
+static int lay_out(struct backend_state *state, struct effnet_error *error)
 {
     const size_t slot = cuda_aligned(cuda_pixel_bytes(&state->network)) +
                         cuda_aligned(cuda_logit_bytes(&state->network));
@@ -72,18 +64,17 @@ static size_t lay_out(struct backend_state *state)
         if ((size_t)u->unit.workspace_bytes > workspace) workspace = (size_t)u->unit.workspace_bytes;
     }
     const size_t activations = effnet_place(state->tensors, state->tensor_count);
-    if (activations == SIZE_MAX) return SIZE_MAX;
+    if (activations == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
     state->activation_offset = weights;
     state->workspace_offset = weights + activations;
     state->slot_offset = state->workspace_offset + cuda_aligned(workspace);
     state->arena_bytes = state->slot_offset + CUDA_SLOTS * slot;
-    return weights;
+    return EFFNET_OK;
 }
 
 int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
 {
-    const size_t weights = lay_out(state);
-    if (weights == SIZE_MAX) return effnet_fail_nomem(error, "tensor plan", (size_t)state->tensor_count);
+    EFFNET_TRY(lay_out(state, error));
     size_t free_bytes = 0, total_bytes = 0;
     CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes), "device memory");
     cudaError_t status = cudaErrorMemoryAllocation;
@@ -91,8 +82,7 @@ int cuda_memory_open(struct backend_state *state, struct effnet_error *error)
         status = cudaMalloc((void **)&state->arena, state->arena_bytes);
         cuda_forget_error(status);
     }
-    if (status == cudaErrorMemoryAllocation)
-        return fail_too_large(state, weights, state->arena_bytes, free_bytes, error);
+    if (status == cudaErrorMemoryAllocation) return fail_too_large(state, free_bytes, error);
     CUDA_TRY(status, "device memory");
     /* No pass reads what nothing wrote, but a part-filled one computes on what is there: let it be finite. */
     CUDA_TRY(cudaMemsetAsync(state->arena, 0, state->arena_bytes, state->stream), "device memory");

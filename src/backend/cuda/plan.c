@@ -67,7 +67,7 @@ int cuda_network_check(const effnet_model *model, int max_batch, struct effnet_e
 struct step {
     double us; /* of it and of all before it; INFINITY: there is no such cover */
     const struct cuda_op *op;
-    int first;
+    int first, units; /* units: how many they are */
     bool raw_input;
     const char *candidate; /* in the tuning table; NULL: nothing is known */
 };
@@ -109,10 +109,11 @@ static void try_op(struct backend_state *state, const struct tuning *tuning, con
 {
     for (int raw = 0; raw < 2; raw++) {
         struct cuda_unit unit;
-        struct step step = {.op = op, .first = first, .raw_input = raw};
-        if (covers[first][raw].us == INFINITY || (raw && !op->takes_raw)) continue;
+        const struct step *before = &covers[first][raw];
+        struct step step = {.op = op, .first = first, .raw_input = raw, .units = before->units + 1};
+        if (before->us == INFINITY || (raw && !op->takes_raw)) continue;
         cuda_unit_make(&unit, &state->network, op, first, last, raw);
-        step.us = covers[first][raw].us + expected_us(&unit, tuning, &step.candidate);
+        step.us = before->us + expected_us(&unit, tuning, &step.candidate);
         struct step *best = &covers[last + 1][unit.unit.raw_output];
         if (step.us < best->us) *best = step;
     }
@@ -146,44 +147,40 @@ static int add_tensor(struct backend_state *state, size_t image_values, int unit
 }
 
 /* The tensor that a unit reads: the pixels, the normalised image, or what a layer before it gives. */
-static int input_tensor(struct backend_state *state, const struct cuda_unit *u, int input,
-                        const int *tensor_of)
+static int input_tensor(struct backend_state *state, const struct cuda_unit *u, int input)
 {
-    if (u->unit.inputs[input] != EFFNET_IMAGE) return tensor_of[u->unit.inputs[input]];
+    const struct cuda_unit *from = state->units;
+    if (u->unit.inputs[input] != EFFNET_IMAGE) {
+        while (from->unit.last != u->unit.inputs[input]) from++;
+        return from->output;
+    }
     if (u->op->from_pixels) return CUDA_PIXELS;
     if (state->image_tensor < 0) state->image_tensor = add_tensor(state, cuda_input_size(u, input), 0);
     return state->image_tensor;
 }
 
-/* Gives the units their tensors. tensor_of: of each layer's output. */
-static void connect(struct backend_state *state, int *tensor_of)
+/* Gives the units their tensors. */
+static void connect(struct backend_state *state)
 {
     state->image_tensor = -1;
     for (int i = 0; i < state->unit_count; i++) {
         struct cuda_unit *u = &state->units[i];
         for (int k = 0; k < u->unit.input_count; k++) {
-            u->inputs[k] = input_tensor(state, u, k, tensor_of);
+            u->inputs[k] = input_tensor(state, u, k);
             if (u->inputs[k] >= 0) state->tensors[u->inputs[k]].last = i;
         }
         u->output = u->ends ? CUDA_LOGITS : add_tensor(state, effnet_layer_out_size(u->last), i);
-        tensor_of[u->unit.last] = u->output;
     }
 }
 
 /* The units of the best cover, last first, and what each one runs. */
 static int make_units(struct backend_state *state, const cover *covers, struct effnet_error *error)
 {
-    const struct step *step;
-    for (int end = state->network.info->layer_count, raw = 0; end > 0;
-         end = step->first, raw = step->raw_input) {
+    int end = state->network.info->layer_count, raw = 0;
+    state->unit_count = covers[end][raw].units;
+    for (const struct step *step; end > 0; end = step->first, raw = step->raw_input) {
         step = &covers[end][raw];
-        state->unit_count++;
-    }
-    int unit = state->unit_count;
-    for (int end = state->network.info->layer_count, raw = 0; end > 0;
-         end = step->first, raw = step->raw_input) {
-        struct cuda_unit *u = &state->units[--unit];
-        step = &covers[end][raw];
+        struct cuda_unit *u = &state->units[step->units - 1];
         cuda_unit_make(u, &state->network, step->op, step->first, end - 1, step->raw_input);
         int status = cuda_unit_choose(u, step->candidate, error);
         /* An engine of another version of cuDNN, or of another shape. */
@@ -197,22 +194,19 @@ static int plan_once(struct backend_state *state, const struct tuning *tuning, s
 {
     const int layers = state->network.info->layer_count;
     cover *covers = calloc((size_t)layers + 1, sizeof *covers);
-    int *tensor_of = calloc((size_t)layers, sizeof *tensor_of);
     state->units = calloc((size_t)layers, sizeof *state->units);
     state->tensors = calloc((size_t)layers + 1, sizeof *state->tensors);
-    int status = covers && tensor_of && state->units && state->tensors
-                     ? EFFNET_OK
-                     : effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
-    if (!status) {
+    int status = EFFNET_OK;
+    if (covers && state->units && state->tensors)
         find_covers(state, tuning, covers);
-        if (covers[layers][0].us == INFINITY)
-            status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "no kernels compute network %s on this GPU",
-                                 state->network.info->network);
-    }
+    else
+        status = effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
+    if (!status && covers[layers][0].us == INFINITY)
+        status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "no kernels compute network %s on this GPU",
+                             state->network.info->network);
     if (!status) status = make_units(state, covers, error);
-    if (!status) connect(state, tensor_of);
+    if (!status) connect(state);
     free(covers);
-    free(tensor_of);
     return status;
 }
 

@@ -14,7 +14,7 @@ static void *tensor_data(const struct backend_state *state, const struct cuda_sl
 {
     if (tensor == CUDA_PIXELS) return slot->pixels;
     if (tensor == CUDA_LOGITS) return slot->logits;
-    return cuda_tensor_data(state, tensor);
+    return state->arena + state->activation_offset + state->tensors[tensor].offset;
 }
 
 /* Puts a unit onto `stream`, for the first `images` of a pass at least; the pixels and the logits are
@@ -30,12 +30,12 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
     return cuda_unit_enqueue(u, &io, stream, error);
 }
 
-static int enqueue_normalise(const struct backend_state *state, const uint8_t *pixels, int images,
+static int enqueue_normalise(const struct backend_state *state, const struct cuda_slot *slot, int images,
                              cudaStream_t stream, struct effnet_error *error)
 {
     const struct effnet_preprocess *p = &state->network.info->preprocess;
-    struct normalise_args args = {.pixels = pixels,
-                                  .y = cuda_tensor_data(state, state->image_tensor),
+    struct normalise_args args = {.pixels = slot->pixels,
+                                  .y = tensor_data(state, slot, state->image_tensor),
                                   .pixel_count = (int64_t)images * p->crop * p->crop};
     memcpy(args.mean, p->mean, sizeof args.mean);
     memcpy(args.std, p->std, sizeof args.std);
@@ -48,7 +48,7 @@ static int enqueue_normalise(const struct backend_state *state, const uint8_t *p
 static int enqueue_network(const struct backend_state *state, const struct cuda_slot *slot, int images,
                            cudaStream_t stream, struct effnet_error *error)
 {
-    if (state->image_tensor >= 0) EFFNET_TRY(enqueue_normalise(state, slot->pixels, images, stream, error));
+    if (state->image_tensor >= 0) EFFNET_TRY(enqueue_normalise(state, slot, images, stream, error));
     for (int i = 0; i < state->unit_count; i++)
         EFFNET_TRY(enqueue_unit(state, &state->units[i], slot, images, stream, error));
     return EFFNET_OK;
@@ -69,22 +69,25 @@ static int choose_graph(const struct backend_state *state, int n)
     return graph;
 }
 
-/* The network between a slot's buffers. */
-struct pass_call {
+/* A unit, or the network where it is NULL, between a slot's buffers. */
+struct slot_call {
     const struct backend_state *state;
     const struct cuda_slot *slot;
+    const struct cuda_unit *unit;
     int images;
 };
 
-static int enqueue_pass_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
+static int enqueue_slot_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
-    const struct pass_call *c = context;
+    const struct slot_call *c = context;
     (void)call;
-    return enqueue_network(c->state, c->slot, c->images, stream, error);
+    return c->unit ? enqueue_unit(c->state, c->unit, c->slot, c->images, stream, error)
+                   : enqueue_network(c->state, c->slot, c->images, stream, error);
 }
 
-static int fill_slot(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
 {
+    cuda_slot_close(slot);
     CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, cuda_pixel_bytes(&state->network)), "pinned memory");
     CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, cuda_logit_bytes(&state->network)), "pinned memory");
     CUDA_TRY(cudaEventCreateWithFlags(&slot->uploaded, cudaEventDisableTiming), "event");
@@ -93,17 +96,10 @@ static int fill_slot(struct backend_state *state, struct cuda_slot *slot, struct
     EFFNET_TRY(enqueue_network(state, slot, state->network.max_batch, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), "first pass");
     for (int graph = choose_graph(state, 1); graph >= 0; graph--) {
-        struct pass_call call = {state, slot, graph_images(state, graph)};
-        EFFNET_TRY(cuda_capture(state->stream, enqueue_pass_call, &call, 1, &slot->graphs[graph], error));
+        struct slot_call call = {state, slot, NULL, graph_images(state, graph)};
+        EFFNET_TRY(cuda_capture(state->stream, enqueue_slot_call, &call, 1, &slot->graphs[graph], error));
     }
     return EFFNET_OK;
-}
-
-int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
-{
-    const int status = fill_slot(state, slot, error);
-    if (status != EFFNET_OK) cuda_slot_close(slot); /* the next run tries again */
-    return status;
 }
 
 void cuda_slot_close(struct cuda_slot *slot)
@@ -179,46 +175,42 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
 
 /* ---------------------------------------------------------------- one unit, for verification */
 
-static int upload_floats(const struct backend_state *state, const float *host, size_t count, int tensor,
-                         struct effnet_error *error)
-{
-    half *rounded = malloc(count * sizeof *rounded);
-    if (!rounded) return effnet_fail_nomem(error, "unit input", count * sizeof *rounded);
-    for (size_t i = 0; i < count; i++) rounded[i] = half_from_float(host[i]);
-    const cudaError_t status = cudaMemcpyAsync(cuda_tensor_data(state, tensor), rounded,
-                                               count * sizeof *rounded, cudaMemcpyHostToDevice,
-                                               state->stream);
-    free(rounded);
-    CUDA_TRY(status, "unit input");
-    return EFFNET_OK;
-}
-
-/* The 8-bit pixels that a normalised tensor of `count` values came from. */
-static int upload_pixels(const struct backend_state *state, const float *tensor, size_t count,
-                         uint8_t *device, struct effnet_error *error)
+/* Puts `count` values where a unit reads them: as fp16, or as the 8-bit pixels that a normalised tensor came
+ * from. */
+static int upload_input(const struct backend_state *state, const float *values, size_t count, int tensor,
+                        struct effnet_error *error)
 {
     const struct effnet_preprocess *p = &state->network.info->preprocess;
-    uint8_t *pixels = malloc(count);
-    if (!pixels) return effnet_fail_nomem(error, "unit input", count);
+    const size_t bytes = count * (tensor == CUDA_PIXELS ? sizeof(uint8_t) : sizeof(half));
+    void *host = malloc(bytes);
+    if (!host) return effnet_fail_nomem(error, "unit input", bytes);
     for (size_t i = 0; i < count; i++) {
-        const float value = roundf(tensor[i] * p->std[i % 3] + p->mean[i % 3]);
-        pixels[i] = value > 0 ? value < 255 ? (uint8_t)value : 255 : 0; /* a NaN becomes 0 */
+        if (tensor == CUDA_PIXELS) {
+            const float value = roundf(values[i] * p->std[i % 3] + p->mean[i % 3]);
+            ((uint8_t *)host)[i] = value > 0 ? value < 255 ? (uint8_t)value : 255 : 0; /* a NaN becomes 0 */
+        } else {
+            ((half *)host)[i] = half_from_float(values[i]);
+        }
     }
-    const cudaError_t status = cudaMemcpyAsync(device, pixels, count, cudaMemcpyHostToDevice, state->stream);
-    free(pixels);
+    const cudaError_t status = cudaMemcpyAsync(tensor_data(state, &state->slots[0], tensor), host, bytes,
+                                               cudaMemcpyHostToDevice, state->stream);
+    free(host);
     CUDA_TRY(status, "unit input");
     return EFFNET_OK;
 }
 
-static int download_floats(const struct backend_state *state, int tensor, size_t count, float *host,
+/* Logits are fp32 on the device, all else is fp16. */
+static int download_output(const struct backend_state *state, int tensor, size_t count, float *host,
                            struct effnet_error *error)
 {
-    half *stored = malloc(count * sizeof *stored);
-    if (!stored) return effnet_fail_nomem(error, "unit output", count * sizeof *stored);
-    cudaError_t status = cudaMemcpyAsync(stored, cuda_tensor_data(state, tensor), count * sizeof *stored,
+    const size_t bytes = count * (tensor == CUDA_LOGITS ? sizeof *host : sizeof(half));
+    void *stored = malloc(bytes);
+    if (!stored) return effnet_fail_nomem(error, "unit output", bytes);
+    cudaError_t status = cudaMemcpyAsync(stored, tensor_data(state, &state->slots[0], tensor), bytes,
                                          cudaMemcpyDeviceToHost, state->stream);
     if (status == cudaSuccess) status = cudaStreamSynchronize(state->stream);
-    for (size_t i = 0; i < count && status == cudaSuccess; i++) host[i] = half_to_float(stored[i]);
+    for (size_t i = 0; i < count && status == cudaSuccess; i++)
+        host[i] = tensor == CUDA_LOGITS ? ((float *)stored)[i] : half_to_float(((half *)stored)[i]);
     free(stored);
     CUDA_TRY(status, "unit output");
     return EFFNET_OK;
@@ -228,23 +220,12 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *co
                   struct effnet_error *error)
 {
     const struct cuda_unit *u = &state->units[index];
-    const size_t out = (size_t)n * effnet_layer_out_size(u->last);
-    for (int i = 0; i < u->unit.input_count; i++) {
-        const size_t count = (size_t)n * cuda_input_size(u, i);
-        if (u->inputs[i] == CUDA_PIXELS)
-            EFFNET_TRY(upload_pixels(state, inputs[i], count, state->slots[0].pixels, error));
-        else
-            EFFNET_TRY(upload_floats(state, inputs[i], count, u->inputs[i], error));
-    }
+    for (int i = 0; i < u->unit.input_count; i++)
+        EFFNET_TRY(upload_input(state, inputs[i], (size_t)n * cuda_input_size(u, i), u->inputs[i], error));
     const int images = graph_images(state, choose_graph(state, n)); /* as a pass has them */
     EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], images, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), u->layer->name);
-    if (u->output >= 0) return download_floats(state, u->output, out, output, error);
-    CUDA_TRY(cudaMemcpyAsync(output, state->slots[0].logits, out * sizeof *output, cudaMemcpyDeviceToHost,
-                             state->stream),
-             u->layer->name);
-    CUDA_TRY(cudaStreamSynchronize(state->stream), u->layer->name);
-    return EFFNET_OK;
+    return download_output(state, u->output, (size_t)n * effnet_layer_out_size(u->last), output, error);
 }
 
 /* ---------------------------------------------------------------- timing */
@@ -255,28 +236,14 @@ int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us,
                            error);
 }
 
-/* A unit between slot 0's buffers. */
-struct unit_call {
-    const struct backend_state *state;
-    const struct cuda_unit *unit;
-    int images;
-};
-
-static int enqueue_unit_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
-{
-    const struct unit_call *c = context;
-    (void)call;
-    return enqueue_unit(c->state, c->unit, &c->state->slots[0], c->images, stream, error);
-}
-
 int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error)
 {
     enum { WARM_REPEAT = 10 };
     const int repeat = cold ? 1 : WARM_REPEAT, images = graph_images(state, choose_graph(state, n));
     for (int i = 0; i < state->unit_count; i++) {
-        struct unit_call call = {state, &state->units[i], images};
+        struct slot_call call = {state, &state->slots[0], &state->units[i], images};
         cudaGraphExec_t exec;
-        EFFNET_TRY(cuda_capture(state->stream, enqueue_unit_call, &call, repeat, &exec, error));
+        EFFNET_TRY(cuda_capture(state->stream, enqueue_slot_call, &call, repeat, &exec, error));
         const int status = cuda_time_graph(&state->timer, exec, cold, &unit_us[i], error);
         cudaGraphExecDestroy(exec);
         EFFNET_TRY(status);

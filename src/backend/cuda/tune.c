@@ -10,6 +10,18 @@
 #include "common/cpu.h"
 #include "common/random.h"
 
+/* One go of measuring a network. */
+struct tuner {
+    struct backend_state *state;
+    struct tuning *tuning;
+    effnet_tuned_visitor *visit;
+    void *context;
+    unsigned char *memory; /* on the device, for one unit */
+    size_t bytes;
+    struct tuning_key *seen; /* measured in this go */
+    int seen_count;
+};
+
 /* ---------------------------------------------------------------- memory to run in */
 
 /* Random fp16 in +-[0.5, 1): a sign, one exponent, ten random bits. (As fp32: small numbers. Constants would
@@ -19,9 +31,9 @@ static int fill(unsigned char *memory, size_t bytes, cudaStream_t stream, struct
     enum { BLOCK = 1 << 16 };
     uint16_t *block = malloc(BLOCK);
     if (!block) return effnet_fail_nomem(error, "tuning", BLOCK);
-    uint64_t state = 1;
+    uint64_t random = 1;
     for (size_t i = 0; i < BLOCK / sizeof *block; i++)
-        block[i] = (uint16_t)(0x3800 | (random_next(&state) & 0x83ff));
+        block[i] = (uint16_t)(0x3800 | (random_next(&random) & 0x83ff));
     size_t filled = bytes < BLOCK ? bytes : BLOCK;
     cudaError_t status = cudaMemcpyAsync(memory, block, filled, cudaMemcpyHostToDevice, stream);
     for (; !status && filled < bytes; filled *= 2)
@@ -32,18 +44,14 @@ static int fill(unsigned char *memory, size_t bytes, cudaStream_t stream, struct
     return EFFNET_OK;
 }
 
-struct scratch {
-    unsigned char *memory;
-    size_t bytes;
-};
-
 /* At least so many bytes, filled anew when they had to be allocated. */
-static int reserve(struct scratch *scratch, size_t bytes, cudaStream_t stream, struct effnet_error *error)
+static int reserve(struct tuner *t, size_t bytes, struct effnet_error *error)
 {
-    if (bytes <= scratch->bytes) return EFFNET_OK;
-    cudaFree(scratch->memory);
-    *scratch = (struct scratch){0};
-    const cudaError_t status = cudaMalloc((void **)&scratch->memory, bytes);
+    if (bytes <= t->bytes) return EFFNET_OK;
+    cudaFree(t->memory);
+    t->memory = NULL;
+    t->bytes = 0;
+    const cudaError_t status = cudaMalloc((void **)&t->memory, bytes);
     if (status == cudaErrorMemoryAllocation) {
         cuda_forget_error(status);
         return effnet_fail(error, EFFNET_E_NOMEM,
@@ -51,23 +59,22 @@ static int reserve(struct scratch *scratch, size_t bytes, cudaStream_t stream, s
                            (bytes >> 20) + 1);
     }
     CUDA_TRY(status, "tuning");
-    scratch->bytes = bytes;
-    return fill(scratch->memory, bytes, stream, error);
+    t->bytes = bytes;
+    return fill(t->memory, bytes, t->state->stream, error);
 }
 
 /* Gives a unit memory of its own. The workspace comes last. */
-static int assign_memory(struct cuda_unit *u, struct scratch *scratch, struct cuda_io *io,
-                         cudaStream_t stream, struct effnet_error *error)
+static int assign_memory(struct tuner *t, struct cuda_unit *u, struct cuda_io *io, struct effnet_error *error)
 {
     const size_t values = 4 * (size_t)u->network->max_batch; /* bytes at most for one of each image's */
-    const size_t weights = u->op->lay_out ? u->op->lay_out(u, NULL) : 0;
+    const size_t weights = cuda_unit_lay_out(u, NULL);
     const size_t out = cuda_aligned(values * effnet_layer_out_size(u->last));
     size_t in = 0;
     for (int i = 0; i < u->unit.input_count; i++) in += cuda_aligned(values * cuda_input_size(u, i));
-    EFFNET_TRY(reserve(scratch, weights + in + out + CUDA_WORKSPACE_MOST, stream, error));
-    unsigned char *next = scratch->memory;
+    EFFNET_TRY(reserve(t, weights + in + out + CUDA_WORKSPACE_MOST, error));
+    unsigned char *next = t->memory;
     *io = (struct cuda_io){.images = u->network->max_batch};
-    if (u->op->lay_out) next += u->op->lay_out(u, next);
+    next += cuda_unit_lay_out(u, next);
     for (int i = 0; i < u->unit.input_count; i++) {
         io->inputs[i] = next;
         next += cuda_aligned(values * cuda_input_size(u, i));
@@ -206,12 +213,11 @@ static int time_finalists(struct trial *t, bool everywhere, struct effnet_error 
     return EFFNET_OK;
 }
 
-static int tune_unit(struct backend_state *state, struct cuda_unit *u, struct tuning_key *key,
-                     struct scratch *scratch, struct tuning *tuning, struct effnet_tuned *tuned,
+static int tune_unit(struct tuner *t, struct cuda_unit *u, struct tuning_key *key, struct effnet_tuned *tuned,
                      struct effnet_error *error)
 {
-    struct trial trial = {.state = state, .unit = u};
-    EFFNET_TRY(assign_memory(u, scratch, &trial.io, state->stream, error));
+    struct trial trial = {.state = t->state, .unit = u};
+    EFFNET_TRY(assign_memory(t, u, &trial.io, error));
     EFFNET_TRY(cuda_unit_candidates(u, try_candidate, &trial, error));
     EFFNET_TRY(time_finalists(&trial, false, error));
     EFFNET_TRY(time_finalists(&trial, true, error));
@@ -219,10 +225,10 @@ static int tune_unit(struct backend_state *state, struct cuda_unit *u, struct tu
     *tuned = (struct effnet_tuned){.candidates = trial.count};
     if (!best) return EFFNET_OK;
     cuda_unit_key(u, key); /* cuDNN's version is known by now */
-    tuning_forget(tuning, key);
-    EFFNET_TRY(tuning_put(tuning, key, best->candidate, best->us, error));
+    tuning_forget(t->tuning, key);
+    EFFNET_TRY(tuning_put(t->tuning, key, best->candidate, best->us, error));
     if (portable && portable != best)
-        EFFNET_TRY(tuning_put(tuning, key, portable->candidate, portable->us, error));
+        EFFNET_TRY(tuning_put(t->tuning, key, portable->candidate, portable->us, error));
     strcpy(tuned->candidate, best->candidate);
     tuned->elapsed_us = best->us;
     return EFFNET_OK;
@@ -230,83 +236,73 @@ static int tune_unit(struct backend_state *state, struct cuda_unit *u, struct tu
 
 /* ---------------------------------------------------------------- all that a network could consist of */
 
-/* What has been measured in this go. */
-struct seen {
-    struct tuning_key *keys;
-    int count;
-};
-
-static bool is_new(struct seen *seen, const struct tuning_key *key)
+static bool is_new(struct tuner *t, const struct tuning_key *key)
 {
-    for (int i = 0; i < seen->count; i++)
-        if (!strcmp(seen->keys[i].what, key->what) &&
-            !memcmp(seen->keys[i].sizes, key->sizes, sizeof key->sizes))
+    for (int i = 0; i < t->seen_count; i++)
+        if (!strcmp(t->seen[i].what, key->what) && !memcmp(t->seen[i].sizes, key->sizes, sizeof key->sizes))
             return false;
-    seen->keys[seen->count++] = *key;
+    t->seen[t->seen_count++] = *key;
     return true;
 }
 
 /* The unit that an op makes of first..last, if it can stand there and was not measured yet. */
-static int tune_op(struct backend_state *state, const struct cuda_op *op, int first, int last, bool raw_input,
-                   struct seen *seen, struct scratch *scratch, struct tuning *tuning,
-                   effnet_tuned_visitor *visit, void *context, struct effnet_error *error)
+static int tune_op(struct tuner *t, const struct cuda_op *op, int first, int last, bool raw_input,
+                   struct effnet_error *error)
 {
     struct cuda_unit unit;
     struct tuning_key key;
     struct effnet_tuned tuned;
-    cuda_unit_make(&unit, &state->network, op, first, last, raw_input);
+    cuda_unit_make(&unit, &t->state->network, op, first, last, raw_input);
     cuda_unit_key(&unit, &key);
-    if (!cuda_unit_usable(&unit, NULL) || !is_new(seen, &key)) return EFFNET_OK;
-    int status = tune_unit(state, &unit, &key, scratch, tuning, &tuned, error);
+    if (!cuda_unit_usable(&unit, NULL) || !is_new(t, &key)) return EFFNET_OK;
+    int status = tune_unit(t, &unit, &key, &tuned, error);
     cuda_unit_release(&unit, false);
     if (status || !tuned.candidates) return status;
     tuned.what = key.what;
     tuned.layer = unit.layer->name;
-    if (visit) visit(&tuned, context);
+    if (t->visit) t->visit(&tuned, t->context);
     return EFFNET_OK;
 }
 
 /* Whether the layer's input may come without bias and activation. */
-static bool input_may_be_raw(const struct backend_state *state, int layer)
+static bool input_may_be_raw(const struct cuda_network *network, int layer)
 {
     for (int o = 0; o < cuda_op_count && layer > 0; o++) {
         const struct cuda_op *op = cuda_ops[o];
-        if (op->leaves_raw && op->covers(&state->network, layer - 1) & CUDA_COVERS(1) &&
-            op->leaves_raw(&state->network, layer - 1))
+        if (op->leaves_raw && op->covers(network, layer - 1) & CUDA_COVERS(1) &&
+            op->leaves_raw(network, layer - 1))
             return true;
     }
     return false;
 }
 
-static int tune_from(struct backend_state *state, int first, struct seen *seen, struct scratch *scratch,
-                     struct tuning *tuning, effnet_tuned_visitor *visit, void *context,
-                     struct effnet_error *error)
+static int tune_from(struct tuner *t, int first, struct effnet_error *error)
 {
+    const struct cuda_network *network = &t->state->network;
     for (int o = 0; o < cuda_op_count; o++) {
         const struct cuda_op *op = cuda_ops[o];
-        const unsigned lengths = op->covers(&state->network, first);
+        const unsigned lengths = op->covers(network, first);
         for (int count = 1; count <= CUDA_COVERS_MOST; count++) {
             if (!(lengths & CUDA_COVERS(count))) continue;
-            EFFNET_TRY(tune_op(state, op, first, first + count - 1, false, seen, scratch, tuning, visit,
-                               context, error));
-            if (op->takes_raw && input_may_be_raw(state, first))
-                EFFNET_TRY(tune_op(state, op, first, first + count - 1, true, seen, scratch, tuning, visit,
-                                   context, error));
+            EFFNET_TRY(tune_op(t, op, first, first + count - 1, false, error));
+            if (op->takes_raw && input_may_be_raw(network, first))
+                EFFNET_TRY(tune_op(t, op, first, first + count - 1, true, error));
         }
     }
     return EFFNET_OK;
 }
 
 /* Brings an idle GPU's clocks up, so that the first candidates are not timed at a tenth of the speed. */
-static int warm_up(const struct scratch *scratch, cudaStream_t stream, struct effnet_error *error)
+static int warm_up(const struct tuner *t, struct effnet_error *error)
 {
     const double end_us = effnet_clock_us() + 50000;
+    const size_t half = t->bytes / 2;
     while (effnet_clock_us() < end_us) {
         for (int i = 0; i < 8; i++)
-            CUDA_TRY(cudaMemcpyAsync(scratch->memory, scratch->memory + scratch->bytes / 2,
-                                     scratch->bytes / 2, cudaMemcpyDeviceToDevice, stream),
+            CUDA_TRY(cudaMemcpyAsync(t->memory, t->memory + half, half, cudaMemcpyDeviceToDevice,
+                                     t->state->stream),
                      "tuning");
-        CUDA_TRY(cudaStreamSynchronize(stream), "tuning");
+        CUDA_TRY(cudaStreamSynchronize(t->state->stream), "tuning");
     }
     return EFFNET_OK;
 }
@@ -318,16 +314,15 @@ int cuda_tune_network(struct backend_state *state, struct tuning *tuning, effnet
     static pthread_mutex_t measuring = PTHREAD_MUTEX_INITIALIZER;
     const int layers = state->network.info->layer_count;
     const size_t keys = (size_t)layers * (size_t)cuda_op_count * 2 * CUDA_COVERS_MOST;
-    struct seen seen = {malloc(keys * sizeof *seen.keys), 0};
-    struct scratch scratch = {0};
-    if (!seen.keys) return effnet_fail_nomem(error, "tuning", keys * sizeof *seen.keys);
+    struct tuner t = {.state = state, .tuning = tuning, .visit = visit, .context = context};
+    t.seen = malloc(keys * sizeof *t.seen);
+    if (!t.seen) return effnet_fail_nomem(error, "tuning", keys * sizeof *t.seen);
     pthread_mutex_lock(&measuring);
-    int status = reserve(&scratch, CUDA_WORKSPACE_MOST, state->stream, error);
-    if (!status) status = warm_up(&scratch, state->stream, error);
-    for (int first = 0; first < layers && !status; first++)
-        status = tune_from(state, first, &seen, &scratch, tuning, visit, context, error);
-    cudaFree(scratch.memory);
+    int status = reserve(&t, CUDA_WORKSPACE_MOST, error);
+    if (!status) status = warm_up(&t, error);
+    for (int first = 0; first < layers && !status; first++) status = tune_from(&t, first, error);
+    cudaFree(t.memory);
     pthread_mutex_unlock(&measuring);
-    free(seen.keys);
+    free(t.seen);
     return status;
 }

@@ -134,19 +134,6 @@ static void print_entry(FILE *file, const struct tuning_entry *e)
 
 /* ---------------------------------------------------------------- entries */
 
-static bool same_subject(const struct tuning_entry *e, const struct tuning_key *key)
-{
-    return memcmp(e->sizes, key->sizes, sizeof e->sizes) == 0 && !strcmp(e->what, key->what) &&
-           !strcmp(e->chip, key->chip);
-}
-
-static void remove_entry(struct tuning *tuning, int index)
-{
-    tuning->count--;
-    memmove(tuning->entries + index, tuning->entries + index + 1,
-            (size_t)(tuning->count - index) * sizeof *tuning->entries);
-}
-
 /* Inserts at `index`. */
 static int insert_entry(struct tuning *tuning, const struct tuning_entry *entry, int index,
                         struct effnet_error *error)
@@ -291,15 +278,20 @@ const struct tuning_entry *tuning_find(const struct tuning *tuning, const struct
     return best;
 }
 
-bool tuning_exact(const struct tuning_entry *entry, const struct tuning_key *key)
+static void forget(struct tuning *tuning, const char *chip, const char *what, const int64_t *sizes)
 {
-    return !strcmp(entry->what, key->what) && distance(entry, key) == 0;
+    for (int i = shipped_from(tuning) - 1; i >= 0; i--) {
+        struct tuning_entry *e = &tuning->entries[i];
+        if (memcmp(e->sizes, sizes, sizeof e->sizes) || strcmp(e->what, what) || strcmp(e->chip, chip))
+            continue;
+        tuning->count--;
+        memmove(e, e + 1, (size_t)(tuning->count - i) * sizeof *e);
+    }
 }
 
 void tuning_forget(struct tuning *tuning, const struct tuning_key *key)
 {
-    for (int i = shipped_from(tuning) - 1; i >= 0; i--)
-        if (same_subject(&tuning->entries[i], key)) remove_entry(tuning, i);
+    forget(tuning, key->chip, key->what, key->sizes);
 }
 
 int tuning_put(struct tuning *tuning, const struct tuning_key *key, const char *candidate, double elapsed_us,
@@ -338,29 +330,16 @@ static bool write_file(const struct tuning *tuning)
     return written;
 }
 
-static struct tuning_key key_of(const struct tuning_entry *e)
-{
-    struct tuning_key key = {.chip = e->chip, .code = e->code, .bytes = e->bytes};
-    snprintf(key.what, sizeof key.what, "%s", e->what);
-    memcpy(key.sizes, e->sizes, sizeof key.sizes);
-    return key;
-}
-
-/* Puts what was measured here in place of what another table knows of the same. */
+/* Puts what was measured here in place of what the file knows of the same; `to` must not outlive `from`. */
 static int add_measured(const struct tuning *from, struct tuning *to)
 {
-    int status = EFFNET_OK;
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < shipped_from(from) && !status; i++) {
-            const struct tuning_entry *e = &from->entries[i];
-            if (!e->measured) continue;
-            const struct tuning_key key = key_of(e);
-            if (pass == 0)
-                tuning_forget(to, &key);
-            else
-                status = tuning_put(to, &key, e->candidate, 1e-3 * (double)e->elapsed_ns, NULL);
-        }
-    return status;
+    const int count = shipped_from(from);
+    const struct tuning_entry *e = from->entries;
+    for (int i = 0; i < count; i++)
+        if (e[i].measured) forget(to, e[i].chip, e[i].what, e[i].sizes);
+    for (int i = 0; i < count; i++)
+        if (e[i].measured) EFFNET_TRY(insert_entry(to, &e[i], to->count, NULL));
+    return EFFNET_OK;
 }
 
 bool tuning_save(struct tuning *tuning)

@@ -71,8 +71,6 @@ typedef bool tuning_usable(const char *candidate, void *context);
  * half is 1 away, another chip 2, other code a half. Valid until the next put or close. */
 const struct tuning_entry *tuning_find(const struct tuning *tuning, const struct tuning_key *key,
                                        tuning_usable *usable, void *context, double *estimate_us);
-/* Whether the entry was measured for this very key. */
-bool tuning_exact(const struct tuning_entry *entry, const struct tuning_key *key);
 
 /* Forgets what the file knew of a key on its chip, of any code. To be followed by puts. */
 void tuning_forget(struct tuning *tuning, const struct tuning_key *key);

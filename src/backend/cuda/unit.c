@@ -26,7 +26,7 @@ static void arguments_anywhere(const struct cuda_unit *u, union kernel_args *arg
     struct cuda_unit unit = *u;
     struct cuda_io io = {.output = anywhere, .images = u->network->max_batch};
     for (int i = 0; i < u->unit.input_count; i++) io.inputs[i] = anywhere;
-    if (unit.op->lay_out) unit.op->lay_out(&unit, (unsigned char *)anywhere);
+    cuda_unit_lay_out(&unit, (unsigned char *)anywhere);
     unit.op->arguments(&unit, &io, args);
 }
 
@@ -53,13 +53,17 @@ static int kernel_default(const struct cuda_unit *u)
     return best;
 }
 
-static int kernel_choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+/* The configuration of that name, or the default one; -1 where it cannot run. */
+static int kernel_named(const struct cuda_unit *u, const char *candidate)
 {
     const int config = candidate ? kernel_find(u->op->family, candidate) : kernel_default(u);
-    if (config >= 0 && kernel_usable(u, config)) {
-        u->config = config;
-        return EFFNET_OK;
-    }
+    return config >= 0 && kernel_usable(u, config) ? config : -1;
+}
+
+static int kernel_choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+{
+    u->config = kernel_named(u, candidate);
+    if (u->config >= 0) return EFFNET_OK;
     return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                        "layer %s: no kernel computes %d to %d channels of %d images on this GPU",
                        u->layer->name, u->layer->in_channels, u->layer->out_channels, u->network->max_batch);
@@ -86,19 +90,17 @@ static int kernel_enqueue(const struct cuda_unit *u, const struct cuda_io *io, c
 void cuda_unit_make(struct cuda_unit *u, struct cuda_network *network, const struct cuda_op *op, int first,
                     int last, bool raw_input)
 {
-    *u = (struct cuda_unit){.op = op, .network = network};
-    u->unit.first = first;
-    u->unit.last = last;
+    *u = (struct cuda_unit){
+        .unit = effnet_unit_of(network->model, first, last), .op = op, .network = network};
     u->unit.raw_input = raw_input;
     u->unit.raw_output = op->leaves_raw && op->leaves_raw(network, first);
     u->layer = effnet_model_layer(network->model, first);
     u->last = effnet_model_layer(network->model, last);
     u->ends = last == network->info->layer_count - 1;
-    effnet_unit_find_inputs(network->model, &u->unit);
     size_t values = effnet_layer_out_size(u->last);
     for (int i = 0; i < u->unit.input_count; i++) values += cuda_input_size(u, i);
     u->unit.bytes_per_image = 2 * (int64_t)values;
-    u->unit.weight_bytes = op->lay_out ? (int64_t)op->lay_out(u, NULL) : 0;
+    u->unit.weight_bytes = (int64_t)cuda_unit_lay_out(u, NULL);
     if (op->count_bytes) op->count_bytes(u);
 }
 
@@ -110,10 +112,27 @@ void cuda_unit_key(const struct cuda_unit *u, struct tuning_key *key)
     u->op->key(u, key);
 }
 
+size_t cuda_unit_lay_out(struct cuda_unit *u, unsigned char *base)
+{
+    if (u->op->lay_out) return u->op->lay_out(u, base);
+    return u->op->weight_bytes ? cuda_lay_out_weights(u, base, u->op->weight_bytes) : 0;
+}
+
+int cuda_unit_upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
+{
+    if (u->op->upload) EFFNET_TRY(u->op->upload(u, upload, error));
+    if (u->bias)
+        CUDA_TRY(cudaMemcpyAsync(u->bias, u->layer->bias, (size_t)u->layer->out_channels * sizeof *u->bias,
+                                 cudaMemcpyHostToDevice, upload->stream),
+                 u->layer->name);
+    return EFFNET_OK;
+}
+
 int cuda_unit_candidates(struct cuda_unit *u, cuda_candidate_visitor *visit, void *context,
                          struct effnet_error *error)
 {
-    if (!u->op->family) return u->op->candidates(u, visit, context, error);
+    if (u->op->candidates) return u->op->candidates(u, visit, context, error);
+    if (!u->op->family) return visit(u->op->name, context, error);
     for (int i = 0; i < kernel_count(u->op->family); i++)
         if (kernel_usable(u, i)) EFFNET_TRY(visit(kernel_get(u->op->family, i)->name, context, error));
     return EFFNET_OK;
@@ -121,16 +140,22 @@ int cuda_unit_candidates(struct cuda_unit *u, cuda_candidate_visitor *visit, voi
 
 bool cuda_unit_usable(const struct cuda_unit *u, const char *candidate)
 {
-    if (!u->op->family) return u->op->usable(u, candidate);
-    const int config = candidate ? kernel_find(u->op->family, candidate) : kernel_default(u);
-    return config >= 0 && kernel_usable(u, config);
+    if (u->op->family) return kernel_named(u, candidate) >= 0;
+    return u->op->usable ? u->op->usable(u, candidate) : !candidate || !strcmp(candidate, u->op->name);
 }
 
 int cuda_unit_choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
 {
-    EFFNET_TRY(u->op->family ? kernel_choose(u, candidate, error) : u->op->choose(u, candidate, error));
+    if (u->op->family) EFFNET_TRY(kernel_choose(u, candidate, error));
+    if (u->op->choose) EFFNET_TRY(u->op->choose(u, candidate, error));
     u->unit.kernel = u->kernel;
-    u->op->describe(u);
+    if (u->op->describe)
+        u->op->describe(u);
+    else if (u->op->family)
+        snprintf(u->kernel, sizeof u->kernel, "%s %s", u->op->name,
+                 kernel_get(u->op->family, u->config)->name);
+    else
+        snprintf(u->kernel, sizeof u->kernel, "%s", u->op->name);
     return EFFNET_OK;
 }
 
@@ -146,16 +171,6 @@ void cuda_unit_release(struct cuda_unit *u, bool abandoned)
 }
 
 /* ---------------------------------------------------------------- what ops share */
-
-bool cuda_clamps(const struct effnet_layer *layer)
-{
-    return layer->activation == EFFNET_ACT_NONE || cuda_clamps_from_0(layer);
-}
-
-bool cuda_clamps_from_0(const struct effnet_layer *layer)
-{
-    return activation_is_relu(cuda_activation(layer->activation));
-}
 
 size_t cuda_input_size(const struct cuda_unit *u, int input)
 {
@@ -177,14 +192,6 @@ size_t cuda_lay_out_weights(struct cuda_unit *u, unsigned char *base, size_t wei
     if (base) u->weight = base;
     if (base) u->bias = (float *)(base + weights);
     return weights + bias;
-}
-
-int cuda_upload_bias(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
-{
-    CUDA_TRY(cudaMemcpyAsync(u->bias, u->layer->bias, (size_t)u->layer->out_channels * sizeof(float),
-                             cudaMemcpyHostToDevice, upload->stream),
-             u->layer->name);
-    return EFFNET_OK;
 }
 
 static int stage(const char *layer, const float *values, size_t count, const struct cuda_upload *upload,

@@ -81,16 +81,19 @@ struct cuda_op {
     /* The key's `what` and sizes. */
     void (*key)(const struct cuda_unit *unit, struct tuning_key *key);
 
-    /* Lays the weights out from `base` on, which may be NULL; returns the bytes. NULL: it has none. */
+    size_t weight_bytes; /* of each weight on the device; 0: it has none, or a layout of its own */
+    /* Lays the weights out from `base` on, which may be NULL; returns the bytes. NULL: weights, then bias. */
     size_t (*lay_out)(struct cuda_unit *unit, unsigned char *base);
+    /* All but the bias. NULL: it has none. */
     int (*upload)(const struct cuda_unit *unit, const struct cuda_upload *upload, struct effnet_error *error);
 
     /* An op whose unit is one launch of a family's kernel has these two. `args` is the family's struct. */
     const struct kernel_family *family;
     void (*arguments)(const struct cuda_unit *unit, const struct cuda_io *io, void *args);
 
-    /* Another op has these. Candidates are the ways to run a unit, by name; NULL is whichever it likes best.
-     * `usable` may say yes to one that `choose` then refuses with EFFNET_E_UNAVAILABLE. */
+    /* Another op has these; without the first three its only candidate has the op's name. Candidates are the
+     * ways to run a unit, by name; NULL is whichever it likes best. `usable` may say yes to one that `choose`
+     * then refuses with EFFNET_E_UNAVAILABLE. */
     int (*candidates)(struct cuda_unit *unit, cuda_candidate_visitor *visit, void *context,
                       struct effnet_error *error);
     bool (*usable)(const struct cuda_unit *unit, const char *candidate);
@@ -102,7 +105,7 @@ struct cuda_op {
     void (*release)(struct cuda_unit *unit, bool abandoned);
     const char *(*code)(const struct cuda_unit *unit); /* for the tuning key */
 
-    /* Names in unit.kernel what runs, after a choice. */
+    /* Names in unit.kernel what runs, after a choice. NULL: it is the op's name, and the configuration's. */
     void (*describe)(struct cuda_unit *unit);
 };
 
@@ -115,6 +118,9 @@ extern const int cuda_op_count;
 void cuda_unit_make(struct cuda_unit *unit, struct cuda_network *network, const struct cuda_op *op, int first,
                     int last, bool raw_input);
 void cuda_unit_key(const struct cuda_unit *unit, struct tuning_key *key);
+size_t cuda_unit_lay_out(struct cuda_unit *unit, unsigned char *base);
+int cuda_unit_upload(const struct cuda_unit *unit, const struct cuda_upload *upload,
+                     struct effnet_error *error);
 int cuda_unit_candidates(struct cuda_unit *unit, cuda_candidate_visitor *visit, void *context,
                          struct effnet_error *error);
 /* NULL: whether any is. */
@@ -147,17 +153,23 @@ static inline enum activation cuda_activation(enum effnet_activation activation)
     return (enum activation)activation;
 }
 
-/* Whether the layer's activation is none, ReLU or ReLU6; whether it is ReLU or ReLU6. */
-bool cuda_clamps(const struct effnet_layer *layer);
-bool cuda_clamps_from_0(const struct effnet_layer *layer);
+/* Whether the layer's activation is ReLU or ReLU6; whether it is one of these or none. */
+static inline bool cuda_clamps_from_0(const struct effnet_layer *layer)
+{
+    return activation_is_relu(cuda_activation(layer->activation));
+}
+
+static inline bool cuda_clamps(const struct effnet_layer *layer)
+{
+    return layer->activation == EFFNET_ACT_NONE || cuda_clamps_from_0(layer);
+}
+
 /* Elements of one image in unit.inputs[input]. */
 size_t cuda_input_size(const struct cuda_unit *unit, int input);
 /* Without the bias. */
 size_t cuda_weight_count(const struct effnet_layer *layer);
 /* Lays out weights of `weight_bytes` each, then the bias. */
 size_t cuda_lay_out_weights(struct cuda_unit *unit, unsigned char *base, size_t weight_bytes);
-int cuda_upload_bias(const struct cuda_unit *unit, const struct cuda_upload *upload,
-                     struct effnet_error *error);
 /* Weights in the kernel's order, rounded to fp16 (convert.h). */
 int cuda_upload_fp16(const struct cuda_unit *unit, const float *weights, const struct cuda_upload *upload,
                      struct effnet_error *error);

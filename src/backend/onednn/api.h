@@ -8,6 +8,7 @@
 
 #include <dnnl.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if DNNL_VERSION_MAJOR < 2 || (DNNL_VERSION_MAJOR == 2 && DNNL_VERSION_MINOR < 6)
@@ -22,17 +23,9 @@ typedef const_dnnl_memory_desc_t onednn_const_desc;
 
 /* Memory of these dimensions: dense in a named format, or with strides (in elements). *desc is to be NULL,
  * and stays so on failure. */
-static inline dnnl_status_t onednn_desc_by_tag(onednn_desc *desc, int count, const dnnl_dims_t dims,
-                                               dnnl_data_type_t type, dnnl_format_tag_t tag)
-{
-    return dnnl_memory_desc_create_with_tag(desc, count, dims, type, tag);
-}
-
-static inline dnnl_status_t onednn_desc_by_strides(onednn_desc *desc, int count, const dnnl_dims_t dims,
-                                                   dnnl_data_type_t type, const dnnl_dims_t strides)
-{
-    return dnnl_memory_desc_create_with_strides(desc, count, dims, type, strides);
-}
+#define onednn_desc_by_tag     dnnl_memory_desc_create_with_tag
+#define onednn_desc_by_strides dnnl_memory_desc_create_with_strides
+#define onednn_append_eltwise  dnnl_post_ops_append_eltwise
 
 static inline void onednn_desc_destroy(onednn_desc desc)
 {
@@ -42,12 +35,6 @@ static inline void onednn_desc_destroy(onednn_desc desc)
 static inline dnnl_status_t onednn_append_sum(dnnl_post_ops_t post_ops)
 {
     return dnnl_post_ops_append_sum(post_ops, 1, 0, dnnl_data_type_undef);
-}
-
-static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl_alg_kind_t kind, float alpha,
-                                                  float beta)
-{
-    return dnnl_post_ops_append_eltwise(post_ops, kind, alpha, beta);
 }
 
 /* Whether an implementation is one for AVX2 whose name begins with `family`. */
@@ -74,52 +61,7 @@ static inline dnnl_status_t onednn_prefer_jit(dnnl_primitive_desc_t *chosen)
     return dnnl_success;
 }
 
-/* A direct convolution, for inference. */
-static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
-                                               onednn_const_desc source, onednn_const_desc weights,
-                                               onednn_const_desc bias, onednn_const_desc destination,
-                                               const dnnl_dims_t strides, const dnnl_dims_t pad_before,
-                                               const dnnl_dims_t pad_after, const_dnnl_primitive_attr_t attr)
-{
-    const dnnl_dims_t dilation = {0};
-    dnnl_status_t status = dnnl_convolution_forward_primitive_desc_create(
-        created, engine, dnnl_forward_inference, dnnl_convolution_direct, source, weights, bias, destination,
-        strides, dilation, pad_before, pad_after, attr);
-    return status ? status : onednn_prefer_jit(created);
-}
-
-/* The average over windows of `window` elements without padding, for inference. */
-static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
-                                           onednn_const_desc source, onednn_const_desc destination,
-                                           const dnnl_dims_t strides, const dnnl_dims_t window,
-                                           const_dnnl_primitive_attr_t attr)
-{
-    const dnnl_dims_t none = {0};
-    return dnnl_pooling_forward_primitive_desc_create(created, engine, dnnl_forward_inference,
-                                                      dnnl_pooling_avg_exclude_padding, source, destination,
-                                                      strides, window, none, none, none, attr);
-}
-
-/* The product of two tensors, element by element; the second's sizes of 1 stretch to the first's. */
-static inline dnnl_status_t onednn_multiply(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
-                                            onednn_const_desc first, onednn_const_desc second,
-                                            onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
-{
-    return dnnl_binary_primitive_desc_create(created, engine, dnnl_binary_mul, first, second, destination,
-                                             attr);
-}
-
-/* A matrix product without a bias. */
-static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
-                                          onednn_const_desc source, onednn_const_desc weights,
-                                          onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
-{
-    return dnnl_matmul_primitive_desc_create(created, engine, source, weights, NULL, destination, attr);
-}
-
 #else /* 2.x */
-
-#include <stdlib.h>
 
 typedef dnnl_memory_desc_t *onednn_desc;
 typedef const dnnl_memory_desc_t *onednn_const_desc;
@@ -148,66 +90,82 @@ static inline dnnl_status_t onednn_desc_by_strides(onednn_desc *desc, int count,
     return status ? status : onednn_desc_copy(desc, &value);
 }
 
-static inline void onednn_desc_destroy(onednn_desc desc)
-{
-    free(desc);
-}
+#define onednn_desc_destroy         free
+#define onednn_append_sum(post_ops) dnnl_post_ops_append_sum(post_ops, 1)
+#define onednn_append_eltwise(post_ops, kind, alpha, beta)                                                   \
+    dnnl_post_ops_append_eltwise(post_ops, 1, kind, alpha, beta)
 
-static inline dnnl_status_t onednn_append_sum(dnnl_post_ops_t post_ops)
-{
-    return dnnl_post_ops_append_sum(post_ops, 1);
-}
+#endif
 
-static inline dnnl_status_t onednn_append_eltwise(dnnl_post_ops_t post_ops, dnnl_alg_kind_t kind, float alpha,
-                                                  float beta)
-{
-    return dnnl_post_ops_append_eltwise(post_ops, 1, kind, alpha, beta);
-}
-
+/* A direct convolution, for inference. */
 static inline dnnl_status_t onednn_convolution(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                                onednn_const_desc source, onednn_const_desc weights,
                                                onednn_const_desc bias, onednn_const_desc destination,
                                                const dnnl_dims_t strides, const dnnl_dims_t pad_before,
                                                const dnnl_dims_t pad_after, const_dnnl_primitive_attr_t attr)
 {
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl_dims_t dilation = {0};
+    dnnl_status_t status = dnnl_convolution_forward_primitive_desc_create(
+        created, engine, dnnl_forward_inference, dnnl_convolution_direct, source, weights, bias, destination,
+        strides, dilation, pad_before, pad_after, attr);
+    return status ? status : onednn_prefer_jit(created);
+#else
     dnnl_convolution_desc_t operation;
     dnnl_status_t status = dnnl_convolution_forward_desc_init(&operation, dnnl_forward_inference,
                                                               dnnl_convolution_direct, source, weights, bias,
                                                               destination, strides, pad_before, pad_after);
     return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+#endif
 }
 
+/* The average over windows of `window` elements without padding, for inference. */
 static inline dnnl_status_t onednn_average(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                            onednn_const_desc source, onednn_const_desc destination,
                                            const dnnl_dims_t strides, const dnnl_dims_t window,
                                            const_dnnl_primitive_attr_t attr)
 {
     const dnnl_dims_t none = {0};
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_pooling_forward_primitive_desc_create(created, engine, dnnl_forward_inference,
+                                                      dnnl_pooling_avg_exclude_padding, source, destination,
+                                                      strides, window, none, none, none, attr);
+#else
     dnnl_pooling_desc_t operation;
     dnnl_status_t status = dnnl_pooling_forward_desc_init(&operation, dnnl_forward_inference,
                                                           dnnl_pooling_avg_exclude_padding, source,
                                                           destination, strides, window, none, none);
     return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+#endif
 }
 
+/* The product of two tensors, element by element; the second's sizes of 1 stretch to the first's. */
 static inline dnnl_status_t onednn_multiply(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                             onednn_const_desc first, onednn_const_desc second,
                                             onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
 {
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_binary_primitive_desc_create(created, engine, dnnl_binary_mul, first, second, destination,
+                                             attr);
+#else
     dnnl_binary_desc_t operation;
     dnnl_status_t status = dnnl_binary_desc_init(&operation, dnnl_binary_mul, first, second, destination);
     return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
+#endif
 }
 
+/* A matrix product without a bias. */
 static inline dnnl_status_t onednn_matmul(dnnl_primitive_desc_t *created, dnnl_engine_t engine,
                                           onednn_const_desc source, onednn_const_desc weights,
                                           onednn_const_desc destination, const_dnnl_primitive_attr_t attr)
 {
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_matmul_primitive_desc_create(created, engine, source, weights, NULL, destination, attr);
+#else
     dnnl_matmul_desc_t operation;
     dnnl_status_t status = dnnl_matmul_desc_init(&operation, source, weights, NULL, destination);
     return status ? status : dnnl_primitive_desc_create(created, &operation, attr, engine, NULL);
-}
-
 #endif
+}
 
 #endif

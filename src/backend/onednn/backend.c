@@ -224,12 +224,12 @@ static int build_worker(struct backend_state *state, struct onednn_worker *worke
 
 static int build_workers(struct backend_state *state, struct effnet_error *error)
 {
-    int threads = effnet_pool_threads(state->pool), status = EFFNET_OK;
+    int threads = effnet_pool_threads(state->pool);
     state->workers = calloc((size_t)threads, sizeof *state->workers);
     if (!state->workers) return effnet_fail_nomem(error, "threads", (size_t)threads * sizeof *state->workers);
-    for (int i = 0; !status && i < threads; i++)
-        status = build_worker(state, &state->workers[i], i < state->images_at_once, error);
-    return status;
+    for (int i = 0; i < threads; i++)
+        EFFNET_TRY(build_worker(state, &state->workers[i], i < state->images_at_once, error));
+    return EFFNET_OK;
 }
 
 /* One unit a layer. */
@@ -241,16 +241,13 @@ static void describe_units(struct backend_state *state)
         size_t in = effnet_layer_in_size(from, 0), out = effnet_layer_out_size(from);
         size_t passes = from->residual < 0 ? 1 : layer->copies_residual ? 4 : 2; /* over the output */
         if (from->op == EFFNET_OP_SCALE) in += effnet_layer_in_size(from, 1);
-        state->units[i] = (struct effnet_unit){
-            .first = i,
-            .last = i,
-            .kernel = layer->kernel,
-            .workspace_bytes = (int64_t)layer->scratch_bytes,
-            .bytes_per_image = (int64_t)(in * dnnl_data_type_size(layer->source_type) +
-                                         passes * out * dnnl_data_type_size(layer->destination_type)),
-            .weight_bytes = (int64_t)layer->weight_bytes,
-        };
-        effnet_unit_find_inputs(state->model, &state->units[i]);
+        struct effnet_unit *unit = &state->units[i];
+        *unit = effnet_unit_of(state->model, i, i);
+        unit->kernel = layer->kernel;
+        unit->workspace_bytes = (int64_t)layer->scratch_bytes;
+        unit->bytes_per_image = (int64_t)(in * dnnl_data_type_size(layer->source_type) +
+                                          passes * out * dnnl_data_type_size(layer->destination_type));
+        unit->weight_bytes = (int64_t)layer->weight_bytes;
     }
 }
 
@@ -268,36 +265,33 @@ static int build(struct backend_state *state, int threads, struct effnet_error *
     for (size_t i = 0; i < layers; i++) state->layers[i].layer = effnet_model_layer(state->model, (int)i);
     effnet_onednn_fill_pixel_table(state);
 
-    int status = effnet_pool_open(threads, &state->pool, error);
-    if (status) return status;
+    EFFNET_TRY(effnet_pool_open(threads, &state->pool, error));
     threads = effnet_pool_threads(state->pool);
     state->images_at_once = state->max_batch < threads ? state->max_batch : threads;
-    status = effnet_onednn_plan(state, error);
-    if (!status) status = build_layers(state, error);
-    if (!status) status = build_workers(state, error);
-    if (!status) describe_units(state);
-    return status;
+    EFFNET_TRY(effnet_onednn_plan(state, error));
+    EFFNET_TRY(build_layers(state, error));
+    EFFNET_TRY(build_workers(state, error));
+    describe_units(state);
+    return EFFNET_OK;
 }
 
 static int open_unforked(const effnet_model *model, const struct backend_options *options,
                          struct backend_state **out, struct effnet_error *error)
 {
     dnnl_data_type_t type;
-    int status = choose_type(options->precision, &type, error);
-    if (status) return status;
+    EFFNET_TRY(choose_type(options->precision, &type, error));
     struct backend_state *state = calloc(1, sizeof *state);
     if (!state) return effnet_fail_nomem(error, "session", sizeof *state);
     state->model = model;
     state->info = effnet_model_get_info(model);
     state->type = type;
     state->max_batch = options->max_batch;
-    status = build(state, options->threads, error);
-    if (status) {
+    int status = build(state, options->threads, error);
+    if (status)
         close_state(state);
-        return status;
-    }
-    *out = state;
-    return EFFNET_OK;
+    else
+        *out = state;
+    return status;
 }
 
 /* A child made in between would find oneDNN's cache of primitives locked, or wait there for a primitive that
@@ -322,14 +316,9 @@ static void describe(const struct backend_state *state, struct effnet_session_in
     info->memory_bytes = state->memory_bytes;
 }
 
-static int unit_count(const struct backend_state *state)
-{
-    return state->info->layer_count;
-}
-
 static const struct effnet_unit *unit(const struct backend_state *state, int index)
 {
-    return &state->units[index];
+    return index < state->info->layer_count ? &state->units[index] : NULL;
 }
 
 const struct backend backend_onednn = {
@@ -339,7 +328,6 @@ const struct backend backend_onednn = {
     .close = close_state,
     .describe = describe,
     .run = effnet_onednn_run,
-    .unit_count = unit_count,
     .unit = unit,
     .run_unit = effnet_onednn_run_unit,
     .time = effnet_onednn_time,

@@ -1,12 +1,20 @@
-/* effnet_linear on the CPU: one oneDNN matrix product with its epilogue as post-operations. */
-#include "backend/onednn/activation.h"
+/* effnet_linear on the CPU: y in pieces, one a thread of ours, each a oneDNN matrix product with its epilogue
+ * as post-operations, on one thread. OpenMP's own team will not do: it hangs in a child of a process that has
+ * used it, it ends the program where the system refuses it a thread, and it knows nothing of control groups.
+ */
+#include "backend/linear_backend.h"
 #include "backend/onednn/onednn.h"
+#include "common/cpu.h"
 #include "common/error.h"
 #include "common/fork.h"
+#include "common/memory.h"
 #include "common/rows.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+
+/* ---------------------------------------------------------------- one piece */
 
 /* What one call makes and must release. */
 struct job {
@@ -38,12 +46,13 @@ static void job_free(struct job *job)
 
 /* A fp32 copy of rows of fp16, and where to find it; fp32 rows are taken as they are. To oneDNN the stride of
  * a dimension of one element is no one's business: 3.7 writes a strided column as a dense one. So a single
- * row gets the dense stride, and a column is copied. */
+ * row gets the dense stride, and a column is copied. Results (`fill` is false) with gaps between their rows
+ * are computed in a dense copy, too, which oneDNN's fast kernels want. */
 static int widen(struct job *job, int index, const void **base, enum effnet_type type, int64_t rows,
                  int64_t columns, int64_t *ld, bool fill, struct effnet_error *error)
 {
     if (rows == 1) *ld = columns;
-    if (type == EFFNET_FP32 && (columns > 1 || *ld == columns)) return EFFNET_OK;
+    if (type == EFFNET_FP32 && (*ld == columns || (fill && columns > 1))) return EFFNET_OK;
     size_t bytes = (size_t)rows * (size_t)columns * sizeof(float);
     float *copy = job->copy[index] = malloc(bytes);
     if (!copy) return effnet_fail_nomem(error, "a linear layer's operand", bytes);
@@ -54,44 +63,43 @@ static int widen(struct job *job, int index, const void **base, enum effnet_type
 }
 
 /* Builds the product x (w's transpose) with its epilogue, and runs it on pointers x, w, y (fp32). */
-static dnnl_status_t run(struct job *job, const struct effnet_linear_args *a, const void *pointers[3],
-                         const int64_t ld[3])
+static dnnl_status_t multiply(struct job *job, const struct effnet_linear_args *a, const void *pointers[3],
+                              const int64_t ld[3])
 {
     const dnnl_dims_t dims[5] = {{a->m, a->k}, {a->k, a->n}, {a->m, a->n}, {1, a->n}, {1, a->n}};
     const dnnl_dims_t strides[5] = {{ld[0], 1}, {1, ld[1]}, {ld[2], 1}, {a->n, 1}, {a->n, 1}};
     const void *all[5] = {pointers[0], pointers[1], pointers[2], a->scale, a->shift};
     dnnl_exec_arg_t arguments[5];
-    int count = 0, operation = 0;
+    int count = 0;
     effnet_fork_block(); /* oneDNN keeps primitives in a cache with locks of its own */
     dnnl_status_t s = dnnl_engine_create(&job->engine, dnnl_cpu, 0);
-    if (s == dnnl_success) s = dnnl_stream_create(&job->stream, job->engine, dnnl_stream_default_flags);
-    if (s == dnnl_success) s = dnnl_primitive_attr_create(&job->attributes);
-    if (s == dnnl_success) s = dnnl_primitive_attr_set_fpmath_mode(job->attributes, dnnl_fpmath_mode_strict);
-    if (s == dnnl_success) s = dnnl_post_ops_create(&job->operations);
-    for (int i = 0; s == dnnl_success && i < 5; i++) {
+    if (!s) s = dnnl_stream_create(&job->stream, job->engine, dnnl_stream_default_flags);
+    if (!s) s = dnnl_primitive_attr_create(&job->attributes);
+    if (!s) s = dnnl_primitive_attr_set_fpmath_mode(job->attributes, dnnl_fpmath_mode_strict);
+    if (!s) s = dnnl_post_ops_create(&job->operations);
+    for (int i = 0; !s && i < 5; i++) {
         static const int roles[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
         if (!all[i]) continue;
         s = onednn_desc_by_strides(&job->shape[i], 2, dims[i], dnnl_f32, strides[i]);
         /* oneDNN takes inputs and outputs alike as void *, and writes to y alone */
-        if (s == dnnl_success)
+        if (!s)
             s = dnnl_memory_create(&job->memory[i], job->shape[i], job->engine, (void *)(uintptr_t)all[i]);
+        const int operation = dnnl_post_ops_len(job->operations);
         int role = i < 3 ? roles[i] : DNNL_ARG_ATTR_MULTIPLE_POST_OP(operation) | DNNL_ARG_SRC_1;
-        if (s == dnnl_success && i >= 3) {
+        if (!s && i >= 3)
             s = dnnl_post_ops_append_binary(job->operations, i == 3 ? dnnl_binary_mul : dnnl_binary_add,
                                             job->shape[i]);
-            operation++;
-        }
-        if (s == dnnl_success) arguments[count++] = (dnnl_exec_arg_t){role, job->memory[i]};
+        arguments[count++] = (dnnl_exec_arg_t){role, job->memory[i]};
     }
-    if (s == dnnl_success) s = effnet_onednn_append_activation(job->operations, a->activation);
-    if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(job->attributes, job->operations);
-    if (s == dnnl_success)
+    if (!s) s = effnet_onednn_append_activation(job->operations, a->activation);
+    if (!s) s = dnnl_primitive_attr_set_post_ops(job->attributes, job->operations);
+    if (!s)
         s = onednn_matmul(&job->description, job->engine, job->shape[0], job->shape[1], job->shape[2],
                           job->attributes);
-    if (s == dnnl_success) s = dnnl_primitive_create(&job->primitive, job->description);
+    if (!s) s = dnnl_primitive_create(&job->primitive, job->description);
     effnet_fork_unblock();
-    if (s == dnnl_success) s = dnnl_primitive_execute(job->primitive, job->stream, count, arguments);
-    if (s == dnnl_success) s = dnnl_stream_wait(job->stream);
+    if (!s) s = dnnl_primitive_execute(job->primitive, job->stream, count, arguments);
+    if (!s) s = dnnl_stream_wait(job->stream);
     return s;
 }
 
@@ -119,7 +127,7 @@ static int repair(const struct effnet_linear_args *a, const float *x, int64_t ld
     return EFFNET_OK;
 }
 
-int effnet_onednn_linear(const struct effnet_linear_args *a, struct effnet_error *error)
+static int compute(const struct effnet_linear_args *a, struct effnet_error *error)
 {
     struct job job = {0};
     const void *pointers[3] = {a->x, a->w, a->y};
@@ -128,7 +136,7 @@ int effnet_onednn_linear(const struct effnet_linear_args *a, struct effnet_error
     if (!status) status = widen(&job, 1, &pointers[1], a->w_type, a->n, a->k, &ld[1], true, error);
     if (!status) status = widen(&job, 2, &pointers[2], a->y_type, a->m, a->n, &ld[2], false, error);
     if (!status) {
-        dnnl_status_t s = run(&job, a, pointers, ld);
+        dnnl_status_t s = multiply(&job, a, pointers, ld);
         if (s == dnnl_out_of_memory)
             status = effnet_fail(error, EFFNET_E_NOMEM, "linear: oneDNN is out of memory");
         else if (s != dnnl_success)
@@ -139,3 +147,111 @@ int effnet_onednn_linear(const struct effnet_linear_args *a, struct effnet_error
     job_free(&job);
     return status;
 }
+
+/* ---------------------------------------------------------------- pieces */
+
+/* A piece takes a thread 10 us or more; to wake one takes up to 50. Pieces are whole steps of rows or
+ * columns. */
+enum { PIECE_MULTIPLY_ADDS = 1 << 19, PIECE_STEP = 16 };
+
+#define BUILD_BYTES ((size_t)32 << 20) /* more than oneDNN takes to make a product's primitive */
+
+struct split {
+    const struct effnet_linear_args *args;
+    int pieces;
+    struct effnet_error *errors; /* one a piece */
+};
+
+/* Where piece `index` of `total` rows or columns begins. */
+static int64_t piece_begin(int64_t total, int pieces, int index)
+{
+    if (index == pieces) return total;
+    return total * index / pieces / PIECE_STEP * PIECE_STEP;
+}
+
+/* The longer side of y is cut. */
+static int run_piece(void *context, int worker, int index)
+{
+    (void)worker;
+    const struct split *split = context;
+    struct effnet_linear_args a = *split->args;
+    const bool by_rows = a.m >= a.n;
+    const int64_t total = by_rows ? a.m : a.n, begin = piece_begin(total, split->pieces, index);
+    const int64_t count = piece_begin(total, split->pieces, index + 1) - begin;
+    const int64_t y_elements = by_rows ? begin * a.ldy : begin;
+    a.y = (char *)a.y + (size_t)y_elements * effnet_type_bytes(a.y_type);
+    if (by_rows) {
+        a.m = count;
+        a.x = (const char *)a.x + (size_t)(begin * a.ldx) * effnet_type_bytes(a.x_type);
+    } else {
+        a.n = count;
+        a.w = (const char *)a.w + (size_t)(begin * a.ldw) * effnet_type_bytes(a.w_type);
+        if (a.scale) a.scale += begin;
+        if (a.shift) a.shift += begin;
+    }
+    return compute(&a, &split->errors[index]);
+}
+
+/* The threads of a call that has ended, for the next one. Two calls at once have a pool each. */
+static _Atomic(struct pool *) idle;
+
+static int take_pool(struct pool **pool, struct effnet_error *error)
+{
+    *pool = atomic_exchange(&idle, NULL);
+    if (*pool && effnet_pool_lost(*pool)) {
+        effnet_pool_close(*pool);
+        *pool = NULL;
+    }
+    return *pool ? EFFNET_OK : effnet_pool_open(effnet_cpu_threads(), pool, error);
+}
+
+static void give_back(struct pool *pool)
+{
+    struct pool *none = NULL;
+    if (!atomic_compare_exchange_strong(&idle, &none, pool)) effnet_pool_close(pool);
+}
+
+/* When the program ends, or unloads what the library is part of: no thread may be in its code then. */
+__attribute__((destructor)) static void close_idle(void)
+{
+    effnet_pool_close(atomic_exchange(&idle, NULL));
+}
+
+static int run_alone(const struct effnet_linear_args *args, struct effnet_error *error)
+{
+    int caller_omp_threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    int status = compute(args, error);
+    omp_set_num_threads(caller_omp_threads);
+    return status;
+}
+
+static int run(const struct effnet_linear_args *args, void *stream, struct effnet_error *error)
+{
+    (void)stream;
+    const int64_t steps = (args->m >= args->n ? args->m : args->n) / PIECE_STEP;
+    /* oneDNN's compiler writes to memory that it did not get. */
+    if (!effnet_memory_left(BUILD_BYTES, 0)) return effnet_fail_nomem(error, "a linear layer", BUILD_BYTES);
+    const double worth = (double)args->m * (double)args->n * (double)args->k / PIECE_MULTIPLY_ADDS;
+    if (worth < 2 || steps < 2) return run_alone(args, error);
+    struct split split = {.args = args};
+    struct pool *pool;
+    int status = EFFNET_OK;
+    EFFNET_TRY(take_pool(&pool, error));
+    split.pieces = effnet_pool_threads(pool);
+    if (split.pieces > steps) split.pieces = (int)steps;
+    if (split.pieces > worth) split.pieces = (int)worth;
+    split.errors = calloc((size_t)split.pieces, sizeof *split.errors);
+    if (split.errors)
+        effnet_pool_run(pool, split.pieces, split.pieces, run_piece, &split);
+    else
+        status = effnet_fail_nomem(error, "a linear layer", (size_t)split.pieces * sizeof *split.errors);
+    give_back(pool);
+    for (int i = 0; i < split.pieces && !status; i++)
+        if (split.errors[i].status)
+            status = effnet_fail(error, split.errors[i].status, "%s", split.errors[i].message);
+    free(split.errors);
+    return status;
+}
+
+const struct linear_backend linear_onednn = {.name = "onednn", .run = run, .kernel = "matmul"};

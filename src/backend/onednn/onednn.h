@@ -5,7 +5,7 @@
 #define EFFNET_BACKEND_ONEDNN_ONEDNN_H
 
 #include "backend/backend.h"
-#include "backend/onednn/activation.h"
+#include "backend/onednn/api.h"
 #include "backend/onednn/pool.h"
 
 /* What the strips of one layer may differ in. */
@@ -91,6 +91,9 @@ int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const c
  * it needs none). The descriptor belongs to the primitive. */
 onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_query_t what, int index);
 
+/* strips.c: the activation as a post-operation of whatever computes what it is applied to. */
+dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum effnet_activation activation);
+
 /* plan.c: where each tensor lies in an arena, and of which type it is. Needs only layers[].layer and the
  * state's model and type; sets the offsets, types and copies_residual, and arena_bytes. */
 int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error);
@@ -115,8 +118,5 @@ int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double 
                           struct effnet_error *error);
 /* The value of each byte after normalisation, in the state's type: fills pixel_table. */
 void effnet_onednn_fill_pixel_table(struct backend_state *state);
-
-/* linear.c: effnet_linear through oneDNN's matrix product, on as many threads as OpenMP says. */
-int effnet_onednn_linear(const struct effnet_linear_args *args, struct effnet_error *error);
 
 #endif

@@ -4,6 +4,7 @@
 #include "backend/onednn/values.h"
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/random.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,16 +26,10 @@ static int report(const struct backend_state *state, int failure, struct effnet_
 void effnet_onednn_fill_pixel_table(struct backend_state *state)
 {
     const struct effnet_preprocess *p = &state->info->preprocess;
-    for (int c = 0; c < 3; c++) {
-        for (int byte = 0; byte < 256; byte++) {
-            float value = (float)(((double)byte - (double)p->mean[c]) / (double)p->std[c]);
-            size_t at = (size_t)c * 256 + (size_t)byte;
-            if (state->type == dnnl_f32)
-                ((float *)state->pixel_table)[at] = value;
-            else
-                ((uint16_t *)state->pixel_table)[at] = onednn_to_bf16(value);
-        }
-    }
+    float values[3 * 256];
+    for (int i = 0; i < 3 * 256; i++)
+        values[i] = (float)(((double)(i % 256) - (double)p->mean[i / 256]) / (double)p->std[i / 256]);
+    onednn_convert_in(values, 3 * 256, state->type, state->pixel_table);
 }
 
 /* Looks up pixels first..end-1 of an image; the tensor is the whole image's. */
@@ -134,17 +129,15 @@ static int run_shared_layer(struct shared_image *job, int layer)
 static int run_shared(struct backend_state *state, const uint8_t *pixels, float *logits, double *layer_us,
                       bool cold, struct effnet_error *error)
 {
-    int last = state->info->layer_count - 1, failure = 0;
+    int last = state->info->layer_count - 1;
     struct shared_image job = {.state = state, .pixels = pixels};
     job.normalise_strips = effnet_pool_threads(state->pool);
     for (int i = 0; i <= last; i++) {
-        int status = cold ? effnet_evict_caches(error) : EFFNET_OK;
-        if (status) return status;
+        if (cold) EFFNET_TRY(effnet_evict_caches(error));
         double start = layer_us ? effnet_clock_us() : 0;
         if (i == 0)
             effnet_pool_run(state->pool, job.normalise_strips, job.normalise_strips, normalise_task, &job);
-        failure = run_shared_layer(&job, i);
-        if (failure) return report(state, failure, error);
+        EFFNET_TRY(report(state, run_shared_layer(&job, i), error));
         if (layer_us) layer_us[i] += effnet_clock_us() - start;
     }
     const struct onednn_layer *layer = &state->layers[last];
@@ -208,24 +201,23 @@ static int run_own(struct backend_state *state, const uint8_t *pixels, int n, fl
 static int run_pass(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                     struct effnet_error *error)
 {
-    int own = count_own(state, n), status = EFFNET_OK;
-    if (own > 0) status = run_own(state, pixels, own, logits, false, error);
-    for (int i = own; !status && i < n; i++)
-        status = run_shared(state, pixels + (size_t)i * image_pixels(state) * 3,
-                            logits + (size_t)i * (size_t)state->info->classes, NULL, false, error);
-    return status;
+    int own = count_own(state, n);
+    if (own > 0) EFFNET_TRY(run_own(state, pixels, own, logits, false, error));
+    for (int i = own; i < n; i++)
+        EFFNET_TRY(run_shared(state, pixels + (size_t)i * image_pixels(state) * 3,
+                              logits + (size_t)i * (size_t)state->info->classes, NULL, false, error));
+    return EFFNET_OK;
 }
 
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                       struct effnet_error *error)
 {
-    int status = EFFNET_OK;
-    for (int done = 0; !status && done < n; done += state->max_batch) {
+    for (int done = 0; done < n; done += state->max_batch) {
         int pass = n - done < state->max_batch ? n - done : state->max_batch;
-        status = run_pass(state, pixels + (size_t)done * image_pixels(state) * 3, pass,
-                          logits + (size_t)done * (size_t)state->info->classes, error);
+        EFFNET_TRY(run_pass(state, pixels + (size_t)done * image_pixels(state) * 3, pass,
+                            logits + (size_t)done * (size_t)state->info->classes, error));
     }
-    return status;
+    return EFFNET_OK;
 }
 
 /* ---------------------------------------------------------------- units, one a layer */
@@ -244,8 +236,7 @@ int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const 
             const float *input = inputs[effnet_unit_input(&state->units[index], from->inputs[k])];
             onednn_convert_in(input + i * size, size, layer->source_type, arena + layer->input_offsets[k]);
         }
-        int failure = run_shared_layer(&job, index);
-        if (failure) return report(state, failure, error);
+        EFFNET_TRY(report(state, run_shared_layer(&job, index), error));
         onednn_convert_out(arena + layer->destination_offset, out_size, layer->destination_type,
                            output + i * out_size);
     }
@@ -264,22 +255,18 @@ static int prepare_timing(struct backend_state *state, struct effnet_error *erro
     if (!state->timing_logits) state->timing_logits = malloc(logit_bytes);
     if (!state->timing_pixels || !state->timing_logits)
         return effnet_fail_nomem(error, "images to time", bytes + logit_bytes);
-    uint32_t random = 1;
-    for (size_t i = 0; i < bytes; i++) {
-        random = random * 1664525 + 1013904223; /* Numerical Recipes' generator */
-        state->timing_pixels[i] = (uint8_t)(random >> 24);
-    }
+    uint64_t random = 1;
+    for (size_t i = 0; i < bytes; i++) state->timing_pixels[i] = (uint8_t)random_next(&random);
     return EFFNET_OK;
 }
 
 int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *elapsed_us,
                        struct effnet_error *error)
 {
-    int status = prepare_timing(state, error);
-    if (!status && cold) status = effnet_evict_caches(error);
-    if (status) return status;
+    EFFNET_TRY(prepare_timing(state, error));
+    if (cold) EFFNET_TRY(effnet_evict_caches(error));
     double start = effnet_clock_us();
-    status = run_pass(state, state->timing_pixels, n, state->timing_logits, error);
+    int status = run_pass(state, state->timing_pixels, n, state->timing_logits, error);
     *elapsed_us = effnet_clock_us() - start;
     return status;
 }
@@ -290,18 +277,18 @@ int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double 
                           struct effnet_error *error)
 {
     int layers = state->info->layer_count, own = count_own(state, n);
-    int status = prepare_timing(state, error);
+    EFFNET_TRY(prepare_timing(state, error));
     for (int i = 0; i < layers; i++) unit_us[i] = 0;
     if (own > 0) {
-        if (!status && cold) status = effnet_evict_caches(error);
+        if (cold) EFFNET_TRY(effnet_evict_caches(error));
         for (int w = 0; w < state->images_at_once; w++)
             memset(state->workers[w].layer_us, 0, (size_t)layers * sizeof(double));
-        if (!status) status = run_own(state, state->timing_pixels, own, state->timing_logits, true, error);
+        EFFNET_TRY(run_own(state, state->timing_pixels, own, state->timing_logits, true, error));
         for (int i = 0; i < layers; i++)
             for (int w = 0; w < state->images_at_once; w++)
                 unit_us[i] += state->workers[w].layer_us[i] / state->images_at_once;
     }
-    for (int i = own; !status && i < n; i++)
-        status = run_shared(state, state->timing_pixels, state->timing_logits, unit_us, cold, error);
-    return status;
+    for (int i = own; i < n; i++)
+        EFFNET_TRY(run_shared(state, state->timing_pixels, state->timing_logits, unit_us, cold, error));
+    return EFFNET_OK;
 }

@@ -118,11 +118,21 @@ static void cut(const struct onednn_layer *layer, struct onednn_strip *strip, in
                                (size_t)strip->shape.out_channels * element;
 }
 
-/* What follows the product and the bias: the residual, then the activation. */
-static dnnl_status_t append_epilogue(const struct effnet_layer *layer, dnnl_post_ops_t post_ops)
+dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum effnet_activation activation)
 {
-    dnnl_status_t status = layer->residual >= 0 ? onednn_append_sum(post_ops) : dnnl_success;
-    return status ? status : effnet_onednn_append_activation(post_ops, layer->activation);
+    dnnl_status_t status = dnnl_success;
+    switch (activation) {
+    case EFFNET_ACT_NONE: break;
+    case EFFNET_ACT_RELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
+    case EFFNET_ACT_RELU6: return onednn_append_eltwise(post_ops, dnnl_eltwise_clip, 0, 6);
+    case EFFNET_ACT_SILU: return onednn_append_eltwise(post_ops, dnnl_eltwise_swish, 1, 0);
+    case EFFNET_ACT_GELU: return onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
+    case EFFNET_ACT_GELU_RELU:
+        status = onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
+        return status ? status : onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
+    case EFFNET_ACT_SIGMOID: return onednn_append_eltwise(post_ops, dnnl_eltwise_logistic, 0, 0);
+    }
+    return status;
 }
 
 static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_primitive_attr_t *attributes)
@@ -133,7 +143,8 @@ static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_pr
     /* oneDNN's environment variables may ask for less than fp32 */
     if (!status) status = dnnl_primitive_attr_set_fpmath_mode(*attributes, dnnl_fpmath_mode_strict);
     if (!status) status = dnnl_post_ops_create(&post_ops);
-    if (!status) status = append_epilogue(layer, post_ops);
+    if (!status && layer->residual >= 0) status = onednn_append_sum(post_ops);
+    if (!status) status = effnet_onednn_append_activation(post_ops, layer->activation);
     if (!status) status = dnnl_primitive_attr_set_post_ops(*attributes, post_ops);
     if (post_ops) dnnl_post_ops_destroy(post_ops);
     return status;
@@ -175,39 +186,31 @@ static dnnl_status_t choose_convolution(dnnl_engine_t engine, const struct onedn
     return status;
 }
 
-/* The product of a map and its gate. */
-static dnnl_status_t choose_scale(dnnl_engine_t engine, const struct onednn_layer *layer,
-                                  onednn_const_desc source, onednn_const_desc destination,
-                                  const_dnnl_primitive_attr_t attributes, dnnl_primitive_desc_t *chosen)
-{
-    dnnl_dims_t dims = {1, layer->layer->in_channels, 1, 1};
-    onednn_desc gate = NULL;
-    dnnl_status_t status = onednn_desc_by_tag(&gate, 4, dims, layer->source_type, dnnl_nhwc);
-    if (!status) status = onednn_multiply(chosen, engine, source, gate, destination, attributes);
-    onednn_desc_destroy(gate);
-    return status;
-}
-
 /* Describes the layer's operation on strips of this shape and has oneDNN pick an implementation. */
 static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct onednn_layer *layer,
                                            const struct onednn_shape *shape, dnnl_primitive_desc_t *chosen)
 {
+    const enum effnet_op op = layer->layer->op;
     dnnl_dims_t in = {1, layer->layer->in_channels, shape->in_height, shape->in_width};
     dnnl_dims_t out = {1, shape->out_channels, shape->out_height, shape->out_width};
     dnnl_dims_t window = {shape->in_height, shape->in_width}, strides = {1, 1}; /* of a pool */
+    dnnl_dims_t scales = {1, layer->layer->in_channels, 1, 1};
     dnnl_primitive_attr_t attributes = NULL;
-    onednn_desc source = NULL, destination = NULL;
+    onednn_desc source = NULL, gate = NULL, destination = NULL;
     dnnl_status_t status = onednn_desc_by_tag(&source, 4, in, layer->source_type, dnnl_nhwc);
     if (!status) status = onednn_desc_by_tag(&destination, 4, out, layer->destination_type, dnnl_nhwc);
     if (!status) status = create_attributes(layer->layer, &attributes);
-    if (!status && layer->layer->op == EFFNET_OP_POOL)
+    if (!status && op == EFFNET_OP_SCALE)
+        status = onednn_desc_by_tag(&gate, 4, scales, layer->source_type, dnnl_nhwc);
+    if (!status && op == EFFNET_OP_POOL)
         status = onednn_average(chosen, engine, source, destination, strides, window, attributes);
-    else if (!status && layer->layer->op == EFFNET_OP_SCALE)
-        status = choose_scale(engine, layer, source, destination, attributes, chosen);
+    else if (!status && op == EFFNET_OP_SCALE)
+        status = onednn_multiply(chosen, engine, source, gate, destination, attributes);
     else if (!status)
         status = choose_convolution(engine, layer, shape, source, destination, attributes, chosen);
     if (attributes) dnnl_primitive_attr_destroy(attributes);
     onednn_desc_destroy(destination);
+    onednn_desc_destroy(gate);
     onednn_desc_destroy(source);
     return status;
 }

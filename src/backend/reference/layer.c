@@ -44,11 +44,6 @@ static void add_dense(const float *pixel, const double *weight, size_t in, size_
     }
 }
 
-static void add_depthwise(const float *pixel, const double *weight, size_t channels, double *sums)
-{
-    for (size_t c = 0; c < channels; c++) sums[c] += (double)pixel[c] * weight[c];
-}
-
 /* The products under one window, whose first row and column may lie outside the image: there it is zero. */
 static void sum_window(const struct effnet_layer *layer, const float *image, int top, int left,
                        const double *weight, double *sums)
@@ -63,7 +58,7 @@ static void sum_window(const struct effnet_layer *layer, const float *image, int
             const float *pixel = image + ((size_t)y * (size_t)layer->in_width + (size_t)x) * in;
             const double *tap = weight + (size_t)(ky * layer->kernel + kx) * tap_size;
             if (depthwise)
-                add_depthwise(pixel, tap, out, sums);
+                for (size_t c = 0; c < out; c++) sums[c] += (double)pixel[c] * tap[c];
             else
                 add_dense(pixel, tap, in, out, sums);
         }

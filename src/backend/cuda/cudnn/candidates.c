@@ -3,7 +3,6 @@
  * Asked of cuDNN 9.14 and 9.19 for an H200, a convolution of the networks took 30 to 40 ms of host time in
  * heuristic mode A, 100 to 120 ms in mode B, 40 ms in the fallback mode, and 5 ms to go through all 81
  * engines. So mode A and the engines themselves it is. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,51 +49,34 @@ enum { KNOB_TYPES = 64 }; /* CUDNN_KNOB_TYPE_COUNTS is 44; a newer library may h
 struct descriptors {
     const struct cudnn_target *target;
     cudnnBackendDescriptor_t *items;
-    int64_t count;
+    int64_t made, count; /* how many there are, and how many of them were read */
 };
 
 static void descriptors_free(struct descriptors *d)
 {
-    for (int64_t i = 0; i < d->count; i++) cudnn_descriptor_free(d->target, &d->items[i]);
+    for (int64_t i = 0; i < d->made; i++) cudnn_descriptor_free(d->target, &d->items[i]);
     free(d->items);
-    *d = (struct descriptors){0};
 }
 
-static cudnnStatus_t descriptors_make(const struct cudnn_target *target, cudnnBackendDescriptorType_t type,
-                                      int64_t count, struct descriptors *out)
-{
-    *out = (struct descriptors){.target = target};
-    out->items = calloc((size_t)count + 1, sizeof *out->items);
-    if (!out->items) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
-    for (; out->count < count; out->count++) {
-        cudnnStatus_t status = target->library->create_descriptor(type, &out->items[out->count]);
-        if (status) {
-            descriptors_free(out);
-            return status;
-        }
-    }
-    return CUDNN_STATUS_SUCCESS;
-}
-
-/* Reads an array of descriptors; *filled is how many came. `most` is how many to ask for at most, and 0 asks
- * the attribute itself (which knob choices do not answer). */
+/* Reads an array of descriptors, which the caller frees, also on failure. `most` is how many to ask for at
+ * most, and 0 asks the attribute itself (which knob choices do not answer). */
 static cudnnStatus_t descriptors_get(const struct cudnn_target *target, cudnnBackendDescriptor_t from,
                                      cudnnBackendAttributeName_t name, cudnnBackendDescriptorType_t type,
-                                     int64_t most, struct descriptors *out, int64_t *filled)
+                                     int64_t most, struct descriptors *out)
 {
     const struct cudnn_library *library = target->library;
+    cudnnStatus_t status = CUDNN_STATUS_SUCCESS;
     *out = (struct descriptors){.target = target};
-    *filled = 0;
-    if (most == 0) {
-        cudnnStatus_t status = library->get_attribute(from, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &most,
-                                                      NULL);
-        if (status || most <= 0) return status;
-    }
-    cudnnStatus_t status = descriptors_make(target, type, most, out);
-    if (status) return status;
-    status = library->get_attribute(from, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, most, filled, out->items);
+    if (most == 0) status = library->get_attribute(from, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &most, NULL);
+    if (status || most <= 0) return status;
+    out->items = calloc((size_t)most, sizeof *out->items);
+    if (!out->items) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
+    while (!status && out->made < most) status = library->create_descriptor(type, &out->items[out->made++]);
+    if (!status)
+        status = library->get_attribute(from, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, most, &out->count,
+                                        out->items);
     /* Fewer than announced may come: engines that need what this machine lacks are dropped on the way. */
-    if (*filled > most) *filled = most;
+    if (out->count > most) out->count = most;
     return status;
 }
 
@@ -104,33 +86,28 @@ static cudnnStatus_t descriptors_get(const struct cudnn_target *target, cudnnBac
 static cudnnStatus_t config_read(const struct cudnn_target *target, cudnnBackendDescriptor_t from,
                                  struct cudnn_config *config)
 {
-    const struct cudnn_library *library = target->library;
     *config = (struct cudnn_config){0};
     cudnnBackendDescriptor_t engine = NULL;
-    int64_t count = 0;
-    cudnnStatus_t status = library->create_descriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine);
+    cudnnStatus_t status = target->library->create_descriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine);
     if (!status)
-        status = library->get_attribute(from, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                        &count, &engine);
+        status = cudnn_get(target, from, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, &engine);
     if (!status)
-        status = library->get_attribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count,
-                                        &config->engine);
+        status = cudnn_get(target, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, &config->engine);
     cudnn_descriptor_free(target, &engine);
     if (status) return status;
 
     struct descriptors choices;
-    int64_t filled = 0;
     status = descriptors_get(target, from, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
-                             CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, KNOB_TYPES, &choices, &filled);
-    if (!status && filled > CUDNN_MAX_KNOBS) status = CUDNN_STATUS_NOT_SUPPORTED;
-    for (int64_t i = 0; !status && i < filled; i++) {
+                             CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, KNOB_TYPES, &choices);
+    if (!status && choices.count > CUDNN_MAX_KNOBS) status = CUDNN_STATUS_NOT_SUPPORTED;
+    for (int64_t i = 0; !status && i < choices.count; i++) {
         cudnnBackendKnobType_t type;
         int64_t value = 0;
-        status = library->get_attribute(choices.items[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE,
-                                        CUDNN_TYPE_KNOB_TYPE, 1, &count, &type);
+        status = cudnn_get(target, choices.items[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE,
+                           &type);
         if (!status)
-            status = library->get_attribute(choices.items[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE,
-                                            CUDNN_TYPE_INT64, 1, &count, &value);
+            status = cudnn_get(target, choices.items[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64,
+                               &value);
         if (!status)
             config->knobs[config->knob_count++] = (struct cudnn_knob){.type = (int)type, .value = value};
     }
@@ -138,45 +115,24 @@ static cudnnStatus_t config_read(const struct cudnn_target *target, cudnnBackend
     return status;
 }
 
-/* One mode's recommendations. A mode that has none for this graph is no error. */
-static int add_recommended(const struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
-                           struct cudnn_config_list *list, struct effnet_error *error)
+/* The heuristic's recommendations. That it has none for this graph is no error. */
+static int add_recommended(const struct cudnn_graph *graph, struct cudnn_config_list *list,
+                           struct effnet_error *error)
 {
-    const struct cudnn_target *target = graph->target;
-    const struct cudnn_library *library = target->library;
-    cudnnBackendDescriptor_t heuristic = NULL, op_graph = graph->graph, properties = target->properties;
-    cudnnStatus_t status = library->create_descriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristic);
-    if (!status)
-        status = library->set_attribute(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH,
-                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &op_graph);
-    if (!status)
-        status = library->set_attribute(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1,
-                                        &mode);
-    if (!status && properties)
-        status = library->set_attribute(heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP,
-                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &properties);
-    if (!status) {
-        /* Mode B is not safe to ask from two threads. */
-        static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-        pthread_mutex_lock(&mutex);
-        status = library->finalize(heuristic);
-        pthread_mutex_unlock(&mutex);
-    }
-
-    struct descriptors configs = {0};
-    int64_t filled = 0;
-    if (!status)
-        status = descriptors_get(target, heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                 CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, 0, &configs, &filled);
-    int result = EFFNET_OK;
-    for (int64_t i = 0; !status && !result && i < filled; i++) {
-        struct cudnn_config config;
-        if (config_read(target, configs.items[i], &config) == CUDNN_STATUS_SUCCESS)
-            result = list_add(list, &config, error);
-    }
+    cudnnBackendDescriptor_t heuristic = NULL;
+    struct descriptors configs;
+    int status = EFFNET_OK;
+    if (cudnn_heuristic_build(graph, &heuristic, NULL)) return EFFNET_OK;
+    if (!descriptors_get(graph->target, heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                         CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, 0, &configs))
+        for (int64_t i = 0; !status && i < configs.count; i++) {
+            struct cudnn_config config;
+            if (config_read(graph->target, configs.items[i], &config) == CUDNN_STATUS_SUCCESS)
+                status = list_add(list, &config, error);
+        }
     descriptors_free(&configs);
-    cudnn_descriptor_free(target, &heuristic);
-    return result;
+    cudnn_descriptor_free(graph->target, &heuristic);
+    return status;
 }
 
 /* ---------------------------------------------------------------- engines */
@@ -189,22 +145,17 @@ struct knob_values {
     int64_t values[GRID_VALUES];
 };
 
-static cudnnStatus_t knob_values_read(const struct cudnn_library *library, cudnnBackendDescriptor_t info,
+static cudnnStatus_t knob_values_read(const struct cudnn_target *target, cudnnBackendDescriptor_t info,
                                       struct knob_values *out)
 {
     cudnnBackendKnobType_t type;
-    int64_t least = 0, most = 0, stride = 1, count = 0;
-    cudnnStatus_t status = library->get_attribute(info, CUDNN_ATTR_KNOB_INFO_TYPE, CUDNN_TYPE_KNOB_TYPE, 1,
-                                                  &count, &type);
+    int64_t least = 0, most = 0, stride = 1;
+    cudnnStatus_t status = cudnn_get(target, info, CUDNN_ATTR_KNOB_INFO_TYPE, CUDNN_TYPE_KNOB_TYPE, &type);
     if (!status)
-        status = library->get_attribute(info, CUDNN_ATTR_KNOB_INFO_MINIMUM_VALUE, CUDNN_TYPE_INT64, 1, &count,
-                                        &least);
+        status = cudnn_get(target, info, CUDNN_ATTR_KNOB_INFO_MINIMUM_VALUE, CUDNN_TYPE_INT64, &least);
     if (!status)
-        status = library->get_attribute(info, CUDNN_ATTR_KNOB_INFO_MAXIMUM_VALUE, CUDNN_TYPE_INT64, 1, &count,
-                                        &most);
-    if (!status)
-        status = library->get_attribute(info, CUDNN_ATTR_KNOB_INFO_STRIDE, CUDNN_TYPE_INT64, 1, &count,
-                                        &stride);
+        status = cudnn_get(target, info, CUDNN_ATTR_KNOB_INFO_MAXIMUM_VALUE, CUDNN_TYPE_INT64, &most);
+    if (!status) status = cudnn_get(target, info, CUDNN_ATTR_KNOB_INFO_STRIDE, CUDNN_TYPE_INT64, &stride);
     if (status) return status;
 
     *out = (struct knob_values){.type = (int)type};
@@ -238,16 +189,16 @@ static int add_engine(const struct cudnn_graph *graph, int64_t index, struct cud
 
     struct descriptors infos;
     struct knob_values knobs[CUDNN_MAX_KNOBS];
-    int64_t filled = 0, combinations = 1;
+    int64_t combinations = 1;
     cudnnStatus_t status = descriptors_get(target, engine, CUDNN_ATTR_ENGINE_KNOB_INFO,
-                                           CUDNN_BACKEND_KNOB_INFO_DESCRIPTOR, KNOB_TYPES, &infos, &filled);
-    if (filled > CUDNN_MAX_KNOBS) status = CUDNN_STATUS_NOT_SUPPORTED;
-    for (int64_t i = 0; !status && i < filled && combinations <= GRID_MAX; i++) {
-        status = knob_values_read(target->library, infos.items[i], &knobs[i]);
+                                           CUDNN_BACKEND_KNOB_INFO_DESCRIPTOR, KNOB_TYPES, &infos);
+    if (infos.count > CUDNN_MAX_KNOBS) status = CUDNN_STATUS_NOT_SUPPORTED;
+    for (int64_t i = 0; !status && i < infos.count && combinations <= GRID_MAX; i++) {
+        status = knob_values_read(target, infos.items[i], &knobs[i]);
         combinations *= knobs[i].count;
     }
-    if (!status && filled > 0 && combinations <= GRID_MAX) {
-        config.knob_count = (int)filled;
+    if (!status && infos.count > 0 && combinations <= GRID_MAX) {
+        config.knob_count = (int)infos.count;
         for (int64_t c = 0; !result && c < combinations; c++) {
             int64_t rest = c;
             for (int i = 0; i < config.knob_count; rest /= knobs[i++].count)
@@ -264,13 +215,12 @@ int cudnn_graph_candidates(const struct cudnn_graph *graph, struct cudnn_config_
                            struct effnet_error *error)
 {
     const struct cudnn_library *library = graph->target->library;
-    int status = cudnn_library_need_cublaslt(library, error);
-    if (status) return status;
-    int64_t engines = 0, count = 0;
-    cudnnStatus_t got = library->get_attribute(graph->graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT,
-                                               CUDNN_TYPE_INT64, 1, &count, &engines);
+    EFFNET_TRY(cudnn_library_need_cublaslt(library, error));
+    int64_t engines = 0;
+    cudnnStatus_t got = cudnn_get(graph->target, graph->graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT,
+                                  CUDNN_TYPE_INT64, &engines);
     if (got) return cudnn_fail(library, got, graph->layer, "engine count", error);
-    status = add_recommended(graph, CUDNN_HEUR_MODE_A, list, error);
-    for (int64_t i = 0; !status && i < engines; i++) status = add_engine(graph, i, list, error);
-    return status;
+    EFFNET_TRY(add_recommended(graph, list, error));
+    for (int64_t i = 0; i < engines; i++) EFFNET_TRY(add_engine(graph, i, list, error));
+    return EFFNET_OK;
 }

@@ -33,14 +33,9 @@ int cudnn_context_open(struct cudnn_context **out, struct effnet_error *error)
     return EFFNET_OK;
 }
 
-void cudnn_context_close(struct cudnn_context *context)
+void cudnn_context_close(struct cudnn_context *context, bool abandoned)
 {
-    if (context) cudnn_target_close(&context->target);
-    free(context);
-}
-
-void cudnn_context_abandon(struct cudnn_context *context)
-{
+    if (context && !abandoned) cudnn_target_close(&context->target);
     free(context);
 }
 
@@ -58,8 +53,7 @@ struct cudnn_conv {
     struct cudnn_graph graph;
     struct cudnn_executable executable;
     cudnnBackendDescriptor_t pack; /* of the pointers below, or NULL */
-    const void *x, *w;
-    void *y, *workspace;
+    const void *pointers[CUDNN_POINTERS];
 };
 
 int cudnn_conv_open(struct cudnn_context *context, const struct cudnn_conv_shape *shape, const char *layer,
@@ -86,16 +80,12 @@ static void forget_engine(struct cudnn_conv *conv)
     *conv->engine = '\0';
 }
 
-void cudnn_conv_close(struct cudnn_conv *conv)
+void cudnn_conv_close(struct cudnn_conv *conv, bool abandoned)
 {
-    if (!conv) return;
-    forget_engine(conv);
-    cudnn_graph_free(&conv->graph);
-    free(conv);
-}
-
-void cudnn_conv_abandon(struct cudnn_conv *conv)
-{
+    if (conv && !abandoned) {
+        forget_engine(conv);
+        cudnn_graph_free(&conv->graph);
+    }
     free(conv);
 }
 
@@ -161,13 +151,11 @@ int cudnn_conv_run(struct cudnn_conv *conv, const void *x, const void *w, void *
                    cudaStream_t stream, struct effnet_error *error)
 {
     const struct cudnn_target *target = &conv->context->target;
-    if (!conv->pack || conv->x != x || conv->w != w || conv->y != y || conv->workspace != workspace) {
+    const void *const pointers[CUDNN_POINTERS] = {x, w, y, workspace};
+    if (!conv->pack || memcmp(conv->pointers, pointers, sizeof pointers) != 0) {
         cudnn_descriptor_free(target, &conv->pack);
-        EFFNET_TRY(cudnn_pack_build(target, conv->layer, x, w, y, workspace, &conv->pack, error));
-        conv->x = x;
-        conv->w = w;
-        conv->y = y;
-        conv->workspace = workspace;
+        EFFNET_TRY(cudnn_pack_build(target, conv->layer, pointers, &conv->pack, error));
+        memcpy(conv->pointers, pointers, sizeof pointers);
     }
     const struct cudnn_library *library = target->library;
     cudnnStatus_t status = library->set_stream(target->handle, stream);

@@ -19,10 +19,9 @@ struct cudnn_context;
 /* Loads cuDNN and opens it on the current CUDA device (about 70 ms). On failure *out is NULL;
  * EFFNET_E_UNAVAILABLE where cuDNN is missing or too old, or does not know the device. */
 int cudnn_context_open(struct cudnn_context **out, struct effnet_error *error);
-/* Takes NULL. Convolutions must be closed before. */
-void cudnn_context_close(struct cudnn_context *context);
-/* Frees its host memory and calls nothing, for a process that must not call CUDA any more. Takes NULL. */
-void cudnn_context_abandon(struct cudnn_context *context);
+/* Takes NULL. Convolutions must be closed before. abandoned: frees host memory and calls nothing, for a
+ * process that must not call CUDA any more. */
+void cudnn_context_close(struct cudnn_context *context, bool abandoned);
 /* "cuDNN 9.14.0"; lives as long as the context. */
 const char *cudnn_context_name(const struct cudnn_context *context);
 
@@ -32,10 +31,8 @@ struct cudnn_conv;
  * workspace_most: bytes of device memory that an engine may ask for. On failure *out is NULL. */
 int cudnn_conv_open(struct cudnn_context *context, const struct cudnn_conv_shape *shape, const char *layer,
                     int64_t workspace_most, struct cudnn_conv **out, struct effnet_error *error);
-/* Takes NULL. */
-void cudnn_conv_close(struct cudnn_conv *conv);
-/* As cudnn_context_abandon. */
-void cudnn_conv_abandon(struct cudnn_conv *conv);
+/* Takes NULL; abandoned as above. */
+void cudnn_conv_close(struct cudnn_conv *conv, bool abandoned);
 
 /* Calls visit with the name of each engine, with its settings, that is worth a try, best first by cuDNN's own
  * heuristic, until it returns another status than EFFNET_OK. Some of them will turn out not to work. */

@@ -67,6 +67,13 @@ void cudnn_descriptor_free(const struct cudnn_target *target, cudnnBackendDescri
     *descriptor = NULL;
 }
 
+cudnnStatus_t cudnn_get(const struct cudnn_target *target, cudnnBackendDescriptor_t from,
+                        cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, void *value)
+{
+    int64_t count = 0;
+    return target->library->get_attribute(from, name, type, 1, &count, value);
+}
+
 /* ---------------------------------------------------------------- targets */
 
 int cudnn_target_open(const struct cudnn_library *library, struct cudnn_target *target,
@@ -101,30 +108,29 @@ void cudnn_target_close(struct cudnn_target *target)
 enum { UID_X = 1, UID_W = 2, UID_Y = 3 };
 
 /* Dimensions are N, C, H, W in that order whatever the layout; the strides make it NHWC. */
-static int tensor_build(const struct cudnn_target *target, const char *layer, int64_t uid, int64_t n,
-                        int64_t c, int64_t h, int64_t w, cudnnBackendDescriptor_t *out,
-                        struct effnet_error *error)
+static int tensor_build(const struct cudnn_graph *graph, int64_t uid, int64_t n, int64_t c, int64_t h,
+                        int64_t w, cudnnBackendDescriptor_t *out, struct effnet_error *error)
 {
     const int64_t dimensions[4] = {n, c, h, w};
     const int64_t strides[4] = {h * w * c, 1, w * c, c};
     const cudnnDataType_t type = CUDNN_DATA_HALF;
-    struct build build = build_begin(target, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+    struct build build = build_begin(graph->target, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     build_set(&build, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     build_set(&build, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, dimensions);
     build_set(&build, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides);
     build_set_int64(&build, CUDNN_ATTR_TENSOR_UNIQUE_ID, uid);
     build_set_int64(&build, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 16);
-    return build_end(&build, layer, "tensor", out, error);
+    return build_end(&build, graph->layer, "tensor", out, error);
 }
 
-static int convolution_build(const struct cudnn_target *target, const struct cudnn_conv_shape *s,
-                             const char *layer, cudnnBackendDescriptor_t *out, struct effnet_error *error)
+static int convolution_build(const struct cudnn_graph *graph, const struct cudnn_conv_shape *s,
+                             cudnnBackendDescriptor_t *out, struct effnet_error *error)
 {
     const cudnnDataType_t compute = CUDNN_DATA_FLOAT;
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION; /* no flipped filters, as networks mean it */
     const int64_t before[2] = {s->pad_top, s->pad_left}, after[2] = {s->pad_bottom, s->pad_right};
     const int64_t strides[2] = {s->stride, s->stride}, dilations[2] = {1, 1};
-    struct build build = build_begin(target, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    struct build build = build_begin(graph->target, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     build_set(&build, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &compute);
     build_set(&build, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
     build_set_int64(&build, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, 2);
@@ -132,23 +138,24 @@ static int convolution_build(const struct cudnn_target *target, const struct cud
     build_set(&build, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, after);
     build_set(&build, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, strides);
     build_set(&build, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, dilations);
-    return build_end(&build, layer, "convolution", out, error);
+    return build_end(&build, graph->layer, "convolution", out, error);
 }
 
-static int operation_build(const struct cudnn_target *target, const char *layer, cudnnBackendDescriptor_t x,
-                           cudnnBackendDescriptor_t w, cudnnBackendDescriptor_t y,
-                           cudnnBackendDescriptor_t convolution, cudnnBackendDescriptor_t *out,
+/* What a graph is built of. */
+enum { X, W, Y, CONVOLUTION, OPERATION, PARTS };
+
+static int operation_build(const struct cudnn_graph *graph, cudnnBackendDescriptor_t parts[PARTS],
                            struct effnet_error *error)
 {
     const float alpha = 1, beta = 0;
-    struct build build = build_begin(target, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
-    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
-    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, w);
-    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, y);
-    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, convolution);
+    struct build build = build_begin(graph->target, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, parts[X]);
+    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, parts[W]);
+    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, parts[Y]);
+    build_set_descriptor(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, parts[CONVOLUTION]);
     build_set(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1, &alpha);
     build_set(&build, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 1, &beta);
-    return build_end(&build, layer, "convolution operation", out, error);
+    return build_end(&build, graph->layer, "convolution operation", &parts[OPERATION], error);
 }
 
 static int shape_check(const struct cudnn_conv_shape *s, const char *layer, struct effnet_error *error)
@@ -167,32 +174,31 @@ static int shape_check(const struct cudnn_conv_shape *s, const char *layer, stru
                               layer, s->n, s->h, s->w, s->c_in, s->out_h, s->out_w, s->c_out);
 }
 
-int cudnn_graph_build(const struct cudnn_target *target, const struct cudnn_conv_shape *s, const char *layer,
-                      struct cudnn_graph *out, struct effnet_error *error)
+static int graph_build(struct cudnn_graph *graph, const struct cudnn_conv_shape *s,
+                       cudnnBackendDescriptor_t parts[PARTS], struct effnet_error *error)
 {
+    EFFNET_TRY(shape_check(s, graph->layer, error));
+    EFFNET_TRY(tensor_build(graph, UID_X, s->n, s->c_in, s->h, s->w, &parts[X], error));
+    EFFNET_TRY(
+        tensor_build(graph, UID_W, s->c_out, s->c_in / s->groups, s->kernel, s->kernel, &parts[W], error));
+    EFFNET_TRY(tensor_build(graph, UID_Y, s->n, s->c_out, s->out_h, s->out_w, &parts[Y], error));
+    EFFNET_TRY(convolution_build(graph, s, &parts[CONVOLUTION], error));
+    EFFNET_TRY(operation_build(graph, parts, error));
+    struct build build = build_begin(graph->target, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    build_set_descriptor(&build, CUDNN_ATTR_OPERATIONGRAPH_OPS, parts[OPERATION]);
+    if (graph->target->handle)
+        build_set(&build, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &graph->target->handle);
+    return build_end(&build, graph->layer, "operation graph", &graph->graph, error);
+}
+
+int cudnn_graph_build(const struct cudnn_target *target, const struct cudnn_conv_shape *shape,
+                      const char *layer, struct cudnn_graph *out, struct effnet_error *error)
+{
+    cudnnBackendDescriptor_t parts[PARTS] = {NULL};
     *out = (struct cudnn_graph){.target = target, .layer = layer};
-    cudnnBackendDescriptor_t x = NULL, w = NULL, y = NULL, convolution = NULL, operation = NULL;
-    int status = shape_check(s, layer, error);
-    if (!status) status = tensor_build(target, layer, UID_X, s->n, s->c_in, s->h, s->w, &x, error);
-    if (!status)
-        status = tensor_build(target, layer, UID_W, s->c_out, s->c_in / s->groups, s->kernel, s->kernel, &w,
-                              error);
-    if (!status) status = tensor_build(target, layer, UID_Y, s->n, s->c_out, s->out_h, s->out_w, &y, error);
-    if (!status) status = convolution_build(target, s, layer, &convolution, error);
-    if (!status) status = operation_build(target, layer, x, w, y, convolution, &operation, error);
-    if (!status) {
-        struct build build = build_begin(target, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-        build_set_descriptor(&build, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
-        if (target->handle)
-            build_set(&build, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &target->handle);
-        status = build_end(&build, layer, "operation graph", &out->graph, error);
-    }
+    int status = graph_build(out, shape, parts, error);
     /* Finalised descriptors hold what they were given. */
-    cudnn_descriptor_free(target, &operation);
-    cudnn_descriptor_free(target, &convolution);
-    cudnn_descriptor_free(target, &y);
-    cudnn_descriptor_free(target, &w);
-    cudnn_descriptor_free(target, &x);
+    for (int i = PARTS; i-- > 0;) cudnn_descriptor_free(target, &parts[i]);
     return status;
 }
 
@@ -212,6 +218,19 @@ int cudnn_engine_build(const struct cudnn_graph *graph, int64_t index, cudnnBack
     build_set_int64(&build, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, index);
     if (target->properties) build_set_descriptor(&build, CUDNN_ATTR_ENGINE_DEVICEPROP, target->properties);
     return build_end(&build, graph->layer, "engine", out, error);
+}
+
+int cudnn_heuristic_build(const struct cudnn_graph *graph, cudnnBackendDescriptor_t *out,
+                          struct effnet_error *error)
+{
+    const struct cudnn_target *target = graph->target;
+    const cudnnBackendHeurMode_t mode = CUDNN_HEUR_MODE_A;
+    struct build build = build_begin(target, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    build_set_descriptor(&build, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph->graph);
+    build_set(&build, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    if (target->properties)
+        build_set_descriptor(&build, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, target->properties);
+    return build_end(&build, graph->layer, "heuristic", out, error);
 }
 
 bool cudnn_engine_notes_read(const struct cudnn_target *target, cudnnBackendDescriptor_t engine,
@@ -296,13 +315,9 @@ static int plan_build(const struct cudnn_graph *graph, struct cudnn_executable *
     else
         build_set_descriptor(&build, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, target->properties);
     build_set_descriptor(&build, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, executable->config);
-    int status = build_end(&build, graph->layer, "execution plan", &executable->plan, error);
-    if (status) return status;
-
-    int64_t count = 0;
-    cudnnStatus_t got = target->library->get_attribute(
-        executable->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
-        &executable->workspace_bytes);
+    EFFNET_TRY(build_end(&build, graph->layer, "execution plan", &executable->plan, error));
+    cudnnStatus_t got = cudnn_get(target, executable->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+                                  CUDNN_TYPE_INT64, &executable->workspace_bytes);
     return got ? cudnn_fail(target->library, got, graph->layer, "workspace size", error) : EFFNET_OK;
 }
 
@@ -344,15 +359,15 @@ void cudnn_executable_free(struct cudnn_executable *executable)
     cudnn_descriptor_free(executable->target, &executable->config);
 }
 
-int cudnn_pack_build(const struct cudnn_target *target, const char *layer, const void *x, const void *w,
-                     void *y, void *workspace, cudnnBackendDescriptor_t *out, struct effnet_error *error)
+int cudnn_pack_build(const struct cudnn_target *target, const char *layer,
+                     const void *const pointers[CUDNN_POINTERS], cudnnBackendDescriptor_t *out,
+                     struct effnet_error *error)
 {
     const int64_t uids[3] = {UID_X, UID_W, UID_Y};
-    const void *const pointers[3] = {x, w, y};
     struct build build = build_begin(target, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     build_set(&build, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 3, uids);
     build_set(&build, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 3, pointers);
-    build_set(&build, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
+    build_set(&build, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &pointers[3]);
     return build_end(&build, layer, "variant pack", out, error);
 }
 

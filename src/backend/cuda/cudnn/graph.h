@@ -34,6 +34,10 @@ int cudnn_target_describe(const struct cudnn_library *library, const char *prope
 /* Takes a zeroed or half-open target. */
 void cudnn_target_close(struct cudnn_target *target);
 
+/* One value of a descriptor. */
+cudnnStatus_t cudnn_get(const struct cudnn_target *target, cudnnBackendDescriptor_t from,
+                        cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, void *value);
+
 enum { CUDNN_MAX_KNOBS = 16 };
 
 /* An engine of the convolution, by cuDNN's global index, and what its knobs are set to. */
@@ -74,6 +78,10 @@ void cudnn_graph_free(struct cudnn_graph *graph);
 int cudnn_engine_build(const struct cudnn_graph *graph, int64_t index, cudnnBackendDescriptor_t *out,
                        struct effnet_error *error);
 
+/* cuDNN's quick heuristic for the graph. */
+int cudnn_heuristic_build(const struct cudnn_graph *graph, cudnnBackendDescriptor_t *out,
+                          struct effnet_error *error);
+
 /* What an engine says of itself. */
 struct cudnn_engine_notes {
     bool nondeterministic;
@@ -105,9 +113,12 @@ int cudnn_executable_build(const struct cudnn_graph *graph, const struct cudnn_c
 /* Takes a zeroed one. */
 void cudnn_executable_free(struct cudnn_executable *executable);
 
+enum { CUDNN_POINTERS = 4 }; /* x, w, y, workspace */
+
 /* The pointers of a run, as cuDNN wants them. */
-int cudnn_pack_build(const struct cudnn_target *target, const char *layer, const void *x, const void *w,
-                     void *y, void *workspace, cudnnBackendDescriptor_t *out, struct effnet_error *error);
+int cudnn_pack_build(const struct cudnn_target *target, const char *layer,
+                     const void *const pointers[CUDNN_POINTERS], cudnnBackendDescriptor_t *out,
+                     struct effnet_error *error);
 void cudnn_descriptor_free(const struct cudnn_target *target, cudnnBackendDescriptor_t *descriptor);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,37 +10,37 @@
 
 #include "common/error.h"
 
-/* Opens `name` in `folder`, or by the loader's own search where that is NULL. The first failure's reason
- * stays in `reason`, since later ones only say that a file does not exist. */
-static void *open_in(const char *folder, const char *name, char *reason, size_t reason_size)
+enum { REASON = 256 };
+
+/* Opens the library of that path, or by the loader's own search where it is a name alone. The first failure's
+ * reason stays in `reason`, since later ones only say that a file does not exist. */
+__attribute__((format(printf, 2, 3))) static void *open_path(char reason[REASON], const char *format, ...)
 {
     char path[4096];
-    int length = snprintf(path, sizeof path, "%s%s%s", folder ? folder : "", folder ? "/" : "", name);
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vsnprintf(path, sizeof path, format, arguments);
+    va_end(arguments);
     if (length >= (int)sizeof path) return NULL;
     void *file = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
     const char *why = file ? NULL : dlerror();
-    if (!file && !*reason) snprintf(reason, reason_size, "%.200s", why ? why : path);
+    if (!file && !*reason) snprintf(reason, REASON, "%.200s", why ? why : path);
     return file;
 }
 
 /* By the loader's search, then in the folders where CUDA usually is. */
-static void *open_anywhere(const char *name, char *reason, size_t reason_size)
+static void *open_anywhere(const char *name, char reason[REASON])
 {
-    void *file = open_in(NULL, name, reason, reason_size);
+    static const char *const subfolders[] = {"lib64", "lib", "targets/x86_64-linux/lib"};
     const char *roots[] = {getenv("CUDA_HOME"), getenv("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda"};
-    for (size_t i = 0; !file && i < sizeof roots / sizeof *roots; i++) {
-        static const char *const subfolders[] = {"lib64", "lib", "targets/x86_64-linux/lib"};
-        for (size_t j = 0; !file && roots[i] && *roots[i] && j < sizeof subfolders / sizeof *subfolders;
-             j++) {
-            char folder[4096];
-            if (snprintf(folder, sizeof folder, "%s/%s", roots[i], subfolders[j]) < (int)sizeof folder)
-                file = open_in(folder, name, reason, reason_size);
-        }
-    }
+    void *file = open_path(reason, "%s", name);
+    for (size_t i = 0; !file && i < sizeof roots / sizeof *roots; i++)
+        for (size_t j = 0; !file && roots[i] && *roots[i] && j < sizeof subfolders / sizeof *subfolders; j++)
+            file = open_path(reason, "%s/%s/%s", roots[i], subfolders[j], name);
     return file;
 }
 
-static void *open_cudnn(char *reason, size_t reason_size)
+static void *open_cudnn(char reason[REASON])
 {
     /* libcudnn_graph holds the graph API and loads the rest of cuDNN as it needs it; libcudnn is the shim
      * over all parts, which forwards the same functions. */
@@ -48,20 +49,19 @@ static void *open_cudnn(char *reason, size_t reason_size)
     struct stat status;
     void *file;
     if (!wanted || !*wanted) {
-        file = open_anywhere(graph_name, reason, reason_size);
-        return file ? file : open_anywhere(shim_name, reason, reason_size);
+        file = open_anywhere(graph_name, reason);
+        return file ? file : open_anywhere(shim_name, reason);
     }
     if (stat(wanted, &status) || !S_ISDIR(status.st_mode))
-        return strchr(wanted, '/') ? open_in(NULL, wanted, reason, reason_size)
-                                   : open_in(".", wanted, reason, reason_size);
-    file = open_in(wanted, graph_name, reason, reason_size);
-    return file ? file : open_in(wanted, shim_name, reason, reason_size);
+        return open_path(reason, "%s%s", strchr(wanted, '/') ? "" : "./", wanted);
+    file = open_path(reason, "%s/%s", wanted, graph_name);
+    return file ? file : open_path(reason, "%s/%s", wanted, shim_name);
 }
 
 static int load(struct cudnn_library *library, struct effnet_error *error)
 {
-    char reason[256] = "";
-    void *file = open_cudnn(reason, sizeof reason);
+    char reason[REASON] = "";
+    void *file = open_cudnn(reason);
     if (!file)
         return effnet_fail(
             error, EFFNET_E_UNAVAILABLE,
@@ -103,7 +103,7 @@ int cudnn_library_need_cublaslt(const struct cudnn_library *library, struct effn
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static void *file;
 
-    char name[64], reason[256] = "";
+    char name[64], reason[REASON] = "", unused[REASON] = "";
     const size_t cuda = library->get_cudart_version() / 1000;
     snprintf(name, sizeof name, "libcublasLt.so.%zu", cuda);
     pthread_mutex_lock(&mutex);
@@ -112,14 +112,11 @@ int cudnn_library_need_cublaslt(const struct cudnn_library *library, struct effn
         /* Beside cuDNN first; Python's packages have it in a folder of their own, whose name has changed. */
         const char *slash = strrchr(where.dli_fname, '/');
         const char *const folders[] = {"", "/../../cublas/lib", "/../../cu13/lib", "/../../cu12/lib"};
-        for (size_t i = 0; !file && slash && i < sizeof folders / sizeof *folders; i++) {
-            char folder[4096], unused[256] = "";
-            int length = snprintf(folder, sizeof folder, "%.*s%s", (int)(slash - where.dli_fname),
-                                  where.dli_fname, folders[i]);
-            if (length < (int)sizeof folder) file = open_in(folder, name, unused, sizeof unused);
-        }
+        for (size_t i = 0; !file && slash && i < sizeof folders / sizeof *folders; i++)
+            file = open_path(unused, "%.*s%s/%s", (int)(slash - where.dli_fname), where.dli_fname, folders[i],
+                             name);
     }
-    if (!file) file = open_anywhere(name, reason, sizeof reason);
+    if (!file) file = open_anywhere(name, reason);
     bool found = file != NULL;
     pthread_mutex_unlock(&mutex);
     if (found) return EFFNET_OK;

@@ -41,11 +41,6 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
-static size_t lay_out(struct cuda_unit *u, unsigned char *base)
-{
-    return cuda_lay_out_weights(u, base, 2);
-}
-
 /* A dense convolution's weights are [out][in][kh][kw] in the file, cuDNN's [out][kh][kw][in]. (A depthwise
  * layer has one input channel a filter.) */
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
@@ -61,7 +56,6 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
                 reordered[((size_t)o * taps + t) * in + i] = l->weight[((size_t)o * in + i) * taps + t];
     int status = cuda_upload_fp16(u, reordered, upload, error);
     free(reordered);
-    if (!status) status = cuda_upload_bias(u, upload, error);
     return status;
 }
 
@@ -133,10 +127,7 @@ static int enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStre
 
 static void release(struct cuda_unit *u, bool abandoned)
 {
-    if (abandoned)
-        cudnn_conv_abandon(u->conv);
-    else
-        cudnn_conv_close(u->conv);
+    cudnn_conv_close(u->conv, abandoned);
     u->conv = NULL;
 }
 
@@ -158,7 +149,7 @@ const struct cuda_op cuda_conv_op = {
     .leaves_raw = leaves_raw,
     .count_bytes = count_bytes,
     .key = key,
-    .lay_out = lay_out,
+    .weight_bytes = 2,
     .upload = upload,
     .candidates = candidates,
     .usable = usable,

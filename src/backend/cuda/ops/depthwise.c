@@ -23,11 +23,6 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
-static size_t lay_out(struct cuda_unit *u, unsigned char *base)
-{
-    return cuda_lay_out_weights(u, base, sizeof(float));
-}
-
 /* The weights, [channel][1][kh][kw] in the file, are the kernel's [kh][kw][channel], in fp32. */
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
 {
@@ -42,7 +37,7 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
                                                upload->stream);
     free(reordered);
     CUDA_TRY(status, l->name);
-    return cuda_upload_bias(u, upload, error);
+    return EFFNET_OK;
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)
@@ -68,18 +63,12 @@ static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void 
     };
 }
 
-static void describe(struct cuda_unit *u)
-{
-    snprintf(u->kernel, sizeof u->kernel, "depthwise %s", kernel_get(&depthwise_kernels, u->config)->name);
-}
-
 const struct cuda_op cuda_depthwise_op = {
     .name = "depthwise",
     .covers = covers,
     .key = key,
-    .lay_out = lay_out,
+    .weight_bytes = sizeof(float),
     .upload = upload,
     .family = &depthwise_kernels,
     .arguments = arguments,
-    .describe = describe,
 };

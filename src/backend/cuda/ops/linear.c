@@ -24,15 +24,9 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
-static size_t lay_out(struct cuda_unit *u, unsigned char *base)
-{
-    return cuda_lay_out_weights(u, base, 2);
-}
-
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
 {
-    EFFNET_TRY(cuda_upload_fp16(u, u->layer->weight, upload, error));
-    return cuda_upload_bias(u, upload, error);
+    return cuda_upload_fp16(u, u->layer->weight, upload, error);
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)
@@ -56,20 +50,14 @@ static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void 
     };
 }
 
-static void describe(struct cuda_unit *u)
-{
-    snprintf(u->kernel, sizeof u->kernel, "linear %s", kernel_get(&linear_kernels, u->config)->name);
-}
-
 const struct cuda_op cuda_linear_op = {
     .name = "linear",
     .in_plan_cudnn = true,
     .covers = covers,
     .count_bytes = count_bytes,
     .key = key,
-    .lay_out = lay_out,
+    .weight_bytes = 2,
     .upload = upload,
     .family = &linear_kernels,
     .arguments = arguments,
-    .describe = describe,
 };

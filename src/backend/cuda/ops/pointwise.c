@@ -64,7 +64,6 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
         EFFNET_TRY(cuda_upload_split(l->name, l->weight, cuda_weight_count(l), u->weight, upload, error));
     else
         EFFNET_TRY(cuda_upload_fp16(u, l->weight, upload, error));
-    EFFNET_TRY(cuda_upload_bias(u, upload, error));
     if (!u->unit.raw_input) return EFFNET_OK;
     const struct effnet_layer *before = effnet_model_layer(u->network->model, u->unit.first - 1);
     return cuda_upload_split(before->name, before->bias, (size_t)before->out_channels, u->input_bias, upload,

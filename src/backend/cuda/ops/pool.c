@@ -19,25 +19,6 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
-static int candidates(struct cuda_unit *u, cuda_candidate_visitor *visit, void *context,
-                      struct effnet_error *error)
-{
-    (void)u;
-    return visit("pool", context, error);
-}
-
-static bool usable(const struct cuda_unit *u, const char *candidate)
-{
-    (void)u;
-    return !candidate || !strcmp(candidate, "pool");
-}
-
-static int choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
-{
-    (void)u, (void)candidate, (void)error;
-    return EFFNET_OK;
-}
-
 static int enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStream_t stream,
                    struct effnet_error *error)
 {
@@ -50,19 +31,10 @@ static int enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStre
     return EFFNET_OK;
 }
 
-static void describe(struct cuda_unit *u)
-{
-    snprintf(u->kernel, sizeof u->kernel, "pool");
-}
-
 const struct cuda_op cuda_pool_op = {
     .name = "pool",
     .in_plan_cudnn = true,
     .covers = covers,
     .key = key,
-    .candidates = candidates,
-    .usable = usable,
-    .choose = choose,
     .enqueue = enqueue,
-    .describe = describe,
 };

@@ -1,12 +1,55 @@
-/* effnet_linear_bench on a GPU. One timing is of a CUDA graph with several calls, so that neither the host's
- * part of a launch nor the events' own time counts. Warm, every call uses the same arrays. Cold, each uses
- * arrays of its own, and L2 is overwritten before the graph runs. */
+/* effnet_linear on a GPU, from the library's arguments to the kernels', and its bench. */
+#include "linear.h"
 #include "backend/cuda/cuda_internal.h"
-#include "backend/cuda/cuda_linear.h"
+#include "backend/linear_backend.h"
 #include "common/rows.h"
 
 #include <stdlib.h>
 
+static struct linear_args kernel_args(const struct effnet_linear_args *a)
+{
+    _Static_assert((int)EFFNET_FP16 == LINEAR_FP16 && (int)EFFNET_FP32 == LINEAR_FP32 &&
+                       (int)LINEAR_SIZE_END == LINEAR_SIZE_MAX,
+                   "the kernels count as the interface does");
+    return (struct linear_args){
+        .x = a->x,
+        .w = a->w,
+        .scale = a->scale,
+        .shift = a->shift,
+        .y = a->y,
+        .m = a->m,
+        .n = a->n,
+        .k = a->k,
+        .ldx = a->ldx,
+        .ldw = a->ldw,
+        .ldy = a->ldy,
+        .x_type = (int)a->x_type,
+        .y_type = (int)a->y_type,
+        .activation = cuda_activation(a->activation),
+    };
+}
+
+static int run(const struct effnet_linear_args *a, void *stream, struct effnet_error *error)
+{
+    if (a->w_type != EFFNET_FP16)
+        return effnet_fail(error, EFFNET_E_USAGE, "linear: w is to be fp16 on the GPU");
+    EFFNET_TRY(cuda_process_check(error));
+    const struct linear_args args = kernel_args(a);
+    const int config = linear_choose(&args);
+    cudaError_t status = config < 0 ? linear_check(&args)
+                                    : kernel_launch(&linear_kernels, config, &args, stream);
+    if (status == cudaSuccess) return EFFNET_OK;
+    if (status == cudaErrorInvalidConfiguration)
+        return effnet_fail(error, EFFNET_E_USAGE, "linear: %lld x %lld x %lld is too large for the GPU",
+                           (long long)a->m, (long long)a->n, (long long)a->k);
+    return cuda_fail(error, status, "linear");
+}
+
+/* ---------------------------------------------------------------- bench */
+
+/* One timing is of a CUDA graph with several calls, so that neither the host's part of a launch nor the
+ * events' own time counts. Warm, every call uses the same arrays. Cold, each uses arrays of its own, and L2
+ * is overwritten before the graph runs. */
 enum { CALLS_MAX = 200 };
 static const double PASS_US = 10000;              /* about what one timing is to last, so that the
                                                      pause after it counts for little */
@@ -16,30 +59,13 @@ struct linear_bench_state {
     struct effnet_linear_args args; /* of the first call: device pointers */
     struct cuda_device device;
     unsigned char *memory;            /* x, w and y of every set, scale and shift */
-    size_t x_bytes, w_bytes, y_bytes; /* of a set, rounded up to ALIGNMENT */
+    size_t x_bytes, w_bytes, y_bytes; /* of a set, rounded up to CUDA_ALIGNMENT */
     int sets, calls;
     bool cold;
     cudaStream_t stream;
     struct cuda_timer timer;
     cudaGraphExec_t graph;
 };
-
-static size_t round_up(size_t bytes)
-{
-    enum { ALIGNMENT = 256 };
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
-/* The arguments of a set. */
-static struct effnet_linear_args set_args(const struct linear_bench_state *b, int set)
-{
-    struct effnet_linear_args a = b->args;
-    const size_t step = (size_t)set * (b->x_bytes + b->w_bytes + b->y_bytes);
-    a.x = (const unsigned char *)a.x + step;
-    a.w = (const unsigned char *)a.w + step;
-    a.y = (unsigned char *)a.y + step;
-    return a;
-}
 
 /* In the order of the bench's stream, to the device or on it. (The default stream may not be used: another
  * thread's capture could forbid it, or be spoilt by it.) */
@@ -55,7 +81,7 @@ static int place(struct linear_bench_state *b, const struct effnet_linear_args *
                  struct effnet_error *error)
 {
     const size_t set = b->x_bytes + b->w_bytes + b->y_bytes,
-                 column = round_up((size_t)host->n * sizeof(float));
+                 column = cuda_aligned((size_t)host->n * sizeof(float));
     const size_t bytes = (size_t)sets * set + 2 * column;
     cudaFree(b->memory);
     b->memory = NULL;
@@ -89,8 +115,12 @@ static int place(struct linear_bench_state *b, const struct effnet_linear_args *
 static int enqueue_call(void *context, int call, cudaStream_t stream, struct effnet_error *error)
 {
     const struct linear_bench_state *b = context;
-    const struct effnet_linear_args args = set_args(b, call % b->sets);
-    return cuda_linear_run(&args, stream, error);
+    const size_t step = (size_t)(call % b->sets) * (b->x_bytes + b->w_bytes + b->y_bytes);
+    struct effnet_linear_args a = b->args;
+    a.x = (const unsigned char *)a.x + step;
+    a.w = (const unsigned char *)a.w + step;
+    a.y = (unsigned char *)a.y + step;
+    return run(&a, stream, error);
 }
 
 /* A graph of `calls` calls, each with the next set's arrays. */
@@ -124,9 +154,9 @@ static int choose_calls(struct linear_bench_state *b, int *calls, struct effnet_
 static int prepare(struct linear_bench_state *b, const struct effnet_linear_args *host, int calls,
                    struct effnet_error *error)
 {
-    b->x_bytes = round_up((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
-    b->w_bytes = round_up((size_t)(host->n * host->ldw) * sizeof(uint16_t));
-    b->y_bytes = round_up((size_t)(host->m * host->n) * effnet_type_bytes(host->y_type));
+    b->x_bytes = cuda_aligned((size_t)(host->m * host->ldx) * effnet_type_bytes(host->x_type));
+    b->w_bytes = cuda_aligned((size_t)(host->n * host->ldw) * sizeof(uint16_t));
+    b->y_bytes = cuda_aligned((size_t)(host->m * host->n) * effnet_type_bytes(host->y_type));
     CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
     EFFNET_TRY(cuda_timer_open(b->stream, &b->device.properties, &b->timer, error));
     EFFNET_TRY(place(b, host, 1, error));
@@ -165,32 +195,34 @@ static int bench_open(const struct effnet_linear_args *args, int device_index, b
     if (!status) status = cuda_device_enter(&b->device, error);
     if (!status) {
         status = prepare(b, args, calls, error);
-        if (!status)
+        if (!status) {
+            const struct linear_args first = kernel_args(&b->args);
+            const struct kernel_config *config = kernel_get(&linear_kernels, linear_choose(&first));
             *info = (struct effnet_linear_bench_info){.backend = "cuda",
                                                       .device = b->device.properties.name,
-                                                      .kernel = cuda_linear_kernel(&b->args),
+                                                      .kernel = config ? config->name : NULL,
                                                       .calls = b->calls};
+        }
         cuda_device_leave();
     }
-    if (status) {
+    if (status)
         bench_close(b);
-        return status;
-    }
-    *out = b;
-    return EFFNET_OK;
+    else
+        *out = b;
+    return status;
 }
 
 static int compute_rows(struct linear_bench_state *b, const int64_t *rows, int count, float *y,
                         struct effnet_error *error)
 {
     const size_t element = effnet_type_bytes(b->args.y_type), n = (size_t)b->args.n;
+    /* all ones is a NaN in every float format */
+    CUDA_TRY(cudaMemsetAsync(b->args.y, 0xff, b->y_bytes, b->stream), "linear");
+    EFFNET_TRY(run(&b->args, b->stream, error));
     void *row = malloc(n * element);
     if (!row) return effnet_fail_nomem(error, "a row of a linear layer", n * element);
-    /* all ones is a NaN in every float format */
-    cudaError_t status = cudaMemsetAsync(b->args.y, 0xff, b->y_bytes, b->stream);
-    const int ran = cuda_linear_run(&b->args, b->stream, error);
-    if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
-    for (int i = 0; i < count && status == cudaSuccess && ran == EFFNET_OK; i++) {
+    cudaError_t status = cudaStreamSynchronize(b->stream);
+    for (int i = 0; i < count && status == cudaSuccess; i++) {
         status = cudaMemcpyAsync(row, (unsigned char *)b->args.y + (size_t)rows[i] * n * element, n * element,
                                  cudaMemcpyDeviceToHost, b->stream);
         if (status == cudaSuccess) status = cudaStreamSynchronize(b->stream);
@@ -198,7 +230,6 @@ static int compute_rows(struct linear_bench_state *b, const int64_t *rows, int c
             effnet_rows_widen(row, b->args.y_type, 1, b->args.n, b->args.n, y + (size_t)i * n);
     }
     free(row);
-    if (ran != EFFNET_OK) return ran;
     CUDA_TRY(status, "linear");
     return EFFNET_OK;
 }
@@ -220,7 +251,9 @@ static int bench_time(struct linear_bench_state *b, double *elapsed_us, struct e
     return status;
 }
 
-static const struct linear_bench_table bench = {
-    .open = bench_open, .close = bench_close, .rows = bench_rows, .time = bench_time};
-
-const struct linear_backend linear_cuda = {.name = "cuda", .run = cuda_linear_run, .bench = &bench};
+const struct linear_backend linear_cuda = {.name = "cuda",
+                                           .run = run,
+                                           .bench_open = bench_open,
+                                           .bench_close = bench_close,
+                                           .bench_rows = bench_rows,
+                                           .bench_time = bench_time};
