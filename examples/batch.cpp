@@ -5,6 +5,7 @@
 #include <effnet.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <iterator>

@@ -34,7 +34,7 @@ run_program() {
     status=$?
     total=$(sum_of 's/^\[==========\] .*\b\([0-9][0-9]*\) test(s) run.*/\1/p')
     p=$(sum_of 's/^\[  PASSED  \] \([0-9][0-9]*\) test(s).*/\1/p')
-    s=$(sum_of 's/^\[  SKIPPED \] \([0-9][0-9]*\) test(s).*/\1/p')
+    s=$(sum_of 's/^\[  SKIPPED \] \([^:]*: \)\{0,1\}\([0-9][0-9]*\) test(s).*/\2/p') # cmocka 1.1.8 names the group
     f=$((total - p - s))
     p=$((p + $(sum_of 's/^\([0-9][0-9]*\) passed, [0-9][0-9]* failed.*/\1/p')))
     f=$((f + $(sum_of 's/^[0-9][0-9]* passed, \([0-9][0-9]*\) failed.*/\1/p')))

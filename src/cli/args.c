@@ -1,7 +1,6 @@
 #include "cli/args.h"
 
 #include "cli/cli.h"
-#include "cli/colour.h"
 #include "cli/text.h"
 
 #include <ctype.h>
@@ -10,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum {
     OPTIONS_MAX = 48,
@@ -28,15 +28,11 @@ struct flat_table {
     int count;
 };
 
-static int getopt_argument(const struct option_spec *spec)
-{
-    if (spec->kind == OPTION_FLAG) return no_argument;
-    return spec->kind == OPTION_CHOICE_OPTIONAL ? optional_argument : required_argument;
-}
-
 static void flat_add(struct flat_table *flat, const struct option_spec *spec)
 {
-    int argument = getopt_argument(spec);
+    int argument = spec->kind == OPTION_FLAG              ? no_argument
+                   : spec->kind == OPTION_CHOICE_OPTIONAL ? optional_argument
+                                                          : required_argument;
     flat->specs[flat->count] = spec;
     flat->longs[flat->count] = (struct option){spec->name, argument, NULL,
                                                spec->letter ? spec->letter : LONG_ONLY + flat->count};
@@ -52,8 +48,7 @@ static void flat_add(struct flat_table *flat, const struct option_spec *spec)
 
 static void flat_fill(struct flat_table *flat, const struct option_group *groups, int group_count)
 {
-    memset(flat, 0, sizeof *flat);
-    strcpy(flat->shorts, ":"); /* a missing argument is told from an unknown option */
+    *flat = (struct flat_table){.shorts = ":"}; /* a missing argument is told from an unknown option */
     for (int g = 0; g < group_count; g++)
         for (int i = 0; i < groups[g].count; i++) flat_add(flat, &groups[g].options[i]);
     flat_add(flat, &help_option);
@@ -113,29 +108,25 @@ static const char *option_label(const struct option_spec *spec, char label[64])
     return label;
 }
 
+/* What follows reads a value into its target; where it fails the command ends, and the target does not
+ * matter. */
+
 /* A decimal integer of digits alone, with at most a sign before them. *end is where it stops. */
 static bool read_integer(const char *text, const struct option_spec *spec, int64_t *value, const char **end)
 {
     if (!isdigit((unsigned char)text[*text == '-'])) return false;
-    char *stop;
     errno = 0;
-    long long number = strtoll(text, &stop, 10);
-    *end = stop;
-    *value = number;
-    return errno == 0 && (double)number >= spec->minimum && (double)number <= spec->maximum;
+    *value = strtoll(text, (char **)end, 10);
+    return errno == 0 && (double)*value >= spec->minimum && (double)*value <= spec->maximum;
 }
 
 static bool read_integer_list(const char *text, const struct option_spec *spec, struct integer_list *list)
 {
-    struct integer_list found = {0};
-    for (;; text++) {
-        if (found.count == INTEGER_LIST_MAX) return false;
-        if (!read_integer(text, spec, &found.values[found.count++], &text)) return false;
-        if (*text == '\0') break;
-        if (*text != ',') return false;
+    for (list->count = 0; list->count < INTEGER_LIST_MAX; text++) {
+        if (!read_integer(text, spec, &list->values[list->count++], &text)) return false;
+        if (*text != ',') return *text == '\0';
     }
-    *list = found;
-    return true;
+    return false;
 }
 
 static bool read_real(const char *text, const struct option_spec *spec, double *value)
@@ -145,9 +136,42 @@ static bool read_real(const char *text, const struct option_spec *spec, double *
         return false;
     char *stop;
     errno = 0;
-    double number = strtod(text, &stop);
-    if (stop == text || *stop || errno || !(number >= spec->minimum && number <= spec->maximum)) return false;
-    *value = number;
+    *value = strtod(text, &stop);
+    return stop != text && !*stop && !errno && *value >= spec->minimum && *value <= spec->maximum;
+}
+
+/* CSS's sixteen basic names, and "grey". */
+static const struct {
+    const char *name;
+    uint32_t rgb;
+} colours[] = {
+    {"black", 0x000000},   {"silver", 0xc0c0c0}, {"gray", 0x808080}, {"grey", 0x808080},
+    {"white", 0xffffff},   {"maroon", 0x800000}, {"red", 0xff0000},  {"purple", 0x800080},
+    {"fuchsia", 0xff00ff}, {"green", 0x008000},  {"lime", 0x00ff00}, {"olive", 0x808000},
+    {"yellow", 0xffff00},  {"navy", 0x000080},   {"blue", 0x0000ff}, {"teal", 0x008080},
+    {"aqua", 0x00ffff},
+};
+
+static bool read_hex(const char *digits, uint32_t *rgb)
+{
+    size_t length = strlen(digits);
+    if ((length != 3 && length != 6) || digits[strspn(digits, "0123456789abcdefABCDEF")]) return false;
+    *rgb = (uint32_t)strtoul(digits, NULL, 16);
+    /* of three digits each counts twice */
+    if (length == 3) *rgb = ((*rgb & 0xf00) << 8 | (*rgb & 0xf0) << 4 | (*rgb & 0xf)) * 0x11;
+    return true;
+}
+
+static bool read_colour(const char *text, uint8_t colour[3])
+{
+    uint32_t rgb = 0;
+    bool known = text[0] == '#' && read_hex(text + 1, &rgb);
+    for (size_t i = 0; !known && i < sizeof colours / sizeof colours[0]; i++) {
+        known = strcasecmp(text, colours[i].name) == 0;
+        rgb = colours[i].rgb;
+    }
+    if (!known) return false;
+    for (int i = 0; i < 3; i++) colour[i] = (uint8_t)(rgb >> (16 - 8 * i));
     return true;
 }
 
@@ -168,17 +192,13 @@ static bool is_choice(const char *choices, const char *word)
 static bool store(const struct option_spec *spec, const char *text)
 {
     const char *end = "";
-    int64_t integer;
     if (spec->given) *spec->given = true;
     switch (spec->kind) {
     case OPTION_FLAG: *(bool *)spec->target = true; return true;
-    case OPTION_INTEGER:
-        if (!read_integer(text, spec, &integer, &end) || *end) return false;
-        *(int64_t *)spec->target = integer;
-        return true;
+    case OPTION_INTEGER: return read_integer(text, spec, spec->target, &end) && !*end;
     case OPTION_INTEGER_LIST: return read_integer_list(text, spec, spec->target);
     case OPTION_REAL: return read_real(text, spec, spec->target);
-    case OPTION_COLOUR: return colour_parse(text, spec->target);
+    case OPTION_COLOUR: return read_colour(text, spec->target);
     case OPTION_CHOICE_OPTIONAL:
         if (!text) return true;
         /* fall through */
@@ -241,7 +261,7 @@ static int fail_option(const struct command_help *help, const struct flat_table 
 }
 
 int args_parse(const struct command_help *help, const struct option_group *groups, int group_count, int argc,
-               char **argv, int *first_operand)
+               char **argv)
 {
     struct flat_table flat;
     flat_fill(&flat, groups, group_count);
@@ -262,6 +282,5 @@ int args_parse(const struct command_help *help, const struct option_group *group
         if (!*argv[i])
             return cli_fail(EFFNET_E_USAGE, "%s: the name of a file is empty (see 'effnet %s --help')",
                             help->name, help->name);
-    *first_operand = optind;
-    return ARGS_GO_ON;
+    return optind;
 }

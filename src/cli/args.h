@@ -16,7 +16,7 @@ enum option_kind {
     OPTION_INTEGER,         /* int64_t *: in [minimum, maximum] */
     OPTION_REAL,            /* double *: in [minimum, maximum] */
     OPTION_INTEGER_LIST,    /* struct integer_list *: 1,8,32; each in [minimum, maximum] */
-    OPTION_COLOUR,          /* struct colour *: #rgb, #rrggbb or a name */
+    OPTION_COLOUR,          /* uint8_t (*)[3], red, green, blue: #rgb, #rrggbb or one of CSS's basic names */
 };
 
 enum { INTEGER_LIST_MAX = 64 };
@@ -62,12 +62,10 @@ struct command_help {
     const char *details; /* paragraphs before the options */
 };
 
-enum { ARGS_GO_ON = 1 };
-
-/* Parses argv[1..]. Returns ARGS_GO_ON with the operands at argv[*first_operand..argc), EFFNET_OK when
- * --help was asked for and printed, or EFFNET_E_USAGE, reported. Strings stay argv's. */
+/* Parses argv[1..]. Returns where the operands begin, argv[first..argc) with first > 0; EFFNET_OK when --help
+ * was asked for and printed, or EFFNET_E_USAGE, reported. Strings stay argv's. */
 int args_parse(const struct command_help *help, const struct option_group *groups, int group_count, int argc,
-               char **argv, int *first_operand);
+               char **argv);
 
 /* Prints `text` with `indent` spaces before each line but the first. */
 void args_print_indented(FILE *out, const char *text, int indent);

@@ -1,6 +1,5 @@
 /* effnet classify: files -> worker threads (decode, fit) -> batches -> session -> top k -> printer. */
 #include "cli/cli.h"
-#include "cli/colour.h"
 #include "cli/feed.h"
 #include "cli/results.h"
 #include "common/cpu.h"
@@ -18,10 +17,10 @@ enum {
 
 struct classify_options {
     struct setup setup;
-    int64_t top_k, batch_size, max_pixels;
+    int64_t top_k, batch_size;
     const char *format;
-    bool ignore_exif, timing;
-    struct colour background;
+    bool timing;
+    struct effnet_image_options image;
 };
 
 /* Where the time of the process went, in microseconds. */
@@ -49,7 +48,6 @@ struct job {
     struct timing timing;
 };
 
-/* Microseconds of processor time that the process has used. */
 static double processor_time_us(void)
 {
     struct timespec t;
@@ -88,7 +86,6 @@ static void print_timing(struct job *job)
             feed.workers == 1 ? "" : "s", feed.fit_us / 1e3);
 }
 
-/* Runs the batch's images and prints their results. */
 static int run_batch(struct job *job, int images)
 {
     struct effnet_error error;
@@ -174,15 +171,11 @@ static int open_all(struct job *job)
     int workers = setup_threads(&o->setup);
     const struct feed_options feed = {
         .preprocess = &info->preprocess,
-        .image = {.max_pixels = o->max_pixels,
-                  .ignore_exif = o->ignore_exif,
-                  .has_background = o->background.given,
-                  .background = {o->background.rgb[0], o->background.rgb[1], o->background.rgb[2]}},
+        .image = o->image,
         .ahead = job->batch + workers,
         .workers = workers,
     };
-    status = feed_open(&feed, job->paths, job->count, &job->feed);
-    if (status) return status;
+    EFFNET_TRY(feed_open(&feed, job->paths, job->count, &job->feed));
     since_us = effnet_clock_us();
     status = setup_open_session(&o->setup, job->model, job->batch, &job->session);
     lap(&since_us, &job->timing.open_session);
@@ -238,7 +231,7 @@ int cmd_classify(int argc, char **argv)
         "standard input. A bad file gets a line on standard error, the others their\n"
         "answers, and the exit status is that of the first bad one.",
     };
-    struct classify_options o = {.top_k = 5, .max_pixels = EFFNET_MAX_PIXELS_DEFAULT, .format = "text"};
+    struct classify_options o = {.top_k = 5, .format = "text", .image = effnet_image_defaults()};
     const struct option_spec options[] = {
         INTEGER('k', "topk", "N", "classes an image; more than there are means all (default 5)", &o.top_k, 1,
                 INT_MAX),
@@ -249,19 +242,17 @@ int cmd_classify(int argc, char **argv)
         INTEGER('b', "batch-size", "N",
                 "images a pass through the network\n(default: as many as there are, at most 32)",
                 &o.batch_size, 1, BATCH_MAX),
-        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)", &o.max_pixels, 1,
-                INT_MAX),
-        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &o.ignore_exif),
+        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)",
+                &o.image.max_pixels, 1, INT_MAX),
+        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &o.image.ignore_exif),
         OPTION_SPEC(0, "background", "COLOUR",
                     "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
                     "white or grey (default: ignore transparency)",
-                    OPTION_COLOUR, struct colour, &o.background, 0, 0, NULL),
+                    OPTION_COLOUR, uint8_t, o.image.background, 0, 0, &o.image.has_background),
         FLAG(0, "timing", "say on standard error where the time went", &o.timing),
     };
-    int first;
-    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
-                             &first);
-    if (status != ARGS_GO_ON) return status;
-    status = check_operands(argv + first, argc - first);
-    return status ? status : classify(&o, argv + first, argc - first);
+    int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
+    if (first <= 0) return first;
+    EFFNET_TRY(check_operands(argv + first, argc - first));
+    return classify(&o, argv + first, argc - first);
 }

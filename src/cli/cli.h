@@ -4,6 +4,7 @@
 #define EFFNET_CLI_CLI_H
 
 #include "cli/args.h"
+#include "common/error.h"
 #include "effnet.h"
 
 #include <stdio.h>
@@ -66,7 +67,7 @@ struct setup {
 /* args_parse with a command's own options and these. Where plan_given is not NULL, --plan needs no argument
  * and sets it. */
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
-                struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand);
+                struct setup *setup, bool *plan_given, int argc, char **argv);
 
 /* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed folder) and opens it. */
 int setup_open_model(const struct setup *setup, effnet_model **out);

@@ -15,28 +15,16 @@
 
 /* bf16: to round input, weights and output and nothing else puts lite1's first depthwise layer off by 1.23e-2
  * on a smooth image, where its filters' terms cancel. */
-static const struct {
-    const char *precision;
-    double unit, logits;
-} allowances[] = {{"fp32", 1e-5, 1e-5}, {"fp16", 1e-3, 5e-3}, {"bf16", 2e-2, 5e-2}};
+static const struct allowance allowances[] = {
+    {"fp32", 1e-5, 1e-5}, {"fp16", 1e-3, 5e-3}, {"bf16", 2e-2, 5e-2}};
 enum { ALLOWANCE_COUNT = sizeof allowances / sizeof allowances[0] };
 
 /* An unknown precision is held to fp32's. */
-static int find_allowance(const char *precision)
+struct allowance find_allowance(const char *precision)
 {
     for (int i = 0; i < ALLOWANCE_COUNT; i++)
-        if (!strcmp(allowances[i].precision, precision)) return i;
-    return 0;
-}
-
-double unit_allowance(const char *precision)
-{
-    return allowances[find_allowance(precision)].unit;
-}
-
-double logits_allowance(const char *precision)
-{
-    return allowances[find_allowance(precision)].logits;
+        if (!strcmp(allowances[i].precision, precision)) return allowances[i];
+    return allowances[0];
 }
 
 /* NaN against NaN, or the same infinity. */

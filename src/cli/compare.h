@@ -22,8 +22,11 @@ struct comparison {
 
 /* How far results may be off the reference, as relative L2, in a precision ("fp32"): one unit that was fed
  * the reference's input, and the logits of the whole network. */
-double unit_allowance(const char *precision);
-double logits_allowance(const char *precision);
+struct allowance {
+    const char *precision;
+    double unit, logits;
+};
+struct allowance find_allowance(const char *precision);
 
 /* Adds n images [n][height][width][channels] to the comparison. */
 void compare(struct comparison *comparison, const float *got, const float *want, int n, struct shape shape,

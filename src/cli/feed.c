@@ -141,12 +141,9 @@ int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *ima
     return status;
 }
 
-struct feed_time feed_get_time(struct feed *feed)
+struct feed_time feed_get_time(const struct feed *feed)
 {
-    pthread_mutex_lock(&feed->lock);
-    struct feed_time time = feed->time;
-    pthread_mutex_unlock(&feed->lock);
-    return time;
+    return feed->time; /* the last slot became ready after it */
 }
 
 void feed_close(struct feed *feed)

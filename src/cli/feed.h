@@ -36,7 +36,8 @@ int feed_open(const struct feed_options *options, char *const *paths, int count,
 typedef int feed_visit(const struct feed_item *item, void *context);
 int feed_batch(struct feed *feed, int size, uint8_t *crops, int *files, int *images, feed_visit *visit,
                void *context);
-struct feed_time feed_get_time(struct feed *feed);
+/* After the last file. */
+struct feed_time feed_get_time(const struct feed *feed);
 /* Stops the workers, each after the file it is at, and waits for them. Takes NULL. */
 void feed_close(struct feed *feed);
 

@@ -23,10 +23,8 @@ void images_draw(uint64_t seed, int index, int crop, uint8_t *pixels)
             for (int x = 0; x < crop; x++) {
                 double value = mean + 16 * (random_unit(&state) - 0.5);
                 for (int i = 0; i < WAVES; i++) value += amplitude[i] * sin(fx[i] * x + fy[i] * y + phase[i]);
-                pixels[((size_t)y * (size_t)crop + (size_t)x) * 3 + (size_t)channel] = (uint8_t)(value < 0 ? 0
-                                                                                                 : value > 255
-                                                                                                     ? 255
-                                                                                                     : value);
+                pixels[((size_t)y * (size_t)crop + (size_t)x) * 3 + (size_t)channel] = (uint8_t)fmax(
+                    0, fmin(255, value));
             }
     }
 }

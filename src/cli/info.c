@@ -21,45 +21,39 @@ static void report_network(struct report *report, const effnet_model *model)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
     const struct effnet_preprocess *p = &info->preprocess;
-    char text[128];
     report_model_facts(report, model);
-    report_text(report, "source_file", "source", info->source_file);
-    report_text(report, "source_sha256", "source SHA-256", info->source_sha256);
-    snprintf(text, sizeof text, "%dx%dx%d", info->height, info->width, info->channels);
-    report_numbers(report, "input", "input (HxWxC)", text);
-    report_number(report, "short_side", "short side", "%d", p->short_side);
-    report_number(report, "crop", "crop", "%d", p->crop);
-    report_text(report, "interpolation", "interpolation",
+    report_fact(report, VALUE_TEXT, "source_file", "source", "%s", info->source_file);
+    report_fact(report, VALUE_TEXT, "source_sha256", "source SHA-256", "%s", info->source_sha256);
+    report_fact(report, VALUE_NUMBERS, "input", "input (HxWxC)", "%dx%dx%d", info->height, info->width,
+                info->channels);
+    report_fact(report, VALUE_NUMBER, "short_side", "short side", "%d", p->short_side);
+    report_fact(report, VALUE_NUMBER, "crop", "crop", "%d", p->crop);
+    report_fact(report, VALUE_TEXT, "interpolation", "interpolation", "%s",
                 p->interpolation == EFFNET_BICUBIC ? "bicubic" : "bilinear");
-    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2]);
-    report_numbers(report, "mean", "mean (of 255)", text);
-    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)p->std[0], (double)p->std[1], (double)p->std[2]);
-    report_numbers(report, "std", "std (of 255)", text);
-    report_number(report, "classes", "classes", "%d", info->classes);
-    report_number(report, "layer_count", "layers", "%d", info->layer_count);
-    report_number(report, "parameters", "parameters", "%" PRId64, info->parameters);
-    report_number(report, "multiply_adds", "multiply-adds", "%" PRId64, info->multiply_adds);
+    report_fact(report, VALUE_NUMBERS, "mean", "mean (of 255)", "%.9g %.9g %.9g", (double)p->mean[0],
+                (double)p->mean[1], (double)p->mean[2]);
+    report_fact(report, VALUE_NUMBERS, "std", "std (of 255)", "%.9g %.9g %.9g", (double)p->std[0],
+                (double)p->std[1], (double)p->std[2]);
+    report_fact(report, VALUE_NUMBER, "classes", "classes", "%d", info->classes);
+    report_fact(report, VALUE_NUMBER, "layer_count", "layers", "%d", info->layer_count);
+    report_fact(report, VALUE_NUMBER, "parameters", "parameters", "%" PRId64, info->parameters);
+    report_fact(report, VALUE_NUMBER, "multiply_adds", "multiply-adds", "%" PRId64, info->multiply_adds);
 }
 
-static void report_shape(struct report *report, int height, int width, int channels)
-{
-    char text[64];
-    snprintf(text, sizeof text, "%dx%dx%d", height, width, channels);
-    report_cell_text(report, text);
-}
+enum { INPUTS_TEXT_SIZE = 2 * sizeof(((struct effnet_layer *)0)->name) + 8 };
 
-/* The names of what a layer takes, where that is not the layer before. */
-static void report_inputs(struct report *report, const effnet_model *model, int index)
+/* The names of what a layer takes, where that is not the layer before. Returns text. */
+static const char *inputs_text(const effnet_model *model, int index, char text[INPUTS_TEXT_SIZE])
 {
     const struct effnet_layer *layer = effnet_model_layer(model, index);
     const int count = layer->input_count - (layer->residual >= 0);
-    char text[2 * sizeof layer->name + 8] = "";
+    text[0] = '\0';
     for (int i = 0; i < count && (count > 1 || layer->inputs[0] != index - 1); i++) {
         const size_t length = strlen(text);
-        snprintf(text + length, sizeof text - length, "%s%s", i ? ", " : "",
+        snprintf(text + length, INPUTS_TEXT_SIZE - length, "%s%s", i ? ", " : "",
                  effnet_input_name(model, layer->inputs[i]));
     }
-    report_cell_text(report, text);
+    return text;
 }
 
 static void report_layers(struct report *report, const effnet_model *model)
@@ -82,23 +76,16 @@ static void report_layers(struct report *report, const effnet_model *model)
     report_table(report, "layers", "Layers", columns, sizeof columns / sizeof columns[0]);
     int count = effnet_model_get_info(model)->layer_count;
     for (int i = 0; i < count; i++) {
-        const struct effnet_layer *layer = effnet_model_layer(model, i);
-        char pad[64];
-        snprintf(pad, sizeof pad, "%d %d %d %d", layer->pad_top, layer->pad_left, layer->pad_bottom,
-                 layer->pad_right);
-        report_cell_number(report, "%d", i);
-        report_cell_text(report, layer->name);
-        report_cell_text(report, effnet_op_name(layer->op));
-        report_cell_number(report, "%d", layer->kernel);
-        report_cell_number(report, "%d", layer->stride);
-        report_cell_text(report, pad);
-        report_shape(report, layer->in_height, layer->in_width, layer->in_channels);
-        report_shape(report, layer->out_height, layer->out_width, layer->out_channels);
-        report_cell_text(report, effnet_activation_name(layer->activation));
-        report_cell_number(report, "%" PRId64, layer->parameters);
-        report_cell_number(report, "%" PRId64, layer->multiply_adds);
-        report_cell_text(report, layer->residual < 0 ? "" : effnet_model_layer(model, layer->residual)->name);
-        report_inputs(report, model, i);
+        const struct effnet_layer *l = effnet_model_layer(model, i);
+        char inputs[INPUTS_TEXT_SIZE];
+        report_row(report,
+                   "%d\t%s\t%s\t%d\t%d\t%d %d %d %d\t%dx%dx%d\t%dx%dx%d\t%s\t%" PRId64 "\t%" PRId64
+                   "\t%s\t%s",
+                   i, l->name, effnet_op_name(l->op), l->kernel, l->stride, l->pad_top, l->pad_left,
+                   l->pad_bottom, l->pad_right, l->in_height, l->in_width, l->in_channels, l->out_height,
+                   l->out_width, l->out_channels, effnet_activation_name(l->activation), l->parameters,
+                   l->multiply_adds, l->residual < 0 ? "" : effnet_model_layer(model, l->residual)->name,
+                   inputs_text(model, i, inputs));
     }
 }
 
@@ -106,13 +93,9 @@ static void report_layers(struct report *report, const effnet_model *model)
 
 static void report_device(const struct effnet_device *device, void *context)
 {
-    struct report *report = context;
-    report_cell_text(report, device->name);
-    report_cell_bool(report, device->available);
-    report_cell_text(report, device->backend ? device->backend : "");
-    report_cell_text(report, device->precisions ? device->precisions : "");
-    report_cell_text(report, device->description ? device->description : "");
-    report_cell_text(report, device->detail ? device->detail : "");
+    report_row(context, "%s\t%s\t%s\t%s\t%s\t%s", device->name, report_bool(device->available),
+               device->backend ? device->backend : "", device->precisions ? device->precisions : "",
+               device->description ? device->description : "", device->detail ? device->detail : "");
 }
 
 static void report_devices(struct report *report)
@@ -126,7 +109,8 @@ static void report_devices(struct report *report)
     effnet_devices(report_device, report);
 }
 
-static void report_units(struct report *report, const effnet_model *model, const effnet_session *session)
+static void report_plan(struct report *report, const struct setup *setup, const effnet_model *model,
+                        const effnet_session *session)
 {
     static const struct column columns[] = {
         {"unit", "#", VALUE_NUMBER},
@@ -139,36 +123,23 @@ static void report_units(struct report *report, const effnet_model *model, const
         {"workspace_bytes", "workspace", VALUE_NUMBER},
         {"kernel", "kernel", VALUE_TEXT},
     };
+    const struct effnet_session_info *info = effnet_session_get_info(session);
+    report_model_facts(report, model);
+    report_session_facts(report, setup, session);
+    report_fact(report, VALUE_NUMBER, "max_batch", "max batch", "%d", info->max_batch);
+    report_fact(report, VALUE_NUMBER, "memory_bytes", "memory, bytes", "%" PRId64, info->memory_bytes);
     report_table(report, "units", "Units", columns, sizeof columns / sizeof columns[0]);
     int count = effnet_session_unit_count(session);
     for (int i = 0; i < count; i++) {
         const struct effnet_unit *unit = effnet_session_unit(session, i);
         char label[UNIT_LABEL_SIZE];
-        report_cell_number(report, "%d", i);
-        report_cell_text(report, unit_label(model, unit, label));
-        report_cell_bool(report, unit->raw_input);
-        report_cell_bool(report, unit->raw_output);
-        report_cell_number(report, "%" PRId64, unit_flops(model, unit));
-        report_cell_number(report, "%" PRId64, unit->bytes_per_image);
-        report_cell_number(report, "%" PRId64, unit->weight_bytes);
-        report_cell_number(report, "%" PRId64, unit->workspace_bytes);
-        report_cell_text(report, unit->kernel);
+        report_row(report, "%d\t%s\t%s\t%s\t%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%s", i,
+                   unit_label(model, unit, label), report_bool(unit->raw_input),
+                   report_bool(unit->raw_output), unit_flops(model, unit), unit->bytes_per_image,
+                   unit->weight_bytes, unit->workspace_bytes, unit->kernel);
     }
     report_note(report, "raw out: the last layer's bias and activation are left to the next unit (raw in).");
 }
-
-static void report_plan(struct report *report, const struct setup *setup, const effnet_model *model,
-                        const effnet_session *session)
-{
-    const struct effnet_session_info *info = effnet_session_get_info(session);
-    report_model_facts(report, model);
-    report_session_facts(report, setup, session);
-    report_number(report, "max_batch", "max batch", "%d", info->max_batch);
-    report_number(report, "memory_bytes", "memory, bytes", "%" PRId64, info->memory_bytes);
-    report_units(report, model, session);
-}
-
-/* ---------------------------------------------------------------- */
 
 static int info(const struct info_options *options)
 {
@@ -210,10 +181,9 @@ int cmd_info(int argc, char **argv)
                 BATCH_MAX),
         CHOICE(0, "format", "text|json", "how to print (default text)", &o.format),
     };
-    int first;
-    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, &o.plan, argc,
-                             argv, &first);
-    if (status != ARGS_GO_ON) return status;
+    int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, &o.plan, argc,
+                            argv);
+    if (first <= 0) return first;
     if (first < argc)
         return cli_fail(EFFNET_E_USAGE, "info: unexpected '%s' (see 'effnet info --help')", argv[first]);
     if (o.plan && o.devices) return cli_fail(EFFNET_E_USAGE, "info: --plan and --devices do not go together");

@@ -55,7 +55,7 @@ static void *run_share(void *argument)
     return NULL;
 }
 
-static int run_layer(const struct reference *reference, int index, bool raw, float **output)
+int reference_run(const struct reference *reference, int index, bool raw, float **output)
 {
     size_t out_size = effnet_layer_out_size(effnet_model_layer(reference->model, index));
     struct share *shares = calloc((size_t)reference->workers, sizeof *shares);
@@ -85,16 +85,6 @@ static int run_layer(const struct reference *reference, int index, bool raw, flo
     }
     *output = result;
     return status;
-}
-
-int reference_run(struct reference *reference, int index)
-{
-    return run_layer(reference, index, false, &reference->outputs[index]);
-}
-
-int reference_run_raw(const struct reference *reference, int index, float **output)
-{
-    return run_layer(reference, index, true, output);
 }
 
 void reference_forget(struct reference *reference, int next)

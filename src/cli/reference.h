@@ -14,12 +14,11 @@ struct reference {
 
 /* pixels [n][crop][crop][3]. On failure, reported, the reference is closed already. */
 int reference_open(const effnet_model *model, const uint8_t *pixels, int n, struct reference *reference);
-/* Computes layer `index` from the ones before it. */
-int reference_run(struct reference *reference, int index);
+/* Computes layer `index` from the ones before it, where `raw` without bias and activation. The caller frees
+ * *output unless it is one of reference->outputs. */
+int reference_run(const struct reference *reference, int index, bool raw, float **output);
 /* The output of layer `index`, or with EFFNET_IMAGE the tensor. */
 const float *reference_output(const struct reference *reference, int index);
-/* Layer `index` again, without bias and activation. The caller frees *output. */
-int reference_run_raw(const struct reference *reference, int index, float **output);
 /* Frees the outputs that no layer from `next` on reads. */
 void reference_forget(struct reference *reference, int next);
 void reference_close(struct reference *reference);

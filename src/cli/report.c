@@ -46,7 +46,7 @@ struct report {
     struct table table; /* the one being filled; none while columns is NULL */
     bool sections;      /* something was printed already: a blank line comes next */
     bool no_memory;
-    cJSON *root;
+    cJSON *root; /* JSON's; where memory is short it is NULL, and whatever is added fails */
 };
 
 static size_t row_count(const struct table *table)
@@ -181,21 +181,14 @@ static void json_cell(struct report *report, cJSON *object, const char *key, con
     if (!ok) report->no_memory = true;
 }
 
-static cJSON *json_root(struct report *report)
-{
-    if (!report->root) report->root = cJSON_CreateObject();
-    if (!report->root) report->no_memory = true;
-    return report->root;
-}
-
 static void json_fact(struct report *report, const struct fact *fact)
 {
-    json_cell(report, json_root(report), fact->key, &fact->value);
+    json_cell(report, report->root, fact->key, &fact->value);
 }
 
 static void json_table(struct report *report, const struct table *table)
 {
-    cJSON *rows = cJSON_AddArrayToObject(json_root(report), table->key);
+    cJSON *rows = cJSON_AddArrayToObject(report->root, table->key);
     for (size_t r = 0; rows && r < row_count(table); r++) {
         cJSON *object = cJSON_CreateObject();
         if (!object || !cJSON_AddItemToArray(rows, object)) {
@@ -211,13 +204,12 @@ static void json_table(struct report *report, const struct table *table)
 
 static void json_end(struct report *report)
 {
-    char *text = report->no_memory ? NULL : cJSON_Print(json_root(report));
+    char *text = report->no_memory ? NULL : cJSON_Print(report->root);
     if (text)
         fprintf(report->out, "%s\n", text);
     else
         report->no_memory = true;
     cJSON_free(text);
-    cJSON_Delete(report->root);
 }
 
 /* ---------------------------------------------------------------- csv: facts lead every record */
@@ -244,8 +236,6 @@ static void csv_table(struct report *report, const struct table *table)
     }
 }
 
-/* ---------------------------------------------------------------- */
-
 int report_open(const char *format, FILE *out, struct report **report)
 {
     static const struct report_format formats[] = {
@@ -258,6 +248,7 @@ int report_open(const char *format, FILE *out, struct report **report)
     if (!*report) return cli_fail_nomem("the output");
     (*report)->out = out;
     (*report)->style = style_for(out);
+    (*report)->root = cJSON_CreateObject();
     for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
         if (!strcmp(formats[i].name, format)) (*report)->format = &formats[i];
     return EFFNET_OK;
@@ -281,11 +272,14 @@ static void end_table(struct report *report)
     memset(table, 0, sizeof *table);
 }
 
-/* Takes text, which may be NULL for want of memory. */
-static void add_fact(struct report *report, const char *key, const char *heading, char *text,
-                     enum value_kind kind)
+void report_fact(struct report *report, enum value_kind kind, const char *key, const char *heading,
+                 const char *format, ...)
 {
     assert(report->fact_count < FACTS_MAX);
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = print_text(format, arguments);
+    va_end(arguments);
     if (!text) {
         report->no_memory = true;
         return;
@@ -295,27 +289,9 @@ static void add_fact(struct report *report, const char *key, const char *heading
     if (report->format->fact) report->format->fact(report, fact);
 }
 
-void report_text(struct report *report, const char *key, const char *heading, const char *text)
+const char *report_bool(bool value)
 {
-    add_fact(report, key, heading, strdup(text), VALUE_TEXT);
-}
-
-void report_numbers(struct report *report, const char *key, const char *heading, const char *text)
-{
-    add_fact(report, key, heading, strdup(text), VALUE_NUMBERS);
-}
-
-void report_number(struct report *report, const char *key, const char *heading, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    add_fact(report, key, heading, print_text(format, arguments), VALUE_NUMBER);
-    va_end(arguments);
-}
-
-void report_bool(struct report *report, const char *key, const char *heading, bool value)
-{
-    add_fact(report, key, heading, strdup(value ? "true" : "false"), VALUE_BOOL);
+    return value ? "true" : "false";
 }
 
 void report_table(struct report *report, const char *key, const char *title, const struct column *columns,
@@ -347,22 +323,18 @@ static void add_cell(struct report *report, char *text)
     table->cells[table->count++] = (struct cell){text, kind};
 }
 
-void report_cell_text(struct report *report, const char *text)
-{
-    add_cell(report, strdup(text));
-}
-
-void report_cell_number(struct report *report, const char *format, ...)
+void report_row(struct report *report, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    add_cell(report, print_text(format, arguments));
+    char *text = print_text(format, arguments), *rest = text;
     va_end(arguments);
-}
-
-void report_cell_bool(struct report *report, bool value)
-{
-    add_cell(report, strdup(value ? "true" : "false"));
+    for (int c = 0; c < report->table.column_count; c++) {
+        const char *cell = strsep(&rest, "\t");
+        assert(cell || !text);
+        add_cell(report, cell ? strdup(cell) : NULL);
+    }
+    free(text);
 }
 
 void report_note(struct report *report, const char *text)
@@ -379,6 +351,7 @@ int report_close(struct report *report)
     int status = cli_flush_output();
     if (!status && report->no_memory) status = cli_fail_nomem("the output");
     for (int i = 0; i < report->fact_count; i++) free(report->facts[i].value.text);
+    cJSON_Delete(report->root);
     free(report);
     return status;
 }

@@ -30,21 +30,18 @@ struct report;
 /* `format` is one of the names above. Returns EFFNET_OK or EFFNET_E_NOMEM, reported. */
 int report_open(const char *format, FILE *out, struct report **report);
 
-/* Facts come before tables. A number is printf'd. */
-void report_text(struct report *report, const char *key, const char *heading, const char *text);
-void report_numbers(struct report *report, const char *key, const char *heading, const char *text);
-void report_number(struct report *report, const char *key, const char *heading, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
-
-void report_bool(struct report *report, const char *key, const char *heading, bool value);
+/* Facts come before tables. The value is printf'd. */
+void report_fact(struct report *report, enum value_kind kind, const char *key, const char *heading,
+                 const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* The text of a VALUE_BOOL. */
+const char *report_bool(bool value);
 
 /* Begins a table, ends the one before. `columns` must live until report_close. */
 void report_table(struct report *report, const char *key, const char *title, const struct column *columns,
                   int column_count);
-/* The next cells of the table, row by row; each is of its column's kind. */
-void report_cell_text(struct report *report, const char *text);
-void report_cell_number(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void report_cell_bool(struct report *report, bool value);
+/* The table's next row, printf'd: a tab ends a cell, so no text of one holds any. Cells past the table's
+ * columns are left out. */
+void report_row(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* A line for people, after the tables before it: text and markdown alone show it. */
 void report_note(struct report *report, const char *text);

@@ -16,7 +16,7 @@ static const char *const weight_folders[] = {"../weights", "../../weights", "../
 enum { WEIGHT_FOLDERS = sizeof weight_folders / sizeof weight_folders[0] };
 
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
-                struct setup *setup, bool *plan_given, int argc, char **argv, int *first_operand)
+                struct setup *setup, bool *plan_given, int argc, char **argv)
 {
     const struct option_spec common[] = {
         TEXT('m', "model", "FILE",
@@ -41,29 +41,17 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
     };
     const struct option_group groups[] = {{"Options", options, count},
                                           {"Model and device", common, sizeof common / sizeof common[0]}};
-    return args_parse(help, groups, 2, argc, argv, first_operand);
+    return args_parse(help, groups, 2, argc, argv);
 }
 
-/* The folder that the executable lies in, without a slash at its end. */
-static bool executable_folder(char folder[PATH_MAX])
-{
-    ssize_t length = readlink("/proc/self/exe", folder, PATH_MAX - 1);
-    if (length <= 0) return false;
-    folder[length] = '\0';
-    char *slash = strrchr(folder, '/');
-    if (!slash) return false;
-    *slash = '\0';
-    return true;
-}
-
-/* Looks for a network by name in the known folders. */
 static bool find_network(const char *name, char path[PATH_MAX])
 {
-    char folder[PATH_MAX];
-    if (!executable_folder(folder)) return false;
-    for (int i = 0; i < WEIGHT_FOLDERS; i++) {
-        int length = snprintf(path, PATH_MAX, "%s/%s/%s" WEIGHTS_SUFFIX, folder, weight_folders[i], name);
-        char real[PATH_MAX];
+    char executable[PATH_MAX] = "", real[PATH_MAX];
+    if (readlink("/proc/self/exe", executable, sizeof executable - 1) <= 0) return false;
+    const char *slash = strrchr(executable, '/');
+    for (int i = 0; slash && i < WEIGHT_FOLDERS; i++) {
+        int length = snprintf(path, PATH_MAX, "%.*s/%s/%s" WEIGHTS_SUFFIX, (int)(slash - executable),
+                              executable, weight_folders[i], name);
         if (length < 0 || length >= PATH_MAX || !realpath(path, real)) continue;
         strcpy(path, real);
         return true;
@@ -111,10 +99,8 @@ int setup_open_model(const struct setup *setup, effnet_model **out)
     char path[PATH_MAX];
     struct effnet_error error;
     *out = NULL;
-    int status = find_model(setup, path);
-    if (status) return status;
-    status = effnet_model_open(path, out, &error);
-    return status ? cli_fail_library(&error) : EFFNET_OK;
+    EFFNET_TRY(find_model(setup, path));
+    return effnet_model_open(path, out, &error) ? cli_fail_library(&error) : EFFNET_OK;
 }
 
 struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch)

@@ -38,7 +38,7 @@ void cli_print_exit_statuses(FILE *out)
         fprintf(out, "  %2d  %s\n", statuses[i].exit_status, statuses[i].meaning);
 }
 
-static void print_line(const char *message)
+void cli_notice(const char *message)
 {
     progress_clear();
     fputs("effnet: ", stderr);
@@ -60,7 +60,7 @@ int cli_fail(int status, const char *format, ...)
         effnet_keep_end(end, sizeof end, message);
         sprintf(message, "%s%s", start, end + strlen("..."));
     }
-    print_line(message ? message : format);
+    cli_notice(message ? message : format);
     free(message);
     return status;
 }
@@ -77,11 +77,6 @@ int cli_fail_library(const struct effnet_error *error)
 int cli_fail_nomem(const char *what)
 {
     return cli_fail(EFFNET_E_NOMEM, "out of memory for %s", what);
-}
-
-void cli_notice(const char *message)
-{
-    print_line(message);
 }
 
 int cli_flush_output(void)

@@ -36,20 +36,16 @@ static void report_tuned(const struct effnet_tuned *tuned, void *context)
         if (run->status) return;
         report_table(run->report, "units", "What was measured", columns, sizeof columns / sizeof *columns);
     }
-    report_cell_number(run->report, "%" PRId64, run->batch);
-    report_cell_text(run->report, tuned->layer);
-    report_cell_text(run->report, tuned->what);
-    report_cell_number(run->report, "%d", tuned->candidates);
-    report_cell_number(run->report, "%.2f", tuned->elapsed_us);
-    report_cell_text(run->report, tuned->candidate);
+    report_row(run->report, "%" PRId64 "\t%s\t%s\t%d\t%.2f\t%s", run->batch, tuned->layer, tuned->what,
+               tuned->candidates, tuned->elapsed_us, tuned->candidate);
 }
 
 static int tune(const struct tune_options *o)
 {
     struct tuning_run run = {.format = o->format};
     effnet_model *model;
-    int status = setup_open_model(&o->setup, &model);
-    if (status) return status;
+    EFFNET_TRY(setup_open_model(&o->setup, &model));
+    int status = EFFNET_OK;
     for (int i = 0; !status && i < o->batches.count; i++) {
         struct effnet_error error;
         run.batch = o->batches.values[i];
@@ -81,10 +77,8 @@ int cmd_tune(int argc, char **argv)
         CHOICE(0, "format", "text|json|csv|markdown", "how to print what was measured (default text)",
                &o.format),
     };
-    int first;
-    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
-                             &first);
-    if (status != ARGS_GO_ON) return status;
+    int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
+    if (first <= 0) return first;
     if (first < argc)
         return cli_fail(EFFNET_E_USAGE, "tune: unexpected '%s' (see 'effnet tune --help')", argv[first]);
     return tune(&o);

@@ -23,17 +23,17 @@ int64_t unit_flops(const effnet_model *model, const struct effnet_unit *unit)
 void report_model_facts(struct report *report, const effnet_model *model)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
-    report_text(report, "network", "network", info->network);
-    report_text(report, "model", "model", info->path);
+    report_fact(report, VALUE_TEXT, "network", "network", "%s", info->network);
+    report_fact(report, VALUE_TEXT, "model", "model", "%s", info->path);
 }
 
 void report_session_facts(struct report *report, const struct setup *setup, const effnet_session *session)
 {
     const struct effnet_session_info *info = effnet_session_get_info(session);
-    report_text(report, "backend", "backend", info->backend);
-    report_text(report, "device", "device", info->device);
-    report_text(report, "precision", "precision", info->precision);
-    report_number(report, "threads", "threads", "%d", info->threads);
+    report_fact(report, VALUE_TEXT, "backend", "backend", "%s", info->backend);
+    report_fact(report, VALUE_TEXT, "device", "device", "%s", info->device);
+    report_fact(report, VALUE_TEXT, "precision", "precision", "%s", info->precision);
+    report_fact(report, VALUE_NUMBER, "threads", "threads", "%d", info->threads);
     if (!strcmp(info->backend, "cuda"))
-        report_text(report, "plan", "plan", setup->plan ? setup->plan : "auto");
+        report_fact(report, VALUE_TEXT, "plan", "plan", "%s", setup->plan ? setup->plan : "auto");
 }

@@ -58,17 +58,15 @@ static int check_units(const struct verify *v)
 
 static int select_units(struct verify *v)
 {
-    bool any = false;
+    v->last_unit = -1;
     for (int i = 0; i < v->unit_count; i++) {
         const struct effnet_unit *unit = effnet_session_unit(v->session, i);
         for (int l = unit->first; l <= unit->last && !v->selected[i]; l++)
             v->selected[i] = !v->options->only ||
                              !fnmatch(v->options->only, effnet_model_layer(v->model, l)->name, 0);
-        if (!v->selected[i]) continue;
-        v->last_unit = i;
-        any = true;
+        if (v->selected[i]) v->last_unit = i;
     }
-    if (!any)
+    if (v->last_unit < 0)
         return cli_fail(EFFNET_E_USAGE, "verify: --only %s: no layer has such a name", v->options->only);
     return EFFNET_OK;
 }
@@ -111,8 +109,9 @@ static int verify_unit(struct verify *v, struct reference *reference, int index,
     const struct effnet_unit *unit = effnet_session_unit(v->session, index);
     float *raw_output = NULL;
     int status = EFFNET_OK;
-    for (int l = unit->first; !status && l <= unit->last; l++) status = reference_run(reference, l);
-    if (!status && unit->raw_output) status = reference_run_raw(reference, unit->last, &raw_output);
+    for (int l = unit->first; !status && l <= unit->last; l++)
+        status = reference_run(reference, l, false, &reference->outputs[l]);
+    if (!status && unit->raw_output) status = reference_run(reference, unit->last, true, &raw_output);
     if (!status && v->selected[index])
         status = run_unit(v, reference, index, *raw,
                           unit->raw_output ? raw_output : reference->outputs[unit->last]);
@@ -153,14 +152,13 @@ static int verify_images(struct verify *v, int first, int n)
     const struct effnet_preprocess *p = &info->preprocess;
     size_t crop_bytes = (size_t)p->crop * (size_t)p->crop * 3;
     struct reference reference;
-    int status = EFFNET_OK;
     if (v->paths)
-        status = images_read(v->paths + first, n, p, v->pixels);
+        EFFNET_TRY(images_read(v->paths + first, n, p, v->pixels));
     else
         for (int i = 0; i < n; i++)
             images_draw((uint64_t)v->options->seed, first + i, p->crop, v->pixels + (size_t)i * crop_bytes);
-    if (!status) status = reference_open(v->model, v->pixels, n, &reference);
-    if (status) return status;
+    EFFNET_TRY(reference_open(v->model, v->pixels, n, &reference));
+    int status = EFFNET_OK;
     float *raw = NULL;
     for (int i = 0; !status && i <= v->last_unit; i++) {
         if (!v->options->setup.quiet) progress_show("verify: unit", i + 1, v->last_unit + 1);
@@ -175,19 +173,16 @@ static int verify_images(struct verify *v, int first, int n)
 
 /* ---------------------------------------------------------------- report */
 
-static void report_comparison(struct report *report, const struct comparison *c, double allowance)
+enum { COMPARISON_CELLS_SIZE = 256 };
+
+/* The cells of COMPARISON_COLUMNS, for a row. Returns cells. */
+static const char *comparison_cells(const struct comparison *c, double allowance,
+                                    char cells[COMPARISON_CELLS_SIZE])
 {
-    char place[64];
-    snprintf(place, sizeof place, "(%d,%d,%d,%d)", c->n, c->h, c->w, c->c);
-    report_cell_number(report, "%.3e", c->absolute);
-    report_cell_number(report, "%.3e", c->relative_l2);
-    report_cell_number(report, "%g", allowance);
-    report_cell_number(report, "%.1f", 100 * c->share);
-    report_cell_text(report, place);
-    report_cell_number(report, "%.6g", (double)c->worst_got);
-    report_cell_number(report, "%.6g", (double)c->worst_want);
-    report_cell_number(report, "%" PRId64, c->mismatches);
-    report_cell_text(report, comparison_ok(c) ? "ok" : "MISS");
+    snprintf(cells, COMPARISON_CELLS_SIZE, "%.3e\t%.3e\t%g\t%.1f\t(%d,%d,%d,%d)\t%.6g\t%.6g\t%" PRId64 "\t%s",
+             c->absolute, c->relative_l2, allowance, 100 * c->share, c->n, c->h, c->w, c->c,
+             (double)c->worst_got, (double)c->worst_want, c->mismatches, comparison_ok(c) ? "ok" : "MISS");
+    return cells;
 }
 
 #define COMPARISON_COLUMNS                                                                                   \
@@ -210,11 +205,9 @@ static void report_units(struct report *report, const struct verify *v)
     for (int i = 0; i < v->unit_count; i++) {
         if (!v->selected[i]) continue;
         const struct effnet_unit *unit = effnet_session_unit(v->session, i);
-        char label[UNIT_LABEL_SIZE];
-        report_cell_number(report, "%d", i);
-        report_cell_text(report, unit_label(v->model, unit, label));
-        report_cell_text(report, unit->kernel);
-        report_comparison(report, &v->units[i], v->unit_allowance);
+        char label[UNIT_LABEL_SIZE], cells[COMPARISON_CELLS_SIZE];
+        report_row(report, "%d\t%s\t%s\t%s", i, unit_label(v->model, unit, label), unit->kernel,
+                   comparison_cells(&v->units[i], v->unit_allowance, cells));
     }
 }
 
@@ -224,9 +217,9 @@ static void report_logits(struct report *report, const struct verify *v)
         {"images", "images", VALUE_NUMBER}, {"same_top_1", "same top-1", VALUE_NUMBER}, COMPARISON_COLUMNS};
     report_table(report, "logits", "Logits of the whole network", columns,
                  sizeof columns / sizeof columns[0]);
-    report_cell_number(report, "%d", v->images);
-    report_cell_number(report, "%d", v->same_top);
-    report_comparison(report, &v->logits, v->logits_allowance);
+    char cells[COMPARISON_CELLS_SIZE];
+    report_row(report, "%d\t%d\t%s", v->images, v->same_top,
+               comparison_cells(&v->logits, v->logits_allowance, cells));
 }
 
 static int count_misses(const struct verify *v)
@@ -239,48 +232,41 @@ static int count_misses(const struct verify *v)
 static int print_verify(const struct verify *v)
 {
     struct report *report;
-    int status = report_open(v->options->format, stdout, &report);
-    if (status) return status;
+    EFFNET_TRY(report_open(v->options->format, stdout, &report));
     int misses = count_misses(v);
     report_model_facts(report, v->model);
     report_session_facts(report, &v->options->setup, v->session);
-    report_number(report, "images", "images", "%d", v->images);
-    report_number(report, "batch", "batch", "%d", v->batch);
-    if (!v->paths) report_number(report, "seed", "seed", "%" PRId64, v->options->seed);
-    report_number(report, "misses", "misses", "%d", misses);
-    report_bool(report, "ok", "ok", !misses);
+    report_fact(report, VALUE_NUMBER, "images", "images", "%d", v->images);
+    report_fact(report, VALUE_NUMBER, "batch", "batch", "%d", v->batch);
+    if (!v->paths) report_fact(report, VALUE_NUMBER, "seed", "seed", "%" PRId64, v->options->seed);
+    report_fact(report, VALUE_NUMBER, "misses", "misses", "%d", misses);
+    report_fact(report, VALUE_BOOL, "ok", "ok", "%s", report_bool(!misses));
     report_units(report, v);
     if (!v->options->only) report_logits(report, v);
     report_note(report,
                 "share: the larger of relative L2 and the worst element's error, in percent of what is "
                 "allowed.");
-    status = report_close(report);
-    if (!status && misses) {
-        cli_fail(CLI_MISS, "verify: %d result%s outside the allowance", misses, misses == 1 ? "" : "s");
-        status = CLI_MISS;
-    }
-    return status;
+    EFFNET_TRY(report_close(report));
+    if (!misses) return EFFNET_OK;
+    return cli_fail(CLI_MISS, "verify: %d result%s outside the allowance", misses, misses == 1 ? "" : "s");
 }
-
-/* ---------------------------------------------------------------- */
 
 static int open_verify(struct verify *v)
 {
-    int status = setup_open_model(&v->options->setup, &v->model);
-    if (!status) status = setup_open_session(&v->options->setup, v->model, v->batch, &v->session);
-    if (status) return status;
-    const char *precision = effnet_session_get_info(v->session)->precision;
+    EFFNET_TRY(setup_open_model(&v->options->setup, &v->model));
+    EFFNET_TRY(setup_open_session(&v->options->setup, v->model, v->batch, &v->session));
+    const struct allowance usual = find_allowance(effnet_session_get_info(v->session)->precision);
     const struct verify_options *o = v->options;
-    v->unit_allowance = o->unit_allowance > 0 ? o->unit_allowance : unit_allowance(precision);
-    v->logits_allowance = o->logits_allowance > 0 ? o->logits_allowance : logits_allowance(precision);
+    v->unit_allowance = o->unit_allowance > 0 ? o->unit_allowance : usual.unit;
+    v->logits_allowance = o->logits_allowance > 0 ? o->logits_allowance : usual.logits;
     v->unit_count = effnet_session_unit_count(v->session);
     v->selected = calloc((size_t)v->unit_count, sizeof *v->selected);
     v->units = calloc((size_t)v->unit_count, sizeof *v->units);
     size_t crop = (size_t)effnet_model_get_info(v->model)->preprocess.crop;
     v->pixels = malloc((size_t)v->batch * crop * crop * 3);
     if (!v->selected || !v->units || !v->pixels) return cli_fail_nomem("verify");
-    status = check_units(v);
-    return status ? status : select_units(v);
+    EFFNET_TRY(check_units(v));
+    return select_units(v);
 }
 
 static int verify(const struct verify_options *options, char *const *paths, int count)
@@ -327,9 +313,7 @@ int cmd_verify(int argc, char **argv)
              ALLOWANCE_MAX),
         CHOICE(0, "format", "text|json", "how to print (default text)", &o.format),
     };
-    int first;
-    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
-                             &first);
-    if (status != ARGS_GO_ON) return status;
+    int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
+    if (first <= 0) return first;
     return verify(&o, argv + first, argc - first);
 }

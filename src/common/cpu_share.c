@@ -32,7 +32,6 @@ static cpu_set_t *thread_mask(size_t *size_bytes)
     return NULL;
 }
 
-/* Adds a place's processors to a set. */
 static void add_place(int place, cpu_set_t *set, size_t size_bytes)
 {
     int count = omp_get_place_num_procs(place);

@@ -12,15 +12,11 @@
 #endif
 static pthread_rwlock_t lock = LOCK_INITIALIZER;
 static atomic_int forks;
+static pthread_once_t watched = PTHREAD_ONCE_INIT;
 
 static void before_fork(void)
 {
     pthread_rwlock_wrlock(&lock);
-}
-
-static void after_fork_in_parent(void)
-{
-    pthread_rwlock_unlock(&lock);
 }
 
 /* Threads that wait for the lock are not here: it is a new one. */
@@ -33,24 +29,18 @@ static void after_fork_in_child(void)
 
 static void watch(void)
 {
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
-static void watch_once(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch);
+    pthread_atfork(before_fork, effnet_fork_unblock, after_fork_in_child);
 }
 
 int effnet_fork_count(void)
 {
-    watch_once();
+    pthread_once(&watched, watch);
     return atomic_load(&forks);
 }
 
 void effnet_fork_block(void)
 {
-    watch_once();
+    pthread_once(&watched, watch);
     pthread_rwlock_rdlock(&lock);
 }
 

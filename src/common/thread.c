@@ -7,16 +7,10 @@
 /* Twenty times what oneDNN and the decoders were seen to take; only pages that are touched cost memory. */
 #define STACK_BYTES ((size_t)1 << 20)
 
-/* All signals, but those that a thread's own fault raises and a profiler's. */
-static void fill_blocked(sigset_t *set)
-{
-    static const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
-    sigfillset(set);
-    for (size_t i = 0; i < sizeof open / sizeof open[0]; i++) sigdelset(set, open[i]);
-}
-
 int effnet_thread_start(pthread_t *thread, void *(*function)(void *), void *argument)
 {
+    /* Signals that a thread's own fault raises, and a profiler's; all others are blocked. */
+    static const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
     pthread_attr_t attributes;
     sigset_t blocked, before;
     size_t mask_bytes;
@@ -30,7 +24,8 @@ int effnet_thread_start(pthread_t *thread, void *(*function)(void *), void *argu
     if (widened) pthread_attr_setaffinity_np(&attributes, mask_bytes, mask);
 #endif
     CPU_FREE(mask);
-    fill_blocked(&blocked);
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof open / sizeof open[0]; i++) sigdelset(&blocked, open[i]);
     pthread_sigmask(SIG_BLOCK, &blocked, &before); /* a new thread has the mask of who starts it */
     failure = pthread_create(thread, &attributes, function, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -10,21 +10,11 @@
 
 enum { TAG_ORIENTATION = 0x0112 };
 
-/* Bytes of a whole number of this TIFF type, 0 for other types. What is negative as a signed number is no
+/* Bytes of a whole number of each TIFF type, 0 for other types. What is negative as a signed number is no
  * orientation as an unsigned one either. */
-static size_t integer_bytes(uint32_t type)
-{
-    enum { SHORT = 3, LONG = 4, SIGNED_BYTE = 6, SIGNED_SHORT = 8, SIGNED_LONG = 9, DIRECTORY = 13 };
-    switch (type) {
-    case SIGNED_BYTE: return 1;
-    case SHORT:
-    case SIGNED_SHORT: return 2;
-    case LONG:
-    case SIGNED_LONG:
-    case DIRECTORY: return 4;
-    default: return 0;
-    }
-}
+enum { SHORT = 3, LONG = 4, SIGNED_BYTE = 6, SIGNED_SHORT = 8, SIGNED_LONG = 9, DIRECTORY = 13, TYPES };
+static const uint8_t integer_bytes[TYPES] = {
+    [SIGNED_BYTE] = 1, [SHORT] = 2, [SIGNED_SHORT] = 2, [LONG] = 4, [SIGNED_LONG] = 4, [DIRECTORY] = 4};
 
 static uint32_t get_uint(const uint8_t *p, size_t bytes, bool big_endian)
 {
@@ -55,7 +45,7 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
         const uint8_t *entry = exif + at;
         if (get_uint(entry, 2, big_endian) != TAG_ORIENTATION) continue;
         uint32_t type = get_uint(entry + 2, 2, big_endian), count = get_uint(entry + 4, 4, big_endian);
-        uint64_t bytes = integer_bytes(type), all_bytes = bytes * count;
+        uint64_t bytes = type < TYPES ? integer_bytes[type] : 0, all_bytes = bytes * count;
         /* The first of the values counts. They are in the entry, or where it says if they take more room. */
         size_t offset = all_bytes <= 4 ? at + 8 : get_uint(entry + 8, 4, big_endian);
         if (count == 0 || offset > size_bytes || size_bytes - offset < all_bytes) continue;

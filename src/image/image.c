@@ -1,45 +1,50 @@
 /* What the decoders share: limits, allocation, messages, alpha. */
 #include "image/image.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/error.h"
 
-int image_check_size(const struct image_source *source, int64_t width, int64_t height,
-                     struct effnet_error *error)
+int image_fail(const struct image_source *source, const char *format, ...)
+{
+    char reason[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    return effnet_fail(source->error, EFFNET_E_DATA, "%s: %s", source->name, reason);
+}
+
+int image_check_size(const struct image_source *source, int64_t width, int64_t height)
 {
     if (width < 1 || height < 1)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad size, %lld x %lld", source->name, (long long)width,
-                           (long long)height);
+        return image_fail(source, "bad size, %lld x %lld", (long long)width, (long long)height);
     if (width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: too large, %lld x %lld; the longest side allowed is %d",
-                           source->name, (long long)width, (long long)height, IMAGE_MAX_SIDE);
+        return image_fail(source, "too large, %lld x %lld; the longest side allowed is %d", (long long)width,
+                          (long long)height, IMAGE_MAX_SIDE);
     if (width * height > source->max_pixels)
-        return effnet_fail(error, EFFNET_E_DATA,
-                           "%s: too large, %lld x %lld is more than the limit of %lld pixels", source->name,
-                           (long long)width, (long long)height, (long long)source->max_pixels);
+        return image_fail(source, "too large, %lld x %lld is more than the limit of %lld pixels",
+                          (long long)width, (long long)height, (long long)source->max_pixels);
     return EFFNET_OK;
 }
 
-int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out,
-                struct effnet_error *error)
+int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out)
 {
-    int status = image_check_size(source, width, height, error);
-    if (status) return status;
+    EFFNET_TRY(image_check_size(source, width, height));
     size_t size_bytes = (size_t)width * (size_t)height * 3;
     uint8_t *rgb = malloc(size_bytes);
-    if (!rgb) return effnet_fail_nomem(error, source->name, size_bytes);
+    if (!rgb) return effnet_fail_nomem(source->error, source->name, size_bytes);
     *out = (struct effnet_image){.width = (int)width, .height = (int)height, .rgb = rgb};
     return EFFNET_OK;
 }
 
-int image_fail_truncated(const struct image_source *source, struct effnet_error *error)
+int image_fail_truncated(const struct image_source *source)
 {
     if (source->more)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: more than %zu bytes, too large for an image",
-                           source->name, source->size_bytes);
-    return effnet_fail(error, EFFNET_E_DATA, "%s: truncated, the file ends before the image does",
-                       source->name);
+        return image_fail(source, "more than %zu bytes, too large for an image", source->size_bytes);
+    return image_fail(source, "truncated, the file ends before the image does");
 }
 
 void effnet_image_free(struct effnet_image *image)

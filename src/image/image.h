@@ -31,10 +31,11 @@
 struct image_source {
     const uint8_t *data;
     size_t size_bytes;
-    const char *name;          /* for messages */
-    int64_t max_pixels;        /* at most IMAGE_MAX_SIDE squared */
-    const uint8_t *background; /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
-    bool more;                 /* the file goes on behind these bytes, further than it may */
+    const char *name;           /* for messages, */
+    struct effnet_error *error; /* which go there; may be NULL */
+    int64_t max_pixels;         /* at most IMAGE_MAX_SIDE squared */
+    const uint8_t *background;  /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
+    bool more;                  /* the file goes on behind these bytes, further than it may */
 };
 
 /* What a decoder finds in the file beside the pixels. Zeroed by the caller. */
@@ -46,14 +47,11 @@ struct image_facts {
 
 /* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
  * source->max_pixels. */
-int image_check_size(const struct image_source *source, int64_t width, int64_t height,
-                     struct effnet_error *error);
+int image_check_size(const struct image_source *source, int64_t width, int64_t height);
 
 /* image_check_size, then allocates the pixels, uninitialised. */
-int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out,
-                struct effnet_error *error);
+int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out);
 
-/* Takes note of a pixel's alpha. */
 void image_note_alpha(struct image_facts *facts, uint8_t alpha);
 
 /* rgba [pixels][4] -> rgb [pixels][3], which may be the same memory: over source->background, rounded as
@@ -61,8 +59,12 @@ void image_note_alpha(struct image_facts *facts, uint8_t alpha);
 void image_put_rgba(const struct image_source *source, struct image_facts *facts, const uint8_t *rgba,
                     size_t pixels, uint8_t *rgb);
 
+/* Fails with EFFNET_E_DATA and "NAME: ", then the reason (printf style). */
+int image_fail(const struct image_source *source, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 /* "NAME: the file ends early"; every decoder says it in the same words. */
-int image_fail_truncated(const struct image_source *source, struct effnet_error *error);
+int image_fail_truncated(const struct image_source *source);
 
 /* Orientation in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header: 1 to 8, 1 for
  * a value that means nothing and for a block without that header, 0 where the data does not speak of it. XMP

@@ -2,6 +2,7 @@
 #include "image/image.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/error.h"
 
@@ -41,11 +42,7 @@ static void copy_tile(const uint8_t *from, uint8_t *to, const struct strides *st
     for (int y = y0; y < y1; y++) {
         uint8_t *out = to + ((ptrdiff_t)y * strides->width + x0) * 3;
         const uint8_t *in = from + (strides->origin + y * strides->step_y + x0 * strides->step_x) * 3;
-        for (int x = x0; x < x1; x++, out += 3, in += strides->step_x * 3) {
-            out[0] = in[0];
-            out[1] = in[1];
-            out[2] = in[2];
-        }
+        for (int x = x0; x < x1; x++, out += 3, in += strides->step_x * 3) memcpy(out, in, 3);
     }
 }
 

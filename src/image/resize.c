@@ -213,14 +213,15 @@ static bool resize_rows(const struct image_axis *across, const uint8_t *in, size
 
 /* Both passes; `in` is the first pixel that is needed, `stride` the bytes from row to row. False without
  * memory. */
-static bool resize(const uint8_t *in, size_t stride, const struct image_axis *across,
-                   const struct image_axis *down, bool columns_first, uint8_t *crop)
+static bool resize(const uint8_t *in, size_t stride, const struct image_fit *fit, uint8_t *crop)
 {
+    const struct image_axis *across = &fit->across, *down = &fit->down;
     size_t in_bytes = (size_t)(across->end - across->first) * 3, crop_bytes = (size_t)across->outputs * 3;
     int rows = down->end - down->first;
-    uint8_t *middle = malloc(columns_first ? (size_t)down->outputs * in_bytes : (size_t)rows * crop_bytes);
+    uint8_t *middle = malloc(fit->columns_first ? (size_t)down->outputs * in_bytes
+                                                : (size_t)rows * crop_bytes);
     bool ok = middle;
-    if (ok && columns_first) {
+    if (ok && fit->columns_first) {
         for (int y = 0; y < down->outputs; y++)
             blend_rows(down, y, in, stride, in_bytes, middle + (size_t)y * in_bytes);
         ok = resize_rows(across, middle, in_bytes, down->outputs, crop);
@@ -231,13 +232,6 @@ static bool resize(const uint8_t *in, size_t stride, const struct image_axis *ac
     }
     free(middle);
     return ok;
-}
-
-/* Half of a difference, halves to even. */
-static int64_t half_to_even(int64_t difference)
-{
-    int64_t half = difference / 2;
-    return difference % 2 ? half + half % 2 : half;
 }
 
 int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
@@ -255,14 +249,14 @@ int image_fit_make(int width, int height, const struct effnet_preprocess *p, str
                            p->crop, p->short_side, MAX_SHORT_SIDE);
     if (p->interpolation != EFFNET_BICUBIC && p->interpolation != EFFNET_BILINEAR)
         return effnet_fail(error, EFFNET_E_USAGE, "unknown interpolation %d", (int)p->interpolation);
-    int status = effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error);
-    if (status) return status;
+    EFFNET_TRY(effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error));
 
     int shorter = width < height ? width : height, longer = width < height ? height : width;
     int64_t resized = (int64_t)((double)((int64_t)p->short_side * longer) / shorter);
     int64_t resized_width = width <= height ? p->short_side : resized;
     int64_t resized_height = width <= height ? resized : p->short_side;
-    int64_t left = half_to_even(resized_width - p->crop), top = half_to_even(resized_height - p->crop);
+    int64_t left = (int64_t)nearbyint((double)(resized_width - p->crop) / 2); /* halves to even */
+    int64_t top = (int64_t)nearbyint((double)(resized_height - p->crop) / 2);
     const struct filter *filter = &filters[p->interpolation];
     struct image_axis across = {.outputs = p->crop, .taps = count_taps(width, resized_width, filter)};
     struct image_axis down = {.outputs = p->crop, .taps = count_taps(height, resized_height, filter)};
@@ -295,11 +289,10 @@ int effnet_image_fit(const struct effnet_image *image, const struct effnet_prepr
 {
     struct image_fit fit;
     if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
-    int status = image_fit_make(image->width, image->height, p, &fit, error);
-    if (status != EFFNET_OK) return status;
+    EFFNET_TRY(image_fit_make(image->width, image->height, p, &fit, error));
     size_t stride = (size_t)image->width * 3;
     const uint8_t *in = image->rgb + (size_t)fit.down.first * stride + (size_t)fit.across.first * 3;
-    bool ok = resize(in, stride, &fit.across, &fit.down, fit.columns_first, crop);
+    bool ok = resize(in, stride, &fit, crop);
     image_fit_free(&fit);
     return ok ? EFFNET_OK : effnet_fail(error, EFFNET_E_NOMEM, "out of memory while resizing");
 }

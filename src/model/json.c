@@ -98,31 +98,35 @@ static int check_array(const struct json_context *context, const cJSON *item, co
     return EFFNET_OK;
 }
 
-int effnet_json_integers(const struct json_context *context, const cJSON *item, const char *what, int64_t low,
-                         int64_t high, int count, int *out)
+int effnet_json_int(const struct json_context *context, const cJSON *item, const char *what, int low,
+                    int high, int *out)
 {
-    int status = check_array(context, item, what, count);
-    const cJSON *element = status ? NULL : item->child;
-    for (int i = 0; !status && i < count; i++, element = element->next) {
-        int64_t value = 0;
-        status = effnet_json_integer(context, element, what, low, high, &value);
-        out[i] = (int)value;
-    }
-    return status;
+    int64_t value = 0;
+    if (!item) return EFFNET_OK;
+    EFFNET_TRY(effnet_json_integer(context, item, what, low, high, &value));
+    *out = (int)value;
+    return EFFNET_OK;
+}
+
+int effnet_json_ints(const struct json_context *context, const cJSON *item, const char *what, int low,
+                     int high, int count, int *out)
+{
+    EFFNET_TRY(check_array(context, item, what, count));
+    for (const cJSON *element = item->child; element; element = element->next)
+        EFFNET_TRY(effnet_json_int(context, element, what, low, high, out++));
+    return EFFNET_OK;
 }
 
 int effnet_json_floats(const struct json_context *context, const cJSON *item, const char *what, int count,
                        float *out)
 {
-    int status = check_array(context, item, what, count);
-    if (status) return status;
-    const cJSON *element = item->child;
-    for (int i = 0; i < count; i++, element = element->next) {
+    EFFNET_TRY(check_array(context, item, what, count));
+    for (const cJSON *element = item->child; element; element = element->next) {
         if (!cJSON_IsNumber(element)) return effnet_json_fail(context, "%s holds no number", what);
         double value = element->valuedouble;
         if (!(fabs(value) <= 3.4028234663852886e38))
             return effnet_json_fail(context, "%s holds %.9g, not a finite number", what, value);
-        out[i] = (float)value;
+        *out++ = (float)value;
     }
     return EFFNET_OK;
 }
@@ -130,6 +134,7 @@ int effnet_json_floats(const struct json_context *context, const cJSON *item, co
 int effnet_json_string(const struct json_context *context, const cJSON *item, const char *what,
                        const char **out)
 {
+    if (!item) return EFFNET_OK;
     if (!cJSON_IsString(item)) return effnet_json_fail(context, "%s is not a string", what);
     for (const char *p = item->valuestring; *p;) {
         unsigned code;

@@ -38,13 +38,16 @@ int effnet_json_fields(const struct json_context *context, const cJSON *object, 
 /* A whole number in [low, high]; |low| and |high| at most 2^53. */
 int effnet_json_integer(const struct json_context *context, const cJSON *item, const char *what, int64_t low,
                         int64_t high, int64_t *out);
+/* The same. NULL, an optional member that is absent, leaves *out. */
+int effnet_json_int(const struct json_context *context, const cJSON *item, const char *what, int low,
+                    int high, int *out);
 /* An array of exactly `count` of them. */
-int effnet_json_integers(const struct json_context *context, const cJSON *item, const char *what, int64_t low,
-                         int64_t high, int count, int *out);
+int effnet_json_ints(const struct json_context *context, const cJSON *item, const char *what, int low,
+                     int high, int count, int *out);
 /* An array of exactly `count` numbers, finite as float. */
 int effnet_json_floats(const struct json_context *context, const cJSON *item, const char *what, int count,
                        float *out);
-/* A string of valid UTF-8 without control characters; owned by the item. */
+/* A string of valid UTF-8 without control characters; owned by the item. NULL leaves *out. */
 int effnet_json_string(const struct json_context *context, const cJSON *item, const char *what,
                        const char **out);
 

@@ -1,6 +1,5 @@
 #include "common/error.h"
 #include "common/utf8.h"
-#include "model/names.h"
 #include "model/safetensors.h"
 #include "model/table.h"
 
@@ -9,16 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FORMAT, VERSION, NETWORK, PREPROCESS, LABELS, SOURCE, METADATA_FIELDS };
+
 struct effnet_model {
     struct effnet_model_info info; /* its strings are in `path` and in the JSON below */
     struct effnet_layer *layers;
     struct effnet_label *labels;
     char *path;
     struct safetensors file;
-    cJSON *network, *label_list, *source;
+    cJSON *parsed[METADATA_FIELDS]; /* of the members that hold JSON */
 };
-
-enum { FORMAT, VERSION, NETWORK, PREPROCESS, LABELS, SOURCE, METADATA_FIELDS };
 
 /* A header without any is told so later, in better words. */
 static bool has_tensors(const struct safetensors *file)
@@ -50,11 +49,10 @@ static int check_format(const struct effnet_model *model, struct json_context *c
 static int read_metadata(struct effnet_model *model, struct json_context *context, struct json_field *fields)
 {
     effnet_json_where(context, "__metadata__");
-    int status = effnet_json_fields(context, model->file.metadata, fields, METADATA_FIELDS, false);
-    for (int i = 0; !status && i < METADATA_FIELDS; i++)
+    EFFNET_TRY(effnet_json_fields(context, model->file.metadata, fields, METADATA_FIELDS, false));
+    for (int i = 0; i < METADATA_FIELDS; i++)
         if (fields[i].value && !cJSON_IsString(fields[i].value))
-            status = effnet_json_fail(context, "\"%s\" is not a string", fields[i].key);
-    if (status) return status;
+            return effnet_json_fail(context, "\"%s\" is not a string", fields[i].key);
     const char *version = fields[VERSION].value->valuestring;
     if (strcmp(version, "1") != 0 && strcmp(version, "2") != 0)
         return effnet_json_fail(
@@ -63,39 +61,37 @@ static int read_metadata(struct effnet_model *model, struct json_context *contex
     return EFFNET_OK;
 }
 
-/* Parses the JSON text that a metadata string holds. */
-static int parse_text(struct json_context *context, const struct json_field *field, cJSON **out)
+/* Parses the JSON text that a metadata string holds, into model->parsed. */
+static int parse_text(struct effnet_model *model, struct json_context *context,
+                      const struct json_field *members, int member)
 {
-    effnet_json_where(context, "%s", field->key);
-    return effnet_json_parse(context, field->value->valuestring, strlen(field->value->valuestring), out);
+    const char *text = members[member].value->valuestring;
+    effnet_json_where(context, "%s", members[member].key);
+    return effnet_json_parse(context, text, strlen(text), &model->parsed[member]);
 }
 
-static int check_preprocess(struct json_context *context, const cJSON *json, struct effnet_model_info *info)
+static int read_preprocess(struct effnet_model *model, struct json_context *context,
+                           const struct json_field *members)
 {
     enum { SHORT_SIDE, CROP, INTERPOLATION, MEAN, STD, FIELDS };
     struct json_field fields[FIELDS] = {
         {.key = "short_side"}, {.key = "crop"}, {.key = "interpolation"}, {.key = "mean"}, {.key = "std"}};
+    struct effnet_model_info *info = &model->info;
     struct effnet_preprocess *p = &info->preprocess;
-    int64_t short_side, crop;
     const char *interpolation;
-    int status = effnet_json_fields(context, json, fields, FIELDS, true);
-    if (!status)
-        status = effnet_json_integer(context, fields[SHORT_SIDE].value, "short_side", 1,
-                                     2 * TABLE_MAX_SPATIAL, &short_side);
-    if (!status)
-        status = effnet_json_integer(context, fields[CROP].value, "crop", 1, TABLE_MAX_SPATIAL, &crop);
-    if (!status)
-        status = effnet_json_string(context, fields[INTERPOLATION].value, "interpolation", &interpolation);
-    if (!status) status = effnet_json_floats(context, fields[MEAN].value, "mean", 3, p->mean);
-    if (!status) status = effnet_json_floats(context, fields[STD].value, "std", 3, p->std);
-    if (status) return status;
+    EFFNET_TRY(parse_text(model, context, members, PREPROCESS));
+    EFFNET_TRY(effnet_json_fields(context, model->parsed[PREPROCESS], fields, FIELDS, true));
+    EFFNET_TRY(effnet_json_int(context, fields[SHORT_SIDE].value, "short_side", 1, 2 * TABLE_MAX_SPATIAL,
+                               &p->short_side));
+    EFFNET_TRY(effnet_json_int(context, fields[CROP].value, "crop", 1, TABLE_MAX_SPATIAL, &p->crop));
+    EFFNET_TRY(effnet_json_string(context, fields[INTERPOLATION].value, "interpolation", &interpolation));
+    EFFNET_TRY(effnet_json_floats(context, fields[MEAN].value, "mean", 3, p->mean));
+    EFFNET_TRY(effnet_json_floats(context, fields[STD].value, "std", 3, p->std));
 
     int kind = effnet_interpolation_from_name(interpolation);
     if (kind < 0)
         return effnet_json_fail(context, "unknown interpolation \"%s\"", effnet_word(interpolation).text);
     p->interpolation = (enum effnet_interpolation)kind;
-    p->short_side = (int)short_side;
-    p->crop = (int)crop;
     if (p->crop != info->height || p->crop != info->width)
         return effnet_json_fail(context, "crop %d is not the network's input, %dx%d", p->crop, info->height,
                                 info->width);
@@ -107,64 +103,49 @@ static int check_preprocess(struct json_context *context, const cJSON *json, str
     return EFFNET_OK;
 }
 
-static int read_preprocess(struct json_context *context, const struct json_field *field,
-                           struct effnet_model_info *info)
-{
-    cJSON *json;
-    int status = parse_text(context, field, &json);
-    if (!status) status = check_preprocess(context, json, info);
-    cJSON_Delete(json);
-    return status;
-}
-
 static int read_labels(struct effnet_model *model, struct json_context *context,
-                       const struct json_field *field)
+                       const struct json_field *members)
 {
-    int status = parse_text(context, field, &model->label_list);
-    if (status) return status;
-    if (!cJSON_IsArray(model->label_list)) return effnet_json_fail(context, "not an array");
-    int count = cJSON_GetArraySize(model->label_list);
+    EFFNET_TRY(parse_text(model, context, members, LABELS));
+    const cJSON *labels = model->parsed[LABELS];
+    if (!cJSON_IsArray(labels)) return effnet_json_fail(context, "not an array");
+    int count = cJSON_GetArraySize(labels);
     if (count != model->info.classes)
         return effnet_json_fail(context, "%d labels for %d classes", count, model->info.classes);
     model->labels = calloc((size_t)count, sizeof model->labels[0]);
     if (!model->labels)
         return effnet_fail_nomem(context->error, "labels", (size_t)count * sizeof model->labels[0]);
     int i = 0;
-    for (const cJSON *item = model->label_list->child; !status && item; item = item->next, i++) {
+    for (const cJSON *item = labels->child; item; item = item->next, i++) {
         struct json_field fields[] = {{.key = "id", .optional = true}, {.key = "name"}};
         effnet_json_where(context, "labels: class %d", i);
         model->labels[i].id = "";
-        status = effnet_json_fields(context, item, fields, 2, false);
-        if (!status && fields[0].value)
-            status = effnet_json_string(context, fields[0].value, "id", &model->labels[i].id);
-        if (!status) status = effnet_json_string(context, fields[1].value, "name", &model->labels[i].name);
+        EFFNET_TRY(effnet_json_fields(context, item, fields, 2, false));
+        EFFNET_TRY(effnet_json_string(context, fields[0].value, "id", &model->labels[i].id));
+        EFFNET_TRY(effnet_json_string(context, fields[1].value, "name", &model->labels[i].name));
     }
-    return status;
+    return EFFNET_OK;
 }
 
 static int read_source(struct effnet_model *model, struct json_context *context,
-                       const struct json_field *field)
+                       const struct json_field *members)
 {
     struct json_field fields[] = {{.key = "file", .optional = true}, {.key = "sha256", .optional = true}};
     model->info.source_file = model->info.source_sha256 = "";
-    if (!field->value) return EFFNET_OK;
-    int status = parse_text(context, field, &model->source);
-    if (!status) status = effnet_json_fields(context, model->source, fields, 2, false);
-    if (!status && fields[0].value)
-        status = effnet_json_string(context, fields[0].value, "file", &model->info.source_file);
-    if (!status && fields[1].value)
-        status = effnet_json_string(context, fields[1].value, "sha256", &model->info.source_sha256);
-    return status;
+    if (!members[SOURCE].value) return EFFNET_OK;
+    EFFNET_TRY(parse_text(model, context, members, SOURCE));
+    EFFNET_TRY(effnet_json_fields(context, model->parsed[SOURCE], fields, 2, false));
+    EFFNET_TRY(effnet_json_string(context, fields[0].value, "file", &model->info.source_file));
+    return effnet_json_string(context, fields[1].value, "sha256", &model->info.source_sha256);
 }
 
 static int read_network(struct effnet_model *model, struct json_context *context,
-                        const struct json_field *fields)
+                        const struct json_field *members)
 {
     struct layer_table table;
-    int status = parse_text(context, &fields[NETWORK], &model->network);
-    int version = fields[VERSION].value->valuestring[0] - '0';
-    if (!status) status = effnet_table_read(context, model->network, version, &table);
-    if (status) return status;
+    EFFNET_TRY(parse_text(model, context, members, NETWORK));
+    int version = members[VERSION].value->valuestring[0] - '0';
+    EFFNET_TRY(effnet_table_read(context, model->parsed[NETWORK], version, &table));
     struct effnet_model_info *info = &model->info;
     model->layers = table.layers;
     info->network = table.network;
@@ -190,11 +171,9 @@ static int bind_tensors(struct effnet_model *model, struct json_context *context
         int rank = effnet_table_weight_shape(layer, shape);
         if (rank == 0) continue;
         snprintf(name, sizeof name, "%s.weight", layer->name);
-        int status = effnet_safetensors_take(&model->file, context, name, rank, shape, &layer->weight);
-        if (status) return status;
+        EFFNET_TRY(effnet_safetensors_take(&model->file, context, name, rank, shape, &layer->weight));
         snprintf(name, sizeof name, "%s.bias", layer->name);
-        status = effnet_safetensors_take(&model->file, context, name, 1, shape, &layer->bias);
-        if (status) return status;
+        EFFNET_TRY(effnet_safetensors_take(&model->file, context, name, 1, shape, &layer->bias));
     }
     return effnet_safetensors_finish(&model->file, context);
 }
@@ -209,16 +188,15 @@ static int read_model(struct effnet_model *model, const char *path, struct json_
     model->path = strdup(path);
     if (!model->path) return effnet_fail_nomem(context->error, "model", strlen(path));
     model->info.path = model->path;
-    int status = effnet_safetensors_open(&model->file, path, context);
-    if (!status && has_tensors(&model->file)) status = check_format(model, context);
-    if (!status) status = effnet_safetensors_read_tensors(&model->file, context);
-    if (!status) status = read_metadata(model, context, fields);
-    if (!status) status = read_network(model, context, fields);
-    if (!status) status = read_preprocess(context, &fields[PREPROCESS], &model->info);
-    if (!status) status = read_labels(model, context, &fields[LABELS]);
-    if (!status) status = read_source(model, context, &fields[SOURCE]);
-    if (!status) status = bind_tensors(model, context);
-    return status;
+    EFFNET_TRY(effnet_safetensors_open(&model->file, path, context));
+    if (has_tensors(&model->file)) EFFNET_TRY(check_format(model, context));
+    EFFNET_TRY(effnet_safetensors_read_tensors(&model->file, context));
+    EFFNET_TRY(read_metadata(model, context, fields));
+    EFFNET_TRY(read_network(model, context, fields));
+    EFFNET_TRY(read_preprocess(model, context, fields));
+    EFFNET_TRY(read_labels(model, context, fields));
+    EFFNET_TRY(read_source(model, context, fields));
+    return bind_tensors(model, context);
 }
 
 int effnet_model_open(const char *path, effnet_model **out, struct effnet_error *error)
@@ -231,21 +209,18 @@ int effnet_model_open(const char *path, effnet_model **out, struct effnet_error 
     struct json_context context;
     effnet_json_context(&context, path, error);
     int status = read_model(model, path, &context);
-    if (status) {
+    if (status)
         effnet_model_close(model);
-        return status;
-    }
-    *out = model;
-    return EFFNET_OK;
+    else
+        *out = model;
+    return status;
 }
 
 void effnet_model_close(effnet_model *model)
 {
     if (!model) return;
     effnet_safetensors_close(&model->file);
-    cJSON_Delete(model->network);
-    cJSON_Delete(model->label_list);
-    cJSON_Delete(model->source);
+    for (int i = 0; i < METADATA_FIELDS; i++) cJSON_Delete(model->parsed[i]);
     free(model->layers);
     free(model->labels);
     free(model->path);

@@ -1,5 +1,5 @@
 /* Words of the weights file for the interface's enums, and back. */
-#include "model/names.h"
+#include "model/table.h"
 
 #include <stddef.h>
 #include <string.h>

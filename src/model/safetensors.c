@@ -38,7 +38,6 @@ static const char *const advice[] = {
         "effnet's weights come from tools/convert.py, which reads PyTorch checkpoints and safetensors",
 };
 
-/* Maps the whole file. */
 static int map_file(struct safetensors *file, const char *path, struct json_context *context)
 {
     /* O_NONBLOCK: a named pipe without a writer must not hang the program. */
@@ -70,7 +69,6 @@ static int map_file(struct safetensors *file, const char *path, struct json_cont
     return status;
 }
 
-/* Checks the header's length, parses it and finds the metadata. */
 static int parse_header(struct safetensors *file, struct json_context *context)
 {
     uint64_t length;
@@ -96,13 +94,13 @@ static int parse_header(struct safetensors *file, struct json_context *context)
     file->data = (const uint8_t *)file->map + LENGTH_BYTES + length;
     file->data_bytes = file->size_bytes - LENGTH_BYTES - length;
     effnet_json_where(context, "header");
-    int status = effnet_json_parse(context, (const char *)file->map + LENGTH_BYTES, length, &file->header);
-    for (const cJSON *item = status ? NULL : file->header->child; item; item = item->next) {
+    EFFNET_TRY(effnet_json_parse(context, (const char *)file->map + LENGTH_BYTES, length, &file->header));
+    for (const cJSON *item = file->header->child; item; item = item->next) {
         if (strcmp(item->string, METADATA) != 0) continue;
         if (file->metadata) return effnet_json_fail(context, METADATA " appears twice");
         file->metadata = item;
     }
-    return status;
+    return EFFNET_OK;
 }
 
 /* "[32,3,3,3]" */
@@ -133,8 +131,8 @@ static int check_type(const struct json_context *context, const cJSON *item)
                                          "F8_E4M3", "F8_E8M0", "I16",     "U16",     "F16", "BF16", "I32",
                                          "U32",     "C64",     "F64",     "I64",     "U64"};
     const char *type;
-    int status = effnet_json_string(context, item, "dtype", &type);
-    if (status || strcmp(type, "F32") == 0) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "dtype", &type));
+    if (strcmp(type, "F32") == 0) return EFFNET_OK;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strcmp(type, others[i]) == 0)
             return effnet_json_fail(context, "type %s is not supported, only F32 is", type);
@@ -152,8 +150,7 @@ static int read_shape(const struct json_context *context, const cJSON *item,
         if (tensor->rank == SAFETENSORS_MAX_RANK)
             return effnet_json_fail(context, "more than %d dimensions", SAFETENSORS_MAX_RANK);
         int64_t *to = &tensor->shape[tensor->rank++];
-        int status = effnet_json_integer(context, size, "shape", 0, MAX_INTEGER, to);
-        if (status) return status;
+        EFFNET_TRY(effnet_json_integer(context, size, "shape", 0, MAX_INTEGER, to));
         overflow |= __builtin_mul_overflow(bytes, (uint64_t)*to, &bytes);
     }
     char text[SHAPE_TEXT_SIZE];
@@ -165,7 +162,6 @@ static int read_shape(const struct json_context *context, const cJSON *item,
     return EFFNET_OK;
 }
 
-/* Reads one entry of the header. */
 static int read_tensor(const struct safetensors *file, struct json_context *context, const cJSON *item,
                        struct safetensors_tensor *tensor)
 {
@@ -173,19 +169,15 @@ static int read_tensor(const struct safetensors *file, struct json_context *cont
     struct json_field fields[FIELDS] = {{.key = "dtype"}, {.key = "shape"}, {.key = "data_offsets"}};
     *tensor = (struct safetensors_tensor){.name = item->string};
     at_tensor(context, item->string);
-    int status = effnet_json_fields(context, item, fields, FIELDS, true);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_fields(context, item, fields, FIELDS, true));
 
     const cJSON *offsets = fields[OFFSETS].value;
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2)
         return effnet_json_fail(context, "data_offsets is not an array of 2 numbers");
     int64_t begin, end;
-    status = effnet_json_integer(context, offsets->child, "data_offsets", 0, MAX_INTEGER, &begin);
-    if (!status) {
-        at_offset(context, item->string, (uint64_t)begin);
-        status = effnet_json_integer(context, offsets->child->next, "data_offsets", 0, MAX_INTEGER, &end);
-    }
-    if (status) return status;
+    EFFNET_TRY(effnet_json_integer(context, offsets->child, "data_offsets", 0, MAX_INTEGER, &begin));
+    at_offset(context, item->string, (uint64_t)begin);
+    EFFNET_TRY(effnet_json_integer(context, offsets->child->next, "data_offsets", 0, MAX_INTEGER, &end));
     if (end < begin) return effnet_json_fail(context, "ends before it begins, at %" PRId64, end);
     if ((uint64_t)end > file->data_bytes)
         return effnet_json_fail(context,
@@ -194,8 +186,8 @@ static int read_tensor(const struct safetensors *file, struct json_context *cont
     tensor->begin = (uint64_t)begin;
     tensor->end = (uint64_t)end;
 
-    status = check_type(context, fields[TYPE].value);
-    return status ? status : read_shape(context, fields[SHAPE].value, tensor);
+    EFFNET_TRY(check_type(context, fields[TYPE].value));
+    return read_shape(context, fields[SHAPE].value, tensor);
 }
 
 static int by_offset(const void *a, const void *b)
@@ -246,8 +238,7 @@ int effnet_safetensors_read_tensors(struct safetensors *file, struct json_contex
         return effnet_fail_nomem(context->error, "tensor list", count * sizeof file->tensors[0]);
     for (const cJSON *item = file->header->child; item; item = item->next) {
         if (item == file->metadata) continue;
-        int status = read_tensor(file, context, item, &file->tensors[file->tensor_count]);
-        if (status) return status;
+        EFFNET_TRY(read_tensor(file, context, item, &file->tensors[file->tensor_count]));
         file->tensor_count++;
     }
     effnet_json_where(context, "header");
@@ -269,9 +260,8 @@ int effnet_safetensors_read_tensors(struct safetensors *file, struct json_contex
 int effnet_safetensors_open(struct safetensors *file, const char *path, struct json_context *context)
 {
     *file = (struct safetensors){0};
-    int status = map_file(file, path, context);
-    if (!status) status = parse_header(file, context);
-    return status;
+    EFFNET_TRY(map_file(file, path, context));
+    return parse_header(file, context);
 }
 
 void effnet_safetensors_close(struct safetensors *file)

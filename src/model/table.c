@@ -2,7 +2,6 @@
 
 #include "common/error.h"
 #include "common/utf8.h"
-#include "model/names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +59,7 @@ static int read_name(struct json_context *context, const cJSON *item, struct lay
 {
     struct effnet_layer *layer = &table->layers[index];
     const char *name;
-    int status = effnet_json_string(context, item, "name", &name);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "name", &name));
     if (!name[0] || strlen(name) >= sizeof layer->name)
         return effnet_json_fail(context, "name \"%s\" does not have 1 to %zu characters",
                                 effnet_word(name).text, sizeof layer->name - 1);
@@ -77,8 +75,7 @@ static int read_op(const struct json_context *context, const cJSON *item, const 
                    struct effnet_layer *layer)
 {
     const char *name;
-    int status = effnet_json_string(context, item, "op", &name);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "op", &name));
     int op = effnet_op_from_name(name);
     if (op < 0) return effnet_json_fail(context, "unknown op \"%s\"", effnet_word(name).text);
     layer->op = (enum effnet_op)op;
@@ -90,8 +87,7 @@ static int find_input(const struct json_context *context, const cJSON *item, con
                       int index, int *input)
 {
     const char *name;
-    int status = effnet_json_string(context, item, "an input", &name);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "an input", &name));
     *input = find_layer(table, index, name);
     if (*input >= 0) return EFFNET_OK;
     *input = EFFNET_IMAGE;
@@ -108,24 +104,23 @@ static int read_inputs(const struct json_context *context, const struct json_fie
     if (!field->value && layer->input_count == 1) return EFFNET_OK;
     if (!field->value)
         return effnet_json_fail(context, "%s needs the key \"%s\"", effnet_op_name(layer->op), field->key);
-    int status = check_version(context, table, true, "key", field->key);
-    if (!status && (!cJSON_IsArray(field->value) || cJSON_GetArraySize(field->value) != layer->input_count))
-        status = effnet_json_fail(context, "inputs is not an array of %d name%s, as %s takes",
-                                  layer->input_count, layer->input_count > 1 ? "s" : "",
-                                  effnet_op_name(layer->op));
-    for (int i = 0; !status && i < layer->input_count; i++)
-        status = find_input(context, cJSON_GetArrayItem(field->value, i), table, index, &layer->inputs[i]);
-    if (!status && layer->input_count > 1 && layer->inputs[0] == layer->inputs[1])
-        status = effnet_json_fail(context, "takes '%s' twice", source(table, layer->inputs[0])->name);
-    return status;
+    EFFNET_TRY(check_version(context, table, true, "key", field->key));
+    if (!cJSON_IsArray(field->value) || cJSON_GetArraySize(field->value) != layer->input_count)
+        return effnet_json_fail(context, "inputs is not an array of %d name%s, as %s takes",
+                                layer->input_count, layer->input_count > 1 ? "s" : "",
+                                effnet_op_name(layer->op));
+    for (int i = 0; i < layer->input_count; i++)
+        EFFNET_TRY(find_input(context, cJSON_GetArrayItem(field->value, i), table, index, &layer->inputs[i]));
+    if (layer->input_count > 1 && layer->inputs[0] == layer->inputs[1])
+        return effnet_json_fail(context, "takes '%s' twice", source(table, layer->inputs[0])->name);
+    return EFFNET_OK;
 }
 
 static int read_activation(const struct json_context *context, const cJSON *item,
                            const struct layer_table *table, struct effnet_layer *layer)
 {
     const char *name = "none";
-    int status = item ? effnet_json_string(context, item, "activation", &name) : EFFNET_OK;
-    if (status) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "activation", &name));
     int activation = effnet_activation_from_name(name);
     if (activation < 0) return effnet_json_fail(context, "unknown activation \"%s\"", effnet_word(name).text);
     if (!item && has_weights(layer->op)) return effnet_json_fail(context, "key \"activation\" is missing");
@@ -135,30 +130,21 @@ static int read_activation(const struct json_context *context, const cJSON *item
     return check_version(context, table, layer->activation == EFFNET_ACT_SIGMOID, "activation", name);
 }
 
-/* Reads kernel, stride and padding where the operation has them. */
 static int read_window(const struct json_context *context, const struct json_field *fields,
                        struct effnet_layer *layer)
 {
-    static const int window_fields[] = {KERNEL, STRIDE, PAD};
     layer->kernel = layer->stride = 1;
-    for (int i = 0; i < 3; i++) {
-        const struct json_field *field = &fields[window_fields[i]];
+    for (const struct json_field *field = &fields[KERNEL]; field <= &fields[PAD]; field++)
         if (!field->value == has_window(layer->op))
             return effnet_json_fail(context,
                                     field->value ? "%s takes no key \"%s\"" : "%s needs the key \"%s\"",
                                     effnet_op_name(layer->op), field->key);
-    }
     if (!has_window(layer->op)) return EFFNET_OK;
-    int64_t kernel, stride;
     int pad[4];
-    int status = effnet_json_integer(context, fields[KERNEL].value, "kernel", 1, TABLE_MAX_KERNEL, &kernel);
-    if (!status)
-        status = effnet_json_integer(context, fields[STRIDE].value, "stride", 1, TABLE_MAX_STRIDE, &stride);
+    EFFNET_TRY(effnet_json_int(context, fields[KERNEL].value, "kernel", 1, TABLE_MAX_KERNEL, &layer->kernel));
+    EFFNET_TRY(effnet_json_int(context, fields[STRIDE].value, "stride", 1, TABLE_MAX_STRIDE, &layer->stride));
     /* A window that starts a whole kernel before the image would see nothing but padding. */
-    if (!status) status = effnet_json_integers(context, fields[PAD].value, "pad", 0, kernel - 1, 4, pad);
-    if (status) return status;
-    layer->kernel = (int)kernel;
-    layer->stride = (int)stride;
+    EFFNET_TRY(effnet_json_ints(context, fields[PAD].value, "pad", 0, layer->kernel - 1, 4, pad));
     layer->pad_top = pad[0];
     layer->pad_left = pad[1];
     layer->pad_bottom = pad[2];
@@ -166,7 +152,6 @@ static int read_window(const struct json_context *context, const struct json_fie
     return EFFNET_OK;
 }
 
-/* Finds the earlier layer whose output is added. */
 static int read_residual(const struct json_context *context, const cJSON *item,
                          const struct layer_table *table, int index)
 {
@@ -174,8 +159,7 @@ static int read_residual(const struct json_context *context, const cJSON *item,
     layer->residual = -1;
     if (!item) return EFFNET_OK;
     const char *name;
-    int status = effnet_json_string(context, item, "add", &name);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_string(context, item, "add", &name));
     if (!has_weights(layer->op))
         return effnet_json_fail(context, "%s takes no key \"add\"", effnet_op_name(layer->op));
     layer->residual = find_layer(table, index, name);
@@ -249,31 +233,26 @@ static int read_layer(struct json_context *context, const cJSON *item, struct la
     struct json_field fields[FIELDS];
     memcpy(fields, layer_fields, sizeof fields);
     effnet_json_where(context, "network: layer %d", index);
-    int status = effnet_json_fields(context, item, fields, FIELDS, true);
-    if (!status) status = read_name(context, fields[NAME].value, table, index);
-    if (!status) status = read_op(context, fields[OP].value, table, layer);
-    int64_t in = 0, out = 0, block = -1;
-    if (!status) status = effnet_json_integer(context, fields[IN].value, "in", 1, TABLE_MAX_CHANNELS, &in);
-    if (!status) status = effnet_json_integer(context, fields[OUT].value, "out", 1, TABLE_MAX_CHANNELS, &out);
-    if (!status && fields[BLOCK].value)
-        status = effnet_json_integer(context, fields[BLOCK].value, "block", 0, TABLE_MAX_LAYERS, &block);
-    if (!status) status = read_inputs(context, &fields[INPUTS], table, index);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_fields(context, item, fields, FIELDS, true));
+    EFFNET_TRY(read_name(context, fields[NAME].value, table, index));
+    EFFNET_TRY(read_op(context, fields[OP].value, table, layer));
+    EFFNET_TRY(effnet_json_int(context, fields[IN].value, "in", 1, TABLE_MAX_CHANNELS, &layer->in_channels));
+    EFFNET_TRY(
+        effnet_json_int(context, fields[OUT].value, "out", 1, TABLE_MAX_CHANNELS, &layer->out_channels));
+    layer->block = -1;
+    EFFNET_TRY(effnet_json_int(context, fields[BLOCK].value, "block", 0, TABLE_MAX_LAYERS, &layer->block));
+    EFFNET_TRY(read_inputs(context, &fields[INPUTS], table, index));
     layer->in_height = source(table, layer->inputs[0])->out_height;
     layer->in_width = source(table, layer->inputs[0])->out_width;
-    layer->in_channels = (int)in;
-    layer->out_channels = (int)out;
-    layer->block = (int)block;
-
-    status = read_activation(context, fields[ACTIVATION].value, table, layer);
-    if (!status) status = read_window(context, fields, layer);
-    if (!status) status = check_sources(context, table, layer);
-    if (!status) status = derive(context, layer);
-    if (!status) status = read_residual(context, fields[ADD].value, table, index);
+    EFFNET_TRY(read_activation(context, fields[ACTIVATION].value, table, layer));
+    EFFNET_TRY(read_window(context, fields, layer));
+    EFFNET_TRY(check_sources(context, table, layer));
+    EFFNET_TRY(derive(context, layer));
+    EFFNET_TRY(read_residual(context, fields[ADD].value, table, index));
     layer->last_reader = index;
-    for (int i = 0; !status && i < layer->input_count; i++)
+    for (int i = 0; i < layer->input_count; i++)
         if (layer->inputs[i] != EFFNET_IMAGE) table->layers[layer->inputs[i]].last_reader = index;
-    return status;
+    return EFFNET_OK;
 }
 
 int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4])
@@ -295,8 +274,7 @@ static int read_layers(struct json_context *context, const cJSON *layers, struct
     if (!table->layers)
         return effnet_fail_nomem(context->error, "layer table", (size_t)count * sizeof table->layers[0]);
     for (const cJSON *item = layers->child; item; item = item->next) {
-        int status = read_layer(context, item, table, table->layer_count);
-        if (status) return status;
+        EFFNET_TRY(read_layer(context, item, table, table->layer_count));
         table->layer_count++;
     }
     const struct effnet_layer *last = &table->layers[count - 1];
@@ -317,17 +295,15 @@ int effnet_table_read(struct json_context *context, const cJSON *network, int ve
     *table = (struct layer_table){.version = version, .image = {.name = TABLE_IMAGE}};
     int input[3];
     effnet_json_where(context, "network");
-    int status = effnet_json_fields(context, network, fields, 3, true);
-    if (!status) status = effnet_json_string(context, fields[0].value, "name", &table->network);
-    if (!status)
-        status = effnet_json_integers(context, fields[1].value, "input", 1, TABLE_MAX_SPATIAL, 3, input);
-    if (status) return status;
+    EFFNET_TRY(effnet_json_fields(context, network, fields, 3, true));
+    EFFNET_TRY(effnet_json_string(context, fields[0].value, "name", &table->network));
+    EFFNET_TRY(effnet_json_ints(context, fields[1].value, "input", 1, TABLE_MAX_SPATIAL, 3, input));
     if (!table->network[0]) return effnet_json_fail(context, "the name is empty");
     if (input[0] != 3) return effnet_json_fail(context, "input has %d channels, not 3", input[0]);
     table->image.out_channels = input[0];
     table->image.out_height = input[1];
     table->image.out_width = input[2];
-    status = read_layers(context, fields[2].value, table);
+    int status = read_layers(context, fields[2].value, table);
     if (status) {
         free(table->layers);
         *table = (struct layer_table){0};

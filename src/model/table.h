@@ -28,6 +28,11 @@ struct layer_table {
 int effnet_table_read(struct json_context *context, const cJSON *network, int version,
                       struct layer_table *table);
 
+/* Enums from the file's words; -1 where there is no such word. */
+int effnet_op_from_name(const char *name);            /* enum effnet_op */
+int effnet_activation_from_name(const char *name);    /* enum effnet_activation */
+int effnet_interpolation_from_name(const char *name); /* enum effnet_interpolation */
+
 /* Shape of a layer's weight tensor; returns its rank (0 for pool and scale). */
 int effnet_table_weight_shape(const struct effnet_layer *layer, int64_t shape[4]);
 

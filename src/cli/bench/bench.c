@@ -1,5 +1,5 @@
 /* effnet bench: verifies, warms up, times. */
-#include "cli/bench/measures.h"
+#include "cli/bench/bench.h"
 #include "cli/compare.h"
 #include "cli/images.h"
 #include "cli/units.h"
@@ -49,11 +49,9 @@ static int make_reference(struct bench *bench, size_t classes)
 static int check_batch(struct bench *bench)
 {
     size_t classes = (size_t)effnet_model_get_info(bench->model)->classes;
-    const char *precision = effnet_session_get_info(bench->session)->precision;
-    double allowance = logits_allowance(precision);
+    double allowance = find_allowance(effnet_session_get_info(bench->session)->precision).logits;
     struct effnet_error error;
-    int status = bench->reference ? EFFNET_OK : make_reference(bench, classes);
-    if (status) return status;
+    if (!bench->reference) EFFNET_TRY(make_reference(bench, classes));
     for (size_t i = 0; i < (size_t)bench->batch * classes; i++) bench->logits[i] = NAN;
     if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
         return cli_fail_library(&error);
@@ -69,18 +67,15 @@ static int check_batch(struct bench *bench)
                     bench->batch, comparison.relative_l2, 100 * comparison.share);
 }
 
-/* ---------------------------------------------------------------- */
-
 /* The facts come from the first session. */
 static int begin_report(struct bench *bench)
 {
     const struct bench_options *o = bench->options;
-    int status = report_open(o->passes.format, stdout, &bench->report);
-    if (status) return status;
+    EFFNET_TRY(report_open(o->passes.format, stdout, &bench->report));
     report_model_facts(bench->report, bench->model);
     report_session_facts(bench->report, &o->setup, bench->session);
-    report_bool(bench->report, "verified", "verified", !o->passes.no_verify);
-    report_number(bench->report, "warmup", "warm-up passes", "%lld", (long long)o->passes.warmup);
+    report_fact(bench->report, VALUE_BOOL, "verified", "verified", "%s", report_bool(!o->passes.no_verify));
+    report_fact(bench->report, VALUE_NUMBER, "warmup", "warm-up passes", "%lld", (long long)o->passes.warmup);
     if (o->layers)
         bench_units_table(bench);
     else
@@ -94,8 +89,8 @@ static int bench_batch(struct bench *bench, int batch)
     const struct effnet_model_info *info = effnet_model_get_info(bench->model);
     size_t crop = (size_t)info->preprocess.crop;
     bench->batch = batch;
-    int status = setup_open_session(&o->setup, bench->model, batch, &bench->session);
-    if (status) return status;
+    EFFNET_TRY(setup_open_session(&o->setup, bench->model, batch, &bench->session));
+    int status = EFFNET_OK;
     bench->pixels = malloc((size_t)batch * crop * crop * 3);
     bench->logits = malloc((size_t)batch * (size_t)info->classes * sizeof *bench->logits);
     if (bench->pixels && bench->logits)
@@ -168,10 +163,8 @@ int cmd_bench(int argc, char **argv)
              0.001, 1e12),
         PASS_OPTIONS(&o.passes),
     };
-    int first;
-    int status = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv,
-                             &first);
-    if (status != ARGS_GO_ON) return status;
-    status = check_usage(&o, argv + first, argc - first);
-    return status ? status : bench_all(&o, argv + first, argc - first);
+    int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
+    if (first <= 0) return first;
+    EFFNET_TRY(check_usage(&o, argv + first, argc - first));
+    return bench_all(&o, argv + first, argc - first);
 }

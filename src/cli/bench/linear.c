@@ -1,5 +1,5 @@
 /* One linear layer on random data, verified, then timed. */
-#include "cli/bench/measures.h"
+#include "cli/bench/bench.h"
 #include "common/cpu.h"
 #include "common/half.h"
 #include "common/nvidia.h"
@@ -185,17 +185,16 @@ static int make_arrays(struct linear *linear, const struct epilogue *epilogue, i
     a->w_type = on_gpu(linear) ? EFFNET_FP16 : x_type;
     a->y_type = y_type;
     a->activation = epilogue->activation;
-    int status = check_memory(linear);
-    if (status) return status;
+    EFFNET_TRY(check_memory(linear));
     linear->x = make_noise(m * k, a->x_type, 1, 0, seed);
     linear->w = make_noise(n * k, a->w_type, 1 / sqrt((double)k), 0, seed + 1);
     if (!linear->x || !linear->w) return cli_fail_nomem("the arrays");
-    status = make_columns(linear, epilogue, seed + 2);
+    EFFNET_TRY(make_columns(linear, epilogue, seed + 2));
     a->x = linear->x;
     a->w = linear->w;
     a->scale = linear->scale;
     a->shift = linear->shift;
-    return status;
+    return EFFNET_OK;
 }
 
 /* ---------------------------------------------------------------- verifying */
@@ -340,44 +339,37 @@ static void begin_report(struct linear *linear)
     const struct linear_options *o = linear->options;
     const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
     struct report *report = linear->report;
-    report_text(report, "backend", "backend", info->backend);
-    report_text(report, "device", "device", info->device);
-    report_text(report, "epilogue", "epilogue", o->epilogue);
-    report_text(report, "x_type", "x", type_name(linear->args.x_type));
-    report_text(report, "w_type", "w", type_name(linear->args.w_type));
-    report_text(report, "y_type", "y", type_name(linear->args.y_type));
-    report_number(report, "seed", "seed", "%" PRId64, o->seed);
-    report_bool(report, "verified", "verified", !o->passes.no_verify);
-    report_number(report, "pause_ms", "pause ms", "%g", o->pause);
-    report_number(report, "warmup", "warm-up passes", "%" PRId64, o->passes.warmup);
-    report_number(report, "peak_tflop_per_s", "peak TFLOP/s", "%.4g", linear->peak);
-    report_text(report, "peak_of", "peak is", linear->peak_of);
+    report_fact(report, VALUE_TEXT, "backend", "backend", "%s", info->backend);
+    report_fact(report, VALUE_TEXT, "device", "device", "%s", info->device);
+    report_fact(report, VALUE_TEXT, "epilogue", "epilogue", "%s", o->epilogue);
+    report_fact(report, VALUE_TEXT, "x_type", "x", "%s", type_name(linear->args.x_type));
+    report_fact(report, VALUE_TEXT, "w_type", "w", "%s", type_name(linear->args.w_type));
+    report_fact(report, VALUE_TEXT, "y_type", "y", "%s", type_name(linear->args.y_type));
+    report_fact(report, VALUE_NUMBER, "seed", "seed", "%" PRId64, o->seed);
+    report_fact(report, VALUE_BOOL, "verified", "verified", "%s", report_bool(!o->passes.no_verify));
+    report_fact(report, VALUE_NUMBER, "pause_ms", "pause ms", "%g", o->pause);
+    report_fact(report, VALUE_NUMBER, "warmup", "warm-up passes", "%" PRId64, o->passes.warmup);
+    report_fact(report, VALUE_NUMBER, "peak_tflop_per_s", "peak TFLOP/s", "%.4g", linear->peak);
+    report_fact(report, VALUE_TEXT, "peak_of", "peak is", "%s", linear->peak_of);
     report_table(report, "results", "Linear layer", columns, sizeof columns / sizeof columns[0]);
 }
 
-static void report_row(struct linear *linear)
+static void report_shape(struct linear *linear)
 {
-    const struct linear_options *o = linear->options;
     const struct effnet_linear_args *a = &linear->args;
     const struct effnet_linear_bench_info *info = effnet_linear_bench_get_info(linear->layer);
-    struct report *report = linear->report;
     const struct statistics s = statistics_of(linear->samples.values, linear->samples.count);
     const double m = (double)a->m, n = (double)a->n, k = (double)a->k;
     const double bytes = m * k * (double)effnet_type_bytes(a->x_type) +
                          n * k * (double)effnet_type_bytes(a->w_type) +
                          m * n * (double)effnet_type_bytes(a->y_type);
     const double rate = flops(a) / s.median * 1e-6;
-    report_cell_number(report, "%" PRId64, a->m);
-    report_cell_number(report, "%" PRId64, a->n);
-    report_cell_number(report, "%" PRId64, a->k);
-    report_cell_text(report, o->passes.cold ? "cold" : "warm");
-    report_cell_text(report, info->kernel);
-    report_cell_number(report, "%d", info->calls);
-    report_passes(report, &s, 1, 2);
-    report_cell_number(report, "%.4g", rate);
-    report_cell_number(report, "%.1f", bytes / s.median * 1e-3);
-    report_cell_number(report, "%.1f", 100 * rate / linear->peak);
-    report_cell_number(report, "%.2e", linear->relative_l2);
+    char cells[PASS_CELLS_SIZE];
+    report_row(linear->report,
+               "%" PRId64 "\t%" PRId64 "\t%" PRId64 "\t%s\t%s\t%d\t%s\t%.4g\t%.1f\t%.1f\t%.2e", a->m, a->n,
+               a->k, linear->options->passes.cold ? "cold" : "warm", info->kernel, info->calls,
+               pass_cells(&s, 1, 2, cells), rate, bytes / s.median * 1e-3, 100 * rate / linear->peak,
+               linear->relative_l2);
 }
 
 /* One row of the table: the first m rows of x. */
@@ -393,7 +385,7 @@ static int bench_shape(struct linear *linear, int64_t m)
         if (!status) begin_report(linear);
     }
     if (!status) status = passes_run(o, pass_linear, linear, &linear->samples);
-    if (!status) report_row(linear);
+    if (!status) report_shape(linear);
     close_layer(linear);
     return status;
 }
@@ -462,9 +454,8 @@ int cmd_bench_linear(int argc, char **argv)
         FLAG('q', "quiet", "no notices on standard error; errors stay", &o.quiet),
     };
     const struct option_group group = {"Options", options, sizeof options / sizeof options[0]};
-    int first;
-    int status = args_parse(&help, &group, 1, argc, argv, &first);
-    if (status != ARGS_GO_ON) return status;
+    int first = args_parse(&help, &group, 1, argc, argv);
+    if (first <= 0) return first;
     if (first < argc)
         return cli_fail(EFFNET_E_USAGE, "bench linear: unexpected '%s' (see 'effnet bench linear --help')",
                         argv[first]);

@@ -1,5 +1,5 @@
 /* The whole network: compute alone, with the host's part, and from files. */
-#include "cli/bench/measures.h"
+#include "cli/bench/bench.h"
 #include "cli/feed.h"
 #include "common/cpu.h"
 #include "effnet_lab.h"
@@ -60,8 +60,8 @@ static int pass_end_to_end(void *context, struct samples *samples)
     };
     double start_us = effnet_clock_us();
     struct feed *feed;
-    int status = feed_open(&options, bench->paths, bench->count, &feed);
-    if (status) return status;
+    EFFNET_TRY(feed_open(&options, bench->paths, bench->count, &feed));
+    int status;
     do {
         struct effnet_error error;
         status = feed_batch(feed, bench->batch, bench->pixels, NULL, &images, visit_item, NULL);
@@ -80,13 +80,10 @@ static int measure(struct bench *bench, const char *name, bool cold, int images,
     int status = passes_run(&bench->options->passes, pass, bench, &samples);
     if (!status) {
         struct statistics s = statistics_of(samples.values, samples.count);
-        report_cell_number(bench->report, "%d", bench->batch);
-        report_cell_text(bench->report, name);
-        report_cell_text(bench->report, cold ? "cold" : "warm");
-        report_cell_number(bench->report, "%d", images);
-        report_passes(bench->report, &s, 1e3, 4);
-        report_cell_number(bench->report, "%.1f", images / s.median * 1e6);
-        report_cell_number(bench->report, "%" PRId64, effnet_session_get_info(bench->session)->memory_bytes);
+        char cells[PASS_CELLS_SIZE];
+        report_row(bench->report, "%d\t%s\t%s\t%d\t%s\t%.1f\t%" PRId64, bench->batch, name,
+                   cold ? "cold" : "warm", images, pass_cells(&s, 1e3, 4, cells), images / s.median * 1e6,
+                   effnet_session_get_info(bench->session)->memory_bytes);
     }
     samples_free(&samples);
     return status;
@@ -94,9 +91,8 @@ static int measure(struct bench *bench, const char *name, bool cold, int images,
 
 int bench_network(struct bench *bench)
 {
-    int status = measure(bench, "compute", bench->options->passes.cold, bench->batch, pass_compute);
-    if (!status) status = measure(bench, "run", false, bench->batch, pass_run);
-    if (!status && bench->options->end_to_end)
-        status = measure(bench, "end-to-end", false, bench->count, pass_end_to_end);
-    return status;
+    EFFNET_TRY(measure(bench, "compute", bench->options->passes.cold, bench->batch, pass_compute));
+    EFFNET_TRY(measure(bench, "run", false, bench->batch, pass_run));
+    if (!bench->options->end_to_end) return EFFNET_OK;
+    return measure(bench, "end-to-end", false, bench->count, pass_end_to_end);
 }

@@ -1,6 +1,6 @@
 /* Unit by unit: where the time of a pass goes, and how near that is to what the machine can do. */
 #include "cli/units.h"
-#include "cli/bench/measures.h"
+#include "cli/bench/bench.h"
 #include "effnet_lab.h"
 
 #include <inttypes.h>
@@ -65,25 +65,16 @@ static double roofline_percent(const struct bench_options *o, double bytes, doub
 
 static void report_unit(struct bench *bench, int index, const struct statistics *s, double total_us)
 {
-    struct report *report = bench->report;
     const struct bench_options *o = bench->options;
     const struct effnet_unit *unit = effnet_session_unit(bench->session, index);
     int64_t bytes = unit->bytes_per_image * bench->batch + unit->weight_bytes;
     int64_t flops = unit_flops(bench->model, unit) * bench->batch;
-    char label[UNIT_LABEL_SIZE];
-    report_cell_number(report, "%d", bench->batch);
-    report_cell_number(report, "%d", index);
-    report_cell_text(report, o->passes.cold ? "cold" : "warm");
-    report_cell_text(report, unit_label(bench->model, unit, label));
-    report_cell_text(report, unit->kernel);
-    report_passes(report, s, 1, 2);
-    report_cell_number(report, "%.2f", total_us > 0 ? 100 * s->median / total_us : 0);
-    report_cell_number(report, "%" PRId64, bytes);
-    report_cell_number(report, "%.1f", giga_per_second((double)bytes, s->median));
-    report_cell_number(report, "%" PRId64, flops);
-    report_cell_number(report, "%.1f", giga_per_second((double)flops, s->median));
-    if (o->peak_bandwidth > 0 || o->passes.peak_compute > 0)
-        report_cell_number(report, "%.1f", roofline_percent(o, (double)bytes, (double)flops, s->median));
+    char label[UNIT_LABEL_SIZE], cells[PASS_CELLS_SIZE];
+    report_row(bench->report, "%d\t%d\t%s\t%s\t%s\t%s\t%.2f\t%" PRId64 "\t%.1f\t%" PRId64 "\t%.1f\t%.1f",
+               bench->batch, index, o->passes.cold ? "cold" : "warm", unit_label(bench->model, unit, label),
+               unit->kernel, pass_cells(s, 1, 2, cells), total_us > 0 ? 100 * s->median / total_us : 0, bytes,
+               giga_per_second((double)bytes, s->median), flops, giga_per_second((double)flops, s->median),
+               roofline_percent(o, (double)bytes, (double)flops, s->median));
 }
 
 /* The passes' rows turned into each unit's statistics. */

@@ -14,13 +14,9 @@
 
 #include "common/error.h"
 
-enum {
-    FILE_HEADER_BYTES = 14,
-    RED = 0,
-    GREEN,
-    BLUE,
-    ALPHA,
-};
+enum { FILE_HEADER_BYTES = 14 };
+
+enum { RED, GREEN, BLUE, ALPHA };
 
 enum compression { RAW = 0, RLE8 = 1, RLE4 = 2, MASKS = 3, RLE24 = 4, JPEG = 4, PNG = 5, ALPHA_MASKS = 6 };
 
@@ -55,11 +51,6 @@ static uint32_t get32(const uint8_t *p)
     return get16(p) | get16(p + 2) << 16;
 }
 
-static int fail(const struct bmp *bmp, struct effnet_error *error, const char *what, uint32_t number)
-{
-    return effnet_fail(error, EFFNET_E_DATA, "%s: bad BMP: %s %u", bmp->source->name, what, number);
-}
-
 /* A mask has to be one run of bits. */
 static bool set_channel(struct channel *channel, uint32_t mask)
 {
@@ -71,7 +62,7 @@ static bool set_channel(struct channel *channel, uint32_t mask)
 }
 
 /* `masks`: where the file has them, or NULL. */
-static int set_channels(struct bmp *bmp, const uint8_t *masks, int count, struct effnet_error *error)
+static int set_channels(struct bmp *bmp, const uint8_t *masks, int count)
 {
     uint32_t values[4] = {0xff0000, 0xff00, 0xff, 0};
     if (bmp->bits == 16) memcpy(values, (uint32_t[4]){0x7c00, 0x3e0, 0x1f, 0}, sizeof values);
@@ -83,13 +74,13 @@ static int set_channels(struct bmp *bmp, const uint8_t *masks, int count, struct
     for (int c = 0; c < 4; c++) {
         bool alone = set_channel(&bmp->channels[c], values[c]) && !(taken & values[c]) && !(values[c] & ~all);
         if (!alone)
-            return fail(bmp, error, "a mask with gaps, too wide or over another one, of channel",
-                        (uint32_t)c);
+            return image_fail(bmp->source,
+                              "bad BMP: a mask with gaps, too wide or over another one, of channel %d", c);
         taken |= values[c];
     }
     return taken & ~values[ALPHA]
                ? EFFNET_OK
-               : fail(bmp, error, "no mask of a colour, bits a pixel:", (uint32_t)bmp->bits);
+               : image_fail(bmp->source, "bad BMP: no mask of a colour, bits a pixel: %d", bmp->bits);
 }
 
 /* Fills in what the header behind the file header says. */
@@ -120,44 +111,41 @@ static bool is_run_lengths(const struct bmp *bmp)
     return bmp->compression == RLE8 || bmp->compression == RLE4 || bmp->compression == RLE24;
 }
 
-static int check_kind(const struct bmp *bmp, struct effnet_error *error)
+static int check_kind(const struct bmp *bmp)
 {
-    const char *name = bmp->source->name;
     uint32_t compression = bmp->compression;
     if (!bmp->os2 && (compression == JPEG || compression == PNG))
-        return effnet_fail(error, EFFNET_E_DATA, "%s: a %s within a BMP, which is not read", name,
-                           compression == JPEG ? "JPEG" : "PNG");
+        return image_fail(bmp->source, "a %s within a BMP, which is not read",
+                          compression == JPEG ? "JPEG" : "PNG");
     if (bmp->os2 && compression == 3 && bmp->bits == 1)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: a BMP in Huffman codes, which is not read", name);
+        return image_fail(bmp->source, "a BMP in Huffman codes, which is not read");
     bool palette = bmp->bits == 1 || bmp->bits == 2 || bmp->bits == 4 || bmp->bits == 8;
     if (!palette && bmp->bits != 16 && bmp->bits != 24 && bmp->bits != 32)
-        return fail(bmp, error, "bits a pixel:", (uint32_t)bmp->bits);
+        return image_fail(bmp->source, "bad BMP: bits a pixel: %d", bmp->bits);
     bool known = compression == RAW || ((compression == RLE8 || compression == RLE4) && palette) ||
                  ((compression == MASKS || compression == ALPHA_MASKS) && !palette) ||
                  (compression == RLE24 && bmp->os2 && bmp->bits == 24);
     if (!known)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad BMP: compression %u of %d bits a pixel", name,
-                           compression, bmp->bits);
+        return image_fail(bmp->source, "bad BMP: compression %u of %d bits a pixel", compression, bmp->bits);
     if (palette && bmp->palette_entries > 65536)
-        return fail(bmp, error, "colours in the palette:", bmp->palette_entries);
+        return image_fail(bmp->source, "bad BMP: colours in the palette: %u", bmp->palette_entries);
     return EFFNET_OK;
 }
 
 /* Everything before palette and pixels. */
-static int read_headers(struct bmp *bmp, struct effnet_error *error)
+static int read_headers(struct bmp *bmp)
 {
     const struct image_source *source = bmp->source;
     const uint8_t *header = source->data + FILE_HEADER_BYTES;
-    if (source->size_bytes < FILE_HEADER_BYTES + 4) return image_fail_truncated(source, error);
+    if (source->size_bytes < FILE_HEADER_BYTES + 4) return image_fail_truncated(source);
     uint32_t header_bytes = get32(header), masks_bytes = 0;
     bool known = header_bytes == 12 || (header_bytes >= 16 && header_bytes <= 64) || header_bytes == 108 ||
                  header_bytes == 124;
-    if (!known) return fail(bmp, error, "bytes of header:", header_bytes);
-    if (source->size_bytes < FILE_HEADER_BYTES + header_bytes) return image_fail_truncated(source, error);
+    if (!known) return image_fail(source, "bad BMP: bytes of header: %u", header_bytes);
+    if (source->size_bytes < FILE_HEADER_BYTES + header_bytes) return image_fail_truncated(source);
     read_header(bmp, header, header_bytes);
-    int status = check_kind(bmp, error);
-    if (!status) status = image_check_size(source, bmp->width, bmp->height, error);
-    if (status) return status;
+    EFFNET_TRY(check_kind(bmp));
+    EFFNET_TRY(image_check_size(source, bmp->width, bmp->height));
 
     if (bmp->bits > 8) {
         bool masked = bmp->compression == MASKS || bmp->compression == ALPHA_MASKS;
@@ -165,9 +153,8 @@ static int read_headers(struct bmp *bmp, struct effnet_error *error)
         int count = (behind ? bmp->compression == ALPHA_MASKS : header_bytes >= 56) ? 4 : 3;
         if (masked && behind) masks_bytes = 4 * (uint32_t)count;
         if (source->size_bytes < FILE_HEADER_BYTES + header_bytes + masks_bytes)
-            return image_fail_truncated(source, error);
-        status = set_channels(bmp, masked ? header + (behind ? header_bytes : 40) : NULL, count, error);
-        if (status) return status;
+            return image_fail_truncated(source);
+        EFFNET_TRY(set_channels(bmp, masked ? header + (behind ? header_bytes : 40) : NULL, count));
     } else if (bmp->palette_entries == 0) {
         bmp->palette_entries = 1u << bmp->bits;
     }
@@ -360,7 +347,7 @@ static size_t operand_bytes(const struct bmp *bmp, int count, int code)
 }
 
 /* Reads codes until all pixels are there or the end is told. */
-static int read_runs(const struct bmp *bmp, const struct effnet_image *image, struct effnet_error *error)
+static int read_runs(const struct bmp *bmp, const struct effnet_image *image)
 {
     const struct image_source *source = bmp->source;
     struct runs runs = {.bmp = bmp,
@@ -371,11 +358,10 @@ static int read_runs(const struct bmp *bmp, const struct effnet_image *image, st
                         .untouched = true};
     for (size_t i = 0; i < (size_t)runs.pixels; i++) memcpy(image->rgb + 3 * i, bmp->palette[0], 3);
     while (runs.pixel < runs.pixels) {
-        if (runs.at > runs.size_bytes || runs.size_bytes - runs.at < 2)
-            return image_fail_truncated(source, error);
+        if (runs.at > runs.size_bytes || runs.size_bytes - runs.at < 2) return image_fail_truncated(source);
         int count = runs.data[runs.at], code = runs.data[runs.at + 1];
         size_t bytes = operand_bytes(bmp, count, code);
-        if (runs.size_bytes - runs.at - 2 < bytes) return image_fail_truncated(source, error);
+        if (runs.size_bytes - runs.at - 2 < bytes) return image_fail_truncated(source);
         runs.at += count ? 1 : 2;
         if (count)
             put_run(&runs, count);
@@ -392,27 +378,21 @@ static bool matches(const uint8_t *data, size_t size_bytes)
     return size_bytes >= 2 && data[0] == 'B' && data[1] == 'M';
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     struct bmp bmp = {.source = source};
-    int status = read_headers(&bmp, error);
-    if (status) return status;
+    EFFNET_TRY(read_headers(&bmp));
     uint64_t needed = bmp.pixels_at + (is_run_lengths(&bmp) ? 2 : pixel_bytes(&bmp));
-    if (source->size_bytes < needed) return image_fail_truncated(source, error);
+    if (source->size_bytes < needed) return image_fail_truncated(source);
     if (bmp.bits <= 8) read_palette(&bmp);
-    status = image_alloc(source, bmp.width, bmp.height, out, error);
-    if (status) return status;
-    status = is_run_lengths(&bmp) ? read_runs(&bmp, out, error) : read_rows(&bmp, out, facts);
-    if (status) effnet_image_free(out);
-    return status;
+    EFFNET_TRY(image_alloc(source, bmp.width, bmp.height, out));
+    return is_run_lengths(&bmp) ? read_runs(&bmp, out) : read_rows(&bmp, out, facts);
 }
 
-static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
     struct bmp bmp = {.source = start};
-    int status = read_headers(&bmp, error);
-    if (status) return status;
+    EFFNET_TRY(read_headers(&bmp));
     uint64_t pixels = row_bytes(&bmp) * (uint64_t)bmp.height;
     /* No run is shorter than a pixel and its count, nor a row's end than two bytes. */
     if (is_run_lengths(&bmp)) pixels = 4 * (uint64_t)(bmp.width * bmp.height) + 2 * (uint64_t)bmp.height + 2;

@@ -1,4 +1,4 @@
-/* The image formats that are read: one file a format, each with one entry of the table in formats.c. */
+/* The image formats that are read: one file a format, each with one entry of the table in read.c. */
 #ifndef EFFNET_IMAGE_FORMATS_FORMATS_H
 #define EFFNET_IMAGE_FORMATS_FORMATS_H
 
@@ -10,21 +10,17 @@ struct image_format {
     /* Whether a file that begins with these bytes is of this format. Takes any number of bytes. */
     bool (*matches)(const uint8_t *data, size_t size_bytes);
 
-    /* Makes RGB8 of a file that matches. *facts is zeroed before. On failure *out is zeroed,
-     * nothing leaks, and the message is "FILE: reason". */
-    int (*decode)(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error);
+    /* Makes RGB8 of a file that matches. *out and *facts are zeroed before; the caller frees *out, also after
+     * a failure. */
+    int (*decode)(const struct image_source *source, struct effnet_image *out, struct image_facts *facts);
 
     /* How many bytes of the file decode() may want, told by its first ones: those in `start`, which match
      * and are at least the first 64 KB where the file has as many. Fails where decode() would for what the
      * header says. NULL: the header does not tell. */
-    int (*extent)(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error);
+    int (*extent)(const struct image_source *start, uint64_t *extent_bytes);
 };
 
 extern const struct image_format image_format_png, image_format_jpeg, image_format_bmp, image_format_gif,
     image_format_pnm, image_format_tga;
-
-/* The format of a file that begins with these bytes; NULL if none of ours. */
-const struct image_format *image_format_find(const uint8_t *data, size_t size_bytes);
 
 #endif

@@ -80,9 +80,8 @@ static void read_graphic_control(struct gif *gif)
 }
 
 /* Reads everything before the frame's codes. */
-static int read_headers(struct gif *gif, struct effnet_error *error)
+static int read_headers(struct gif *gif)
 {
-    const char *name = gif->source->name;
     gif->at = 6; /* behind the signature */
     gif->screen_width = get16(gif);
     gif->screen_height = get16(gif);
@@ -92,9 +91,9 @@ static int read_headers(struct gif *gif, struct effnet_error *error)
     read_palette(gif, flags);
     for (;;) {
         int tag = get8(gif);
-        if (gif->overrun) return image_fail_truncated(gif->source, error);
+        if (gif->overrun) return image_fail_truncated(gif->source);
         if (tag == ',') break;
-        if (tag == ';') return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: no image in it", name);
+        if (tag == ';') return image_fail(gif->source, "bad GIF: no image in it");
         if (tag != '!') continue; /* stray bytes between blocks are common enough */
         if (get8(gif) == 0xf9)
             read_graphic_control(gif);
@@ -108,10 +107,9 @@ static int read_headers(struct gif *gif, struct effnet_error *error)
     flags = get8(gif);
     gif->interlaced = flags & 0x40;
     read_palette(gif, flags);
-    if (gif->overrun) return image_fail_truncated(gif->source, error);
+    if (gif->overrun) return image_fail_truncated(gif->source);
     if (gif->width < 1 || gif->height < 1)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: a frame of %d x %d", name, gif->width,
-                           gif->height);
+        return image_fail(gif->source, "bad GIF: a frame of %d x %d", gif->width, gif->height);
     /* A frame that sticks out makes the canvas larger. */
     int right = gif->left + gif->width, bottom = gif->top + gif->height;
     if (right > gif->screen_width) gif->screen_width = right;
@@ -188,13 +186,12 @@ static int put_string(struct table *table, int code, int clear, struct cursor *c
 }
 
 /* LZW. Fails unless every pixel of the frame comes. */
-static int read_frame(struct gif *gif, const struct effnet_image *image, struct effnet_error *error)
+static int read_frame(struct gif *gif, const struct effnet_image *image)
 {
-    const char *name = gif->source->name;
     int bits_per_index = get8(gif);
-    if (gif->overrun) return image_fail_truncated(gif->source, error);
+    if (gif->overrun) return image_fail_truncated(gif->source);
     if (bits_per_index > 12) /* more than 8 are never needed, and sometimes told */
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: %d bits a pixel", name, bits_per_index);
+        return image_fail(gif->source, "bad GIF: %d bits a pixel", bits_per_index);
 
     struct table table;
     struct bits bits = {.gif = gif};
@@ -203,9 +200,8 @@ static int read_frame(struct gif *gif, const struct effnet_image *image, struct 
     int next = end + 1, size = bits_per_index + 1, previous = NO_CODE, first = 0;
     while (!cursor.full) {
         int code = next_code(&bits, size);
-        if (gif->overrun) return image_fail_truncated(gif->source, error);
-        if (code == NO_CODE || code == end)
-            return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: pixels are missing", name);
+        if (gif->overrun) return image_fail_truncated(gif->source);
+        if (code == NO_CODE || code == end) return image_fail(gif->source, "bad GIF: pixels are missing");
         if (code == clear) {
             next = end + 1;
             size = bits_per_index + 1;
@@ -214,7 +210,7 @@ static int read_frame(struct gif *gif, const struct effnet_image *image, struct 
         }
         bool known = code < clear || (code > end && code < next);
         if (!known && (code != next || previous == NO_CODE || next >= MAX_CODES))
-            return effnet_fail(error, EFFNET_E_DATA, "%s: bad GIF: bad code", name);
+            return image_fail(gif->source, "bad GIF: bad code");
         /* The new string is the previous one and the first index of this one, which, if this is the very
          * string that is new, is the first of the previous one. A full table stays as it is. */
         bool grows = previous != NO_CODE && next < MAX_CODES;
@@ -237,39 +233,34 @@ static bool matches(const uint8_t *data, size_t size_bytes)
     return size_bytes >= 6 && (memcmp(data, "GIF87a", 6) == 0 || memcmp(data, "GIF89a", 6) == 0);
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     struct gif gif = {.source = source, .transparent = -1, .facts = facts};
-    int status = read_headers(&gif, error);
-    if (status) return status;
+    EFFNET_TRY(read_headers(&gif));
     if (source->background && gif.transparent >= 0)
         memcpy(gif.palette[gif.transparent], source->background, 3);
     int width = gif.screen_width, height = gif.screen_height;
-    status = image_alloc(source, width, height, out, error);
-    if (status) return status;
+    EFFNET_TRY(image_alloc(source, width, height, out));
     if (gif.width < width || gif.height < height) {
         const uint8_t *bare = gif.palette[gif.transparent >= 0 ? gif.transparent : 0];
         size_t pixels = (size_t)width * (size_t)height;
         for (size_t i = 0; i < pixels; i++) memcpy(out->rgb + i * 3, bare, 3);
         image_note_alpha(facts, gif.transparent >= 0 ? 0 : 255);
     }
-    status = read_frame(&gif, out, error);
-    if (status) effnet_image_free(out);
-    return status;
+    return read_frame(&gif, out);
 }
 
-static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
     struct gif gif = {.source = start};
-    int status = read_headers(&gif, error);
+    int status = read_headers(&gif);
     *extent_bytes = UINT64_MAX; /* where extensions fill the start */
     if (gif.overrun) return EFFNET_OK;
     if (status) return status;
     /* Two codes of 13 bits a pixel, the first to clear the table, would be much already. */
     uint64_t codes = 4 * (uint64_t)gif.width * (uint64_t)gif.height;
     *extent_bytes = gif.at + codes + IMAGE_METADATA_BYTES;
-    return image_check_size(start, gif.screen_width, gif.screen_height, error);
+    return image_check_size(start, gif.screen_width, gif.screen_height);
 }
 
 const struct image_format image_format_gif = {"GIF", matches, decode, extent};

@@ -49,12 +49,12 @@ struct exif_data {
 };
 
 static int append_exif(struct exif_data *exif, const struct jpeg_segment *segment, size_t name_bytes,
-                       const struct image_source *source, struct effnet_error *error)
+                       const struct image_source *source)
 {
     size_t skip = exif->bytes ? name_bytes : 0, more = segment->available - skip;
     if (more == 0 || exif->size_bytes + more > EXIF_MOST_BYTES) return EFFNET_OK;
     uint8_t *bytes = realloc(exif->bytes, exif->size_bytes + more);
-    if (!bytes) return effnet_fail_nomem(error, source->name, exif->size_bytes + more);
+    if (!bytes) return effnet_fail_nomem(source->error, source->name, exif->size_bytes + more);
     memcpy(bytes + exif->size_bytes, segment->data + skip, more);
     exif->bytes = bytes;
     exif->size_bytes += more;
@@ -63,7 +63,7 @@ static int append_exif(struct exif_data *exif, const struct jpeg_segment *segmen
 
 /* As Pillow does it: of the segments before the first scan, all of EXIF, joined, and the last of XMP count.
  */
-static int read_orientation(const struct image_source *source, int *orientation, struct effnet_error *error)
+static int read_orientation(const struct image_source *source, int *orientation)
 {
     static const char exif_name[] = "Exif\0", xmp_name[] = "http://ns.adobe.com/xap/1.0/";
     int xmp = 0, status = EFFNET_OK;
@@ -73,7 +73,7 @@ static int read_orientation(const struct image_source *source, int *orientation,
         if (segment.marker == MARKER_SOS || segment.marker == MARKER_EOI) break;
         if (segment.marker != MARKER_APP1) continue;
         if (starts_with(&segment, exif_name, sizeof exif_name))
-            status = append_exif(&exif, &segment, sizeof exif_name, source, error);
+            status = append_exif(&exif, &segment, sizeof exif_name, source);
         else if (starts_with(&segment, xmp_name, sizeof xmp_name))
             xmp = image_xmp_orientation(segment.data, segment.available);
     }
@@ -88,11 +88,10 @@ static bool matches(const uint8_t *data, size_t size_bytes)
     return size_bytes >= 3 && memcmp(data, "\xff\xd8\xff", 3) == 0;
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
-    int status = read_orientation(source, &facts->orientation, error);
-    return status ? status : image_jpeg_decode(source, facts->orientation > 1, out, error);
+    EFFNET_TRY(read_orientation(source, &facts->orientation));
+    return image_jpeg_decode(source, facts->orientation > 1, out);
 }
 
 const struct image_format image_format_jpeg = {.name = "JPEG", .matches = matches, .decode = decode};

@@ -39,9 +39,8 @@ struct jpeg_segment {
  * data, restart markers and stray bytes are stepped over. *at begins as 0. */
 bool image_jpeg_next_segment(const struct image_source *source, size_t *at, struct jpeg_segment *segment);
 
-/* Pixels as they are stored; on failure *out is zeroed. `turned` says that they will be turned upright,
+/* Pixels as they are stored, as the format's decode. `turned` says that they will be turned upright,
  * which takes memory for as many again, within the limit. */
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out,
-                      struct effnet_error *error);
+int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out);
 
 #endif

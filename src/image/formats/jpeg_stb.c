@@ -68,35 +68,32 @@ static int reader_eof(void *user)
 
 static const stbi_io_callbacks callbacks = {reader_read, reader_skip, reader_eof};
 
-static int fail(const struct reader *reader, struct effnet_error *error)
+static int fail(const struct reader *reader)
 {
-    const char *name = reader->source->name, *reason = stbi_failure_reason();
-    if (reader->overrun) return image_fail_truncated(reader->source, error);
+    const struct image_source *source = reader->source;
+    const char *reason = stbi_failure_reason();
+    if (reader->overrun) return image_fail_truncated(source);
     if (!reason) reason = "no reason given";
     if (strcmp(reason, "outofmem") == 0)
-        return effnet_fail(error, EFFNET_E_NOMEM, "%s: out of memory while decoding", name);
+        return effnet_fail(source->error, EFFNET_E_NOMEM, "%s: out of memory while decoding", source->name);
     /* Said of a header that it does not take. */
     if (strcmp(reason, "unknown image type") == 0)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: not a kind of JPEG that is supported", name);
-    return effnet_fail(error, EFFNET_E_DATA, "%s: bad JPEG: %s", name, reason);
+        return image_fail(source, "not a kind of JPEG that is supported");
+    return image_fail(source, "bad JPEG: %s", reason);
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out)
 {
     int width, height, channels;
     struct reader reader = {.source = source};
-    if (!stbi_info_from_callbacks(&callbacks, &reader, &width, &height, &channels))
-        return fail(&reader, error);
-    int status = image_check_size(source, width, height, error);
-    if (status) return status;
+    if (!stbi_info_from_callbacks(&callbacks, &reader, &width, &height, &channels)) return fail(&reader);
+    EFFNET_TRY(image_check_size(source, width, height));
 
     reader = (struct reader){.source = source};
     uint8_t *rgb = stbi_load_from_callbacks(&callbacks, &reader, &width, &height, &channels, 3);
-    if (!rgb) return fail(&reader, error);
+    if (!rgb) return fail(&reader);
     *out = (struct effnet_image){.width = width, .height = height, .rgb = rgb};
-    if (!reader.overrun) return EFFNET_OK;
-    effnet_image_free(out);
-    return image_fail_truncated(source, error);
+    return reader.overrun ? image_fail_truncated(source) : EFFNET_OK;
 }
 
 /* A progressive JPEG goes over the whole image in every scan, and a scan can be a few bytes long, so that
@@ -115,8 +112,7 @@ static bool huffman_tables_fit(const struct jpeg_segment *segment)
     return true;
 }
 
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out,
-                      struct effnet_error *error)
+int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out)
 {
     (void)turned;
     int scans = 0;
@@ -128,9 +124,8 @@ int image_jpeg_decode(const struct image_source *source, bool turned, struct eff
             defect = "a Huffman table with more than 256 codes";
     }
     if (scans > MAX_SCANS) defect = "too many scans";
-    if (defect) return effnet_fail(error, EFFNET_E_DATA, "%s: bad JPEG: %s", source->name, defect);
-    int status = decode(source, out, error);
-    if (status || scans > 0) return status;
-    effnet_image_free(out); /* stb_image makes an image of nothing, too */
-    return effnet_fail(error, EFFNET_E_DATA, "%s: bad JPEG: no scan", source->name);
+    if (defect) return image_fail(source, "bad JPEG: %s", defect);
+    EFFNET_TRY(decode(source, out));
+    /* stb_image makes an image of nothing, too */
+    return scans > 0 ? EFFNET_OK : image_fail(source, "bad JPEG: no scan");
 }

@@ -64,10 +64,9 @@ struct job {
     jmp_buf leave;
 
     const struct image_source *source;
-    struct effnet_error *error;
     bool turned; /* the pixels will be turned upright */
     int status;
-    struct effnet_image image;
+    struct effnet_image *image;
     bool complete; /* all pixels are in place */
 
     bool skipped;        /* bytes before the last marker were not used */
@@ -95,6 +94,9 @@ static _Noreturn void leave(struct job *job, int status)
     longjmp(job->leave, 1);
 }
 
+/* Leaves with EFFNET_E_DATA and a reason, printf style. */
+#define REFUSE(job, ...) leave(job, image_fail((job)->source, __VA_ARGS__))
+
 /* Where scans have components of their own, libjpeg takes the first one of the name for each. */
 static void check_identifiers(struct job *job)
 {
@@ -102,21 +104,19 @@ static void check_identifiers(struct job *job)
     for (int i = 0; job->reading_scans && i < jpeg->num_components; i++)
         for (int k = 0; k < i; k++)
             if (jpeg->comp_info[i].component_id == jpeg->comp_info[k].component_id)
-                leave(job, effnet_fail(job->error, EFFNET_E_DATA,
-                                       "%s: bad JPEG: several scans, and two components of identifier %d",
-                                       job->source->name, jpeg->comp_info[i].component_id));
+                REFUSE(job, "bad JPEG: several scans, and two components of identifier %d",
+                       jpeg->comp_info[i].component_id);
 }
 
 static _Noreturn void leave_truncated(struct job *job)
 {
     check_identifiers(job);
-    leave(job, image_fail_truncated(job->source, job->error));
+    leave(job, image_fail_truncated(job->source));
 }
 
 static _Noreturn void leave_precision(struct job *job)
 {
-    leave(job, effnet_fail(job->error, EFFNET_E_DATA, "%s: a JPEG of %d bits a sample, which is not read",
-                           job->source->name, job->jpeg.data_precision));
+    REFUSE(job, "a JPEG of %d bits a sample, which is not read", job->jpeg.data_precision);
 }
 
 static bool is_restart(int marker)
@@ -202,13 +202,11 @@ static void on_error(j_common_ptr jpeg)
     if (job->complete) leave(job, EFFNET_OK); /* what follows the pixels is not our concern */
     if (jpeg->err->msg_code == JERR_BAD_PRECISION) leave_precision(job);
     const char *kind = kind_not_read(job);
-    if (kind)
-        leave(job,
-              effnet_fail(job->error, EFFNET_E_DATA, "%s: %s, which is not read", job->source->name, kind));
+    if (kind) REFUSE(job, "%s, which is not read", kind);
     jpeg->err->format_message(jpeg, reason);
     bool nomem = jpeg->err->msg_code == JERR_OUT_OF_MEMORY;
-    leave(job, effnet_fail(job->error, nomem ? EFFNET_E_NOMEM : EFFNET_E_DATA, "%s: %s%s", job->source->name,
-                           nomem ? "" : "bad JPEG: ", reason));
+    leave(job, effnet_fail(job->source->error, nomem ? EFFNET_E_NOMEM : EFFNET_E_DATA, "%s: %s%s",
+                           job->source->name, nomem ? "" : "bad JPEG: ", reason));
 }
 
 static void on_message(j_common_ptr jpeg, int level)
@@ -277,10 +275,8 @@ static void add_work(struct job *job, int64_t work)
 {
     job->work += work;
     if (job->work > MAX_WORK)
-        leave(job, effnet_fail(job->error, EFFNET_E_DATA,
-                               "%s: too costly a JPEG: %d scans over %u x %u pixels, %zu bytes",
-                               job->source->name, job->jpeg.input_scan_number, job->jpeg.image_width,
-                               job->jpeg.image_height, job->source->size_bytes));
+        REFUSE(job, "too costly a JPEG: %d scans over %u x %u pixels, %zu bytes", job->jpeg.input_scan_number,
+               job->jpeg.image_width, job->jpeg.image_height, job->source->size_bytes);
 }
 
 static int work_without_data(const struct jpeg_decompress_struct *jpeg)
@@ -330,15 +326,12 @@ static void check_cost(struct job *job)
     int64_t kept_bytes = file_bytes + pixel_bytes;
     kept_bytes += coefficient_bytes > turned_bytes ? coefficient_bytes : turned_bytes;
     if (kept_bytes > MAX_KEPT_BYTES)
-        leave(job,
-              effnet_fail(job->error, EFFNET_E_DATA,
-                          "%s: too large, this JPEG of %u x %u takes %lld MB to decode; the limit is %lld",
-                          job->source->name, jpeg->image_width, jpeg->image_height,
-                          (long long)kept_bytes / 1000000, (long long)MAX_KEPT_BYTES / 1000000));
+        REFUSE(job, "too large, this JPEG of %u x %u takes %lld MB to decode; the limit is %lld",
+               jpeg->image_width, jpeg->image_height, (long long)kept_bytes / 1000000,
+               (long long)MAX_KEPT_BYTES / 1000000);
     if (jpeg->arith_code && file_bytes > MAX_ARITHMETIC_BYTES)
-        leave(job, effnet_fail(job->error, EFFNET_E_DATA,
-                               "%s: too large, %lld bytes of arithmetic code; the limit is %d",
-                               job->source->name, (long long)file_bytes, MAX_ARITHMETIC_BYTES));
+        REFUSE(job, "too large, %lld bytes of arithmetic code; the limit is %d", (long long)file_bytes,
+               MAX_ARITHMETIC_BYTES);
     if (several_scans)
         add_work(job, file_bytes / 2);
     else if (jpeg->arith_code)
@@ -348,14 +341,10 @@ static void check_cost(struct job *job)
 static void check_header(struct job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
-    const char *name = job->source->name;
     if (jpeg->data_precision != 8) leave_precision(job); /* libjpeg-turbo 3 has let it pass */
     if (jpeg->num_components != 1 && jpeg->num_components != 3 && jpeg->num_components != 4)
-        leave(job, effnet_fail(job->error, EFFNET_E_DATA,
-                               "%s: a JPEG of %d components, which is not read; 1, 3 and 4 are", name,
-                               jpeg->num_components));
-    int64_t width = jpeg->image_width, height = jpeg->image_height;
-    int status = image_check_size(job->source, width, height, job->error);
+        REFUSE(job, "a JPEG of %d components, which is not read; 1, 3 and 4 are", jpeg->num_components);
+    int status = image_check_size(job->source, jpeg->image_width, jpeg->image_height);
     if (status) leave(job, status);
     IMAGE_WRITTEN(jpeg->comp_info, (size_t)jpeg->num_components * sizeof *jpeg->comp_info);
     check_cost(job);
@@ -377,10 +366,8 @@ static void check_scans(struct job *job)
         for (int k = 0; k < DCTSIZE2; k++) {
             if (jpeg->coef_bits[i][k] == (k < count ? 0 : -1)) continue;
             check_identifiers(job);
-            leave(job, effnet_fail(job->error, EFFNET_E_DATA,
-                                   "%s: truncated, or not completed by its encoder: the scans do not bring "
-                                   "every coefficient in full",
-                                   job->source->name));
+            REFUSE(job, "truncated, or not completed by its encoder: the scans do not bring "
+                        "every coefficient in full");
         }
 }
 
@@ -388,12 +375,12 @@ static void check_scans(struct job *job)
 static bool repeats(const struct job *job, int64_t y, size_t at, size_t bytes)
 {
     const struct jpeg_decompress_struct *jpeg = &job->jpeg;
-    size_t row_bytes = (size_t)job->image.width * 3;
+    size_t row_bytes = (size_t)job->image->width * 3;
     int64_t mcu_rows = jpeg->max_v_samp_factor * DCTSIZE;
-    const uint8_t *here = job->image.rgb + (size_t)y * row_bytes + at;
+    const uint8_t *here = job->image->rgb + (size_t)y * row_bytes + at;
     int64_t above = job->data_end_row - mcu_rows + y % mcu_rows;
     for (int i = 0; i < ROWS_TO_REPEAT && above >= 0; i++, above -= mcu_rows)
-        if (memcmp(here, job->image.rgb + (size_t)above * row_bytes + at, bytes) == 0) return true;
+        if (memcmp(here, job->image->rgb + (size_t)above * row_bytes + at, bytes) == 0) return true;
     return false;
 }
 
@@ -411,9 +398,9 @@ static void check_row_without_data(struct job *job, int64_t y)
         job->data_end_row = jpeg->input_iMCU_row * mcu_rows;
     if (job->data_end_row == 0 || y < job->data_end_row || y % mcu_rows != DCTSIZE / 2) return;
 
-    size_t row_bytes = (size_t)job->image.width * 3,
+    size_t row_bytes = (size_t)job->image->width * 3,
            mcu_bytes = (size_t)jpeg->max_h_samp_factor * DCTSIZE * 3;
-    const uint8_t *row = job->image.rgb + (size_t)y * row_bytes;
+    const uint8_t *row = job->image->rgb + (size_t)y * row_bytes;
     for (size_t at = 0; at < row_bytes; at += mcu_bytes) {
         size_t bytes = row_bytes - at < mcu_bytes ? row_bytes - at : mcu_bytes;
         bool flat = memcmp(row + at, row + at + 3, bytes - 3) == 0;
@@ -439,18 +426,18 @@ static void convert_cmyk(const JSAMPLE *cmyk, uint8_t *rgb, int width)
 static void read_rows(struct job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
-    size_t row_bytes = (size_t)job->image.width * 3;
-    size_t cmyk_bytes = (size_t)job->image.width * 4;
+    size_t row_bytes = (size_t)job->image->width * 3;
+    size_t cmyk_bytes = (size_t)job->image->width * 4;
     JSAMPROW cmyk = NULL;
     if (jpeg->out_color_space == JCS_CMYK)
         cmyk = jpeg->mem->alloc_large((j_common_ptr)jpeg, JPOOL_IMAGE, cmyk_bytes);
     while (jpeg->output_scanline < jpeg->output_height) {
         int64_t y = jpeg->output_scanline;
-        uint8_t *row = job->image.rgb + (size_t)y * row_bytes;
+        uint8_t *row = job->image->rgb + (size_t)y * row_bytes;
         jpeg_read_scanlines(jpeg, cmyk ? &cmyk : &row, 1);
         if (cmyk) {
             IMAGE_WRITTEN(cmyk, cmyk_bytes);
-            convert_cmyk(cmyk, row, job->image.width);
+            convert_cmyk(cmyk, row, job->image->width);
         }
         IMAGE_WRITTEN(row, row_bytes);
         check_row_without_data(job, y);
@@ -467,7 +454,7 @@ static void read_image(struct job *job)
     jpeg_read_header(jpeg, TRUE);
     check_header(job);
 
-    int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, &job->image, job->error);
+    int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, job->image);
     if (status) leave(job, status);
     jpeg->out_color_space = jpeg->num_components == 4 ? JCS_CMYK : JCS_RGB;
     jpeg->dct_method = JDCT_ISLOW;
@@ -488,10 +475,9 @@ static void run(struct job *job)
     if (setjmp(job->leave) == 0) read_image(job);
 }
 
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out,
-                      struct effnet_error *error)
+int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out)
 {
-    struct job job = {.source = source, .error = error, .turned = turned};
+    struct job job = {.source = source, .image = out, .turned = turned};
     job.jpeg.err = jpeg_std_error(&job.errors);
     job.jpeg.client_data = &job;
     job.errors.error_exit = on_error;
@@ -508,10 +494,5 @@ int image_jpeg_decode(const struct image_source *source, bool turned, struct eff
     };
     run(&job);
     jpeg_destroy_decompress(&job.jpeg);
-    if (job.status) {
-        effnet_image_free(&job.image);
-        return job.status;
-    }
-    *out = job.image;
-    return EFFNET_OK;
+    return job.status;
 }

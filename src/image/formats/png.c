@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "common/error.h"
-#include "image/formats/png_text.h"
 
 /* One decoding. libpng leaves through longjmp, so everything it touches is in here, and nothing that is
  * needed afterwards lives in a local variable. */
@@ -22,9 +22,7 @@ struct job {
     bool ended;       /* libpng wanted more than there is */
     bool complete;    /* all rows are in place */
     char reason[160]; /* libpng's words for its error */
-    int status;       /* of our own calls between libpng's */
-    struct effnet_error *error;
-    struct effnet_image image;
+    struct effnet_image *image;
     struct image_facts *facts;
     uint8_t *row; /* [width][4] */
 };
@@ -60,7 +58,7 @@ static void on_read(png_structp png, png_bytep to, size_t size_bytes)
 }
 
 /* Chunks that do not change the pixels are skipped unread: text and profiles can be compressed, and what
- * would come out can be large. png_text.c looks for the orientation. */
+ * would come out can be large. find_orientation looks through them. */
 static void skip_chunks(png_structp png)
 {
     static const png_byte names[] = "bKGD\0hIST\0sPLT\0gAMA\0cHRM\0sRGB\0iCCP\0sBIT\0tEXt\0zTXt\0iTXt\0eXIf\0"
@@ -85,7 +83,7 @@ static void convert_to_8_bits(png_structp png, png_infop info)
 static void read_pass(struct job *job, png_structp png, int channels, const int size[2], const int first[2],
                       const int step[2])
 {
-    const struct effnet_image *image = &job->image;
+    const struct effnet_image *image = job->image;
     for (int i = 0; i < size[1]; i++) {
         uint8_t *rgb = image->rgb +
                        ((size_t)(first[1] + i * step[1]) * (size_t)image->width + (size_t)first[0]) * 3;
@@ -103,7 +101,7 @@ static void read_pass(struct job *job, png_structp png, int channels, const int 
 /* Interlaced pixels are put where they belong by us: libpng would want the whole image with alpha in it. */
 static void read_passes(struct job *job, png_structp png, png_infop info, int channels)
 {
-    int width = job->image.width, height = job->image.height;
+    int width = job->image->width, height = job->image->height;
     if (png_get_interlace_type(png, info) == PNG_INTERLACE_NONE) {
         read_pass(job, png, channels, (int[2]){width, height}, (int[2]){0, 0}, (int[2]){1, 1});
         return;
@@ -132,18 +130,17 @@ static uint64_t inflated_bytes(uint64_t width, uint64_t height, unsigned pixel_b
 /* Inflating and filtering take most of a PNG's time, and what they take goes by the bytes of the rows. At the
  * default limit of pixels, every image of up to 32 bits a pixel passes; whoever wants more pixels gets more
  * bytes, too. */
-static int check_rows(const struct image_source *source, uint64_t bytes, struct effnet_error *error)
+static int check_rows(const struct image_source *source, uint64_t bytes)
 {
     uint64_t limit = UINT64_C(768) << 20;
     if (source->max_pixels > EFFNET_MAX_PIXELS_DEFAULT) limit = (uint64_t)source->max_pixels * 9 / 2;
     if (bytes <= limit) return EFFNET_OK;
-    return effnet_fail(error, EFFNET_E_DATA,
-                       "%s: too large, its rows unpack to %llu bytes, more than the limit of %llu",
-                       source->name, (unsigned long long)bytes, (unsigned long long)limit);
+    return image_fail(source, "too large, its rows unpack to %llu bytes, more than the limit of %llu",
+                      (unsigned long long)bytes, (unsigned long long)limit);
 }
 
 /* What libpng leaves by longjmp ends in run. */
-static void read_image(struct job *job, png_structp png, png_infop info)
+static int read_image(struct job *job, png_structp png, png_infop info)
 {
     png_set_user_limits(png, IMAGE_MAX_SIDE, IMAGE_MAX_SIDE);
     png_set_read_fn(png, job, on_read);
@@ -153,12 +150,9 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     png_uint_32 width = png_get_image_width(png, info), height = png_get_image_height(png, info);
     unsigned pixel_bits = (unsigned)png_get_bit_depth(png, info) * png_get_channels(png, info);
     bool interlaced = png_get_interlace_type(png, info) != PNG_INTERLACE_NONE;
-    job->status = image_check_size(job->source, width, height, job->error);
-    if (!job->status)
-        job->status = check_rows(job->source, inflated_bytes(width, height, pixel_bits, interlaced),
-                                 job->error);
-    if (!job->status) job->status = image_alloc(job->source, width, height, &job->image, job->error);
-    if (job->status) return;
+    EFFNET_TRY(image_check_size(job->source, width, height));
+    EFFNET_TRY(check_rows(job->source, inflated_bytes(width, height, pixel_bits, interlaced)));
+    EFFNET_TRY(image_alloc(job->source, width, height, job->image));
 
     convert_to_8_bits(png, info);
     png_read_update_info(png, info);
@@ -166,71 +160,192 @@ static void read_image(struct job *job, png_structp png, png_infop info)
     if (png_get_bit_depth(png, info) != 8 || (channels != 3 && channels != 4))
         png_error(png, "unexpected kind of row");
     job->row = malloc((size_t)width * 4);
-    if (!job->row) {
-        job->status = effnet_fail_nomem(job->error, job->source->name, (size_t)width * 4);
-        return;
-    }
+    if (!job->row) return effnet_fail_nomem(job->source->error, job->source->name, (size_t)width * 4);
     read_passes(job, png, info, channels);
     job->complete = true;
     png_read_end(png, info);
+    return EFFNET_OK;
 }
 
-/* Whether libpng has come to the end without an error. */
-static bool run(struct job *job, png_structp png, png_infop info)
+static int run(struct job *job, png_structp png, png_infop info)
 {
-    if (setjmp(png_jmpbuf(png)) != 0) return false;
-    read_image(job, png, info);
+    if (setjmp(png_jmpbuf(png)) == 0) return read_image(job, png, info);
+    if (!job->ended) return image_fail(job->source, "bad PNG: %s", job->reason);
+    /* where only what follows the pixels is missing, Pillow takes that too */
+    return job->complete ? EFFNET_OK : image_fail_truncated(job->source);
+}
+
+/* ---------------------------------------------------------------- the orientation
+ *
+ * libpng would read, check and inflate every text on the way to it; here no more than two are inflated, and
+ * no further than MOST_TEXT_BYTES. */
+
+enum { MOST_TEXT_BYTES = 1 << 20 };
+
+/* Bytes of the file, or of what was inflated. */
+struct span {
+    const uint8_t *data;
+    size_t size_bytes;
+    bool deflated;
+};
+
+/* Steps over `count` zeros and what is before them. False where there are not as many. */
+static bool skip_strings(struct span *span, int count)
+{
+    for (; count > 0; count--) {
+        const uint8_t *zero = memchr(span->data, 0, span->size_bytes);
+        if (!zero) return false;
+        span->size_bytes -= (size_t)(zero + 1 - span->data);
+        span->data = zero + 1;
+    }
     return true;
 }
+
+/* Whether the text chunk `span` of type `type` is called `keyword`; then *span becomes its text. */
+static bool find_text(const char *type, struct span *span, const char *keyword)
+{
+    size_t length = strlen(keyword) + 1;
+    if (span->size_bytes < length || memcmp(span->data, keyword, length) != 0) return false;
+    struct span text = {span->data + length, span->size_bytes - length, type[0] == 'z'};
+    if (type[0] != 't') { /* compression: iTXt, whether and how; zTXt, how */
+        size_t fields = type[0] == 'i' ? 2 : 1;
+        if (text.size_bytes < fields) return false;
+        if (fields == 2) text.deflated = text.data[0] != 0;
+        if (text.deflated && text.data[fields - 1] != 0) return false;
+        text.data += fields;
+        text.size_bytes -= fields;
+        if (fields == 2 && !skip_strings(&text, 2)) return false; /* language, translated keyword */
+    }
+    *span = text;
+    return true;
+}
+
+/* Replaces a deflated text by a block of what it contains; to be freed, NULL if nothing was allocated. */
+static uint8_t *inflate_text(struct span *span)
+{
+    if (!span->deflated || !span->data) return NULL;
+    uint8_t *text = malloc(MOST_TEXT_BYTES);
+    uLongf size_bytes = MOST_TEXT_BYTES;
+    if (!text || uncompress(text, &size_bytes, span->data, span->size_bytes) != Z_OK) size_bytes = 0;
+    IMAGE_WRITTEN(text, size_bytes);
+    *span = (struct span){text ? text : span->data, size_bytes, false};
+    return text;
+}
+
+static int hex_digit(uint8_t c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "\nexif\n    1234\n" and the data in hexadecimal, in lines. */
+static int raw_profile_orientation(struct span text)
+{
+    uint8_t *exif = malloc(text.size_bytes / 2 + 1);
+    size_t size_bytes = 0, digits = 0;
+    int lines = 0, high = 0;
+    for (size_t i = 0; exif && i < text.size_bytes; i++) {
+        int digit = hex_digit(text.data[i]);
+        if (text.data[i] == '\n') lines++;
+        if (lines < 3 || digit < 0) continue;
+        if (digits++ % 2)
+            exif[size_bytes++] = (uint8_t)(high << 4 | digit);
+        else
+            high = digit;
+    }
+    int orientation = exif ? image_exif_orientation(exif, size_bytes) : 0;
+    free(exif);
+    return orientation;
+}
+
+/* What counts of each kind is the last of the file. */
+struct found {
+    struct span exif, profile, xmp;
+};
+
+static void look_at(struct found *found, const char *type, struct span chunk)
+{
+    bool text = strcmp(type, "tEXt") == 0 || strcmp(type, "zTXt") == 0 || strcmp(type, "iTXt") == 0;
+    if (strcmp(type, "eXIf") == 0 || (strcmp(type, "tEXt") == 0 && find_text(type, &chunk, "exif")))
+        found->exif = chunk;
+    else if (text && find_text(type, &chunk, "Raw profile type exif"))
+        found->profile = chunk;
+    else if (text && find_text(type, &chunk, "XML:com.adobe.xmp"))
+        found->xmp = chunk;
+}
+
+/* The orientation that a PNG's metadata tells, before or behind the pixels: 1 to 8, 0 for none. As in Pillow:
+ * the EXIF chunk, else the text "Raw profile type exif" that ImageMagick and ExifTool write, and where EXIF
+ * does not speak of it, XMP. What is broken tells nothing. */
+static int find_orientation(const uint8_t *data, size_t size_bytes)
+{
+    struct found found = {0};
+    for (size_t at = 8; size_bytes - at >= 12;) {
+        uint32_t length = png_get_uint_32(data + at);
+        if (length > size_bytes - at - 12) break;
+        char type[5] = {0};
+        memcpy(type, data + at + 4, 4);
+        if (strcmp(type, "IEND") == 0) break;
+        struct span chunk = {data + at + 8, length, false};
+        /* Only chunks that may be wanted are checked: the pixels' were, by libpng. */
+        if ((type[0] & 0x20) && crc32(0, data + at + 4, length + 4) == png_get_uint_32(chunk.data + length))
+            look_at(&found, type, chunk);
+        at += (size_t)length + 12;
+    }
+    int orientation = 0;
+    if (found.exif.data) {
+        orientation = image_exif_orientation(found.exif.data, found.exif.size_bytes);
+    } else if (found.profile.data) {
+        uint8_t *text = inflate_text(&found.profile);
+        orientation = raw_profile_orientation(found.profile);
+        free(text);
+    }
+    if (orientation == 0 && found.xmp.data) {
+        uint8_t *text = inflate_text(&found.xmp);
+        orientation = image_xmp_orientation(found.xmp.data, found.xmp.size_bytes);
+        free(text);
+    }
+    return orientation;
+}
+
+/* ---------------------------------------------------------------- the format */
 
 static bool matches(const uint8_t *data, size_t size_bytes)
 {
     return size_bytes >= 8 && memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0;
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
-    struct job job = {.source = source, .error = error, .facts = facts};
+    struct job job = {.source = source, .image = out, .facts = facts};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info) {
         png_destroy_read_struct(&png, NULL, NULL);
-        return effnet_fail(error, EFFNET_E_NOMEM, "%s: libpng cannot start", source->name);
+        return effnet_fail(source->error, EFFNET_E_NOMEM, "%s: libpng cannot start", source->name);
     }
 
-    bool ok = run(&job, png, info);
-    if (job.complete && job.ended) ok = true; /* what follows the pixels is missing; Pillow takes that too */
-    if (!ok && job.ended)
-        job.status = image_fail_truncated(source, error);
-    else if (!ok)
-        job.status = effnet_fail(error, EFFNET_E_DATA, "%s: bad PNG: %s", source->name, job.reason);
+    int status = run(&job, png, info);
     png_destroy_read_struct(&png, &info, NULL);
     free(job.row);
-
-    if (job.status) {
-        effnet_image_free(&job.image);
-        return job.status;
-    }
-    *out = job.image;
-    facts->orientation = png_text_orientation(source->data, source->size_bytes);
-    return EFFNET_OK;
+    if (!status) facts->orientation = find_orientation(source->data, source->size_bytes);
+    return status;
 }
 
 /* The header comes first. Of what is behind the pixels, orientation counts. */
-static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
     static const int channels[8] = {1, 1, 3, 1, 2, 1, 4, 1}; /* by colour type */
     const uint8_t *header = start->data + 16;
     *extent_bytes = UINT64_MAX;
     if (start->size_bytes < 29 || memcmp(start->data + 12, "IHDR", 4) != 0) return EFFNET_OK;
     uint64_t width = png_get_uint_32(header), height = png_get_uint_32(header + 4);
-    int status = image_check_size(start, (int64_t)width, (int64_t)height, error);
-    if (status) return status;
+    EFFNET_TRY(image_check_size(start, (int64_t)width, (int64_t)height));
     unsigned pixel_bits = (unsigned)channels[header[9] & 7] * header[8];
     uint64_t inflated = inflated_bytes(width, height, pixel_bits, header[12] != 0);
     *extent_bytes = 2 * inflated + IMAGE_METADATA_BYTES; /* deflated badly, it grows */
-    return check_rows(start, inflated, error);
+    return check_rows(start, inflated);
 }
 
 const struct image_format image_format_png = {"PNG", matches, decode, extent};

@@ -46,7 +46,7 @@ static void skip_space(struct pnm *pnm)
 }
 
 /* The next number, at most `limit`. */
-static int read_number(struct pnm *pnm, int limit, int *value, struct effnet_error *error)
+static int read_number(struct pnm *pnm, int limit, int *value)
 {
     const struct image_source *source = pnm->source;
     skip_space(pnm);
@@ -54,23 +54,21 @@ static int read_number(struct pnm *pnm, int limit, int *value, struct effnet_err
     int64_t number = 0;
     while (pnm->at < source->size_bytes && source->data[pnm->at] >= '0' && source->data[pnm->at] <= '9') {
         number = number * 10 + (source->data[pnm->at++] - '0');
-        if (number > limit)
-            return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: a number above %d", source->name, limit);
+        if (number > limit) return image_fail(source, "bad PNM: a number above %d", limit);
     }
     if (pnm->at > first) {
         *value = (int)number;
         return EFFNET_OK;
     }
-    if (pnm->at == source->size_bytes) return image_fail_truncated(source, error);
-    return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: a number is expected at byte %zu", source->name,
-                       first);
+    if (pnm->at == source->size_bytes) return image_fail_truncated(source);
+    return image_fail(source, "bad PNM: a number is expected at byte %zu", first);
 }
 
-static int make_scale(struct pnm *pnm, struct effnet_error *error)
+static int make_scale(struct pnm *pnm)
 {
     size_t size = (size_t)pnm->maximum + 1;
     pnm->scale = malloc(size);
-    if (!pnm->scale) return effnet_fail_nomem(error, pnm->source->name, size);
+    if (!pnm->scale) return effnet_fail_nomem(pnm->source->error, pnm->source->name, size);
     bool deep_grey = pnm->channels == 1 && pnm->maximum > 255;
     for (int i = 0; i <= pnm->maximum; i++) {
         double share = (double)i / pnm->maximum;
@@ -80,15 +78,14 @@ static int make_scale(struct pnm *pnm, struct effnet_error *error)
     return EFFNET_OK;
 }
 
-static int read_plain(struct pnm *pnm, const struct effnet_image *image, struct effnet_error *error)
+static int read_plain(struct pnm *pnm, const struct effnet_image *image)
 {
     size_t pixels = (size_t)image->width * (size_t)image->height;
     uint8_t *out = image->rgb;
     for (size_t i = 0; i < pixels; i++, out += 3) {
         for (int c = 0; c < pnm->channels; c++) {
             int sample;
-            int status = read_number(pnm, pnm->maximum, &sample, error);
-            if (status) return status;
+            EFFNET_TRY(read_number(pnm, pnm->maximum, &sample));
             out[c] = pnm->scale[sample];
         }
         if (pnm->channels == 1) out[1] = out[2] = out[0];
@@ -97,17 +94,16 @@ static int read_plain(struct pnm *pnm, const struct effnet_image *image, struct 
 }
 
 /* P1's samples are single digits, with or without space between them, and 1 is black. */
-static int read_plain_bits(struct pnm *pnm, const struct effnet_image *image, struct effnet_error *error)
+static int read_plain_bits(struct pnm *pnm, const struct effnet_image *image)
 {
     const struct image_source *source = pnm->source;
     size_t pixels = (size_t)image->width * (size_t)image->height;
     for (size_t i = 0; i < pixels; i++) {
         skip_space(pnm);
-        if (pnm->at == source->size_bytes) return image_fail_truncated(source, error);
+        if (pnm->at == source->size_bytes) return image_fail_truncated(source);
         uint8_t c = source->data[pnm->at++];
         if (c != '0' && c != '1')
-            return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: neither 0 nor 1 at byte %zu", source->name,
-                               pnm->at - 1);
+            return image_fail(source, "bad PNM: neither 0 nor 1 at byte %zu", pnm->at - 1);
         memset(image->rgb + i * 3, c == '0' ? 255 : 0, 3);
     }
     return EFFNET_OK;
@@ -148,25 +144,20 @@ static size_t size_needed(const struct pnm *pnm, size_t width, size_t height)
     return pnm->maximum > 255 ? samples * 2 : samples;
 }
 
-static int read_pixels(struct pnm *pnm, int width, int height, struct effnet_image *out,
-                       struct effnet_error *error)
+static int read_pixels(struct pnm *pnm, int width, int height, struct effnet_image *out)
 {
     const struct image_source *source = pnm->source;
-    if (pnm->maximum < 1)
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: the maximum is 0", source->name);
+    if (pnm->maximum < 1) return image_fail(source, "bad PNM: the maximum is 0");
     /* Checked first, so that a short file cannot ask for much memory. */
-    int status = image_check_size(source, width, height, error);
-    if (status) return status;
+    EFFNET_TRY(image_check_size(source, width, height));
     if (source->size_bytes - pnm->at < size_needed(pnm, (size_t)width, (size_t)height))
-        return image_fail_truncated(source, error);
-    status = make_scale(pnm, error);
-    if (status) return status;
-    status = image_alloc(source, width, height, out, error);
-    if (status) return status;
+        return image_fail_truncated(source);
+    EFFNET_TRY(make_scale(pnm));
+    EFFNET_TRY(image_alloc(source, width, height, out));
     switch (pnm->kind) {
-    case 1: return read_plain_bits(pnm, out, error);
+    case 1: return read_plain_bits(pnm, out);
     case 2:
-    case 3: return read_plain(pnm, out, error);
+    case 3: return read_plain(pnm, out);
     case 4: read_raw_bits(source->data + pnm->at, out); break;
     default: read_raw(pnm, source->data + pnm->at, out); break;
     }
@@ -179,48 +170,44 @@ static bool matches(const uint8_t *data, size_t size_bytes)
            (is_space(data[2]) || data[2] == '#');
 }
 
-static int read_header(struct pnm *pnm, int *width, int *height, struct effnet_error *error)
+static int read_header(struct pnm *pnm, int *width, int *height)
 {
     const struct image_source *source = pnm->source;
     pnm->at = 2;
     pnm->kind = source->data[1] - '0';
     pnm->channels = pnm->kind % 3 == 0 ? 3 : 1;
     pnm->maximum = 1;
-    int status = read_number(pnm, INT32_MAX, width, error);
-    if (!status) status = read_number(pnm, INT32_MAX, height, error);
-    if (!status && pnm->kind % 3 != 1) status = read_number(pnm, 65535, &pnm->maximum, error);
-    if (status || pnm->kind < 4 || pnm->at == source->size_bytes) return status;
+    EFFNET_TRY(read_number(pnm, INT32_MAX, width));
+    EFFNET_TRY(read_number(pnm, INT32_MAX, height));
+    if (pnm->kind % 3 != 1) EFFNET_TRY(read_number(pnm, 65535, &pnm->maximum));
+    if (pnm->kind < 4 || pnm->at == source->size_bytes) return EFFNET_OK;
 
     /* One byte of white space ends a raw image's header: what follows may look like space, too. */
-    if (!is_space(source->data[pnm->at]))
-        return effnet_fail(error, EFFNET_E_DATA, "%s: bad PNM: no space behind the header", source->name);
+    if (!is_space(source->data[pnm->at])) return image_fail(source, "bad PNM: no space behind the header");
     pnm->at++;
     return EFFNET_OK;
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     (void)facts;
     struct pnm pnm = {.source = source};
     int width, height;
-    int status = read_header(&pnm, &width, &height, error);
-    if (status) return status;
-    status = read_pixels(&pnm, width, height, out, error);
+    EFFNET_TRY(read_header(&pnm, &width, &height));
+    int status = read_pixels(&pnm, width, height, out);
     free(pnm.scale);
-    if (status) effnet_image_free(out);
     return status;
 }
 
 /* Between plain numbers, and in the header, space and comments can be of any length. */
-static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
     struct pnm pnm = {.source = start};
     int width, height;
-    int status = read_header(&pnm, &width, &height, error);
+    int status = read_header(&pnm, &width, &height);
     *extent_bytes = UINT64_MAX;
     if (pnm.at == start->size_bytes) return EFFNET_OK;
-    if (!status) status = image_check_size(start, width, height, error);
+    if (!status) status = image_check_size(start, width, height);
     if (!status && pnm.kind >= 4) *extent_bytes = pnm.at + size_needed(&pnm, (size_t)width, (size_t)height);
     return status;
 }

@@ -139,7 +139,7 @@ static void read_bits(struct cursor *cursor, const uint8_t *in)
         }
 }
 
-static int read_pixels(struct cursor *cursor, struct effnet_error *error)
+static int read_pixels(struct cursor *cursor)
 {
     const struct tga *tga = cursor->tga;
     const struct image_source *source = tga->source;
@@ -148,14 +148,13 @@ static int read_pixels(struct cursor *cursor, struct effnet_error *error)
         bool run = false;
         int64_t count = cursor->left;
         if (tga->run_lengths) {
-            if (at >= source->size_bytes) return image_fail_truncated(source, error);
+            if (at >= source->size_bytes) return image_fail_truncated(source);
             run = source->data[at] & 0x80;
             count = (source->data[at++] & 0x7f) + 1;
             if (count > cursor->left) count = cursor->left;
         }
         size_t needed = run ? bytes : (size_t)count * bytes;
-        if (at > source->size_bytes || source->size_bytes - at < needed)
-            return image_fail_truncated(source, error);
+        if (at > source->size_bytes || source->size_bytes - at < needed) return image_fail_truncated(source);
         for (int64_t i = 0; i < count; i++) {
             uint8_t rgba[4];
             get_pixel(tga, source->data + at + (run ? 0 : (size_t)i * bytes), rgba);
@@ -174,35 +173,29 @@ static size_t size_needed(const struct tga *tga)
     return tga->bits == 1 ? (size_t)(tga->width + 7) / 8 * (size_t)tga->height : pixels * bytes;
 }
 
-static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts,
-                  struct effnet_error *error)
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     struct tga tga = {.source = source};
     read_header(&tga);
-    int status = image_check_size(source, tga.width, tga.height, error);
-    if (status) return status;
+    EFFNET_TRY(image_check_size(source, tga.width, tga.height));
     if (source->size_bytes < tga.pixels_at || source->size_bytes - tga.pixels_at < size_needed(&tga))
-        return image_fail_truncated(source, error);
-    status = image_alloc(source, tga.width, tga.height, out, error);
-    if (status) return status;
-    struct cursor cursor = {.tga = &tga, .image = out, .facts = facts};
-    cursor.left = (int64_t)tga.width * tga.height;
-    if (tga.bits == 1)
-        read_bits(&cursor, source->data + tga.pixels_at);
-    else
-        status = read_pixels(&cursor, error);
-    if (status) effnet_image_free(out);
-    return status;
+        return image_fail_truncated(source);
+    EFFNET_TRY(image_alloc(source, tga.width, tga.height, out));
+    struct cursor cursor = {
+        .tga = &tga, .image = out, .facts = facts, .left = (int64_t)tga.width * tga.height};
+    if (tga.bits != 1) return read_pixels(&cursor);
+    read_bits(&cursor, source->data + tga.pixels_at);
+    return EFFNET_OK;
 }
 
-static int extent(const struct image_source *start, uint64_t *extent_bytes, struct effnet_error *error)
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
     struct tga tga = {.source = start};
     read_header(&tga);
     uint64_t pixels = (uint64_t)tga.width * (uint64_t)tga.height;
     uint64_t bytes = (uint64_t)(tga.bits + 7) / 8 + (tga.run_lengths ? 1 : 0); /* a run of one pixel each */
     *extent_bytes = tga.pixels_at + pixels * bytes;
-    return image_check_size(start, tga.width, tga.height, error);
+    return image_check_size(start, tga.width, tga.height);
 }
 
 const struct image_format image_format_tga = {"TGA", matches, decode, extent};

@@ -1,8 +1,8 @@
-/* What bench's measures share: its options, what it has at hand, and how passes are repeated and told. */
-#ifndef EFFNET_CLI_BENCH_PASSES_H
-#define EFFNET_CLI_BENCH_PASSES_H
+/* What bench's files share: its options, what it has at hand, how passes are repeated and told, and what it
+ * measures, one file each. */
+#ifndef EFFNET_CLI_BENCH_BENCH_H
+#define EFFNET_CLI_BENCH_BENCH_H
 
-#include "cli/bench/stats.h"
 #include "cli/cli.h"
 #include "cli/report.h"
 
@@ -50,6 +50,27 @@ struct bench {
     float *logits;   /* [batch][classes] */
 };
 
+/* ---------------------------------------------------------------- passes.c */
+
+/* Grows as needed; starts zeroed. */
+struct samples {
+    double *values;
+    size_t count, capacity;
+};
+
+struct statistics {
+    size_t count;
+    double median, minimum, p90, p99;
+};
+
+/* EFFNET_OK, or EFFNET_E_NOMEM, reported. */
+int samples_add(struct samples *samples, double value);
+void samples_free(struct samples *samples);
+
+/* Of count >= 1 values, which it sorts. Percentiles are by nearest rank: the smallest value that so many
+ * percent do not exceed; the median of an even number is the mean of the middle two. */
+struct statistics statistics_of(double *values, size_t count);
+
 /* One timed pass, which adds what it took; reports its own failure. */
 typedef int timed_pass(void *context, struct samples *samples);
 
@@ -58,13 +79,28 @@ typedef int timed_pass(void *context, struct samples *samples);
 int passes_run(const struct pass_options *options, timed_pass *pass, void *context, struct samples *samples);
 
 /* Columns of a table for how many passes there were and what they took, `unit` being "ms" or "us"; and a
- * row's cells for them, in units of so many microseconds. */
+ * row's cells for them, in units of so many microseconds; pass_cells returns cells. */
 #define PASS_COLUMNS(unit)                                                                                   \
     {"repetitions", "repetitions", VALUE_NUMBER}, {"median_" unit, "median " unit, VALUE_NUMBER},            \
         {"min_" unit, "min " unit, VALUE_NUMBER}, {"p90_" unit, "p90 " unit, VALUE_NUMBER},                  \
     {                                                                                                        \
         "p99_" unit, "p99 " unit, VALUE_NUMBER                                                               \
     }
-void report_passes(struct report *report, const struct statistics *statistics, double unit_us, int digits);
+enum { PASS_CELLS_SIZE = 256 };
+const char *pass_cells(const struct statistics *statistics, double unit_us, int digits,
+                       char cells[PASS_CELLS_SIZE]);
+
+/* ---------------------------------------------------------------- network.c and units.c */
+
+/* Each begins its table, and adds rows to it for the batch at hand. */
+void bench_network_table(struct bench *bench);
+int bench_network(struct bench *bench);
+void bench_units_table(struct bench *bench);
+int bench_units(struct bench *bench);
+
+/* ---------------------------------------------------------------- linear.c */
+
+/* `effnet bench linear`, argv[0] being "linear". */
+int cmd_bench_linear(int argc, char **argv);
 
 #endif
