@@ -140,37 +140,21 @@ static int time_unit(struct trial *t, int repeat, int timings, double *elapsed_u
     return status;
 }
 
-/* One launch by the host, after one that loads its code. */
-static int time_launch(struct trial *t, double *elapsed_us, struct effnet_error *error)
-{
-    const struct cuda_timer *timer = &t->state->timer;
-    const char *layer = t->unit->layer->name;
-    float ms = 0;
-    EFFNET_TRY(cuda_unit_enqueue(t->unit, &t->io, t->state->stream, error));
-    CUDA_TRY(cudaEventRecord(timer->start, t->state->stream), layer);
-    EFFNET_TRY(cuda_unit_enqueue(t->unit, &t->io, t->state->stream, error));
-    CUDA_TRY(cudaEventRecord(timer->stop, t->state->stream), layer);
-    CUDA_TRY(cudaEventSynchronize(timer->stop), layer);
-    CUDA_TRY(cudaEventElapsedTime(&ms, timer->start, timer->stop), layer);
-    *elapsed_us = 1e3 * (double)ms;
-    return EFFNET_OK;
-}
-
 static int repeats(double us)
 {
     enum { LONG_US = 150, MOST_REPEATS = 30 };
     return (int)fmin(MOST_REPEATS, 1 + LONG_US / us);
 }
 
-/* A look first, then a short one in a graph, and a longer one at what comes near the best. */
+/* A look first, and a longer one at what comes near the best. */
 static int time_candidate(struct trial *t, bool everywhere, double *elapsed_us, struct effnet_error *error)
 {
-    enum { SHORT = 2, TIMINGS = 3 };
+    enum { TIMINGS = 3 };
     const struct timed *best = fastest(t, everywhere);
-    EFFNET_TRY(time_launch(t, elapsed_us, error));
-    if (best && *elapsed_us > 4 * best->us + 50) return EFFNET_OK;
-    EFFNET_TRY(time_unit(t, SHORT, 1, elapsed_us, error));
-    if (best && *elapsed_us > 1.5 * best->us + 1) return EFFNET_OK;
+    EFFNET_TRY(cuda_unit_enqueue(t->unit, &t->io, t->state->stream, error)); /* loads its code */
+    CUDA_TRY(cudaStreamSynchronize(t->state->stream), t->unit->layer->name);
+    EFFNET_TRY(time_unit(t, 1, 1, elapsed_us, error));
+    if (best && *elapsed_us > 2 * best->us + 3) return EFFNET_OK;
     return time_unit(t, repeats(*elapsed_us), TIMINGS, elapsed_us, error);
 }
 
@@ -190,17 +174,22 @@ static int try_candidate(const char *candidate, void *context, struct effnet_err
     return EFFNET_OK;
 }
 
+static bool is_near(const struct timed *timed, const struct timed *best)
+{
+    return best && timed->us <= 1.15 * best->us + 0.1;
+}
+
 /* Those near the fastest once more, several times in turns, since clocks go up and down: the least counts. */
-static int time_finalists(struct trial *t, bool everywhere, struct effnet_error *error)
+static int time_finalists(struct trial *t, struct effnet_error *error)
 {
     enum { ROUNDS = 4, TIMINGS = 3 };
-    const struct timed *best = fastest(t, everywhere);
-    const double near_us = best ? 1.15 * best->us + 0.1 : 0;
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < t->count; i++) {
             struct timed *timed = &t->timed[i];
             double us;
-            if ((everywhere && !timed->everywhere) || timed->us > near_us) continue;
+            if (!is_near(timed, fastest(t, false)) &&
+                !(timed->everywhere && is_near(timed, fastest(t, true))))
+                continue;
             EFFNET_TRY(cuda_unit_choose(t->unit, timed->candidate, error));
             EFFNET_TRY(time_unit(t, repeats(timed->us), TIMINGS, &us, error));
             timed->us = fmin(timed->us, us);
@@ -214,8 +203,7 @@ static int tune_unit(struct tuner *t, struct cuda_unit *u, struct tuning_key *ke
     struct trial trial = {.state = t->state, .unit = u};
     EFFNET_TRY(assign_memory(t, u, &trial.io, error));
     EFFNET_TRY(cuda_unit_candidates(u, try_candidate, &trial, error));
-    EFFNET_TRY(time_finalists(&trial, false, error));
-    EFFNET_TRY(time_finalists(&trial, true, error));
+    EFFNET_TRY(time_finalists(&trial, error));
     const struct timed *best = fastest(&trial, false), *portable = fastest(&trial, true);
     *tuned = (struct effnet_tuned){.candidates = trial.count};
     if (!best) return EFFNET_OK;
