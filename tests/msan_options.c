@@ -2,7 +2,7 @@
  * that it wrote itself by memcmp, and the sanitizer, which has not seen it write them, would report that. */
 #if defined(__has_feature)
 #if __has_feature(memory_sanitizer)
-const char *__msan_default_options(void);
+__attribute__((visibility("default"))) const char *__msan_default_options(void);
 const char *__msan_default_options(void)
 {
     return "intercept_memcmp=0";

@@ -29,7 +29,8 @@ enum { ROUNDS = 70, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
 /* The leak sanitizer asks this when a process ends. In a child it finds what OpenMP kept for the parent's
  * threads, which are not there to free it. */
 static bool is_child;
-int __lsan_is_turned_off(void);
+/* The sanitizer's library is to find it. */
+__attribute__((visibility("default"))) int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void)
 {
     return is_child;
