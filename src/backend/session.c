@@ -200,7 +200,7 @@ int effnet_session_open(const effnet_model *model, const struct effnet_session_o
 int effnet_tune(const effnet_model *model, const struct effnet_session_options *from,
                 effnet_tuned_visitor *visit, void *context, struct effnet_error *error)
 {
-    static const struct effnet_session_options defaults;
+    const struct effnet_session_options defaults = effnet_session_defaults();
     struct backend_options options;
     enum backend_device kind;
     if (!model) return effnet_fail(error, EFFNET_E_USAGE, "tuning: no model");
