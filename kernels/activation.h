@@ -14,6 +14,8 @@ enum activation {
     ACTIVATION_GELU,      /* v * Phi(v), by erf */
     ACTIVATION_GELU_RELU, /* max(GELU(v), 0): v * Phi(v) for v > 0, else 0 */
     ACTIVATION_SIGMOID,   /* 1 / (1 + e^-v) */
+    ACTIVATION_HARDSWISH, /* v * clamp(v + 3, 0, 6) / 6 */
+    ACTIVATION_TANH,
     ACTIVATION_COUNT
 };
 

@@ -88,4 +88,25 @@ ACTIVATION_MATH float activation_sigmoid(float x)
     return ACTIVATION_DIVIDE(1.0f, 1.0f + ACTIVATION_EXP2(-1.44269504f * x));
 }
 
+/* x clamp(x + 3, 0, 6) / 6; NaN for NaN and -infinity, as of the formula. */
+ACTIVATION_MATH float activation_hardswish(float x)
+{
+    return x * (fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f)); /* so that nothing overflows */
+}
+
+/* tanh(x): x + x^3 p(x^2) near 0, and 1 - 2 / (1 + e^(2 |x|)) further out, where a divisor that overflows
+ * gives 1. */
+ACTIVATION_MATH float activation_tanh(float x)
+{
+    const float a = fabsf(x), s = x * x;
+    float p = -5.8951569e-3f;
+    p = fmaf(p, s, 2.0795971e-2f);
+    p = fmaf(p, s, -5.3783830e-2f);
+    p = fmaf(p, s, 1.3331924e-1f);
+    p = fmaf(p, s, -3.3333299e-1f);
+    const float near_zero = fmaf(p * s, x, x);
+    const float far = copysignf(1.0f - ACTIVATION_DIVIDE(2.0f, 1.0f + ACTIVATION_EXP2(2.88539008f * a)), x);
+    return a > 0.6f ? far : near_zero; /* NaN takes the branch that keeps it */
+}
+
 #endif

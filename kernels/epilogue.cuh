@@ -60,16 +60,18 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float v)
     }
     if constexpr (ACTIVATION == ACTIVATION_GELU_RELU) v = gelu_relu(v);
     if constexpr (ACTIVATION == ACTIVATION_SIGMOID) v = activation_sigmoid(v);
+    if constexpr (ACTIVATION == ACTIVATION_HARDSWISH) v = activation_hardswish(v);
+    if constexpr (ACTIVATION == ACTIVATION_TANH) v = activation_tanh(v);
     return v;
 }
 
 /* Calls f with the activation as a constant: in f(auto a), decltype(a)::value. LAST: the last activation that
- * the caller can meet, GELU_RELU or SIGMOID. */
+ * the caller can meet, GELU_RELU or TANH. */
 #pragma nv_exec_check_disable
 template <int LAST, class F>
 __host__ __device__ __forceinline__ auto for_activation(int activation, const F &f)
 {
-    static_assert(LAST == ACTIVATION_GELU_RELU || LAST == ACTIVATION_SIGMOID,
+    static_assert(LAST == ACTIVATION_GELU_RELU || LAST == ACTIVATION_TANH,
                   "code for the others is always there");
     switch (activation) {
     case ACTIVATION_NONE: return f(std::integral_constant<int, ACTIVATION_NONE>());
@@ -77,11 +79,18 @@ __host__ __device__ __forceinline__ auto for_activation(int activation, const F 
     case ACTIVATION_RELU6: return f(std::integral_constant<int, ACTIVATION_RELU6>());
     case ACTIVATION_SILU: return f(std::integral_constant<int, ACTIVATION_SILU>());
     case ACTIVATION_GELU: return f(std::integral_constant<int, ACTIVATION_GELU>());
-    default:
-        if (LAST == ACTIVATION_SIGMOID && activation == ACTIVATION_SIGMOID)
-            return f(std::integral_constant<int, LAST>());
-        return f(std::integral_constant<int, ACTIVATION_GELU_RELU>());
+    case ACTIVATION_SIGMOID:
+        if constexpr (LAST >= ACTIVATION_SIGMOID) return f(std::integral_constant<int, ACTIVATION_SIGMOID>());
+        break;
+    case ACTIVATION_HARDSWISH:
+        if constexpr (LAST >= ACTIVATION_HARDSWISH)
+            return f(std::integral_constant<int, ACTIVATION_HARDSWISH>());
+        break;
+    case ACTIVATION_TANH:
+        if constexpr (LAST >= ACTIVATION_TANH) return f(std::integral_constant<int, ACTIVATION_TANH>());
+        break;
     }
+    return f(std::integral_constant<int, ACTIVATION_GELU_RELU>());
 }
 
 /* activate with an activation that is not a constant. */

@@ -165,7 +165,7 @@ __device__ __forceinline__ void finish_rows(const linear_args &args, const lane_
                                             const Sums &sums, int rows, int64_t row0, int64_t column0,
                                             bool aligned)
 {
-    for_activation<ACTIVATION_SIGMOID>(args.activation, [&](auto a) {
+    for_activation<ACTIVATION_TANH>(args.activation, [&](auto a) {
         finish_rows_as<decltype(a)::value>(args, columns, sums, rows, row0, column0, aligned);
     });
 }

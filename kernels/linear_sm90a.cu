@@ -370,7 +370,7 @@ template <class T, int ACTIVATION, class Y> cudaError_t launch_as(const linear_a
 template <class T, int RATE> struct launcher {
     static bool fits(const linear_args &a)
     {
-        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && stores_together(a, 4) &&
+        return mode_of(a) == COPY && a.activation <= ACTIVATION_GELU_RELU && stores_together(a, 4) &&
                tile_count<T>(a) < INT32_MAX / 2;
     }
 

@@ -147,8 +147,7 @@ __global__ void __launch_bounds__(THREADS)
         for (int z = 1; z < WARPS; z++) v += sums[z][i / COLUMNS][i % COLUMNS];
         const float2 p = column_parameters(args, static_cast<int>(column));
         if (row < args.m && column < args.n)
-            store_one(args, row, column,
-                      activate_any<ACTIVATION_SIGMOID>(args.activation, fmaf(v, p.x, p.y)));
+            store_one(args, row, column, activate_any<ACTIVATION_TANH>(args.activation, fmaf(v, p.x, p.y)));
     }
 }
 

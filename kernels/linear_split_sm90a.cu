@@ -342,7 +342,7 @@ template <class T, int SHARE_M, int SHARE_N, int BYTES> struct launcher {
 
     static bool fits(const linear_args &a)
     {
-        return mode_of(a) == COPY && a.activation != ACTIVATION_SIGMOID && divide_up(a.k, BK) >= T::SPLIT &&
+        return mode_of(a) == COPY && a.activation <= ACTIVATION_GELU_RELU && divide_up(a.k, BK) >= T::SPLIT &&
                down(a) <= 65535 && across(a) <= 65535;
     }
 

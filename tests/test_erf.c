@@ -111,6 +111,31 @@ static void test_silu_and_sigmoid(void **state)
     assert_true(worst_relative_error("sigmoid", activation_sigmoid, true_sigmoid) <= 1e-5);
 }
 
+static double true_hardswish(double x)
+{
+    return x * fmin(fmax(x + 3, 0), 6) / 6;
+}
+
+static float negative_hardswish(float x)
+{
+    return activation_hardswish(-x);
+}
+
+static double true_negative_hardswish(double x)
+{
+    return true_hardswish(-x);
+}
+
+static void test_hardswish_and_tanh(void **state)
+{
+    (void)state;
+    assert_true(worst_ulp_error("hardswish", activation_hardswish, true_hardswish) <= 3.0);
+    assert_true(worst_ulp_error("hardswish(-x)", negative_hardswish, true_negative_hardswish) <= 3.0);
+    assert_true(worst_ulp_error("tanh", activation_tanh, tanh) <= 2.5);
+    for (uint32_t bits = 0; bits < 0x7f800000u; bits += STRIDE)
+        assert_true(activation_tanh(-from_bits(bits)) == -activation_tanh(from_bits(bits)));
+}
+
 static void test_special_values(void **state)
 {
     (void)state;
@@ -129,6 +154,10 @@ static void test_special_values(void **state)
     assert_true(isnan(activation_sigmoid(NAN)));
     assert_true(activation_sigmoid(0.0f) == 0.5f);
     assert_true(activation_sigmoid(INFINITY) == 1.0f && activation_sigmoid(-INFINITY) == 0.0f);
+    assert_true(isnan(activation_hardswish(NAN)) && isnan(activation_tanh(NAN)));
+    assert_true(activation_hardswish(INFINITY) == INFINITY && activation_hardswish(3.0f) == 3.0f);
+    assert_true(activation_hardswish(-3.0f) == 0.0f && activation_hardswish(-3e38f) == 0.0f);
+    assert_true(activation_tanh(INFINITY) == 1.0f && activation_tanh(-INFINITY) == -1.0f);
 }
 
 int main(void)
@@ -136,7 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_erf_within_2_ulp),       cmocka_unit_test(test_phi_within_2_ulp),
         cmocka_unit_test(test_gelu_relu_within_2_ulp), cmocka_unit_test(test_silu_and_sigmoid),
-        cmocka_unit_test(test_special_values),
+        cmocka_unit_test(test_hardswish_and_tanh),     cmocka_unit_test(test_special_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,8 @@
 
 #include <dlfcn.h>
 
-static const char *const ACTIVATIONS[] = {"none", "relu", "relu6", "silu", "gelu", "gelu-relu", "sigmoid"};
+static const char *const ACTIVATIONS[] = {"none",      "relu",    "relu6",     "silu", "gelu",
+                                          "gelu-relu", "sigmoid", "hardswish", "tanh"};
 
 static size_t type_bytes(int type)
 {

@@ -175,11 +175,12 @@ static double difference(const struct problem *p, const void *got, const struct 
 }
 
 /* What the rounding of the operands and of y leaves: fp32 sums, x rounded to fp16, y rounded to fp16. A
- * sigmoid is at most 1 even where its sum is large (test_extremes), and shows that sum's error where the sum
- * comes out near 0. */
+ * sigmoid or tanh is at most 1 even where its sum is large (test_extremes), and shows that sum's error where
+ * the sum comes out near 0. */
 static double allowance(const struct linear_args *a)
 {
-    const double sums = a->activation == ACTIVATION_SIGMOID ? 1e-4 : 2e-5;
+    const bool bounded = a->activation == ACTIVATION_SIGMOID || a->activation == ACTIVATION_TANH;
+    const double sums = bounded ? 1e-4 : 2e-5;
     return a->x_type == LINEAR_FP32 ? 2e-3 : a->y_type == LINEAR_FP16 ? 5e-4 : sums;
 }
 
@@ -446,6 +447,8 @@ static double sweep(enum activation activation, float low, float high, enum meas
     for (int i = 0; i < COUNT; i++) {
         const double x = v[i], phi = 0.5 * erfc(-x * M_SQRT1_2);
         const double want = activation == ACTIVATION_SIGMOID              ? 1 / (1 + exp(-x))
+                            : activation == ACTIVATION_TANH               ? tanh(x)
+                            : activation == ACTIVATION_HARDSWISH          ? x * fmin(fmax(x + 3, 0), 6) / 6
                             : activation == ACTIVATION_GELU_RELU && x < 0 ? 0
                                                                           : x * phi;
         const double unit = measure == OF_RESULT     ? ulp((float)want)
@@ -474,9 +477,12 @@ static void test_accuracy(struct tally *tally)
     /* x log2(e) is rounded, which costs e^-x up to |x| ulps; a few more for the power and the division */
     const double sigmoid = sweep(ACTIVATION_SIGMOID, -12.0f, 12.0f, OF_RESULT);
     printf("GELU: %.2f ulp for x > 0, below it %.2f of x; sigmoid: %.2f ulp\n", right, left, sigmoid);
-    tally->runs += 6;
+    const double hardswish = sweep(ACTIVATION_HARDSWISH, -4.0f, 4.0f, OF_RESULT);
+    const double tangent = sweep(ACTIVATION_TANH, -12.0f, 12.0f, OF_RESULT);
+    printf("hardswish: %.2f ulp; tanh: %.2f ulp\n", hardswish, tangent);
+    tally->runs += 8;
     tally->failures += !(one_sided <= 4.5) + !(phi <= 3) + !(negative == 0) + !(right <= 4.5) +
-                       !(left <= 4.5) + !(sigmoid <= 24);
+                       !(left <= 4.5) + !(sigmoid <= 24) + !(hardswish <= 3) + !(tangent <= 6);
 }
 
 /* Refusals need no device. */
