@@ -109,14 +109,20 @@ void effnet_image_free(struct effnet_image *image);
 
 enum effnet_interpolation { EFFNET_BICUBIC, EFFNET_BILINEAR };
 
+enum effnet_resize {
+    EFFNET_RESIZE_SHORT_SIDE, /* the shorter side becomes short_side, the other in proportion */
+    EFFNET_RESIZE_SQUASH,     /* both sides become crop, whatever that does to the proportions */
+};
+
 /* How an image becomes the network's input. mean and std are in units of 0..255:
  * tensor = (pixel - mean[c]) / std[c]. */
 struct effnet_preprocess {
-    int short_side; /* the image is resized so that its shorter side has this many pixels */
-    int crop;       /* then the central crop x crop square is taken */
+    int short_side; /* the image is resized so that its shorter side has this many pixels; squashed: crop */
+    int crop;       /* then the central crop x crop square is taken; squashed, that is all of it */
     enum effnet_interpolation interpolation;
     float mean[3], std[3];
-    uint32_t reserved[7]; /* 0; there are no defaults but a model's */
+    enum effnet_resize resize;
+    uint32_t reserved[6]; /* 0; there are no defaults but a model's */
 };
 
 /* Resizes as Pillow does, byte for byte, and takes the central crop. `crop` receives
@@ -139,6 +145,7 @@ struct effnet_model_info {
     int classes;
     int64_t parameters, multiply_adds;
     struct effnet_preprocess preprocess;
+    bool multi_label; /* the classes do not exclude one another: effnet_top_k_multi_label */
 };
 
 typedef struct effnet_model effnet_model;
@@ -202,12 +209,15 @@ void effnet_devices(void (*visit)(const struct effnet_device *, void *), void *c
 
 struct effnet_class {
     int index;
-    float logit, probability; /* softmax over all classes, in double */
+    float logit, probability; /* in [0, 1], worked out in double */
 };
 
 /* The k most probable classes, best first, ties by lower index; top[k]. k is clipped to classes; returns
- * how many were written. */
+ * how many were written. Probabilities are the softmax over all classes: they add up to 1. */
 int effnet_top_k(const float *logits, int classes, int k, struct effnet_class *top);
+/* The same for a network with info->multi_label, whose images show any number of classes: each probability is
+ * the sigmoid of the class's own logit. */
+int effnet_top_k_multi_label(const float *logits, int classes, int k, struct effnet_class *top);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop

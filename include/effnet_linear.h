@@ -20,6 +20,8 @@ enum effnet_activation {
     EFFNET_ACT_GELU,      /* x * Phi(x), by erf */
     EFFNET_ACT_GELU_RELU, /* max(GELU(x), 0) */
     EFFNET_ACT_SIGMOID,
+    EFFNET_ACT_HARDSWISH, /* x * clamp(x + 3, 0, 6) / 6 */
+    EFFNET_ACT_TANH,
 };
 
 enum effnet_type { EFFNET_FP16, EFFNET_FP32 }; /* IEEE 754 binary16 and binary32 */

@@ -21,9 +21,11 @@ def pillow_rgb(path):
 
 
 def pillow_fit(image, short_side=272, crop=240, interpolation="bicubic"):
-    """torchvision's Resize and CenterCrop on a Pillow image."""
+    """torchvision's Resize and CenterCrop on a Pillow image; with a short side of "squash", its Resize((crop, crop))."""
     width, height = image.size
-    if width <= height:
+    if short_side == "squash":
+        size = crop, crop
+    elif width <= height:
         size = short_side, int(short_side * height / width)
     else:
         size = int(short_side * width / height), short_side

@@ -4,7 +4,7 @@
  *       "WIDTH HEIGHT\n", or "WIDTH HEIGHT blank\n" where the image is blank without alpha,
  *       then [height][width][3]
  *   run_fit_image [OPTION]... fit SHORT_SIDE CROP bicubic|bilinear FILE
- *       [crop][crop][3]
+ *       [crop][crop][3]; a SHORT_SIDE of "squash" squashes the image to the crop
  *
  * Options: --ignore-exif, --max-pixels N, --background RRGGBB.
  *
@@ -19,7 +19,7 @@ static int usage(void)
 {
     fprintf(stderr,
             "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE\n"
-            "       run_fit_image [...] fit SHORT_SIDE CROP bicubic|bilinear FILE\n");
+            "       run_fit_image [...] fit SHORT_SIDE|squash CROP bicubic|bilinear FILE\n");
     return -EFFNET_E_USAGE;
 }
 
@@ -31,6 +31,10 @@ static int write_bytes(const uint8_t *bytes, size_t count)
 static int fit(const struct effnet_image *image, char **arguments, struct effnet_error *error)
 {
     struct effnet_preprocess p = {.short_side = atoi(arguments[0]), .crop = atoi(arguments[1])};
+    if (strcmp(arguments[0], "squash") == 0) {
+        p.resize = EFFNET_RESIZE_SQUASH;
+        p.short_side = p.crop;
+    }
     p.interpolation = strcmp(arguments[2], "bilinear") == 0 ? EFFNET_BILINEAR : EFFNET_BICUBIC;
     size_t size = (size_t)abs(p.crop) * (size_t)abs(p.crop) * 3;
     uint8_t *crop = malloc(size ? size : 1);

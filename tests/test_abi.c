@@ -32,7 +32,9 @@ static void test_places(void **state)
     if (sizeof(void *) != 8) skip();
     assert_int_equal(offsetof(struct effnet_image_options, background), 10);
     assert_int_equal(offsetof(struct effnet_preprocess, std), 24);
+    assert_int_equal(offsetof(struct effnet_preprocess, resize), 36);
     assert_int_equal(offsetof(struct effnet_model_info, preprocess), 72);
+    assert_int_equal(offsetof(struct effnet_model_info, multi_label), 136);
     assert_int_equal(offsetof(struct effnet_session_options, threads), 28);
     assert_int_equal(offsetof(struct effnet_session_info, memory_bytes), 40);
     assert_int_equal(offsetof(struct effnet_device, available), 40);

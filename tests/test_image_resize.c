@@ -191,6 +191,8 @@ static void wrong_arguments(void **state)
         {.short_side = -1, .crop = -1},
         {.short_side = INT32_MAX, .crop = 8},
         {.short_side = 8, .crop = 8, .interpolation = (enum effnet_interpolation)7},
+        {.short_side = 8, .crop = 8, .resize = (enum effnet_resize)2},
+        {.short_side = 9, .crop = 8, .resize = EFFNET_RESIZE_SQUASH},
     };
     struct effnet_error error;
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)

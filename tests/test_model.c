@@ -219,6 +219,42 @@ static void test_graph(void **state)
     effnet_model_close(model);
 }
 
+/* What version 2 says of the network's input and output; without the words it is as it was in version 1. */
+static void test_version_2(void **state)
+{
+    (void)state;
+    effnet_model *model = weights_open(weights_tiny_excited(1));
+    assert_int_equal(effnet_model_get_info(model)->preprocess.resize, EFFNET_RESIZE_SHORT_SIDE);
+    assert_false(effnet_model_get_info(model)->multi_label);
+    effnet_model_close(model);
+
+    struct weights *w = weights_new(7, 8, 8);
+    weights_layer(w, "pool", "pool", 3, 1, 1, NULL, NULL, NULL, -1);
+    weights_layer(w, "classifier.0", "linear", 5, 1, 1, NULL, "hardswish", NULL, -1);
+    weights_layer(w, "classifier.1", "linear", 5, 1, 1, NULL, "tanh", NULL, -1);
+    weights_layer(w, "classifier.2", "linear", 1, 1, 1, NULL, "none", NULL, -1);
+    weights_labels(w, 1);
+    weights_multi_label(w);
+    weights_squash(w);
+    model = weights_open(w);
+    assert_int_equal(effnet_model_layer(model, 1)->activation, EFFNET_ACT_HARDSWISH);
+    assert_int_equal(effnet_model_layer(model, 2)->activation, EFFNET_ACT_TANH);
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    assert_true(info->multi_label);
+    assert_int_equal(info->preprocess.resize, EFFNET_RESIZE_SQUASH);
+    assert_true(info->preprocess.short_side == 8 && info->preprocess.crop == 8);
+    effnet_model_close(model);
+
+    w = weights_tiny_excited(1);
+    cJSON_AddFalseToObject(w->network, "multi_label");
+    cJSON_AddStringToObject(w->preprocess, "resize", "short-side");
+    model = weights_open(w);
+    assert_int_equal(effnet_model_get_info(model)->preprocess.resize, EFFNET_RESIZE_SHORT_SIDE);
+    assert_int_equal(effnet_model_get_info(model)->preprocess.short_side, 24);
+    assert_false(effnet_model_get_info(model)->multi_label);
+    effnet_model_close(model);
+}
+
 /* A file of version 1 may call a layer what version 2 keeps for the image. */
 static void test_layer_named_image(void **state)
 {
@@ -239,6 +275,8 @@ static void test_names(void **state)
     assert_string_equal(effnet_op_name(EFFNET_OP_SCALE), "scale");
     assert_string_equal(effnet_activation_name(EFFNET_ACT_GELU_RELU), "gelu_relu");
     assert_string_equal(effnet_activation_name(EFFNET_ACT_SIGMOID), "sigmoid");
+    assert_string_equal(effnet_activation_name(EFFNET_ACT_HARDSWISH), "hardswish");
+    assert_string_equal(effnet_activation_name(EFFNET_ACT_TANH), "tanh");
     assert_string_equal(effnet_op_name((enum effnet_op)99), "unknown");
     assert_string_equal(effnet_activation_name((enum effnet_activation)99), "unknown");
 }
@@ -396,7 +434,7 @@ int main(void)
         cmocka_unit_test(test_arguments),   cmocka_unit_test(test_no_such_file),
         cmocka_unit_test(test_long_path),   cmocka_unit_test(test_header_length),
         cmocka_unit_test(test_header_text), cmocka_unit_test(test_bombs),
-        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_truncated),   cmocka_unit_test(test_version_2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,7 +339,7 @@ static void test_preprocess(void **state)
         {PREPROCESS, "crop", "1e10", "preprocess: crop is 10000000000"},
         {PREPROCESS, "crop", NULL, "preprocess: key \"crop\" is missing"},
         {PREPROCESS, "+crop", "21", "preprocess: key \"crop\" appears twice"},
-        {PREPROCESS, "+resize", "1", "preprocess: unknown key \"resize\""},
+        {PREPROCESS, "+padding", "1", "preprocess: unknown key \"padding\""},
         {PREPROCESS, "short_side", "20", "preprocess: short_side 20 is smaller than crop 21"},
         {PREPROCESS, "short_side", "1e9", "preprocess: short_side is 1000000000"},
         {PREPROCESS, "short_side", "true", "preprocess: short_side is not a number"},
@@ -394,8 +394,8 @@ static void test_table(void **state)
          "network: layer 3 'blocks.1.expand': conv needs the key \"kernel\""},
         {NETWORK, "layers/3/op", "\"linear\"",
          "linear takes what pool or linear gives, not a map of 11x11x7"},
-        {NETWORK, "layers/3/activation", "\"tanh\"",
-         "network: layer 3 'blocks.1.expand': unknown activation \"tanh\""},
+        {NETWORK, "layers/3/activation", "\"mish\"",
+         "network: layer 3 'blocks.1.expand': unknown activation \"mish\""},
         {NETWORK, "layers/3/activation", NULL,
          "network: layer 3 'blocks.1.expand': key \"activation\" is missing"},
         {NETWORK, "layers/3/in", "8",
@@ -463,6 +463,13 @@ static void test_version_1(void **state)
          "network: layer 3 'blocks.1.expand': op \"scale\" came with format version 2"},
         {NETWORK, "layers/3/activation", "\"sigmoid\"",
          "network: layer 3 'blocks.1.expand': activation \"sigmoid\" came with format version 2"},
+        {NETWORK, "layers/3/activation", "\"hardswish\"",
+         "activation \"hardswish\" came with format version 2"},
+        {NETWORK, "layers/3/activation", "\"tanh\"", "activation \"tanh\" came with format version 2"},
+        {NETWORK, "+multi_label", "false",
+         "network: key \"multi_label\" came with format version 2, but the file says 1"},
+        {PREPROCESS, "+resize", "\"short-side\"",
+         "preprocess: key \"resize\" came with format version 2, but the file says 1"},
     };
     RUN(edits);
 }
@@ -531,6 +538,25 @@ static void test_graph(void **state)
     RUN_ON(weights_tiny_excited, edits);
 }
 
+/* What version 2 says of the network's input and output. */
+static void test_version_2(void **state)
+{
+    (void)state;
+    static const struct edit edits[] = {
+        {PREPROCESS, "+resize", "\"squash\"",
+         "preprocess: resize \"squash\" with short_side 24 and crop 21; both must be the same"},
+        {PREPROCESS, "+resize", "\"stretch\"",
+         "preprocess: unknown resize \"stretch\", only \"short-side\" and \"squash\" are known"},
+        {PREPROCESS, "+resize", "0", "preprocess: resize is not a string"},
+        {PREPROCESS, "+resize", "null", "preprocess: resize is not a string"},
+        {NETWORK, "+multi_label", "1", "network: multi_label is neither true nor false"},
+        {NETWORK, "+multi_label", "\"true\"", "network: multi_label is neither true nor false"},
+        {NETWORK, "+multi_label", "null", "network: multi_label is neither true nor false"},
+        {NETWORK, "layers/3/activation", "\"Tanh\"", "unknown activation \"Tanh\""},
+    };
+    RUN_ON(weights_tiny_excited, edits);
+}
+
 static void test_chain(void **state)
 {
     (void)state;
@@ -588,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_preprocess),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_version_1),
+        cmocka_unit_test(test_version_2),
         cmocka_unit_test(test_graph),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_limits),

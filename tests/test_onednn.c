@@ -22,7 +22,9 @@
 
 #define GUARD 64 /* elements in front of and behind an output that must stay as they were */
 
-static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu", "sigmoid"};
+static const char *const activations[] = {"none",      "relu",    "relu6",     "silu", "gelu",
+                                          "gelu_relu", "sigmoid", "hardswish", "tanh"};
+enum { ACTIVATIONS = sizeof activations / sizeof activations[0] };
 
 static effnet_session *open_session(const effnet_model *model, int threads, int max_batch,
                                     const char *precision)
@@ -193,7 +195,7 @@ static struct weights *awkward(uint64_t seed, int activation)
     struct weights *w = weights_new(seed, size, size);
     for (int i = 0; i < LAYERS; i++) {
         char name[32], add[32];
-        const char *act = activations[(activation + i) % 7];
+        const char *act = activations[(activation + i) % ACTIVATIONS];
         int kind = i == 0 ? 0 : random_int(&random, 0, 2), from = i - 1;
         if (i > 1 && memcmp(sizes[i - 2], sizes[i - 1], sizeof sizes[0]) == 0)
             from -= random_int(&random, 0, 1);
@@ -224,7 +226,7 @@ static void test_awkward_layers(void **state)
     (void)state;
     uint64_t random = random_seed("awkward layers", 32);
     for (int round = 0; round < 63; round++) {
-        effnet_model *model = weights_open(awkward(random_next(&random), round % 7));
+        effnet_model *model = weights_open(awkward(random_next(&random), round % ACTIVATIONS));
         int n = random_int(&random, 1, 3);
         effnet_session *session = open_session(model, random_int(&random, 1, 6), random_int(&random, n, 8),
                                                NULL);

@@ -135,6 +135,22 @@ def test_seeded_random_sizes(fit, tmp_path, short_side, crop):
         assert_same(fit(path, short_side, crop, interpolation), expected)
 
 
+@pytest.mark.parametrize("crop", [240, 64, 600, 33, 1])
+def test_squashed(fit, tmp_path, crop):
+    """Both sides become the crop's, each by a scale of its own: one may grow while the other shrinks. Which pass comes
+    first depends on both."""
+    rng = np.random.default_rng([SEED, crop])
+    path = tmp_path / "image.png"
+    sizes = [(crop, crop), (crop, 3 * crop + 1), (1, 2000), (2000, 1), (crop // 2 + 1, 3 * crop), (3 * crop, crop // 2 + 1)]
+    sizes += [tuple(int(2 ** rng.uniform(0, 10.3)) for _ in range(2)) for _ in range(8)]
+    for number, (width, height) in enumerate(sizes):
+        interpolation = ("bicubic", "bilinear")[number % 2]
+        print(f"{width} x {height}, {interpolation}, seed {SEED}")
+        save_random(path, width, height, rng, extreme=bool(rng.integers(2)))
+        expected = pillow_fit(Image.open(path).convert("RGB"), "squash", crop, interpolation)
+        assert_same(fit(path, "squash", crop, interpolation), expected)
+
+
 @pytest.mark.parametrize("short_side,crop", [(240, 241), (0, 0), (10, 0), (-3, -5), (1 << 20, 16)])
 def test_impossible_crops(runner, tmp_path, short_side, crop):
     path = tmp_path / "image.png"

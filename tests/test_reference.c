@@ -14,7 +14,9 @@
 
 #define GUARD 64 /* floats around every output */
 
-static const char *const activations[] = {"none", "relu", "relu6", "silu", "gelu", "gelu_relu", "sigmoid"};
+static const char *const activations[] = {"none",      "relu",    "relu6",     "silu", "gelu",
+                                          "gelu_relu", "sigmoid", "hardswish", "tanh"};
+enum { ACTIVATIONS = sizeof activations / sizeof activations[0] };
 
 static long double activate(enum effnet_activation activation, long double x)
 {
@@ -25,6 +27,8 @@ static long double activate(enum effnet_activation activation, long double x)
     case EFFNET_ACT_SILU: return x / 2 * (1 + tanhl(x / 2));
     case EFFNET_ACT_GELU: return x / 2 * (1 + erfl(x / sqrtl(2)));
     case EFFNET_ACT_SIGMOID: return 0.5L * (1 + tanhl(x / 2));
+    case EFFNET_ACT_HARDSWISH: return x * fminl(fmaxl(x + 3, 0), 6) / 6;
+    case EFFNET_ACT_TANH: return tanhl(x);
     case EFFNET_ACT_GELU_RELU: return fmaxl(x / 2 * (1 + erfl(x / sqrtl(2))), 0);
     }
     return NAN;
@@ -189,13 +193,14 @@ static void test_awkward_shapes(void **state)
         if (size + pad[0] + pad[2] < kernel || size + pad[1] + pad[3] < kernel) continue;
         struct weights *w = weights_new(random_next(&random), size, size);
         int c = channels[random_int(&random, 0, 11)];
-        weights_layer(w, "first", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 6)], NULL,
-                      -1);
+        weights_layer(w, "first", "pointwise", c, 1, 1, NULL,
+                      activations[random_int(&random, 0, ACTIVATIONS - 1)], NULL, -1);
         weights_layer(w, "window", random_int(&random, 0, 1) ? "depthwise" : "conv", c, kernel, stride, pad,
-                      activations[random_int(&random, 0, 6)], NULL, -1);
-        weights_layer(w, "residual", "pointwise", c, 1, 1, NULL, activations[random_int(&random, 0, 6)],
-                      "window", -1);
-        weights_head(w, channels[random_int(&random, 0, 11)], activations[random_int(&random, 0, 6)], 5);
+                      activations[random_int(&random, 0, ACTIVATIONS - 1)], NULL, -1);
+        weights_layer(w, "residual", "pointwise", c, 1, 1, NULL,
+                      activations[random_int(&random, 0, ACTIVATIONS - 1)], "window", -1);
+        weights_head(w, channels[random_int(&random, 0, 11)],
+                     activations[random_int(&random, 0, ACTIVATIONS - 1)], 5);
         check_layers(w, random_int(&random, 1, 3), 40, &random);
     }
 }
@@ -207,7 +212,7 @@ static void test_activations(void **state)
     static const double values[] = {0,     -0.0, 1e-40,     -1e-40, 1e-8,      -1e-8, 0.5,  -0.5, 1,   -1,
                                     3,     -3,   5.9999995, 6,      6.0000005, -5,    -8,   -13,  -20, -37,
                                     -38.5, 30,   90,        -90,    800,       -800,  3e38, -3e38};
-    for (size_t a = 0; a < 7; a++) {
+    for (size_t a = 0; a < ACTIVATIONS; a++) {
         struct weights *w = weights_new(1, 1, 1);
         weights_layer(w, "act", "pointwise", 3, 1, 1, NULL, activations[a], NULL, -1);
         weights_head(w, 3, "none", 2);

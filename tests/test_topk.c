@@ -98,6 +98,31 @@ static void test_limits(void **state)
     assert_memory_equal(&top[0], &guard, sizeof guard);
 }
 
+/* Each class by itself, in the order of the softmax. */
+static void test_multi_label(void **state)
+{
+    (void)state;
+    struct effnet_class top[6];
+    float logits[] = {-2, 800, NAN, 0, -800, 3};
+    static const int order[] = {1, 5, 3, 0, 4, 2};
+    assert_int_equal(effnet_top_k_multi_label(logits, 6, 9, top), 6);
+    for (int i = 0; i < 6; i++) assert_int_equal(top[i].index, order[i]);
+    assert_true(top[0].probability == 1 && top[4].probability == 0 && isnan(top[5].probability));
+    assert_true(top[2].probability == 0.5f);
+    assert_true(top[1].probability == (float)(1 / (1 + exp(-3))));
+    assert_true(top[3].probability == (float)(1 / (1 + exp(2))));
+    assert_int_equal(effnet_top_k_multi_label(logits, 6, 2, top), 2);
+    assert_true(top[0].index == 1 && top[1].index == 5 && top[1].logit == 3);
+    float alone[] = {-1}, infinite[] = {-INFINITY, INFINITY};
+    assert_int_equal(effnet_top_k_multi_label(alone, 1, 1, top), 1);
+    assert_true(top[0].probability == (float)(1 / (1 + exp(1))));
+    assert_int_equal(effnet_top_k_multi_label(infinite, 2, 2, top), 2);
+    assert_true(top[0].probability == 1 && top[1].probability == 0);
+    assert_int_equal(effnet_top_k_multi_label(alone, 0, 1, top), 0);
+    assert_int_equal(effnet_top_k_multi_label(NULL, 1, 1, top), 0);
+    assert_int_equal(effnet_top_k_multi_label(alone, 1, 1, NULL), 0);
+}
+
 /* How many classes come before class i, counted one by one. */
 static int rank_of(const float *logits, int classes, int i)
 {
@@ -136,7 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order_and_ties), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_random),         cmocka_unit_test(test_multi_label),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,26 @@ static void need_version_2(struct weights *w)
     cJSON_ReplaceItemInObject(w->metadata, "format_version", cJSON_CreateString("2"));
 }
 
+static bool came_with_version_2(const char *activation)
+{
+    return strcmp(activation, "sigmoid") == 0 || strcmp(activation, "hardswish") == 0 ||
+           strcmp(activation, "tanh") == 0;
+}
+
+void weights_multi_label(struct weights *w)
+{
+    cJSON_AddTrueToObject(w->network, "multi_label");
+    need_version_2(w);
+}
+
+void weights_squash(struct weights *w)
+{
+    cJSON_ReplaceItemInObject(w->preprocess, "short_side",
+                              cJSON_Duplicate(cJSON_GetObjectItem(w->preprocess, "crop"), 0));
+    cJSON_AddStringToObject(w->preprocess, "resize", "squash");
+    need_version_2(w);
+}
+
 void weights_take(struct weights *w, const char *name)
 {
     const cJSON *size = cJSON_GetObjectItem(w->sizes, name);
@@ -121,7 +141,7 @@ void weights_layer(struct weights *w, const char *name, const char *op, int out,
     cJSON_AddNumberToObject(layer, "out", out);
     add_inputs(w, layer);
     if (weighted) cJSON_AddStringToObject(layer, "activation", activation);
-    if (weighted && strcmp(activation, "sigmoid") == 0) need_version_2(w);
+    if (weighted && came_with_version_2(activation)) need_version_2(w);
     if (window) {
         cJSON_AddNumberToObject(layer, "kernel", kernel);
         cJSON_AddNumberToObject(layer, "stride", stride);

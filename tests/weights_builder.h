@@ -33,8 +33,11 @@ struct weights {
 };
 
 /* Has the next layer take the output of the earlier layer `name`, or the "image". As the two functions below
- * and the activation sigmoid, this makes the file one of format version 2. */
+ * and the activations sigmoid, hardswish and tanh, this makes the file one of format version 2. */
 void weights_take(struct weights *w, const char *name);
+/* Classes that do not exclude one another; images that are squashed to the crop. Both want version 2, too. */
+void weights_multi_label(struct weights *w);
+void weights_squash(struct weights *w);
 /* Appends the product of an earlier layer's output and a gate. */
 void weights_scale(struct weights *w, const char *name, const char *map, const char *gate);
 /* Squeeze-and-excite of the last layer's output: NAME.pool, .reduce, .expand (with sigmoid) and .scale. */

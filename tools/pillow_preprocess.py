@@ -18,11 +18,14 @@ def read_preprocess(weights_path):
 
 
 def fit(image, preprocess):
-    """A Pillow image -> uint8 [crop][crop][3]: EXIF orientation, RGB, resize of the short side, central crop."""
+    """A Pillow image -> uint8 [crop][crop][3]: EXIF orientation, RGB, resize of the short side, or squash of both, and
+    the central crop."""
     rgb = ImageOps.exif_transpose(image).convert("RGB")
     short, crop = preprocess["short_side"], preprocess["crop"]
     width, height = rgb.size
-    if width <= height:
+    if preprocess.get("resize") == "squash":
+        size = crop, crop
+    elif width <= height:
         size = short, int(short * height / width)
     else:
         size = int(short * width / height), short

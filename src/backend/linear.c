@@ -50,7 +50,7 @@ static int check(const struct effnet_linear_args *a, struct effnet_error *error)
     EFFNET_TRY(check_array("y", a->y, a->y_type, a->n, a->ldy, error));
     if ((uintptr_t)a->scale % sizeof(float) || (uintptr_t)a->shift % sizeof(float))
         return effnet_fail(error, EFFNET_E_USAGE, "linear: scale or shift is not aligned to 4 bytes");
-    if ((int)a->activation < EFFNET_ACT_NONE || (int)a->activation > EFFNET_ACT_SIGMOID)
+    if ((int)a->activation < EFFNET_ACT_NONE || (int)a->activation > EFFNET_ACT_TANH)
         return effnet_fail(error, EFFNET_E_USAGE, "linear: unknown activation %d", (int)a->activation);
     return effnet_check_reserved(a->reserved, sizeof a->reserved, "linear", error);
 }

@@ -16,7 +16,8 @@
  * happens to images more than twice as high as wide, and we follow Pillow 13.
  *
  * Sides as in torchvision's Resize and CenterCrop: the short side becomes short_side, the long one
- * int(short_side * long / short); the crop's offset is half of what is left over, halves to even. */
+ * int(short_side * long / short); the crop's offset is half of what is left over, halves to even. Squashed
+ * is Resize((crop, crop)), and nothing is left over. */
 #include "image/resize.h"
 
 #include <math.h>
@@ -234,6 +235,38 @@ static bool resize(const uint8_t *in, size_t stride, const struct image_fit *fit
     return ok;
 }
 
+/* What the whole image is resized to, and where the crop lies in that. */
+struct placing {
+    int64_t width, height, left, top;
+};
+
+static struct placing place_crop(int width, int height, const struct effnet_preprocess *p)
+{
+    if (p->resize == EFFNET_RESIZE_SQUASH) return (struct placing){p->crop, p->crop, 0, 0};
+    int shorter = width < height ? width : height, longer = width < height ? height : width;
+    int64_t resized = (int64_t)((double)((int64_t)p->short_side * longer) / shorter);
+    struct placing to = {.width = width <= height ? p->short_side : resized,
+                         .height = width <= height ? resized : p->short_side};
+    to.left = (int64_t)nearbyint((double)(to.width - p->crop) / 2); /* halves to even */
+    to.top = (int64_t)nearbyint((double)(to.height - p->crop) / 2);
+    return to;
+}
+
+static int check_preprocess(const struct effnet_preprocess *p, struct effnet_error *error)
+{
+    if (p->crop < 1 || p->short_side < p->crop || p->short_side > MAX_SHORT_SIDE)
+        return effnet_fail(error, EFFNET_E_USAGE, "cannot crop %d out of a short side of %d (at most %d)",
+                           p->crop, p->short_side, MAX_SHORT_SIDE);
+    if (p->interpolation != EFFNET_BICUBIC && p->interpolation != EFFNET_BILINEAR)
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown interpolation %d", (int)p->interpolation);
+    if (p->resize != EFFNET_RESIZE_SHORT_SIDE && p->resize != EFFNET_RESIZE_SQUASH)
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown resize %d", (int)p->resize);
+    if (p->resize == EFFNET_RESIZE_SQUASH && p->short_side != p->crop)
+        return effnet_fail(error, EFFNET_E_USAGE, "cannot squash to a crop of %d and a short side of %d",
+                           p->crop, p->short_side);
+    return effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error);
+}
+
 int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
                    struct effnet_error *error)
 {
@@ -244,33 +277,22 @@ int image_fit_make(int width, int height, const struct effnet_preprocess *p, str
     *fit = (struct image_fit){0};
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
         return effnet_fail(error, EFFNET_E_USAGE, "an image of %d x %d cannot be resized", width, height);
-    if (p->crop < 1 || p->short_side < p->crop || p->short_side > MAX_SHORT_SIDE)
-        return effnet_fail(error, EFFNET_E_USAGE, "cannot crop %d out of a short side of %d (at most %d)",
-                           p->crop, p->short_side, MAX_SHORT_SIDE);
-    if (p->interpolation != EFFNET_BICUBIC && p->interpolation != EFFNET_BILINEAR)
-        return effnet_fail(error, EFFNET_E_USAGE, "unknown interpolation %d", (int)p->interpolation);
-    EFFNET_TRY(effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error));
-
-    int shorter = width < height ? width : height, longer = width < height ? height : width;
-    int64_t resized = (int64_t)((double)((int64_t)p->short_side * longer) / shorter);
-    int64_t resized_width = width <= height ? p->short_side : resized;
-    int64_t resized_height = width <= height ? resized : p->short_side;
-    int64_t left = (int64_t)nearbyint((double)(resized_width - p->crop) / 2); /* halves to even */
-    int64_t top = (int64_t)nearbyint((double)(resized_height - p->crop) / 2);
+    EFFNET_TRY(check_preprocess(p, error));
+    const struct placing to = place_crop(width, height, p);
     const struct filter *filter = &filters[p->interpolation];
-    struct image_axis across = {.outputs = p->crop, .taps = count_taps(width, resized_width, filter)};
-    struct image_axis down = {.outputs = p->crop, .taps = count_taps(height, resized_height, filter)};
+    struct image_axis across = {.outputs = p->crop, .taps = count_taps(width, to.width, filter)};
+    struct image_axis down = {.outputs = p->crop, .taps = count_taps(height, to.height, filter)};
 
     size_t across_values = axis_values(across.outputs, across.taps);
     size_t bytes = (across_values + axis_values(down.outputs, down.taps)) * sizeof(int32_t);
     int32_t *tables = malloc(bytes);
     double *weights = malloc((size_t)(across.taps > down.taps ? across.taps : down.taps) * sizeof *weights);
     if (tables && weights) {
-        axis_fill(&across, width, resized_width, left, filter, tables, weights);
-        axis_fill(&down, height, resized_height, top, filter, tables + across_values, weights);
+        axis_fill(&across, width, to.width, to.left, filter, tables, weights);
+        axis_fill(&down, height, to.height, to.top, filter, tables + across_values, weights);
         *fit = (struct image_fit){.across = across, .down = down, .tables = tables};
         fit->table_bytes = bytes;
-        fit->columns_first = height > resized_height && height - resized_height > 2 * (width - resized_width);
+        fit->columns_first = height > to.height && height - to.height > 2 * (width - to.width);
     } else {
         free(tables);
     }

@@ -131,6 +131,14 @@ int effnet_json_floats(const struct json_context *context, const cJSON *item, co
     return EFFNET_OK;
 }
 
+int effnet_json_bool(const struct json_context *context, const cJSON *item, const char *what, bool *out)
+{
+    if (!item) return EFFNET_OK;
+    if (!cJSON_IsBool(item)) return effnet_json_fail(context, "%s is neither true nor false", what);
+    *out = cJSON_IsTrue(item);
+    return EFFNET_OK;
+}
+
 int effnet_json_string(const struct json_context *context, const cJSON *item, const char *what,
                        const char **out)
 {

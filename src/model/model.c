@@ -61,6 +61,12 @@ static int read_metadata(struct effnet_model *model, struct json_context *contex
     return EFFNET_OK;
 }
 
+/* As read_metadata has checked it. */
+static int format_version(const struct json_field *members)
+{
+    return members[VERSION].value->valuestring[0] - '0';
+}
+
 /* Parses the JSON text that a metadata string holds, into model->parsed. */
 static int parse_text(struct effnet_model *model, struct json_context *context,
                       const struct json_field *members, int member)
@@ -70,12 +76,35 @@ static int parse_text(struct effnet_model *model, struct json_context *context,
     return effnet_json_parse(context, text, strlen(text), &model->parsed[member]);
 }
 
+/* How the image is resized, and to which sizes. */
+static int read_resize(const struct json_context *context, const struct json_field *field, int version,
+                       struct effnet_preprocess *p)
+{
+    const char *resize = "short-side";
+    if (field->value) EFFNET_TRY(effnet_table_check_version(context, version, "key", field->key));
+    EFFNET_TRY(effnet_json_string(context, field->value, "resize", &resize));
+    int kind = effnet_resize_from_name(resize);
+    if (kind < 0)
+        return effnet_json_fail(context,
+                                "unknown resize \"%s\", only \"short-side\" and \"squash\" are known",
+                                effnet_word(resize).text);
+    p->resize = (enum effnet_resize)kind;
+    if (p->short_side < p->crop)
+        return effnet_json_fail(context, "short_side %d is smaller than crop %d", p->short_side, p->crop);
+    if (p->resize == EFFNET_RESIZE_SQUASH && p->short_side != p->crop)
+        return effnet_json_fail(context,
+                                "resize \"squash\" with short_side %d and crop %d; both must be the same",
+                                p->short_side, p->crop);
+    return EFFNET_OK;
+}
+
 static int read_preprocess(struct effnet_model *model, struct json_context *context,
                            const struct json_field *members)
 {
-    enum { SHORT_SIDE, CROP, INTERPOLATION, MEAN, STD, FIELDS };
-    struct json_field fields[FIELDS] = {
-        {.key = "short_side"}, {.key = "crop"}, {.key = "interpolation"}, {.key = "mean"}, {.key = "std"}};
+    enum { SHORT_SIDE, CROP, INTERPOLATION, MEAN, STD, RESIZE, FIELDS };
+    struct json_field fields[FIELDS] = {{.key = "short_side"},    {.key = "crop"},
+                                        {.key = "interpolation"}, {.key = "mean"},
+                                        {.key = "std"},           {.key = "resize", .optional = true}};
     struct effnet_model_info *info = &model->info;
     struct effnet_preprocess *p = &info->preprocess;
     const char *interpolation;
@@ -95,8 +124,7 @@ static int read_preprocess(struct effnet_model *model, struct json_context *cont
     if (p->crop != info->height || p->crop != info->width)
         return effnet_json_fail(context, "crop %d is not the network's input, %dx%d", p->crop, info->height,
                                 info->width);
-    if (p->short_side < p->crop)
-        return effnet_json_fail(context, "short_side %d is smaller than crop %d", p->short_side, p->crop);
+    EFFNET_TRY(read_resize(context, &fields[RESIZE], format_version(members), p));
     for (int i = 0; i < 3; i++)
         if (!(p->std[i] >= 1e-6f)) /* 255 / std must stay a number of sane size in every precision */
             return effnet_json_fail(context, "std %g is not at least 1e-6", (double)p->std[i]);
@@ -144,11 +172,11 @@ static int read_network(struct effnet_model *model, struct json_context *context
 {
     struct layer_table table;
     EFFNET_TRY(parse_text(model, context, members, NETWORK));
-    int version = members[VERSION].value->valuestring[0] - '0';
-    EFFNET_TRY(effnet_table_read(context, model->parsed[NETWORK], version, &table));
+    EFFNET_TRY(effnet_table_read(context, model->parsed[NETWORK], format_version(members), &table));
     struct effnet_model_info *info = &model->info;
     model->layers = table.layers;
     info->network = table.network;
+    info->multi_label = table.multi_label;
     info->layer_count = table.layer_count;
     info->channels = table.image.out_channels;
     info->height = table.image.out_height;

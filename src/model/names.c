@@ -10,14 +10,21 @@ static const char *const op_names[] = {
 };
 
 static const char *const activation_names[] = {
-    [EFFNET_ACT_NONE] = "none",       [EFFNET_ACT_RELU] = "relu", [EFFNET_ACT_RELU6] = "relu6",
-    [EFFNET_ACT_SILU] = "silu",       [EFFNET_ACT_GELU] = "gelu", [EFFNET_ACT_GELU_RELU] = "gelu_relu",
-    [EFFNET_ACT_SIGMOID] = "sigmoid",
+    [EFFNET_ACT_NONE] = "none",       [EFFNET_ACT_RELU] = "relu",
+    [EFFNET_ACT_RELU6] = "relu6",     [EFFNET_ACT_SILU] = "silu",
+    [EFFNET_ACT_GELU] = "gelu",       [EFFNET_ACT_GELU_RELU] = "gelu_relu",
+    [EFFNET_ACT_SIGMOID] = "sigmoid", [EFFNET_ACT_HARDSWISH] = "hardswish",
+    [EFFNET_ACT_TANH] = "tanh",
 };
 
 static const char *const interpolation_names[] = {
     [EFFNET_BICUBIC] = "bicubic",
     [EFFNET_BILINEAR] = "bilinear",
+};
+
+static const char *const resize_names[] = {
+    [EFFNET_RESIZE_SHORT_SIDE] = "short-side",
+    [EFFNET_RESIZE_SQUASH] = "squash",
 };
 
 #define COUNT(names) (int)(sizeof(names) / sizeof(names)[0])
@@ -52,4 +59,9 @@ int effnet_activation_from_name(const char *name)
 int effnet_interpolation_from_name(const char *name)
 {
     return find(interpolation_names, COUNT(interpolation_names), name);
+}
+
+int effnet_resize_from_name(const char *name)
+{
+    return find(resize_names, COUNT(resize_names), name);
 }

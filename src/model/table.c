@@ -46,12 +46,12 @@ static int find_layer(const struct layer_table *table, int count, const char *na
     return count;
 }
 
-/* Refuses what a file of version 1 cannot have: readers of its time would not know it. */
-static int check_version(const struct json_context *context, const struct layer_table *table, bool new,
-                         const char *what, const char *word)
+int effnet_table_check_version(const struct json_context *context, int version, const char *what,
+                               const char *word)
 {
-    if (!new || table->version >= 2) return EFFNET_OK;
-    return effnet_json_fail(context, "%s \"%s\" came with format version 2, but the file says 1", what, word);
+    if (version >= 2) return EFFNET_OK;
+    return effnet_json_fail(context, "%s \"%s\" came with format version 2, but the file says %d", what, word,
+                            version);
 }
 
 /* Reads the name, which becomes part of tensor names and of messages. */
@@ -79,7 +79,8 @@ static int read_op(const struct json_context *context, const cJSON *item, const 
     int op = effnet_op_from_name(name);
     if (op < 0) return effnet_json_fail(context, "unknown op \"%s\"", effnet_word(name).text);
     layer->op = (enum effnet_op)op;
-    return check_version(context, table, layer->op == EFFNET_OP_SCALE, "op", name);
+    if (layer->op != EFFNET_OP_SCALE) return EFFNET_OK;
+    return effnet_table_check_version(context, table->version, "op", name);
 }
 
 /* Finds what the layer reads: an earlier layer's output or the image. */
@@ -104,7 +105,7 @@ static int read_inputs(const struct json_context *context, const struct json_fie
     if (!field->value && layer->input_count == 1) return EFFNET_OK;
     if (!field->value)
         return effnet_json_fail(context, "%s needs the key \"%s\"", effnet_op_name(layer->op), field->key);
-    EFFNET_TRY(check_version(context, table, true, "key", field->key));
+    EFFNET_TRY(effnet_table_check_version(context, table->version, "key", field->key));
     if (!cJSON_IsArray(field->value) || cJSON_GetArraySize(field->value) != layer->input_count)
         return effnet_json_fail(context, "inputs is not an array of %d name%s, as %s takes",
                                 layer->input_count, layer->input_count > 1 ? "s" : "",
@@ -127,7 +128,8 @@ static int read_activation(const struct json_context *context, const cJSON *item
     layer->activation = (enum effnet_activation)activation;
     if (!has_weights(layer->op) && layer->activation != EFFNET_ACT_NONE)
         return effnet_json_fail(context, "%s takes no activation", effnet_op_name(layer->op));
-    return check_version(context, table, layer->activation == EFFNET_ACT_SIGMOID, "activation", name);
+    if (layer->activation < EFFNET_ACT_SIGMOID) return EFFNET_OK;
+    return effnet_table_check_version(context, table->version, "activation", name);
 }
 
 static int read_window(const struct json_context *context, const struct json_field *fields,
@@ -291,15 +293,18 @@ static int read_layers(struct json_context *context, const cJSON *layers, struct
 int effnet_table_read(struct json_context *context, const cJSON *network, int version,
                       struct layer_table *table)
 {
-    struct json_field fields[] = {{.key = "name"}, {.key = "input"}, {.key = "layers"}};
+    struct json_field fields[] = {
+        {.key = "name"}, {.key = "input"}, {.key = "layers"}, {.key = "multi_label", .optional = true}};
     *table = (struct layer_table){.version = version, .image = {.name = TABLE_IMAGE}};
     int input[3];
     effnet_json_where(context, "network");
-    EFFNET_TRY(effnet_json_fields(context, network, fields, 3, true));
+    EFFNET_TRY(effnet_json_fields(context, network, fields, 4, true));
     EFFNET_TRY(effnet_json_string(context, fields[0].value, "name", &table->network));
     EFFNET_TRY(effnet_json_ints(context, fields[1].value, "input", 1, TABLE_MAX_SPATIAL, 3, input));
     if (!table->network[0]) return effnet_json_fail(context, "the name is empty");
     if (input[0] != 3) return effnet_json_fail(context, "input has %d channels, not 3", input[0]);
+    if (fields[3].value) EFFNET_TRY(effnet_table_check_version(context, version, "key", fields[3].key));
+    EFFNET_TRY(effnet_json_bool(context, fields[3].value, "multi_label", &table->multi_label));
     table->image.out_channels = input[0];
     table->image.out_height = input[1];
     table->image.out_width = input[2];

@@ -104,6 +104,7 @@ static void check_random(int count, int largest, uint64_t *state)
         struct effnet_preprocess p = {.crop = random_int(state, 1, i % 3 ? 70 : 6)};
         p.short_side = p.crop + random_int(state, 0, 1) * random_int(state, 0, 40);
         p.interpolation = random_int(state, 0, 1) ? EFFNET_BICUBIC : EFFNET_BILINEAR;
+        if (p.short_side == p.crop) p.resize = (enum effnet_resize)random_int(state, 0, 1);
         int width = random_int(state, 1, largest), height = random_int(state, 1, largest);
         if (i % 4 == 0) width = random_int(state, 1, 20);
         if (i % 4 == 1) height = random_int(state, 1, 20);

@@ -144,12 +144,14 @@ static inline size_t cuda_aligned(size_t bytes)
 /* The kernels count as the library does. */
 static inline enum activation cuda_activation(enum effnet_activation activation)
 {
-    _Static_assert((int)EFFNET_ACT_NONE == ACTIVATION_NONE && (int)EFFNET_ACT_RELU == ACTIVATION_RELU &&
-                       (int)EFFNET_ACT_RELU6 == ACTIVATION_RELU6 && (int)EFFNET_ACT_SILU == ACTIVATION_SILU &&
-                       (int)EFFNET_ACT_GELU == ACTIVATION_GELU &&
-                       (int)EFFNET_ACT_GELU_RELU == ACTIVATION_GELU_RELU &&
-                       (int)EFFNET_ACT_SIGMOID == ACTIVATION_SIGMOID,
-                   "in the same order");
+    _Static_assert(
+        (int)EFFNET_ACT_NONE == ACTIVATION_NONE && (int)EFFNET_ACT_RELU == ACTIVATION_RELU &&
+            (int)EFFNET_ACT_RELU6 == ACTIVATION_RELU6 && (int)EFFNET_ACT_SILU == ACTIVATION_SILU &&
+            (int)EFFNET_ACT_GELU == ACTIVATION_GELU && (int)EFFNET_ACT_GELU_RELU == ACTIVATION_GELU_RELU &&
+            (int)EFFNET_ACT_SIGMOID == ACTIVATION_SIGMOID &&
+            (int)EFFNET_ACT_HARDSWISH == ACTIVATION_HARDSWISH && (int)EFFNET_ACT_TANH == ACTIVATION_TANH &&
+            (int)EFFNET_ACT_TANH + 1 == ACTIVATION_COUNT,
+        "in the same order");
     return (enum activation)activation;
 }
 

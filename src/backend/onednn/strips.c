@@ -131,6 +131,9 @@ dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum eff
         status = onednn_append_eltwise(post_ops, dnnl_eltwise_gelu_erf, 0, 0);
         return status ? status : onednn_append_eltwise(post_ops, dnnl_eltwise_relu, 0, 0);
     case EFFNET_ACT_SIGMOID: return onednn_append_eltwise(post_ops, dnnl_eltwise_logistic, 0, 0);
+    case EFFNET_ACT_HARDSWISH: /* x clamp(x / 6 + 1/2, 0, 1); 2.x has the two numbers built in */
+        return onednn_append_eltwise(post_ops, dnnl_eltwise_hardswish, 1.0f / 6, 0.5f);
+    case EFFNET_ACT_TANH: return onednn_append_eltwise(post_ops, dnnl_eltwise_tanh, 0, 0);
     }
     return status;
 }

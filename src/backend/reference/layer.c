@@ -20,6 +20,8 @@ double effnet_reference_activation(enum effnet_activation activation, double x)
         return 0.5 * x * erfc(-x * M_SQRT1_2); /* x Phi(x); erfc keeps the left tail's digits */
     case EFFNET_ACT_GELU_RELU: return x < 0 ? 0 : 0.5 * x * erfc(-x * M_SQRT1_2);
     case EFFNET_ACT_SIGMOID: return 1 / (1 + exp(-x));
+    case EFFNET_ACT_HARDSWISH: return x * (x < -3 ? 0 : x > 3 ? 6 : x + 3) / 6;
+    case EFFNET_ACT_TANH: return tanh(x);
     }
     return NAN;
 }
