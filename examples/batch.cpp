@@ -79,9 +79,10 @@ void classify(const char *weights, const std::vector<std::string> &paths)
         read_crop(paths[i], info->preprocess, &crops[i * crop_bytes]);
     effnet_error error; // any number of images: the session takes them in passes of BATCH
     check(effnet_session_run(session.get(), crops.data(), int(paths.size()), logits.data(), &error), error);
+    const auto top_k = info->multi_label ? effnet_top_k_multi_label : effnet_top_k;
     for (std::size_t i = 0; i < paths.size(); i++) {
         effnet_class best;
-        effnet_top_k(&logits[i * info->classes], info->classes, 1, &best);
+        top_k(&logits[i * info->classes], info->classes, 1, &best);
         std::printf("%s: %s, %.1f %%\n", paths[i].c_str(), effnet_model_label(model.get(), best.index).name,
                     100 * double(best.probability));
     }

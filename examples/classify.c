@@ -21,7 +21,10 @@ static int classify(effnet_session *session, const effnet_model *model, const st
     int status = EFFNET_E_NOMEM;
     if (crop && logits) status = effnet_image_fit(image, &info->preprocess, crop, error);
     if (!status) status = effnet_session_run(session, crop, 1, logits, error);
-    const int count = status ? 0 : effnet_top_k(logits, info->classes, TOP, top);
+    const bool multi_label = info->multi_label; /* the classes do not exclude one another */
+    int count = 0;
+    if (!status)
+        count = (multi_label ? effnet_top_k_multi_label : effnet_top_k)(logits, info->classes, TOP, top);
     for (int i = 0; i < count; i++)
         printf("%5.1f %%  %s\n", 100 * (double)top[i].probability,
                effnet_model_label(model, top[i].index).name);

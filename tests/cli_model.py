@@ -21,28 +21,35 @@ LABELS = [
 ]
 
 
-def write_tiny_model(path, seed=1):
-    """Writes a network of three layers: a 3x3 convolution, the pool, a classifier of six classes."""
+def write_tiny_model(path, seed=1, side=CROP, bias=None, multi_label=False, **preprocess):
+    """Writes a network of three layers: a 3x3 convolution, the pool, a classifier of six classes. With `bias`, the
+    logits are these numbers whatever the image is. `preprocess`: what is other than usual."""
+    labels = LABELS if bias is None else LABELS[:len(bias)]
     random = np.random.default_rng(seed)
     layers = [
         {"name": "stem", "op": "conv", "in": 3, "out": 8, "activation": "relu6", "kernel": 3, "stride": 2,
          "pad": [0, 0, 1, 1]},
         {"name": "pool", "op": "pool", "in": 8, "out": 8},
-        {"name": "classifier", "op": "linear", "in": 8, "out": len(LABELS), "activation": "none"},
+        {"name": "classifier", "op": "linear", "in": 8, "out": len(labels), "activation": "none"},
     ]
     tensors = {
         "stem.weight": random.normal(0, 0.5, (8, 3, 3, 3)),
         "stem.bias": random.normal(0.5, 0.5, 8),
-        "classifier.weight": random.normal(0, 1, (len(LABELS), 8)),
-        "classifier.bias": random.normal(0, 1, len(LABELS)),
+        "classifier.weight": random.normal(0, 1, (len(labels), 8)),
+        "classifier.bias": random.normal(0, 1, len(labels)),
     }
+    if bias is not None:
+        tensors |= {"classifier.weight": np.zeros((len(labels), 8)), "classifier.bias": np.array(bias)}
+    network = {"name": "tiny", "input": [3, side, side], "layers": layers}
+    if multi_label:
+        network["multi_label"] = True
     metadata = {
         "format": "effnet",
-        "format_version": "1",
-        "network": json.dumps({"name": "tiny", "input": [3, CROP, CROP], "layers": layers}),
-        "preprocess": json.dumps({"short_side": 18, "crop": CROP, "interpolation": "bicubic",
-                                  "mean": [127, 127, 127], "std": [128, 128, 128]}),
-        "labels": json.dumps([{"id": i, "name": n} for i, n in LABELS]),
+        "format_version": "2" if multi_label or "resize" in preprocess else "1",
+        "network": json.dumps(network),
+        "preprocess": json.dumps({"short_side": side + 2, "crop": side, "interpolation": "bicubic",
+                                  "mean": [127, 127, 127], "std": [128, 128, 128]} | preprocess),
+        "labels": json.dumps([{"id": i, "name": n} for i, n in labels]),
         "source": json.dumps({"file": "seeded", "sha256": "0" * 64}),
     }
     save_file({k: v.astype(np.float32) for k, v in tensors.items()}, path, metadata)

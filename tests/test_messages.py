@@ -136,7 +136,10 @@ def test_what_is_no_weights_file_is_named(effnet, tmp_path, name):
     path = tmp_path / name
     data = make(tmp_path)
     path.write_bytes(data)
-    assert_one_line(effnet("info", "-m", path), DATA, f"{path}: ", what, "tools/convert.py")
+    done = effnet("info", "-m", path)
+    assert_one_line(done, DATA, f"{path}: ", what, "tools/convert.py")
+    if what in ("a PyTorch checkpoint", "without effnet's layer table", "an HTML page"):
+        assert "convert it with tools/convert.py" in done.stderr
     if what not in ("empty file", "too few"):  # as well where nothing more of it is there
         path.write_bytes(data[:300])
         assert effnet("info", "-m", path).returncode == DATA

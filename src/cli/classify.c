@@ -18,6 +18,8 @@ enum {
 struct classify_options {
     struct setup setup;
     int64_t top_k, batch_size;
+    double threshold;
+    bool top_k_given, threshold_given;
     const char *format;
     bool timing;
     struct effnet_image_options image;
@@ -33,7 +35,9 @@ struct timing {
 struct job {
     const struct classify_options *options;
     char *const *paths;
-    int count, batch, top_k, classes;
+    int count, batch, classes;
+    int top_k;         /* classes an image at most */
+    bool by_threshold; /* and of these those at or above options->threshold */
     const struct result_format *format;
     effnet_model *model;
     effnet_session *session;
@@ -86,6 +90,19 @@ static void print_timing(struct job *job)
             feed.workers == 1 ? "" : "s", feed.fit_us / 1e3);
 }
 
+/* The classes that are printed of an image, into job->top. Returns how many. */
+static int choose_classes(struct job *job, const float *logits)
+{
+    const bool multi_label = effnet_model_get_info(job->model)->multi_label;
+    int count = (multi_label ? effnet_top_k_multi_label : effnet_top_k)(logits, job->classes, job->top_k,
+                                                                        job->top);
+    /* the least probable come last, NaN behind them */
+    while (job->by_threshold && count &&
+           !((double)job->top[count - 1].probability >= job->options->threshold))
+        count--;
+    return count;
+}
+
 static int run_batch(struct job *job, int images)
 {
     struct effnet_error error;
@@ -95,9 +112,12 @@ static int run_batch(struct job *job, int images)
     if (status) return cli_fail_library(&error);
     progress_clear();
     for (int i = 0; !status && i < images; i++) {
-        struct result result = {.filename = job->paths[job->files[i]], .model = job->model, .top = job->top};
-        result.count = effnet_top_k(job->logits + (size_t)i * (size_t)job->classes, job->classes, job->top_k,
-                                    job->top);
+        struct result result = {.filename = job->paths[job->files[i]],
+                                .model = job->model,
+                                .top = job->top,
+                                .most = job->top_k,
+                                .threshold = job->options->threshold};
+        result.count = choose_classes(job, job->logits + (size_t)i * (size_t)job->classes);
         status = job->format->print(stdout, &result);
         if (!status) status = cli_check_output();
     }
@@ -148,6 +168,23 @@ static int run_all(struct job *job)
     }
 }
 
+/* How many classes an image may get: of a multi-label network those at or above the threshold, however many,
+ * unless -k says a number. */
+static int limit_classes(struct job *job, const struct effnet_model_info *info)
+{
+    const struct classify_options *o = job->options;
+    if (o->threshold_given && !info->multi_label)
+        return cli_fail(EFFNET_E_USAGE,
+                        "classify: --threshold is for multi-label networks; the classes of %s exclude one "
+                        "another, and -k says how many are printed",
+                        info->network);
+    const bool any_number = info->multi_label && !o->top_k_given;
+    job->by_threshold = any_number || o->threshold_given;
+    job->classes = info->classes;
+    job->top_k = any_number || o->top_k > info->classes ? info->classes : (int)o->top_k;
+    return EFFNET_OK;
+}
+
 /* The feed comes before the session, so that the first images are decoded while that is built. */
 static int open_all(struct job *job)
 {
@@ -157,8 +194,7 @@ static int open_all(struct job *job)
     lap(&since_us, &job->timing.load_model);
     if (status) return status;
     const struct effnet_model_info *info = effnet_model_get_info(job->model);
-    job->classes = info->classes;
-    job->top_k = o->top_k < info->classes ? (int)o->top_k : info->classes;
+    EFFNET_TRY(limit_classes(job, info));
     int64_t batch = o->batch_size ? o->batch_size : BATCH_DEFAULT_MAX;
     job->batch = batch < job->count ? (int)batch : job->count;
     job->files = calloc((size_t)job->batch, sizeof *job->files);
@@ -229,12 +265,19 @@ int cmd_classify(int argc, char **argv)
         "Prints the most probable classes of each image, in the order of the files, with\n"
         "label, WordNet id and probability. Reads PNG, JPEG, BMP, GIF, TGA and PNM; - is\n"
         "standard input. A bad file gets a line on standard error, the others their\n"
-        "answers, and the exit status is that of the first bad one.",
+        "answers, and the exit status is that of the first bad one. Of a multi-label\n"
+        "network, where each class has a probability of its own: every class at or above\n"
+        "--threshold, or with -k the N most probable, with both the N at most above it.",
     };
-    struct classify_options o = {.top_k = 5, .format = "text", .image = effnet_image_defaults()};
+    struct classify_options o = {
+        .top_k = 5, .threshold = 0.5, .format = "text", .image = effnet_image_defaults()};
     const struct option_spec options[] = {
-        INTEGER('k', "topk", "N", "classes an image; more than there are means all (default 5)", &o.top_k, 1,
-                INT_MAX),
+        OPTION_SPEC('k', "topk", "N", "classes an image; more than there are means all (default 5)",
+                    OPTION_INTEGER, int64_t, &o.top_k, 1, INT_MAX, &o.top_k_given),
+        OPTION_SPEC(0, "threshold", "P",
+                    "multi-label networks: the least probability, from 0 to 1, of a class that\n"
+                    "is printed (default 0.5)",
+                    OPTION_REAL, double, &o.threshold, 0, 1, &o.threshold_given),
         CHOICE(0, "format", "text|json|csv",
                "text for people; json, one object a line; csv, with the columns\n"
                "filename,index_0,label_0,prob_0,... (default text)",

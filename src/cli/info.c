@@ -26,6 +26,8 @@ static void report_network(struct report *report, const effnet_model *model)
     report_fact(report, VALUE_TEXT, "source_sha256", "source SHA-256", "%s", info->source_sha256);
     report_fact(report, VALUE_NUMBERS, "input", "input (HxWxC)", "%dx%dx%d", info->height, info->width,
                 info->channels);
+    report_fact(report, VALUE_TEXT, "resize", "resize", "%s",
+                p->resize == EFFNET_RESIZE_SQUASH ? "squash" : "short-side");
     report_fact(report, VALUE_NUMBER, "short_side", "short side", "%d", p->short_side);
     report_fact(report, VALUE_NUMBER, "crop", "crop", "%d", p->crop);
     report_fact(report, VALUE_TEXT, "interpolation", "interpolation", "%s",
@@ -35,6 +37,7 @@ static void report_network(struct report *report, const effnet_model *model)
     report_fact(report, VALUE_NUMBERS, "std", "std (of 255)", "%.9g %.9g %.9g", (double)p->std[0],
                 (double)p->std[1], (double)p->std[2]);
     report_fact(report, VALUE_NUMBER, "classes", "classes", "%d", info->classes);
+    report_fact(report, VALUE_BOOL, "multi_label", "multi-label", "%s", report_bool(info->multi_label));
     report_fact(report, VALUE_NUMBER, "layer_count", "layers", "%d", info->layer_count);
     report_fact(report, VALUE_NUMBER, "parameters", "parameters", "%" PRId64, info->parameters);
     report_fact(report, VALUE_NUMBER, "multiply_adds", "multiply-adds", "%" PRId64, info->multiply_adds);
@@ -170,9 +173,10 @@ int cmd_info(int argc, char **argv)
     static const struct command_help help = {
         "info",
         "[options]",
-        "Prints the network's layers with their shapes, parameters and multiply-adds, and the\n"
-        "devices of this machine with what each would run. With --plan: which kernel or engine\n"
-        "runs for which layers, with its workspace and bytes, at --batch-size images.",
+        "Prints the network's layers with their shapes, parameters and multiply-adds, how images\n"
+        "are prepared for it, whether it is multi-label, and the devices of this machine with\n"
+        "what each would run. With --plan: which kernel or engine runs for which layers, with\n"
+        "its workspace and bytes, at --batch-size images.",
     };
     struct info_options o = {.batch = 1, .format = "text"};
     const struct option_spec options[] = {

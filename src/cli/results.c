@@ -21,6 +21,7 @@ static int text_print(FILE *out, const struct result *result)
     fputs(style.bold, out);
     text_write_printable(out, result->filename);
     fprintf(out, "%s\n", style.reset);
+    if (result->count == 0) fprintf(out, "      no class at or above %g %%\n", 100 * result->threshold);
     for (int i = 0; i < result->count; i++) {
         const struct effnet_class *class = &result->top[i];
         struct effnet_label label = effnet_model_label(result->model, class->index);
@@ -86,10 +87,11 @@ static int json_print(FILE *out, const struct result *result)
 
 /* ---------------------------------------------------------------- csv, as in RFC 4180 */
 
-static void csv_begin(FILE *out, int count)
+/* All records have as many fields: those of classes that an image does not get are empty. */
+static void csv_begin(FILE *out, int most)
 {
     fputs("filename", out);
-    for (int i = 0; i < count; i++) fprintf(out, ",index_%d,label_%d,prob_%d", i, i, i);
+    for (int i = 0; i < most; i++) fprintf(out, ",index_%d,label_%d,prob_%d", i, i, i);
     fputs("\r\n", out);
 }
 
@@ -102,6 +104,7 @@ static int csv_print(FILE *out, const struct result *result)
         text_write_csv(out, effnet_model_label(result->model, result->top[i].index).name);
         fprintf(out, ",%s", probability_text(result->top[i].probability, probability));
     }
+    for (int i = result->count; i < result->most; i++) fputs(",,,", out);
     fputs("\r\n", out);
     return EFFNET_OK;
 }

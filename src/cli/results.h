@@ -8,15 +8,16 @@
 
 struct result {
     const char *filename;
-    const effnet_model *model; /* for the labels */
-    int count;
+    const effnet_model *model;      /* for the labels */
+    int count, most;                /* classes; and how many an image of this run has at most */
     const struct effnet_class *top; /* best first */
+    double threshold;               /* where there are none: all are below it */
 };
 
 struct result_format {
     const char *name;
-    /* Before the first result, or NULL; `count` classes an image will follow. */
-    void (*begin)(FILE *out, int count);
+    /* Before the first result, or NULL; at most `most` classes an image will follow. */
+    void (*begin)(FILE *out, int most);
     /* EFFNET_OK or EFFNET_E_NOMEM, reported. Write errors stay with the stream. */
     int (*print)(FILE *out, const struct result *result);
 };

@@ -31,7 +31,7 @@ struct verify {
     bool *selected;            /* [unit_count] */
     struct comparison *units;  /* [unit_count] */
     struct comparison logits;
-    int same_top; /* images whose most probable class is the reference's */
+    int same_answer; /* images of which the device says what the reference says */
     double unit_allowance, logits_allowance;
     uint8_t *pixels; /* [batch][crop][crop][3] */
 };
@@ -123,9 +123,25 @@ static int verify_unit(struct verify *v, struct reference *reference, int index,
 
 /* ---------------------------------------------------------------- logits */
 
+/* Whether both say the same of an image: the most probable class, or the classes that are more probable than
+ * not. */
+static bool same_answer(const struct effnet_model_info *info, const float *got, const float *want)
+{
+    struct effnet_class mine, reference;
+    bool same = true;
+    if (info->multi_label) {
+        for (int i = 0; i < info->classes; i++) same &= (got[i] >= 0) == (want[i] >= 0);
+        return same;
+    }
+    effnet_top_k(got, info->classes, 1, &mine);
+    effnet_top_k(want, info->classes, 1, &reference);
+    return mine.index == reference.index;
+}
+
 static int verify_logits(struct verify *v, int n, const float *want)
 {
-    int classes = effnet_model_get_info(v->model)->classes;
+    const struct effnet_model_info *info = effnet_model_get_info(v->model);
+    const int classes = info->classes;
     float *got = poisoned((size_t)n * (size_t)classes);
     if (!got) return cli_fail_nomem("the logits");
     struct effnet_error error;
@@ -134,12 +150,8 @@ static int verify_logits(struct verify *v, int n, const float *want)
         cli_fail_library(&error);
     } else {
         compare(&v->logits, got, want, n, (struct shape){1, 1, classes}, v->logits_allowance);
-        for (int i = 0; i < n; i++) {
-            struct effnet_class mine, reference;
-            effnet_top_k(got + (size_t)i * (size_t)classes, classes, 1, &mine);
-            effnet_top_k(want + (size_t)i * (size_t)classes, classes, 1, &reference);
-            v->same_top += mine.index == reference.index;
-        }
+        for (size_t i = 0; i < (size_t)n * (size_t)classes; i += (size_t)classes)
+            v->same_answer += same_answer(info, got + i, want + i);
     }
     free(got);
     return status;
@@ -213,12 +225,17 @@ static void report_units(struct report *report, const struct verify *v)
 
 static void report_logits(struct report *report, const struct verify *v)
 {
-    static const struct column columns[] = {
-        {"images", "images", VALUE_NUMBER}, {"same_top_1", "same top-1", VALUE_NUMBER}, COMPARISON_COLUMNS};
-    report_table(report, "logits", "Logits of the whole network", columns,
+    static const struct column columns[] = {{"images", "images", VALUE_NUMBER},
+                                            {"same_top_1", "same top-1", VALUE_NUMBER},
+                                            COMPARISON_COLUMNS},
+                               multi_label[] = {{"images", "images", VALUE_NUMBER},
+                                                {"same_classes", "same classes", VALUE_NUMBER},
+                                                COMPARISON_COLUMNS};
+    report_table(report, "logits", "Logits of the whole network",
+                 effnet_model_get_info(v->model)->multi_label ? multi_label : columns,
                  sizeof columns / sizeof columns[0]);
     char cells[COMPARISON_CELLS_SIZE];
-    report_row(report, "%d\t%d\t%s", v->images, v->same_top,
+    report_row(report, "%d\t%d\t%s", v->images, v->same_answer,
                comparison_cells(&v->logits, v->logits_allowance, cells));
 }
 

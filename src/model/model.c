@@ -39,10 +39,8 @@ static int check_format(const struct effnet_model *model, struct json_context *c
     else if (cJSON_IsObject(model->file.metadata))
         snprintf(reason, sizeof reason, format ? "\"format\" is not a string" : "key \"format\" is missing");
     effnet_json_where(context, "__metadata__");
-    return effnet_json_fail(context,
-                            "%s: safetensors without effnet's layer table; tools/convert.py makes effnet's "
-                            "weights of it",
-                            reason);
+    return effnet_json_fail(
+        context, "%s: safetensors without effnet's layer table; convert it with tools/convert.py", reason);
 }
 
 /* Finds the members of __metadata__, all of them strings. */

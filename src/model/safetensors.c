@@ -28,12 +28,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is l
 static const char *const advice[] = {
     [FILE_IMAGE_READ] = AN_IMAGE,
     [FILE_IMAGE] = AN_IMAGE,
-    [FILE_CHECKPOINT] = "tools/convert.py makes effnet's weights of it",
-    [FILE_ZIP] = "tools/convert.py reads one that holds a PyTorch checkpoint",
+    [FILE_CHECKPOINT] = "convert it with tools/convert.py",
+    [FILE_ZIP] = "if it holds a PyTorch checkpoint, convert it with tools/convert.py",
     [FILE_PACKED] = "unpack it; tools/convert.py reads PyTorch checkpoints and safetensors",
     [FILE_ONNX] = "give tools/convert.py the PyTorch checkpoint or safetensors that it was made from",
     [FILE_POINTER] = "fetch that with 'git lfs pull', and see tools/convert.py",
-    [FILE_PAGE] = "download the file itself; tools/convert.py then makes effnet's weights of it",
+    [FILE_PAGE] = "download the file itself, then convert it with tools/convert.py",
     [FILE_OTHER] =
         "effnet's weights come from tools/convert.py, which reads PyTorch checkpoints and safetensors",
 };
