@@ -135,6 +135,9 @@ SCHEMES = {
     "numbered": ("b1-plain", numbered_name, "fc"),
 }
 
+# What the tensors of a scheme leave open.
+WHICH = {"timm": ("--arch", "tf_efficientnet_lite1")}
+
 
 def state_dict(scheme, seed=1, classes=1000, expand_at_ratio_1=False, head=None):
     """{name: float32 array}. The same seed gives the same values under every scheme of a network.

@@ -17,6 +17,7 @@ from convert_networks import (
     EPSILON,
     ROOT,
     SCHEMES,
+    WHICH,
     assert_one_line_error,
     convolutions,
     fine_tuned_head,
@@ -90,7 +91,7 @@ def reference(tmp_path_factory, seven_blocks, lite):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_gives_the_same_file(tmp_path, reference, scheme):
     arch = SCHEMES[scheme][0]
-    metadata, tensors = converted(tmp_path, state_dict(scheme))
+    metadata, tensors = converted(tmp_path, state_dict(scheme), *WHICH.get(scheme, ()))
     expected_metadata, expected = reference[arch]
     assert metadata["network"] == expected_metadata["network"]
     assert list(tensors) == list(expected)
@@ -382,7 +383,8 @@ def test_other_element_types(tmp_path, write, kind):
 def test_fine_tuned_head(tmp_path, scheme, hidden, bias):
     parts = fine_tuned_head(hidden=hidden, bias=bias)
     labels = labels_file(tmp_path, "".join(f"class {i}\n" for i in range(10)))
-    metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), "--labels", labels)
+    which = WHICH.get(scheme, ())
+    metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), *which, "--labels", labels)
     layers = [layer for layer in metadata["network"]["layers"] if layer["op"] == "linear"]
     widths = [1280, *hidden, 10]
     assert layers == [

@@ -1,10 +1,7 @@
-"""The networks, as tables of layers."""
+"""The networks, as tables of layers. What libraries mean by them (padding, epsilon, preprocessing): variants.py."""
 
 import math
 from dataclasses import dataclass
-
-IMAGENET_MEAN = [123.675, 116.28, 103.53]  # 255 * (0.485, 0.456, 0.406), as torchvision's models take it
-IMAGENET_STD = [58.395, 57.12, 57.375]  # 255 * (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -77,13 +74,7 @@ class Architecture:
     stages: tuple  # (repeats, kernel, stride, ratio, outputs)
     outer_activation: str  # of the stem and the head
     inner_activation: str  # of the blocks
-    residual: bool
-    padding: str  # "same" as TensorFlow pads, or "symmetric": (kernel - 1) / 2 on every side
-    epsilon: float  # of the batch norms
-    mean: tuple  # of the pixels, 0..255
-    std: tuple
-    size: int = 240
-    short_side: int = 272
+    residual: bool = True
     stem: int = 32
     head: int = 1280
     squeeze: int = 0  # squeeze-and-excite narrows to a block's input channels over this; 0: there is none
@@ -98,101 +89,89 @@ class Architecture:
                 yield Block(stage, repeat, kernel, step, inputs, outputs, ratio, has_expand)
                 inputs = outputs
 
-    def preprocess(self):
-        return {
-            "short_side": self.short_side,
-            "crop": self.size,
-            "interpolation": "bicubic",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
 
-    def pad(self, size, kernel, stride):
-        """(top, left, bottom, right) for a square input of size x size.
-
-        "same" is TensorFlow's rule: out = ceil(size / stride), the zeros that this needs are split in
-        halves, and the odd one goes to the bottom and right."""
-        if self.padding == "symmetric":
-            return ((kernel - 1) // 2,) * 4
-        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-        return (total // 2, total // 2, total - total // 2, total - total // 2)
-
-
-LITE1 = Architecture(
-    name="lite1",
-    stages=(
-        (1, 3, 1, 1, 16),
-        (3, 3, 2, 6, 24),
-        (3, 5, 2, 6, 40),
-        (4, 3, 2, 6, 80),
-        (4, 5, 1, 6, 112),
-        (5, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    ),
-    outer_activation="relu6",
-    inner_activation="relu6",
-    residual=True,
-    padding="same",
-    epsilon=1e-3,
-    mean=(127.0, 127.0, 127.0),
-    std=(128.0, 128.0, 128.0),
+# EfficientNet-B0 (Tan and Le, 2019), which all the others scale.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
 )
 
+# Factors of width and depth; Lite0 to Lite4 have those of B0 to B4.
+_FACTORS = {
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+    "b8": (2.2, 3.6),
+    "l2": (4.3, 5.3),
+}
+
+
+def _scaled_width(channels, factor):
+    """The nearest multiple of 8, or the next one where that would take away more than a tenth."""
+    scaled = channels * factor
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def _scaled(name, width, depth, is_lite):
+    """Lite leaves stem and head as wide, and the first and the last stage as deep, as B0 has them."""
+    stages = []
+    for index, (repeats, kernel, stride, ratio, outputs) in enumerate(_STAGES):
+        if not (is_lite and index in (0, len(_STAGES) - 1)):
+            repeats = math.ceil(repeats * depth)
+        stages.append((repeats, kernel, stride, ratio, _scaled_width(outputs, width)))
+    outer = 1.0 if is_lite else width
+    activation = "relu6" if is_lite else "silu"
+    return Architecture(
+        name,
+        tuple(stages),
+        activation,
+        activation,
+        stem=_scaled_width(32, outer),
+        head=_scaled_width(1280, outer),
+        squeeze=0 if is_lite else 4,
+    )
+
+
+# KernelBench, level 3, problem 23: seven blocks, one a stage, all with 3x3 windows.
 B1_PLAIN = Architecture(
-    name="b1-plain",
-    stages=(
-        (1, 3, 1, 1, 16),
-        (1, 3, 2, 6, 24),
-        (1, 3, 2, 6, 40),
-        (1, 3, 2, 6, 80),
-        (1, 3, 1, 6, 112),
-        (1, 3, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    ),
+    "b1-plain",
+    tuple((1, 3, stride, ratio, outputs) for _, _, stride, ratio, outputs in _STAGES),
     outer_activation="relu",
     inner_activation="relu6",
     residual=False,
-    padding="symmetric",
-    epsilon=1e-5,
-    mean=tuple(IMAGENET_MEAN),
-    std=tuple(IMAGENET_STD),
 )
 
-# Tan and Le, 2019: B0 with depth 1.1.
-B1 = Architecture(
-    name="b1",
-    stages=(
-        (2, 3, 1, 1, 16),
-        (3, 3, 2, 6, 24),
-        (3, 5, 2, 6, 40),
-        (4, 3, 2, 6, 80),
-        (4, 5, 1, 6, 112),
-        (5, 5, 2, 6, 192),
-        (2, 3, 1, 6, 320),
-    ),
-    outer_activation="silu",
-    inner_activation="silu",
-    residual=True,
-    padding="same",
-    epsilon=1e-3,
-    mean=tuple(IMAGENET_MEAN),
-    std=tuple(IMAGENET_STD),
-    squeeze=4,
-)
+_B = {name: _scaled(name, *factors, is_lite=False) for name, factors in _FACTORS.items()}
+_LITE = [_scaled(f"lite{i}", *_FACTORS[f"b{i}"], is_lite=True) for i in range(5)]
 
-ARCHITECTURES = {arch.name: arch for arch in (LITE1, B1_PLAIN, B1)}
+ARCHITECTURES = {arch.name: arch for arch in (*_LITE, *(_B[f"b{i}"] for i in range(5)), B1_PLAIN)}
+
+# Known, so that a refusal can name them, but not supported.
+LARGER = tuple(arch for arch in _B.values() if arch.name not in ARCHITECTURES)
 
 
-def build_layers(arch, head, expand_at_ratio_1=False):
+def build_layers(variant, head, expand_at_ratio_1=False):
     """The layer table. head: [(outputs, activation), ...], the linear layers after the pool."""
+    arch = variant.arch
     layers = []
-    size = arch.size
+    size = variant.padding_size
 
     def convolve(name, op, inputs, outputs, kernel, stride, **more):
         nonlocal size
-        pad = arch.pad(size, kernel, stride)
+        pad = variant.pad(size, kernel, stride)
         layers.append(Layer(name, op, inputs, outputs, kernel=kernel, stride=stride, pad=pad, **more))
-        size = (size + pad[0] + pad[2] - kernel) // stride + 1
+        size = math.ceil(size / stride)
 
     def pointwise(name, inputs, outputs, **more):
         layers.append(Layer(name, "pointwise", inputs, outputs, **more))

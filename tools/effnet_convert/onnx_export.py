@@ -119,7 +119,7 @@ def to_onnx(network):
         x = outputs[layer.name] = graph.activation(x, layer.activation, layer.name)
     graph.node("Identity", [x], "logits")
 
-    helper, size = onnx.helper, network.arch.size
+    helper, size = onnx.helper, network.variant.size
 
     def value(name, shape):
         return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)

@@ -46,11 +46,11 @@ def _round_bits(x, bits=10):
     return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
 
 
-def calibration_images(stream, arch):
+def calibration_images(stream, variant):
     """[IMAGES, 3, size, size], normalised. Noise at every scale from the whole image to a pixel, coarse
     scales strongest, as in photographs, of various contrast and brightness. Every second image has four
     levels a channel alone: flat areas with hard edges, as in drawings."""
-    size = arch.size
+    size = variant.size
     pixels = np.zeros((IMAGES, 3, size, size))
     for cells, amplitude in ((2, 40.0), (4, 30.0), (8, 24.0), (16, 18.0), (48, 12.0), (120, 8.0), (240, 5.0)):
         repeat = -(-size // cells)
@@ -62,7 +62,7 @@ def calibration_images(stream, arch):
     pixels += stream.uniform(70.0, 190.0, IMAGES, 1, 1, 1)
     pixels[1::2] = np.round(pixels[1::2] / 85.0) * 85.0
     pixels = np.clip(np.round(pixels), 0, 255)
-    return (pixels - np.reshape(arch.mean, (3, 1, 1))) / np.reshape(arch.std, (3, 1, 1))
+    return (pixels - np.reshape(variant.mean, (3, 1, 1))) / np.reshape(variant.std, (3, 1, 1))
 
 
 def _convolve(x, weight, layer):
@@ -137,12 +137,12 @@ def _draw_convolution(stream, x, layer, epsilon):
     return Parameters(weight, None, norm, layer.name), y
 
 
-def random_network(arch, seed, classes=1000):
-    """The network `arch` with parameters drawn from the seed: float32, batch norm not folded."""
+def random_network(variant, seed, classes=1000):
+    """The network `variant` with parameters drawn from the seed: float32, batch norm not folded."""
     stream = Stream(seed)
-    network = Network(arch, build_layers(arch, [(classes, "none")]))
+    network = Network(variant, build_layers(variant, [(classes, "none")]))
     wanted = {name for layer in network.layers for name in (*layer.sources, layer.add)}
-    x = calibration_images(stream, arch)
+    x = calibration_images(stream, variant)
     outputs = {"image": x}
     for layer in network.layers:
         x, *gate = [outputs[name] for name in layer.sources] or [x]
@@ -155,7 +155,7 @@ def random_network(arch, seed, classes=1000):
             drawn = network.parameters[layer.name] = draw(stream, x, layer)
             x = x @ drawn.weight.astype(np.float64).T + drawn.bias
         else:
-            network.parameters[layer.name], x = _draw_convolution(stream, x, layer, arch.epsilon)
+            network.parameters[layer.name], x = _draw_convolution(stream, x, layer, variant.epsilon)
         if layer.add:
             x = x + outputs[layer.add]
         x = _activate(x, layer.activation)

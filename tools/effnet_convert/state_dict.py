@@ -118,22 +118,27 @@ def find_head(reader, tensors, prefix, given_activations):
 def read_network(tensors, label, arch_name="auto", changes=(), head_activations=None):
     """Finds the naming scheme and takes every parameter, checked, out of {name: SourceTensor}.
 
-    changes: fields of the architecture that the user says differ from the usual ones."""
+    changes: fields of the variant that the user says differ from the usual ones."""
     tensors = normalise_names(tensors, label)
-    scheme = detect(tensors, arch_name, label)
-    arch = dataclasses.replace(scheme.arch, **dict(changes))
+    found = detect(tensors, arch_name, label)
+    scheme, variant = found.scheme, dataclasses.replace(found.variant, **dict(changes))
     reader = Reader(tensors, label)
     head = find_head(reader, tensors, scheme.head, head_activations)
     layers = build_layers(
-        arch, [(outputs, activation) for _, _, outputs, activation in head], scheme.expand_at_ratio_1
+        variant, [(outputs, activation) for _, _, outputs, activation in head], scheme.expand_at_ratio_1
     )
-    blocks = list(arch.blocks(scheme.expand_at_ratio_1))
-    network = Network(arch, layers)
+    blocks = list(variant.arch.blocks(scheme.expand_at_ratio_1))
+    network = Network(variant, layers, notices=[found.notice] if found.notice else [])
     rest = iter(head)
     for layer in layers:
         if not layer.has_weights:
             continue
-        if layer.op == "linear":
+        if layer.op == "linear" and layer.block >= 0:
+            prefix, norm = scheme.gate(layer, blocks), None
+            name = prefix + ".weight"
+            weight = reader.take(name, (*layer.weight_shape, 1, 1)).reshape(layer.weight_shape)
+            bias = reader.take(prefix + ".bias", (layer.outputs,))
+        elif layer.op == "linear":
             prefix, norm_prefix, _, _ = next(rest)
             name = prefix + ".weight"
             weight = reader.take(name, layer.weight_shape)
@@ -143,7 +148,7 @@ def read_network(tensors, label, arch_name="auto", changes=(), head_activations=
         else:
             name, norm_prefix = scheme.convolution(layer, blocks)
             weight, bias = reader.take(name, layer.weight_shape), None
-            norm = reader.take_norm(norm_prefix, layer.outputs, arch.epsilon)
+            norm = reader.take_norm(norm_prefix, layer.outputs, variant.epsilon)
         network.parameters[layer.name] = Parameters(weight, bias, norm, name)
     reader.finish()
     return network
