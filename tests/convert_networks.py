@@ -192,6 +192,8 @@ ACTIVATE = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "gelu_relu": lambda x: np.where(x > 0, x * 0.5 * (1 + erf(x / math.sqrt(2))), 0),
 }

@@ -1,4 +1,4 @@
-"""tools/convert.py: naming schemes, folding, heads, labels, the weights file and the command line."""
+"""tools/convert.py: naming schemes, folding, the weights file and the command line."""
 
 import hashlib
 import json
@@ -6,8 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,57 +13,15 @@ from convert_formats import Tensor, write_old, write_safetensors, write_zip
 from convert_networks import (
     CONVERT,
     EPSILON,
-    ROOT,
     SCHEMES,
     WHICH,
     assert_one_line_error,
     convolutions,
-    fine_tuned_head,
     run_convert,
-    run_network,
     spawn_convert,
     state_dict,
 )
-from safetensors import safe_open
-
-
-@pytest.fixture
-def tmp_path():
-    """Removed at once: these tests write gigabytes in all."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
-def load(path):
-    """(metadata with its JSON parsed, tensors), by the safetensors package."""
-    with safe_open(str(path), "numpy") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    for key in ("network", "preprocess", "labels", "source"):
-        metadata[key] = json.loads(metadata[key])
-    return metadata, tensors
-
-
-def converted(folder, state, *options, write=write_safetensors):
-    """Writes the state dict, converts it, and loads what came out."""
-    source = write(folder / "source.bin", state)
-    result = run_convert(source, folder / "out.safetensors", *options)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return load(folder / "out.safetensors")
-
-
-def refused(folder, state, *words, options=(), status=65):
-    source = write_safetensors(folder / "source.bin", state)
-    out = folder / "out.safetensors"
-    assert_one_line_error(run_convert(source, out, *options), status, *words)
-    assert not out.exists()
-
-
-def labels_file(folder, text):
-    path = folder / "labels.txt"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+from convert_runs import converted, load, refused, tmp_path  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +270,7 @@ def test_overflow_of_float32_by_folding(tmp_path, seven_blocks):
     refused(tmp_path, state, "conv2.weight", "exceeds float32")
 
 
-@pytest.mark.parametrize("name", ["mbconv4.3.weight", "bn2.running_var", "fc.bias", "mbconv1.0.weight"])
+@pytest.mark.parametrize("name", ["mbconv4.3.weight", "bn2.running_var", "fc.weight", "mbconv1.0.weight"])
 def test_missing_tensor(tmp_path, seven_blocks, name):
     state = {key: value for key, value in seven_blocks.items() if key != name}
     # without the scheme's marker the file follows no scheme, and the message lists the markers
@@ -373,164 +329,6 @@ def test_other_element_types(tmp_path, write, kind):
         rounded[name] = array.astype(np.float32)
     _, expected = converted(tmp_path, rounded)
     assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
-
-
-# ---------------------------------------------------------------- heads and labels
-
-
-@pytest.mark.parametrize("scheme", ["lite_pytorch", "timm", "sequential"])
-@pytest.mark.parametrize("hidden, bias", [((48,), True), ((48,), False), ((40, 24), True)])
-def test_fine_tuned_head(tmp_path, scheme, hidden, bias):
-    parts = fine_tuned_head(hidden=hidden, bias=bias)
-    labels = labels_file(tmp_path, "".join(f"class {i}\n" for i in range(10)))
-    which = WHICH.get(scheme, ())
-    metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), *which, "--labels", labels)
-    layers = [layer for layer in metadata["network"]["layers"] if layer["op"] == "linear"]
-    widths = [1280, *hidden, 10]
-    assert layers == [
-        {
-            "name": f"classifier.{i}",
-            "op": "linear",
-            "in": widths[i],
-            "out": widths[i + 1],
-            "activation": "none" if i == len(hidden) else "gelu_relu",
-        }
-        for i in range(len(hidden) + 1)
-    ]
-    # Linear, BatchNorm1d (epsilon 1e-5), GELU, ReLU, ..., Linear as written
-    x = np.random.default_rng(5).standard_normal((3, 1280))
-    expected = x
-    for i in range(len(hidden)):
-        at = 4 * i
-        expected = expected @ parts[f"{at}.weight"].astype(np.float64).T + parts.get(f"{at}.bias", 0.0)
-        norm = {
-            part: parts[f"{at + 1}.{part}"].astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        }
-        expected = (expected - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5) * norm[
-            "weight"
-        ] + norm["bias"]
-        gelu = expected * 0.5 * (1 + np.vectorize(math.erf)(expected / math.sqrt(2)))
-        expected = np.maximum(gelu, 0)
-    last = 4 * len(hidden)
-    expected = expected @ parts[f"{last}.weight"].astype(np.float64).T + parts[f"{last}.bias"]
-    y = run_network(layers, tensors, x)[layers[-1]["name"]]
-    assert np.linalg.norm(y - expected) <= 1e-6 * np.linalg.norm(expected)
-
-
-def linear_head(*places, norms=()):
-    """Linear layers of 8 at these places of a Sequential, batch norms at those."""
-    head, inputs = {}, 1280
-    for place in sorted((*places, *norms)):
-        if place in norms:
-            head.update(
-                {
-                    f"{place}.{part}": np.ones(8, np.float32)
-                    for part in ("weight", "bias", "running_mean", "running_var")
-                }
-            )
-        else:
-            head[f"{place}.weight"] = np.ones((8, inputs), np.float32)
-            head[f"{place}.bias"] = np.ones(8, np.float32)
-            inputs = 8
-    return head
-
-
-@pytest.mark.parametrize(
-    "head, words",
-    [
-        (linear_head(0, 2), "fc.0 does not begin"),
-        (linear_head(0, 3, norms=(1,)), "fc.0 does not begin"),
-        (linear_head(0, 5, norms=(1,)), "fc.0 does not begin"),
-        (linear_head(0, 4, norms=(2,)), "fc.2 is a batch norm that does not follow"),
-        ({}, "fc.weight is missing"),
-        ({"dense.weight": np.ones((10, 1280), np.float32)}, "fc.weight is missing"),
-        (
-            {**linear_head(0, 4, norms=(1,)), "7.0.weight": np.ones(3, np.float32)},
-            "fc.7.0.weight is unexpected",
-        ),
-        (
-            {**linear_head(0, 4, norms=(1,)), "4.weight": np.ones((8, 9), np.float32)},
-            "fc.4.weight has shape [8, 9]",
-        ),
-    ],
-)
-def test_heads_that_are_refused(tmp_path, head, words):
-    refused(tmp_path, state_dict("sequential", head=head), words)
-
-
-def test_activations_of_a_head_from_the_user(tmp_path):
-    state = state_dict("sequential", head=linear_head(0, 2, 5, norms=(3,)))
-    labels = labels_file(tmp_path, "abcdefgh".replace("", "\n").strip())
-    metadata, _ = converted(tmp_path, state, "--labels", labels, "--head-activations", "silu,none")
-    layers = [layer for layer in metadata["network"]["layers"] if layer["op"] == "linear"]
-    assert [layer["activation"] for layer in layers] == ["silu", "none", "none"]
-    result = run_convert(tmp_path / "source.bin", tmp_path / "x", "--head-activations", "silu")
-    assert_one_line_error(result, 64, "--head-activations", "1 given", "3 linear layers")
-    result = run_convert(tmp_path / "source.bin", tmp_path / "x", "--head-activations", "swish,none")
-    assert_one_line_error(result, 64, "--head-activations", "swish")
-
-
-def test_activations_for_a_single_layer_are_refused(tmp_path, seven_blocks):
-    refused(tmp_path, seven_blocks, "one linear layer", options=("--head-activations", "relu"), status=64)
-
-
-def test_imagenet_labels(reference):
-    labels = reference["b1-plain"][0]["labels"]
-    assert len(labels) == 1000
-    assert labels[0] == {"id": "n01440764", "name": "tench"}
-    assert labels[999] == {"id": "n15075141", "name": "toilet tissue"}
-    rows = (ROOT / "weights" / "imagenet_labels.tsv").read_text().splitlines()[1:]
-    assert [f"{i}\t{label['id']}\t{label['name']}" for i, label in enumerate(labels)] == rows
-
-
-THREE = {"weight": np.ones((3, 1280), np.float32), "bias": np.ones(3, np.float32)}
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("cat\ndog\nred panda\n", [("", "cat"), ("", "dog"), ("", "red panda")]),
-        ("cat\r\ndog\r\nfish", [("", "cat"), ("", "dog"), ("", "fish")]),
-        ("\ufeffn1\tcat\nn2\tdog\n\tfish\n", [("n1", "cat"), ("n2", "dog"), ("", "fish")]),
-        (
-            "index\twnid\tlabel\n0\tn1\tcat\n1\tn2\tdog\n2\tn3\tcrème brûlée\n",
-            [("n1", "cat"), ("n2", "dog"), ("n3", "crème brûlée")],
-        ),
-        ('a "quoted"\\\n{}\n日本\n', [("", 'a "quoted"\\'), ("", "{}"), ("", "日本")]),
-    ],
-)
-def test_labels(tmp_path, text, expected):
-    options = ("--labels", labels_file(tmp_path, text))
-    metadata, _ = converted(tmp_path, state_dict("sequential", head=THREE), *options)
-    assert [(label["id"], label["name"]) for label in metadata["labels"]] == expected
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("cat\ndog\n", "2 labels"),
-        ("cat\ndog\nfish\nbird\n", "4 labels"),
-        ("", "no labels"),
-        ("index\twnid\tlabel\n", "no labels"),
-        ("cat\n\nfish\n", "line 2 has no name"),
-        ("cat\nn1\tdog\nfish\n", "line 2 has 2 fields, not 1"),
-        ("a\tb\tc\td\n", "line 1 has 4 fields"),
-        ("0\tn\tcat\n2\tn\tdog\n1\tn\tfish\n", "line 2 has index 2, not 1"),
-        ("cat\ndog\x1b[2J\nfish\n", "line 2 holds a control character"),
-        (b"cat\nd\xffg\nfish\n", "not UTF-8"),
-    ],
-)
-def test_labels_that_are_refused(tmp_path, text, words):
-    options = ("--labels", labels_file(tmp_path, text))
-    refused(tmp_path, state_dict("sequential", head=THREE), words, "labels.txt", options=options)
-
-
-def test_labels_are_asked_for(tmp_path):
-    refused(tmp_path, state_dict("sequential", head=THREE), "3 classes", "--labels")
-    refused(
-        tmp_path, state_dict("sequential", head=THREE), "nowhere", options=("--labels", "nowhere"), status=66
-    )
 
 
 # ---------------------------------------------------------------- the file

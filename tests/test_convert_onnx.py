@@ -172,13 +172,12 @@ def test_squeeze_and_excite(b1_files):
     assert kinds.count("GlobalAveragePool") == 24 and kinds.count("Gemm") == 47 and kinds.count("Add") == 16
 
 
-@pytest.mark.parametrize("activations", [None, "gelu,silu", "relu,relu6", "none,gelu_relu"])
+@pytest.mark.parametrize("activations", ["gelu,silu", "relu,relu6", "none,gelu_relu", "hardswish,tanh"])
 def test_heads_of_several_layers(tmp_path, activations):
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"class {i}\n" for i in range(10)))
     state = state_dict("sequential", head=fine_tuned_head(hidden=(48, 24)))
-    options = ("--head-activations", activations) if activations else ()
-    weights, path = convert(tmp_path, state, "--labels", labels, *options)
+    weights, path = convert(tmp_path, state, "--labels", labels, "--head-activations", activations)
     metadata, tensors = load(weights)
     x = np.random.default_rng(7).standard_normal((2, 3, 240, 240), np.float32)
     expected = run_network(metadata["network"]["layers"], tensors, x)["classifier.2"]

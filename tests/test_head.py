@@ -25,7 +25,8 @@ def weights(tmp_path_factory):
     source = write_zip(folder / "tuned.pth", state_dict("sequential", head=fine_tuned_head(hidden=HIDDEN, classes=CLASSES)))
     labels = folder / "labels.txt"
     labels.write_text("".join(f"kind {i}\n" for i in range(CLASSES)))
-    done = run_convert(source, folder / "tuned.safetensors", "--labels", labels)
+    options = ("--labels", labels, "--head-activations", "gelu_relu,gelu_relu")
+    done = run_convert(source, folder / "tuned.safetensors", *options)
     assert done.returncode == 0, done.stderr
     return folder / "tuned.safetensors"
 

@@ -27,7 +27,8 @@ class Layer:
     @property
     def format_version(self):
         """The first version of the weights file that can say this."""
-        return 2 if self.sources or self.op == "scale" or self.activation == "sigmoid" else 1
+        newer = self.sources or self.op == "scale" or self.activation in ("sigmoid", "hardswish", "tanh")
+        return 2 if newer else 1
 
     @property
     def weight_shape(self):

@@ -49,8 +49,9 @@ class _Graph:
         if kind == "silu":
             gate = self.node("Sigmoid", [x], f"{prefix}.sigmoid")
             return self.node("Mul", [x, gate], f"{prefix}.silu")
-        if kind == "sigmoid":
-            return self.node("Sigmoid", [x], f"{prefix}.sigmoid")
+        if kind in ("sigmoid", "hardswish", "tanh"):
+            op = {"sigmoid": "Sigmoid", "hardswish": "HardSwish", "tanh": "Tanh"}[kind]
+            return self.node(op, [x], f"{prefix}.{kind}")
         if kind in (
             "gelu",
             "gelu_relu",

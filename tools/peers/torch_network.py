@@ -15,6 +15,8 @@ ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_relu": lambda x: torch.relu(F.gelu(x)),
     "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+    "tanh": torch.tanh,
 }
 
 EPSILON = 1e-3  # of batch norm

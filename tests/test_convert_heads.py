@@ -1,0 +1,196 @@
+"""tools/convert.py: heads of one linear layer and of several, and what the source does not say of them."""
+
+import numpy as np
+import pytest
+from convert_formats import write_safetensors
+from convert_networks import ACTIVATE, assert_one_line_error, fine_tuned_head, run_convert, run_network, state_dict
+from convert_runs import converted, labels_file, refused, tmp_path  # noqa: F401
+from effnet_convert.errors import ConvertError
+from effnet_convert.heads import ACTIVATIONS, HeadOptions, find_head
+from effnet_convert.sources import open_source
+from effnet_convert.state_dict import Reader
+
+
+def expected_head(parts, activation, epsilon, x):
+    """Linear, BatchNorm1d, activation and two more modules, ..., Linear as written."""
+    last = max(int(name.split(".")[0]) for name in parts)
+    for at in range(0, last, 4):
+        x = x @ parts[f"{at}.weight"].astype(np.float64).T + parts.get(f"{at}.bias", 0.0)
+        mean, var, gamma, beta = (
+            parts[f"{at + 1}.{part}"].astype(np.float64) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = ACTIVATE[activation]((x - mean) / np.sqrt(var + epsilon) * gamma + beta)
+    return x @ parts[f"{last}.weight"].astype(np.float64).T + parts[f"{last}.bias"]
+
+
+def relative_error(got, expected):
+    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "scheme, hidden, bias, activation, epsilon",
+    [
+        ("lite_pytorch", (48,), True, "gelu_relu", None),
+        ("timm", (48,), False, "hardswish", "1e-2"),
+        ("sequential", (40, 24), True, "tanh", "0.1"),
+    ],
+)
+def test_fine_tuned_head(tmp_path, scheme, hidden, bias, activation, epsilon):
+    parts = fine_tuned_head(hidden=hidden, bias=bias)
+    labels = labels_file(tmp_path, "".join(f"class {i}\n" for i in range(10)))
+    options = ["--labels", labels, "--head-activations", ",".join([activation] * len(hidden))]
+    options += ["--head-epsilon", epsilon] if epsilon else []
+    metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), *options)
+    layers = [layer for layer in metadata["network"]["layers"] if layer["name"].startswith("classifier")]
+    widths = [1280, *hidden, 10]
+    assert layers == [
+        {
+            "name": f"classifier.{i}",
+            "op": "linear",
+            "in": widths[i],
+            "out": widths[i + 1],
+            "activation": "none" if i == len(hidden) else activation,
+        }
+        for i in range(len(hidden) + 1)
+    ]
+    assert metadata["format_version"] == ("1" if activation == "gelu_relu" else "2")
+    x = np.random.default_rng(5).standard_normal((3, 1280))
+    y = run_network(layers, tensors, x)[layers[-1]["name"]]
+    assert relative_error(y, expected_head(parts, activation, float(epsilon or 1e-5), x)) <= 1e-6
+
+
+def linear_head(*places, norms=()):
+    """Linear layers of 8 at these places of a Sequential, batch norms at those."""
+    head, inputs = {}, 1280
+    for place in sorted((*places, *norms)):
+        if place in norms:
+            parts = ("weight", "bias", "running_mean", "running_var")
+            head.update({f"{place}.{part}": np.ones(8, np.float32) for part in parts})
+        else:
+            head[f"{place}.weight"] = np.ones((8, inputs), np.float32)
+            head[f"{place}.bias"] = np.ones(8, np.float32)
+            inputs = 8
+    return head
+
+
+def found_head(folder, head, options):
+    """[(outputs, activation), ...] of parameters under "fc"."""
+    path = write_safetensors(folder / "head.bin", {f"fc.{name}": array for name, array in head.items()})
+    tensors = open_source(path).tensors
+    return [(part.outputs, part.activation) for part in find_head(Reader(tensors, "head.bin"), tensors, "fc", options)]
+
+
+# The first would have been taken for Linear, BatchNorm1d, GELU, ReLU, Linear by its indices alone.
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        (linear_head(0, 4, norms=(1,)), "2 linear layers in fc, .* --head-activations A "),
+        (linear_head(0, 2, 5), "3 linear layers in fc, .* --head-activations A,A "),
+        (linear_head(0, 4, norms=(2,)), "fc.2 is a batch norm that does not follow"),
+        ({"dense.weight": np.ones((10, 1280), np.float32)}, "fc.weight is missing"),
+        ({**linear_head(0), "2.weight": np.ones(8, np.float32)}, "2 linear layers"),
+    ],
+)
+def test_heads_that_are_refused(tmp_path, head, words):
+    with pytest.raises(ConvertError, match=words) as refusal:
+        found_head(tmp_path, head, HeadOptions())
+    assert refusal.value.status == 65
+
+
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        ({}, "fc.weight is missing"),
+        ({**linear_head(0, 4), "7.0.weight": np.ones(3, np.float32)}, "fc.7.0.weight is unexpected"),
+        ({**linear_head(0, 4), "4.weight": np.ones((8, 9), np.float32)}, "fc.4.weight has shape [8, 9]"),
+        ({**linear_head(0), "4.weight": np.ones(8, np.float32)}, "fc.4.weight has shape [8]"),
+    ],
+)
+def test_parameters_that_do_not_fit(tmp_path, head, words):
+    options = ("--head-activations", "relu") if head else ()
+    refused(tmp_path, state_dict("sequential", head=head), words, options=options)
+
+
+def test_activations_from_the_user(tmp_path):
+    head = linear_head(0, 2, 5, norms=(3,))
+    assert found_head(tmp_path, head, HeadOptions(("silu", "none"))) == [(8, "silu"), (8, "none"), (8, "none")]
+    with pytest.raises(ConvertError, match="--head-activations: 1 given, but of the 3 linear layers") as refusal:
+        found_head(tmp_path, head, HeadOptions(("silu",)))
+    assert refusal.value.status == 64
+    with pytest.raises(ConvertError, match="fc is one linear layer"):
+        found_head(tmp_path, {"weight": np.ones((8, 4), np.float32)}, HeadOptions(("relu",)))
+    result = run_convert("source", "out", "--head-activations", "swish,none")
+    assert_one_line_error(result, 64, "--head-activations", "swish", *ACTIVATIONS)
+
+
+def modules(*names):
+    return {f"fc.{index}": name for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    "names, activations",
+    [
+        (["Linear", "BatchNorm1d", "GELU", "ReLU", "Linear"], ["gelu_relu"]),
+        (["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"], ["relu"]),
+        (["Linear", "BatchNorm1d", "Identity", "Dropout", "Linear", "LogSoftmax"], ["none"]),
+        (["torch.nn.modules.linear.Linear", "BatchNorm1d", "torch.nn.Hardswish", "Dropout", "Linear"], ["hardswish"]),
+    ],
+)
+def test_activations_from_the_classes_of_a_module(tmp_path, names, activations):
+    options = HeadOptions(classes=modules(*names))
+    assert [activation for _, activation in found_head(tmp_path, linear_head(0, 4, norms=(1,)), options)] == [
+        *activations,
+        "none",
+    ]
+
+
+@pytest.mark.parametrize(
+    "names, given, words",
+    [
+        (["Linear", "BatchNorm1d", "LeakyReLU", "Dropout", "Linear"], None, "fc.2 .LeakyReLU. is nothing that effnet has"),
+        (["Linear", "BatchNorm1d", "ReLU", "GELU", "Linear"], None, "relu and gelu follow one linear layer"),
+        (["Linear", "BatchNorm1d", "ReLU"], None, "fc.3 .a module that the source does not name"),
+        (["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"], ("silu",), "the source's modules are relu"),
+        (["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear", "Sigmoid"], None, "fc.5 is a Sigmoid.*--multi-label"),
+        (["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear", "ReLU"], None, "fc.5 .ReLU. is nothing .* after"),
+    ],
+)
+def test_classes_of_a_module_that_are_refused(tmp_path, names, given, words):
+    with pytest.raises(ConvertError, match=words):
+        found_head(tmp_path, linear_head(0, 4, norms=(1,)), HeadOptions(given, classes=modules(*names)))
+
+
+def test_activation_before_the_first_linear_layer(tmp_path):
+    with pytest.raises(ConvertError, match="before the first linear layer"):
+        found_head(tmp_path, linear_head(1), HeadOptions(classes=modules("SiLU", "Linear")))
+    options = HeadOptions(multi_label=True, classes=modules("Dropout", "Linear", "Sigmoid"))
+    assert found_head(tmp_path, linear_head(1), options) == [(8, "none")]
+
+
+def test_linear_without_bias_and_norm_without_weight(tmp_path):
+    """bias=False is a bias of 0, affine=False a weight of 1 and a bias of 0, and the former is said."""
+    state = state_dict("sequential")
+    plain = {**state, "fc.bias": np.zeros(1000, np.float32), "bn1.weight": np.ones(32, np.float32)}
+    plain["bn1.bias"] = np.zeros(32, np.float32)
+    _, expected = converted(tmp_path, plain)
+    bare = {name: array for name, array in plain.items() if name not in ("fc.bias", "bn1.weight", "bn1.bias")}
+    _, tensors = converted(tmp_path, bare)
+    assert all(np.array_equal(tensors[name], array) for name, array in expected.items())
+    result = run_convert(tmp_path / "source.bin", tmp_path / "out.safetensors")
+    assert "\n  head: 1000 none without bias\n" in result.stdout
+    (tmp_path / "out.safetensors").unlink()
+    refused(tmp_path, {name: array for name, array in plain.items() if name != "bn1.bias"}, "bn1.bias is missing")
+
+
+def test_multi_label(tmp_path):
+    """Each class its own sigmoid: the file says it, of version 2; one class is refused without."""
+    one = {"weight": np.ones((1, 1280), np.float32), "bias": np.ones(1, np.float32)}
+    state, labels = state_dict("sequential", head=one), labels_file(tmp_path, "defect\n")
+    refused(tmp_path, state, "one class", "--multi-label", options=("--labels", labels))
+    metadata, _ = converted(tmp_path, state, "--labels", labels, "--multi-label")
+    assert metadata["network"]["multi_label"] is True and metadata["format_version"] == "2"
+    assert metadata["network"]["layers"][-1]["activation"] == "none"
+    result = run_convert(tmp_path / "source.bin", tmp_path / "out.safetensors", "--labels", labels, "--multi-label")
+    assert ", 1 class\n" in result.stdout and "(a line each), each with its own sigmoid\n" in result.stdout
+    random = ("--arch", "b1-plain", "--random", 1, tmp_path / "random", "--labels", labels)
+    assert_one_line_error(run_convert(*random), 65, "one class", "labels.txt")

@@ -1,0 +1,239 @@
+"""How images become the network's input: what options and timm's config.json say of it, checked."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+
+from .errors import EX_USAGE, ConvertError
+from .labels import labels_of_config
+from .sources import read_file
+from .variants import named
+
+MAX_SIZE = 4096  # height and width of the input, as effnet takes them
+MAX_SHORT_SIDE = 8192
+MAX_ELEMENTS = 1 << 28  # of what a layer takes or gives
+MIN_STD = 1e-6
+MAX_CONFIG_BYTES = 64 << 20
+INTERPOLATIONS = ("bicubic", "bilinear")
+RESIZES = ("short-side", "squash")
+
+_RESIZE_OF_CROP_MODE = {"center": "short-side", "squash": "squash"}
+
+
+def _is_fraction(values):
+    """Whether they can only be fractions of 255; 0 and 1 may be either."""
+    return values is not None and max(map(abs, values)) <= 1 and not set(values) <= {0.0, 1.0}
+
+
+def in_255(mean, std, place):
+    """(mean, std, notes) in units of 0..255; None where it is not given. Where all that is given is at most 1, it is
+    taken as fractions of 255, as PyTorch's transforms have it."""
+    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
+    if not given or any(abs(value) > 1 for values in given.values() for value in values):
+        if _is_fraction(mean) or _is_fraction(std):
+            raise ConvertError(f"{place}: one of mean and std is in fractions of 255, the other is not", EX_USAGE)
+        return mean, std, []
+    # 12 digits: 0.485 * 255 is 123.675, not 123.67499999999998
+    scaled = {name: tuple(float(f"{value * 255:.12g}") for value in values) for name, values in given.items()}
+    said = ", ".join(f"{name} {short_numbers(values)}" for name, values in scaled.items())
+    return scaled.get("mean"), scaled.get("std"), [f"{place}: at most 1, so fractions of 255: {said}"]
+
+
+def short_numbers(values):
+    """"127" or "123.675,116.28,103.53"."""
+    return ",".join(f"{value:.9g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+# ---------------------------------------------------------------- config.json
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a config.json says; None where it says nothing."""
+
+    path: str = ""
+    arch: str = "auto"  # as for --arch
+    classes: int | None = None
+    size: int | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: tuple | None = None
+    std: tuple | None = None
+    labels: object = None  # Labels
+    imagenet: bool = False  # trained on ImageNet's 1000 classes
+    notes: list = field(default_factory=list)
+
+    def fail(self, reason):
+        return ConvertError(f"{self.path}: {reason}")
+
+
+class _Fields:
+    """Values of a JSON object by key, each checked."""
+
+    def __init__(self, path, objects):
+        self._path, self._objects = path, objects
+
+    def fail(self, reason):
+        return ConvertError(f"{self._path}: {reason}")
+
+    def get(self, key, holds, what):
+        """The first object's value that has the key and is not null."""
+        value = next((entry[key] for entry in self._objects if entry.get(key) is not None), None)
+        if value is not None and not holds(value):
+            raise self.fail(f"{key} {json.dumps(value)[:80]} is not {what}")
+        return value
+
+
+def _is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _three_numbers(low):
+    return lambda value: type(value) is list and len(value) == 3 and all(_is_number(v) and low < v < 1e6 for v in value)
+
+
+def _is_text(value):
+    return type(value) is str
+
+
+def _input_size(fields):
+    value = fields.get("input_size", lambda v: type(v) is list and all(type(n) is int for n in v), "three numbers")
+    if value is None:
+        return None, []
+    if len(value) != 3 or value[0] != 3 or value[1] != value[2]:
+        raise fields.fail(f"input_size {value} is not [3, size, size]: effnet takes square images of three colours")
+    test = fields.get("test_input_size", lambda v: type(v) is list, "three numbers")
+    if test in (None, value):
+        return value[2], []
+    return value[2], [f"input_size {value} is taken, not test_input_size {test} (--size says otherwise)"]
+
+
+def _load_object(path):
+    try:
+        value = json.loads(read_file(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(f"{path}: not JSON: {error}") from None
+    if type(value) is not dict or type(value.get("pretrained_cfg", {})) is not dict:
+        raise ConvertError(f"{path}: not a config.json as timm writes it: no JSON object")
+    return value
+
+
+def read_config(path):
+    """The file beside weights on timm's hub: {"architecture", "num_classes", "pretrained_cfg": {"input_size", ...}}, or
+    all of it in one object."""
+    top = _load_object(path)
+    fields = _Fields(path, [top, top.get("pretrained_cfg", {})])
+    architecture = fields.get("architecture", _is_text, "a name")
+    if architecture is None:
+        raise fields.fail("has no architecture: --config takes the config.json beside timm's weights")
+    try:
+        named(f"timm/{architecture}")
+    except ConvertError:
+        raise fields.fail(f"architecture {architecture} is none of timm's that effnet runs") from None
+    size, notes = _input_size(fields)
+    pool = fields.get("global_pool", _is_text, "a name")
+    if pool not in (None, "avg"):
+        raise fields.fail(f"global_pool {pool}: effnet takes the mean (avg)")
+    mean = fields.get("mean", _three_numbers(-1e6), "three numbers")
+    std = fields.get("std", _three_numbers(0), "three numbers above 0")
+    mean, std, _ = in_255(mean, std, path)  # fractions are the rule there, so nothing is said
+    names = fields.get("label_names", lambda v: True, "")
+    descriptions = fields.get("label_descriptions", lambda v: True, "")
+    tag = fields.get("tag", _is_text, "a name") or ""
+    return Config(
+        path=path,
+        arch=f"timm/{architecture}",
+        classes=fields.get("num_classes", lambda v: type(v) is int and v >= 0, "a number"),
+        size=size,
+        crop_pct=fields.get("crop_pct", lambda v: _is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),
+        crop_mode=fields.get("crop_mode", _is_text, "a name"),
+        interpolation=fields.get("interpolation", _is_text, "a name"),
+        mean=mean,
+        std=std,
+        labels=None if names is None else labels_of_config(names, descriptions, path),
+        imagenet="in1k" in tag.split("_"),
+        notes=[f"{os.path.basename(path)}: {note}" for note in notes],
+    )
+
+
+# ---------------------------------------------------------------- options, config.json, defaults
+
+
+def _resize(options, config):
+    if options.resize or config.crop_mode is None:
+        return options.resize or "short-side"
+    if config.crop_mode not in _RESIZE_OF_CROP_MODE:
+        raise config.fail(
+            f"crop_mode {config.crop_mode} is none of effnet's: --resize {' or '.join(RESIZES)} says what to do instead"
+        )
+    return _RESIZE_OF_CROP_MODE[config.crop_mode]
+
+
+def _interpolation(options, config, default):
+    chosen = options.interpolation or config.interpolation or default.interpolation
+    if chosen not in INTERPOLATIONS:
+        raise config.fail(
+            f"interpolation {chosen} is none of effnet's: --interpolation {' or '.join(INTERPOLATIONS)} says what to do "
+            f"instead"
+        )
+    return chosen
+
+
+def _short_side(options, config, default, size, resize):
+    """From --short-side; from --crop-pct or crop_pct, as timm computes it; else the default's share of the size."""
+    crop_pct = options.crop_pct or (None if options.short_side else config.crop_pct)
+    if resize == "squash":
+        if (options.short_side or size) != size or (crop_pct or 1) != 1:
+            raise ConvertError(
+                f"squash makes both sides {size}, and nothing is cut off then: no other short side, and a crop_pct of 1",
+                EX_USAGE,
+            )
+        return size
+    short_side = options.short_side
+    if short_side is None:
+        short_side = math.floor(size / crop_pct) if crop_pct else size * default.short_side // default.size
+    if not size <= short_side <= MAX_SHORT_SIDE:
+        raise ConvertError(f"a short side of {short_side}: with size {size} it is {size} to {MAX_SHORT_SIDE}", EX_USAGE)
+    return short_side
+
+
+def settle(default, options, config=Config()):
+    """(changes, notes): the fields of the variant `default` that config.json and, before it, the options set."""
+    size = options.size or config.size or default.size
+    if size > MAX_SIZE:
+        raise ConvertError(f"a size of {size}: effnet takes up to {MAX_SIZE}", EX_USAGE)
+    resize = _resize(options, config)
+    mean, std, notes = in_255(options.mean, options.std, "--mean, --std")
+    changes = {
+        "size": size,
+        "short_side": _short_side(options, config, default, size, resize),
+        "resize": resize,
+        "interpolation": _interpolation(options, config, default),
+        "mean": mean or config.mean or default.mean,
+        "std": std or config.std or default.std,
+        "padding": options.padding or default.padding,
+        "epsilon": options.epsilon or default.epsilon,
+    }
+    if min(changes["std"]) < MIN_STD:
+        raise ConvertError(f"a std of {min(changes['std']):g} is less than {MIN_STD:g}", EX_USAGE)
+    return changes, [*config.notes, *notes]
+
+
+def check_elements(layers, size, label):
+    """Refuses a size with which a layer's tensors would be larger than effnet takes."""
+    sides = {"image": size}
+    before = "image"
+    for layer in layers:
+        side = sides[(layer.sources or (before,))[0]]
+        if layer.op in ("conv", "depthwise"):
+            side = (side + layer.pad[0] + layer.pad[2] - layer.kernel) // layer.stride + 1
+        elif layer.op in ("pool", "linear"):
+            side = 1
+        if side * side * layer.outputs > MAX_ELEMENTS:
+            raise ConvertError(
+                f"{label}: with size {size}, {layer.name} gives more than {MAX_ELEMENTS} elements", EX_USAGE
+            )
+        sides[layer.name] = side
+        before = layer.name
