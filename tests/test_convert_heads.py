@@ -160,6 +160,21 @@ def test_classes_of_a_module_that_are_refused(tmp_path, names, given, words):
         found_head(tmp_path, linear_head(0, 4, norms=(1,)), HeadOptions(given, classes=modules(*names)))
 
 
+def test_settings_of_a_module(tmp_path):
+    """A batch norm's epsilon counts, unless --head-epsilon says another; GELU by tanh is none of effnet's."""
+    names = modules("Linear", "BatchNorm1d", "GELU", "Dropout", "Linear")
+    settings = {"fc.1": {"eps": 0.25}, "fc.2": {"approximate": "none"}}
+    assert HeadOptions(settings=settings).epsilon_of("fc.1") == 0.25
+    assert HeadOptions(epsilon=0.5, settings=settings).epsilon_of("fc.1") == 0.5
+    assert HeadOptions().epsilon_of("fc.1") == 1e-5
+    with pytest.raises(ConvertError, match="fc.1: its eps is 'x'"):
+        HeadOptions(settings={"fc.1": {"eps": "x"}}).epsilon_of("fc.1")
+    head = linear_head(0, 4, norms=(1,))
+    assert found_head(tmp_path, head, HeadOptions(classes=names, settings=settings))[0] == (8, "gelu")
+    with pytest.raises(ConvertError, match="fc.2 .GELU by tanh. is nothing that effnet has"):
+        found_head(tmp_path, head, HeadOptions(classes=names, settings={"fc.2": {"approximate": "tanh"}}))
+
+
 def test_activation_before_the_first_linear_layer(tmp_path):
     with pytest.raises(ConvertError, match="before the first linear layer"):
         found_head(tmp_path, linear_head(1), HeadOptions(classes=modules("SiLU", "Linear")))

@@ -260,7 +260,7 @@ def convert(options):
     inputs = [*options.files[:-1], options.labels or IMAGENET, *([options.config] if options.config else [])]
     check_outputs(outputs, inputs, options.force)
     config = preprocess.read_config(options.config) if options.config else preprocess.Config()
-    head = HeadOptions(options.head_activations, options.head_epsilon or HeadOptions.epsilon, options.multi_label)
+    head = HeadOptions(options.head_activations, options.head_epsilon, options.multi_label)
     made = (_read if options.random is None else _random)(options, config, head)
     network = made.network
     tensors = fold(network, made.label)

@@ -7,6 +7,7 @@ from .errors import EX_USAGE, ConvertError
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "tanh", "gelu", "gelu_relu")
 MAX_WIDTH = 65536  # channels of a layer, as effnet takes them
+EPSILON = 1e-5  # BatchNorm1d's default
 
 # torch.nn's classes, where the source tells them: what follows a linear layer, and what leaves its output alone when
 # a network classifies. (Softmax does so at the end, where effnet applies its own.)
@@ -27,9 +28,18 @@ class HeadOptions:
     """What is known of a head beside its parameters."""
 
     activations: tuple | None = None  # of the linear layers but the last, as the user gives them
-    epsilon: float = 1e-5  # of its batch norms: BatchNorm1d's default
+    epsilon: float | None = None  # of its batch norms, as the user gives it
     multi_label: bool = False  # each class has a sigmoid of its own
-    classes: dict = field(default_factory=dict)  # {module path: class name}, where the source is a whole module
+    # Where the source is a whole module: {module path: class name}, {module path: {attribute: value}}.
+    classes: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+    def epsilon_of(self, norm):
+        """The user's, the module's own, or the default."""
+        told = self.settings.get(norm, {}).get("eps", EPSILON)
+        if type(told) is not float or not 0 < told < 1:
+            raise ConvertError(f"{norm}: its eps is {told!r}, not a number between 0 and 1")
+        return self.epsilon or told
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,18 @@ def _modules(reader, tensors, prefix):
     return linears, norms
 
 
-def _between(reader, prefix, classes, first, last):
+def _class(options, path):
+    name = options.classes.get(path, "a module that the source does not name").rpartition(".")[2]
+    if name == "GELU" and options.settings.get(path, {}).get("approximate", "none") != "none":
+        return "GELU by tanh"
+    return name
+
+
+def _between(reader, prefix, options, first, last):
     """The activation that the modules first, ..., last - 1 of a Sequential make, by their classes."""
     made = []
     for index in range(first, last):
-        name = classes.get(f"{prefix}.{index}", "a module that the source does not name").rpartition(".")[2]
+        name = _class(options, f"{prefix}.{index}")
         if name in _ACTIVATION_OF:
             made.append(_ACTIVATION_OF[name])
         elif name not in _WITHOUT_EFFECT:
@@ -80,8 +97,8 @@ def _between(reader, prefix, classes, first, last):
 def _check_end(reader, prefix, options, last):
     """What follows the last linear layer, where its class is known."""
     behind = re.compile(re.escape(prefix) + r"\.(\d{1,4})")
-    for path, name in options.classes.items():
-        match, name = behind.fullmatch(path), name.rpartition(".")[2]
+    for path in options.classes:
+        match, name = behind.fullmatch(path), _class(options, path)
         if not match or int(match[1]) <= last or name in _WITHOUT_EFFECT:
             continue
         if name == "Sigmoid" and not options.multi_label:
@@ -100,10 +117,10 @@ def _activations(reader, prefix, linears, options):
             EX_USAGE,
         )
     if any(path.startswith(prefix + ".") for path in options.classes):
-        if _between(reader, prefix, options.classes, 0, linears[0]) != "none":
+        if _between(reader, prefix, options, 0, linears[0]) != "none":
             raise reader.fail(f"{prefix}: an activation comes before the first linear layer: effnet has none there")
         _check_end(reader, prefix, options, linears[-1])
-        told = [_between(reader, prefix, options.classes, index + 1, after) for index, after in between]
+        told = [_between(reader, prefix, options, index + 1, after) for index, after in between]
         if given is not None and told != list(given):
             raise ConvertError(f"--head-activations: the source's modules are {','.join(told)}", EX_USAGE)
         return [*told, "none"]

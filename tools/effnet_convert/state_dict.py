@@ -83,7 +83,7 @@ def read_network(tensors, label, arch_name="auto", change=lambda default: {}, he
             name, bias_name = part.prefix + ".weight", part.prefix + ".bias"
             weight = reader.take(name, layer.weight_shape)
             bias = reader.take(bias_name, (layer.outputs,)) if reader.has(bias_name) else None
-            norm = reader.take_norm(part.norm, layer.outputs, head_options.epsilon) if part.norm else None
+            norm = reader.take_norm(part.norm, layer.outputs, head_options.epsilon_of(part.norm)) if part.norm else None
         else:
             name, norm_prefix = scheme.convolution(layer, blocks)
             weight, bias = reader.take(name, layer.weight_shape), None
