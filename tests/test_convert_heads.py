@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 from convert_formats import write_safetensors
-from convert_networks import ACTIVATE, assert_one_line_error, fine_tuned_head, run_convert, run_network, state_dict
+from convert_networks import (
+    ACTIVATE,
+    WHICH,
+    assert_one_line_error,
+    fine_tuned_head,
+    run_convert,
+    run_network,
+    state_dict,
+)
 from convert_runs import converted, labels_file, refused, tmp_path  # noqa: F401
 from effnet_convert.errors import ConvertError
 from effnet_convert.heads import ACTIVATIONS, HeadOptions, find_head
@@ -38,7 +46,7 @@ def relative_error(got, expected):
 def test_fine_tuned_head(tmp_path, scheme, hidden, bias, activation, epsilon):
     parts = fine_tuned_head(hidden=hidden, bias=bias)
     labels = labels_file(tmp_path, "".join(f"class {i}\n" for i in range(10)))
-    options = ["--labels", labels, "--head-activations", ",".join([activation] * len(hidden))]
+    options = [*WHICH.get(scheme, ()), "--labels", labels, "--head-activations", ",".join([activation] * len(hidden))]
     options += ["--head-epsilon", epsilon] if epsilon else []
     metadata, tensors = converted(tmp_path, state_dict(scheme, head=parts), *options)
     layers = [layer for layer in metadata["network"]["layers"] if layer["name"].startswith("classifier")]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from convert_formats import write_safetensors
 from convert_networks import assert_one_line_error, run_convert, state_dict
 from convert_runs import load, tmp_path  # noqa: F401
 from effnet_convert.architectures import Layer
@@ -208,9 +209,6 @@ def test_what_is_no_config(tmp_path, text):
         read_config(tmp_path / "config.json")
 
 
-THREE = {"weight": np.ones((3, 1280), np.float32), "bias": np.ones(3, np.float32)}
-
-
 def test_labels_of_a_config(tmp_path):
     top = {"label_names": ["n1", "n2", "n3"], "label_descriptions": {"n1": "cat", "n2": "dog", "n3": "fish"}}
     config = read_config(config_file(tmp_path, top=top))
@@ -221,3 +219,70 @@ def test_labels_of_a_config(tmp_path):
     for names in (["a", "a"], "cat", [], {"1": "dog"}):
         with pytest.raises(ConvertError, match="config.json: "):
             read_config(config_file(tmp_path, top={"label_names": names}))
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+THREE = {"weight": np.ones((3, 1280), np.float32), "bias": np.ones(3, np.float32)}
+SQUASH = {"top": {"num_classes": 3, "label_names": ["cat", "dog", "fish"]}, "crop_mode": "squash", "crop_pct": 1.0}
+
+
+def test_what_is_said_reaches_the_file(tmp_path):
+    source = write_safetensors(tmp_path / "lite.bin", state_dict("timm", head=THREE))
+    out, config = tmp_path / "out.safetensors", config_file(tmp_path, **SQUASH)
+    result = run_convert(source, out, "--config", config, "--size", 96, "--interpolation", "bilinear", "--epsilon", "0.25")
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert result.stdout == (
+        f"{out}: lite1, 66 layers, 4112691 parameters, 3 classes\n"
+        "  network: timm/tf_efficientnet_lite1, padding same, epsilon 0.25\n"
+        "  image: size 96, both sides to 96, bilinear, mean 127.5, std 127.5\n"
+        "  labels: 3 from config.json (label_names)\n"
+    )
+    metadata, tensors = load(out)
+    assert metadata["format_version"] == "2" and metadata["network"]["input"] == [3, 96, 96]
+    assert metadata["preprocess"] == {
+        "resize": "squash", "short_side": 96, "crop": 96, "interpolation": "bilinear", "mean": [127.5] * 3,
+        "std": [127.5] * 3,
+    }  # fmt: skip
+    assert metadata["network"]["layers"][0]["pad"] == [0, 0, 1, 1]
+    assert [label["name"] for label in metadata["labels"]] == ["cat", "dog", "fish"]
+    state = state_dict("timm", head=THREE)
+    scale = state["bn1.weight"] / np.sqrt(state["bn1.running_var"] + 0.25)
+    assert np.allclose(tensors["stem.weight"], state["conv_stem.weight"] * scale[:, None, None, None], rtol=1e-6)
+
+
+def test_what_a_config_decides(tmp_path):
+    """The two networks of timm's that have the same tensors: without a word for one, a notice names the other."""
+    source = write_safetensors(tmp_path / "lite.bin", state_dict("timm", head=THREE))
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nfish\n")
+    out = tmp_path / "out.safetensors"
+    result = run_convert(source, out, "--labels", labels)
+    assert "taken for timm/tf_efficientnet_lite1" in result.stderr and " efficientnet_lite1 " in result.stderr
+    config = config_file(tmp_path, top={"architecture": "efficientnet_lite1"})
+    result = run_convert(source, out, "--labels", labels, "--config", config)
+    assert "  network: timm/efficientnet_lite1, padding symmetric, epsilon 1e-05\n" in result.stdout
+    assert result.stderr == f"convert.py: {config} is of a network of 1000 classes, {source} has 3\n"
+    result = run_convert(source, out, "--labels", labels, "--config", config, "--arch", "tf_efficientnet_lite1")
+    assert "  network: timm/tf_efficientnet_lite1, padding same" in result.stdout  # options go first
+    config = config_file(tmp_path, top={"architecture": "efficientnet_b0"})
+    assert_one_line_error(run_convert(source, out, "--labels", labels, "--config", config), 65, "lite1, not timm/efficientnet_b0")
+    assert_one_line_error(run_convert(source, config, "--config", config, "--force"), 64, "config.json", "is read")
+
+
+def test_a_config_that_says_imagenet(tmp_path):
+    source, out = write_safetensors(tmp_path / "lite.bin", state_dict("timm")), tmp_path / "out.safetensors"
+    result = run_convert(source, out, "--config", config_file(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "") and "  labels: ImageNet's 1000\n" in result.stdout
+    result = run_convert(source, out, "--config", config_file(tmp_path, tag="mine"))
+    assert "ImageNet's names are taken" in result.stderr
+
+
+def test_random_weights_of_another_size(tmp_path):
+    """The numbers that are drawn are for the size, and a classifier for each of a config's labels."""
+    out = tmp_path / "out.safetensors"
+    config = config_file(tmp_path, **SQUASH)
+    result = run_convert("--arch", "b1-plain", "--random", 1, "--size", 64, "--config", config, out)
+    assert result.returncode == 0 and ", 3 classes\n" in result.stdout, result.stderr
+    assert load(out)[0]["preprocess"]["crop"] == 64
