@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from convert_formats import write_safetensors
-from convert_networks import assert_one_line_error, run_convert, state_dict
+from convert_networks import ROOT, assert_one_line_error, run_convert, state_dict
 from convert_runs import load, tmp_path  # noqa: F401
 from effnet_convert.architectures import Layer
 from effnet_convert.command_line import parse
 from effnet_convert.errors import ConvertError
-from effnet_convert.preprocess import Config, check_elements, read_config, settle
+from effnet_convert.preprocess import Config, check_elements, read_config, settle, short_numbers
+from effnet_convert.variants import IMAGENET_MEAN, VARIANTS
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def test_options(options, expected):
 
 def test_fractions_of_255():
     changes, notes = settled("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
-    assert changes == {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    assert changes == {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
     assert notes == [
         "--mean, --std: at most 1, so fractions of 255: mean 123.675,116.28,103.53, std 58.395,57.12,57.375"
     ]
@@ -109,6 +109,15 @@ def test_a_size_with_too_many_elements():
     check_elements(layers, 4096, "source")
     with pytest.raises(ConvertError, match="source: with size 4098, wide gives more than 268435456 elements"):
         check_elements(layers, 4098, "source")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.full_name)
+def test_the_documentation_lists_the_defaults(variant):
+    colours = f"{short_numbers(variant.mean)}, {short_numbers(variant.std)}"
+    row = [f"`{variant.full_name}`", variant.arch.name, variant.padding, f"{variant.epsilon:g}",
+           f"{variant.size} of {variant.short_side}", variant.interpolation,
+           "ImageNet" if variant.mean == IMAGENET_MEAN else colours]  # fmt: skip
+    assert f"| {' | '.join(row)} |\n" in (ROOT / "docs" / "weights-format.md").read_text()
 
 
 # ---------------------------------------------------------------- config.json
