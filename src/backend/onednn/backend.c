@@ -7,6 +7,7 @@
 #include "common/fork.h"
 #include "common/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +34,11 @@ static bool has_isa(dnnl_cpu_isa_t isa)
     (void)isa;
     return false;
 #endif
+}
+
+bool effnet_onednn_has_avx2(void)
+{
+    return has_isa(dnnl_cpu_isa_avx2);
 }
 
 /* bf16 needs the instructions: where there are none oneDNN emulates them, slowly, or refuses. */
@@ -232,22 +238,37 @@ static int build_workers(struct backend_state *state, struct effnet_error *error
     return EFFNET_OK;
 }
 
-/* One unit a layer. */
+/* Bytes of activations that a layer reads and writes. */
+static size_t activation_bytes(const struct onednn_layer *layer)
+{
+    const struct effnet_layer *from = layer->layer;
+    size_t in = effnet_layer_in_size(from, 0), out = effnet_layer_out_size(from);
+    size_t passes = from->residual < 0 ? 1 : layer->copies_residual ? 4 : 2; /* over the output */
+    if (layer->fused.mean) in = 0;
+    if (layer->fused.skipped) in = passes = 0;
+    if (from->op == EFFNET_OP_SCALE) in += effnet_layer_in_size(from, 1);
+    return in * dnnl_data_type_size(layer->source_type) +
+           passes * out * dnnl_data_type_size(layer->destination_type);
+}
+
 static void describe_units(struct backend_state *state)
 {
-    for (int i = 0; i < state->info->layer_count; i++) {
-        const struct onednn_layer *layer = &state->layers[i];
-        const struct effnet_layer *from = layer->layer;
-        size_t in = effnet_layer_in_size(from, 0), out = effnet_layer_out_size(from);
-        size_t passes = from->residual < 0 ? 1 : layer->copies_residual ? 4 : 2; /* over the output */
-        if (from->op == EFFNET_OP_SCALE) in += effnet_layer_in_size(from, 1);
-        struct effnet_unit *unit = &state->units[i];
-        *unit = effnet_unit_of(state->model, i, i);
-        unit->kernel = layer->kernel;
-        unit->workspace_bytes = (int64_t)layer->scratch_bytes;
-        unit->bytes_per_image = (int64_t)(in * dnnl_data_type_size(layer->source_type) +
-                                          passes * out * dnnl_data_type_size(layer->destination_type));
-        unit->weight_bytes = (int64_t)layer->weight_bytes;
+    for (int u = 0; u < state->unit_count; u++) {
+        struct onednn_unit *to = &state->units[u];
+        struct effnet_unit *unit = &to->unit;
+        const struct onednn_layer *first = &state->layers[unit->first], *last = &state->layers[unit->last];
+        if (first == last)
+            snprintf(to->kernel, sizeof to->kernel, "%s", first->kernel);
+        else
+            snprintf(to->kernel, sizeof to->kernel, "%s; squeeze-excite; %s", first->kernel, last->kernel);
+        unit->kernel = to->kernel;
+        for (int i = unit->first; i <= unit->last; i++) {
+            const struct onednn_layer *layer = &state->layers[i];
+            if ((int64_t)layer->scratch_bytes > unit->workspace_bytes)
+                unit->workspace_bytes = (int64_t)layer->scratch_bytes;
+            unit->bytes_per_image += (int64_t)activation_bytes(layer);
+            unit->weight_bytes += (int64_t)layer->weight_bytes;
+        }
     }
 }
 
@@ -264,6 +285,7 @@ static int build(struct backend_state *state, int threads, struct effnet_error *
         return effnet_fail_nomem(error, "layers", layers * sizeof *state->layers);
     for (size_t i = 0; i < layers; i++) state->layers[i].layer = effnet_model_layer(state->model, (int)i);
     effnet_onednn_fill_pixel_table(state);
+    effnet_onednn_fuse(state);
 
     EFFNET_TRY(effnet_pool_open(threads, &state->pool, error));
     threads = effnet_pool_threads(state->pool);
@@ -318,7 +340,7 @@ static void describe(const struct backend_state *state, struct effnet_session_in
 
 static const struct effnet_unit *unit(const struct backend_state *state, int index)
 {
-    return index < state->info->layer_count ? &state->units[index] : NULL;
+    return index < state->unit_count ? &state->units[index].unit : NULL;
 }
 
 const struct backend backend_onednn = {

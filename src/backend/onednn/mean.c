@@ -42,6 +42,19 @@ static void mean_of_chunk(const struct onednn_layer *layer, const char *map, int
     onednn_convert_in(mean, (size_t)channels, layer->destination_type, to);
 }
 
+void effnet_onednn_mean_of_sums(const struct effnet_layer *layer, const float *sums, float *to)
+{
+    const size_t all = (size_t)layer->in_channels;
+    for (size_t first = 0; first < all; first += CHUNK) {
+        const size_t channels = all - first < CHUNK ? all - first : CHUNK;
+        double total[CHUNK] = {0};
+        for (size_t y = 0; y < (size_t)layer->in_height; y++)
+            for (size_t c = 0; c < channels; c++) total[c] += (double)sums[y * all + first + c];
+        for (size_t c = 0; c < channels; c++)
+            to[first + c] = (float)(total[c] / ((double)layer->in_height * layer->in_width));
+    }
+}
+
 void effnet_onednn_mean(const struct onednn_layer *layer, const char *map, int channels, char *to)
 {
     const size_t step = CHUNK * dnnl_data_type_size(layer->source_type);

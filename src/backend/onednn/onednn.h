@@ -27,6 +27,15 @@ struct onednn_strip {
     int variant, packed;                                         /* indices in the layer */
 };
 
+/* What a layer does beside its primitive, on strips that lie in the cache. */
+struct onednn_fused {
+    bool silu;     /* the activation is silu.c's, not oneDNN's */
+    bool row_sums; /* the sum of every row, for the pool that is the next layer */
+    bool mean;     /* of those sums: this is that pool */
+    bool skipped;  /* a scale whose work the next layer does */
+    int gate;      /* the skipped scale that comes first; -1: none */
+};
+
 /* Weights as a primitive wants them. Strips with the same desired format and output channels share them. */
 struct onednn_packed {
     int first_channel;
@@ -46,6 +55,7 @@ struct onednn_layer {
         destination_offset; /* as layer->inputs; source and, where there is one, second */
     bool copies_residual;   /* else the residual lies where the output goes, and is added in place */
     bool own_mean;          /* a pool that mean.c runs: it has no variants */
+    struct onednn_fused fused;
     char kernel[64];
     size_t weight_bytes, scratch_bytes;
 };
@@ -65,6 +75,11 @@ struct onednn_worker {
     double *layer_us; /* time spent in each layer, for profiles */
 };
 
+struct onednn_unit {
+    struct effnet_unit unit;
+    char kernel[160];
+};
+
 struct backend_state {
     const effnet_model *model;
     const struct effnet_model_info *info;
@@ -74,9 +89,11 @@ struct backend_state {
     dnnl_engine_t engine;
     struct pool *pool;
     struct onednn_layer *layers; /* [layer_count] */
-    struct effnet_unit *units;
+    struct onednn_unit *units;   /* [unit_count] */
+    int unit_count;
     struct onednn_worker *workers; /* one a thread of the pool */
     size_t arena_bytes, scratch_bytes;
+    size_t sums_offset;     /* in an arena: sums of rows, [row][channels], of one layer at a time */
     void *pixel_table;      /* the normalised value of every byte in every channel, [3][256] of `type` */
     uint8_t *timing_pixels; /* [max_batch] images and their logits, made for the first timing */
     float *timing_logits;
@@ -94,8 +111,17 @@ onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_
 /* strips.c: the activation as a post-operation of whatever computes what it is applied to. */
 dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum effnet_activation activation);
 
-/* plan.c: where each tensor lies in an arena, and of which type it is. Needs only layers[].layer and the
- * state's model and type; sets the offsets, types and copies_residual, and arena_bytes. */
+/* fuse.c: decides what layers do beside their primitives, and which layers make a unit. Needs layers[].layer
+ * and the state's model and type. */
+void effnet_onednn_fuse(struct backend_state *state);
+/* What of that happens to a strip: before its primitive runs, and after. */
+void effnet_onednn_before_strip(const struct backend_state *state, const struct onednn_layer *layer,
+                                const struct onednn_strip *strip, char *arena);
+void effnet_onednn_after_strip(const struct backend_state *state, const struct onednn_layer *layer,
+                               const struct onednn_strip *strip, char *arena);
+
+/* plan.c: where each tensor lies in an arena, and of which type it is. Needs only layers[].layer and .fused,
+ * and the state's model and type; sets the offsets, types and copies_residual, and arena_bytes. */
 int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error);
 
 /* strips.c: cuts a layer into at most max_strips strips of at least min_pixels pixels, creates what runs them
@@ -104,8 +130,12 @@ int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *
                               int min_pixels, struct effnet_error *error);
 void effnet_onednn_free_layer(struct onednn_layer *layer);
 
-/* mean.c: of a map's first `channels` channels, from `map` on. */
+/* mean.c: of a map's first `channels` channels, from `map` on; and of a map whose rows' sums there are. */
 void effnet_onednn_mean(const struct onednn_layer *layer, const char *map, int channels, char *to);
+void effnet_onednn_mean_of_sums(const struct effnet_layer *layer, const float *sums, float *to);
+
+/* backend.c: whether oneDNN compiles its kernels for AVX2 here, or for more. */
+bool effnet_onednn_has_avx2(void);
 
 /* run.c */
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

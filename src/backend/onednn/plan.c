@@ -68,6 +68,30 @@ static void share_memory(struct backend_state *state, struct lifetime *lives, in
     }
 }
 
+/* A scale that the next layer does is not over before that. */
+static void extend_lives(const struct backend_state *state, struct lifetime *lives, const int *homes)
+{
+    for (int i = 0; i < state->info->layer_count; i++) {
+        if (!state->layers[i].fused.skipped) continue;
+        for (int k = 0; k < 2; k++) {
+            struct lifetime *life = &lives[homes[tensor_of(state->layers[i].layer->inputs[k])]];
+            if (life->last <= i) life->last = i + 1;
+        }
+    }
+}
+
+/* Room behind the tensors for the sums of rows of one layer. */
+static size_t sums_bytes(const struct backend_state *state)
+{
+    size_t most = 0;
+    for (int i = 0; i < state->info->layer_count; i++) {
+        const struct effnet_layer *layer = state->layers[i].layer;
+        size_t bytes = (size_t)layer->out_height * (size_t)layer->out_channels * sizeof(float);
+        if (state->layers[i].fused.row_sums && bytes > most) most = bytes;
+    }
+    return most;
+}
+
 int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error)
 {
     const size_t count = (size_t)state->info->layer_count + 1;
@@ -77,6 +101,7 @@ int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error)
     if (lives && homes) {
         find_lives(state, lives);
         share_memory(state, lives, homes);
+        extend_lives(state, lives, homes);
         bytes = effnet_place(lives, (int)count);
     }
     for (int i = 0; bytes < SIZE_MAX && i < state->info->layer_count; i++) {
@@ -85,7 +110,8 @@ int effnet_onednn_plan(struct backend_state *state, struct effnet_error *error)
             layer->input_offsets[k] = lives[homes[tensor_of(layer->layer->inputs[k])]].offset;
         layer->destination_offset = lives[homes[i + 1]].offset;
     }
-    state->arena_bytes = bytes;
+    state->sums_offset = bytes;
+    state->arena_bytes = bytes < SIZE_MAX ? bytes + sums_bytes(state) : bytes;
     free(lives);
     free(homes);
     return bytes < SIZE_MAX ? EFFNET_OK : effnet_fail_nomem(error, "memory plan", count * sizeof *lives);

@@ -189,9 +189,14 @@ int effnet_pool_run(struct pool *pool, int threads, int tasks, pool_task task, v
 {
     int caller_omp_threads = omp_get_max_threads();
     omp_set_num_threads(1);
+    atomic_store(&pool->failure, 0);
+    if (tasks == 1) { /* nothing to share: the threads need not hear of it */
+        int failure = task(context, 0, 0);
+        omp_set_num_threads(caller_omp_threads);
+        return failure;
+    }
     pool->task = task;
     pool->context = context;
-    atomic_store(&pool->failure, 0);
     atomic_store(&pool->unfinished, tasks);
     atomic_store(&pool->claims, (uint64_t)threads << 2 * FIELD_BITS | (uint64_t)tasks << FIELD_BITS);
     if (threads > 1 && tasks > 1) wake_sleepers(pool);

@@ -57,8 +57,8 @@ static size_t image_pixels(const struct backend_state *state)
 /* ---------------------------------------------------------------- one strip */
 
 /* Runs one strip of a layer in an arena, with a worker's own handles. */
-static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, struct onednn_worker *worker,
-                               char *arena)
+static dnnl_status_t run_strip(const struct backend_state *state, const struct onednn_layer *layer, int index,
+                               struct onednn_worker *worker, char *arena)
 {
     const struct onednn_strip *strip = &layer->strips[index];
     char *source = arena + layer->input_offsets[0] + strip->source_offset;
@@ -67,6 +67,12 @@ static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, stru
         effnet_onednn_mean(layer, source, strip->shape.out_channels, destination);
         return dnnl_success;
     }
+    if (layer->fused.mean) {
+        effnet_onednn_mean_of_sums(layer->layer, (const float *)(arena + state->sums_offset),
+                                   (float *)destination);
+        return dnnl_success;
+    }
+    effnet_onednn_before_strip(state, layer, strip, arena);
     const struct onednn_view *view = &worker->views[layer->first_view + strip->variant];
     if (layer->copies_residual)
         memcpy(destination, arena + layer->input_offsets[1] + strip->destination_offset,
@@ -85,8 +91,10 @@ static dnnl_status_t run_strip(const struct onednn_layer *layer, int index, stru
         arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, packed->bias};
     }
     if (view->scratch) arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_SCRATCHPAD, view->scratch};
-    return dnnl_primitive_execute(layer->variants[strip->variant].primitive, worker->stream, count,
-                                  arguments);
+    status = dnnl_primitive_execute(layer->variants[strip->variant].primitive, worker->stream, count,
+                                    arguments);
+    if (!status) effnet_onednn_after_strip(state, layer, strip, arena);
+    return status;
 }
 
 /* ---------------------------------------------------------------- images over all threads */
@@ -112,33 +120,42 @@ static int strip_task(void *context, int worker, int index)
 {
     const struct shared_image *job = context;
     struct backend_state *state = job->state;
-    return task_failure(job->layer, run_strip(&state->layers[job->layer], index, &state->workers[worker],
-                                              state->workers[0].arena));
+    return task_failure(job->layer, run_strip(state, &state->layers[job->layer], index,
+                                              &state->workers[worker], state->workers[0].arena));
 }
 
 static int run_shared_layer(struct shared_image *job, int layer)
 {
     struct pool *pool = job->state->pool;
+    if (job->state->layers[layer].strip_count == 0) return 0;
     job->layer = layer;
     return effnet_pool_run(pool, effnet_pool_threads(pool), job->state->layers[layer].strip_count, strip_task,
                            job);
 }
 
-/* The whole network. layer_us, where not NULL, has each layer's time added, the first with normalisation;
+static int run_shared_unit(struct shared_image *job, int index, struct effnet_error *error)
+{
+    const struct effnet_unit *unit = &job->state->units[index].unit;
+    for (int i = unit->first; i <= unit->last; i++)
+        EFFNET_TRY(report(job->state, run_shared_layer(job, i), error));
+    return EFFNET_OK;
+}
+
+/* The whole network. unit_us, where not NULL, has each unit's time added, the first with normalisation;
  * cold evicts the caches before each, which is not counted. */
-static int run_shared(struct backend_state *state, const uint8_t *pixels, float *logits, double *layer_us,
+static int run_shared(struct backend_state *state, const uint8_t *pixels, float *logits, double *unit_us,
                       bool cold, struct effnet_error *error)
 {
     int last = state->info->layer_count - 1;
     struct shared_image job = {.state = state, .pixels = pixels};
     job.normalise_strips = effnet_pool_threads(state->pool);
-    for (int i = 0; i <= last; i++) {
+    for (int u = 0; u < state->unit_count; u++) {
         if (cold) EFFNET_TRY(effnet_evict_caches(error));
-        double start = layer_us ? effnet_clock_us() : 0;
-        if (i == 0)
+        double start = unit_us ? effnet_clock_us() : 0;
+        if (u == 0)
             effnet_pool_run(state->pool, job.normalise_strips, job.normalise_strips, normalise_task, &job);
-        EFFNET_TRY(report(state, run_shared_layer(&job, i), error));
-        if (layer_us) layer_us[i] += effnet_clock_us() - start;
+        EFFNET_TRY(run_shared_unit(&job, u, error));
+        if (unit_us) unit_us[u] += effnet_clock_us() - start;
     }
     const struct onednn_layer *layer = &state->layers[last];
     onednn_convert_out(state->workers[0].arena + layer->destination_offset, (size_t)state->info->classes,
@@ -167,7 +184,7 @@ static int image_task(void *context, int worker_number, int index)
     for (int i = 0; i < state->info->layer_count; i++) {
         layer = &state->layers[i];
         for (int s = 0; s < layer->strip_count; s++) {
-            dnnl_status_t status = run_strip(layer, s, worker, worker->arena);
+            dnnl_status_t status = run_strip(state, layer, s, worker, worker->arena);
             if (status) return task_failure(i, status);
         }
         if (!job->profile) continue;
@@ -220,23 +237,34 @@ int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n,
     return EFFNET_OK;
 }
 
-/* ---------------------------------------------------------------- units, one a layer */
+/* ---------------------------------------------------------------- units */
+
+/* Puts what layer `index` of a unit reads from outside of it where the layer will look for it. */
+static void load_inputs(const struct backend_state *state, const struct effnet_unit *unit, int index,
+                        const float *const *inputs, size_t image)
+{
+    const struct onednn_layer *layer = &state->layers[index];
+    const struct effnet_layer *from = layer->layer;
+    for (int k = 0; k < from->input_count; k++) {
+        if (from->inputs[k] >= unit->first) continue;
+        const size_t size = effnet_layer_in_size(from, k);
+        const float *input = inputs[effnet_unit_input(unit, from->inputs[k])];
+        onednn_convert_in(input + image * size, size, layer->source_type,
+                          state->workers[0].arena + layer->input_offsets[k]);
+    }
+}
 
 int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *const *inputs,
                            float *output, struct effnet_error *error)
 {
-    const struct onednn_layer *layer = &state->layers[index];
-    const struct effnet_layer *from = layer->layer;
-    size_t out_size = effnet_layer_out_size(from);
+    const struct effnet_unit *unit = &state->units[index].unit;
+    const struct onednn_layer *layer = &state->layers[unit->last];
+    size_t out_size = effnet_layer_out_size(layer->layer);
     char *arena = state->workers[0].arena;
     struct shared_image job = {.state = state};
     for (size_t i = 0; i < (size_t)n; i++) {
-        for (int k = 0; k < from->input_count; k++) {
-            const size_t size = effnet_layer_in_size(from, k);
-            const float *input = inputs[effnet_unit_input(&state->units[index], from->inputs[k])];
-            onednn_convert_in(input + i * size, size, layer->source_type, arena + layer->input_offsets[k]);
-        }
-        EFFNET_TRY(report(state, run_shared_layer(&job, index), error));
+        for (int l = unit->first; l <= unit->last; l++) load_inputs(state, unit, l, inputs, i);
+        EFFNET_TRY(run_shared_unit(&job, index, error));
         onednn_convert_out(arena + layer->destination_offset, out_size, layer->destination_type,
                            output + i * out_size);
     }
@@ -278,15 +306,16 @@ int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double 
 {
     int layers = state->info->layer_count, own = count_own(state, n);
     EFFNET_TRY(prepare_timing(state, error));
-    for (int i = 0; i < layers; i++) unit_us[i] = 0;
+    for (int u = 0; u < state->unit_count; u++) unit_us[u] = 0;
     if (own > 0) {
         if (cold) EFFNET_TRY(effnet_evict_caches(error));
         for (int w = 0; w < state->images_at_once; w++)
             memset(state->workers[w].layer_us, 0, (size_t)layers * sizeof(double));
         EFFNET_TRY(run_own(state, state->timing_pixels, own, state->timing_logits, true, error));
-        for (int i = 0; i < layers; i++)
-            for (int w = 0; w < state->images_at_once; w++)
-                unit_us[i] += state->workers[w].layer_us[i] / state->images_at_once;
+        for (int u = 0; u < state->unit_count; u++)
+            for (int i = state->units[u].unit.first; i <= state->units[u].unit.last; i++)
+                for (int w = 0; w < state->images_at_once; w++)
+                    unit_us[u] += state->workers[w].layer_us[i] / state->images_at_once;
     }
     for (int i = own; i < n; i++)
         EFFNET_TRY(run_shared(state, state->timing_pixels, state->timing_logits, unit_us, cold, error));

@@ -18,6 +18,12 @@
 /* A larger map's mean is our own. */
 #define MOST_PIXELS 1024
 
+/* A linear layer of fewer multiply-adds takes a few microseconds, no longer than threads take to share it. */
+#define LEAST_SHARED (1 << 16)
+
+/* Of a strip that is to stay in the cache of its core. */
+#define STRIP_BYTES ((size_t)192 << 10)
+
 int effnet_onednn_fail(struct effnet_error *error, dnnl_status_t status, const char *what)
 {
     return effnet_fail(error, status == dnnl_out_of_memory ? EFFNET_E_NOMEM : EFFNET_E_INTERNAL,
@@ -53,13 +59,31 @@ static int divisible(const struct onednn_layer *layer)
     return (from->out_channels + channel_step(layer) - 1) / channel_step(layer);
 }
 
+/* How many strips of a layer are small enough to stay in the cache for what is done to them before or after
+ * their primitive; a multiple of `threads` where that is possible. */
+static int count_cached(const struct onednn_layer *layer, int threads, int pieces)
+{
+    const struct effnet_layer *from = layer->layer;
+    size_t bytes = layer->fused.silu ? effnet_layer_out_size(from) * sizeof(float) : 0;
+    if (layer->fused.gate >= 0) bytes += effnet_layer_in_size(from, 0) * sizeof(float);
+    size_t strips = (bytes + STRIP_BYTES - 1) / STRIP_BYTES;
+    strips = (strips + (size_t)threads - 1) / (size_t)threads * (size_t)threads;
+    return strips < (size_t)pieces ? (int)strips : pieces;
+}
+
 static int count_strips(const struct onednn_layer *layer, int max_strips, int min_pixels)
 {
+    const struct effnet_layer *from = layer->layer;
     int pieces = divisible(layer), strips = max_strips < pieces ? max_strips : pieces;
-    int pixels = layer->layer->out_height * layer->layer->out_width;
-    if (layer->layer->op == EFFNET_OP_LINEAR || layer->layer->op == EFFNET_OP_POOL) return strips;
+    int pixels = from->out_height * from->out_width;
+    if (layer->fused.mean) return 1;
+    if (layer->fused.skipped) return 0;
+    if (from->op == EFFNET_OP_LINEAR && from->in_channels * from->out_channels < LEAST_SHARED) return 1;
+    if (from->op == EFFNET_OP_LINEAR || from->op == EFFNET_OP_POOL) return strips;
     if (strips > pixels / min_pixels) strips = pixels / min_pixels;
-    return strips > 1 ? strips : 1;
+    if (strips < 1) strips = 1;
+    int cached = count_cached(layer, strips, pieces);
+    return strips > cached ? strips : cached;
 }
 
 /* Rows from..to of a convolution's output. */
@@ -138,8 +162,9 @@ dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum eff
     return status;
 }
 
-static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_primitive_attr_t *attributes)
+static dnnl_status_t create_attributes(const struct onednn_layer *onednn, dnnl_primitive_attr_t *attributes)
 {
+    const struct effnet_layer *layer = onednn->layer;
     dnnl_post_ops_t post_ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(attributes);
     if (!status) status = dnnl_primitive_attr_set_scratchpad_mode(*attributes, dnnl_scratchpad_mode_user);
@@ -147,7 +172,7 @@ static dnnl_status_t create_attributes(const struct effnet_layer *layer, dnnl_pr
     if (!status) status = dnnl_primitive_attr_set_fpmath_mode(*attributes, dnnl_fpmath_mode_strict);
     if (!status) status = dnnl_post_ops_create(&post_ops);
     if (!status && layer->residual >= 0) status = onednn_append_sum(post_ops);
-    if (!status) status = effnet_onednn_append_activation(post_ops, layer->activation);
+    if (!status && !onednn->fused.silu) status = effnet_onednn_append_activation(post_ops, layer->activation);
     if (!status) status = dnnl_primitive_attr_set_post_ops(*attributes, post_ops);
     if (post_ops) dnnl_post_ops_destroy(post_ops);
     return status;
@@ -202,7 +227,7 @@ static dnnl_status_t choose_implementation(dnnl_engine_t engine, const struct on
     onednn_desc source = NULL, gate = NULL, destination = NULL;
     dnnl_status_t status = onednn_desc_by_tag(&source, 4, in, layer->source_type, dnnl_nhwc);
     if (!status) status = onednn_desc_by_tag(&destination, 4, out, layer->destination_type, dnnl_nhwc);
-    if (!status) status = create_attributes(layer->layer, &attributes);
+    if (!status) status = create_attributes(layer, &attributes);
     if (!status && op == EFFNET_OP_SCALE)
         status = onednn_desc_by_tag(&gate, 4, scales, layer->source_type, dnnl_nhwc);
     if (!status && op == EFFNET_OP_POOL)
@@ -317,12 +342,13 @@ static dnnl_status_t pack(dnnl_engine_t engine, struct onednn_layer *layer, stru
 int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *layer, int max_strips,
                               int min_pixels, struct effnet_error *error)
 {
-    layer->own_mean = layer->layer->op == EFFNET_OP_POOL &&
+    layer->own_mean = layer->layer->op == EFFNET_OP_POOL && !layer->fused.mean &&
                       layer->layer->in_height * layer->layer->in_width > MOST_PIXELS;
     layer->strip_count = count_strips(layer, max_strips, min_pixels);
     if (layer->own_mean)
         snprintf(layer->kernel, sizeof layer->kernel, "mean, %d strip%s", layer->strip_count,
                  layer->strip_count > 1 ? "s" : "");
+    if (layer->fused.skipped) return EFFNET_OK;
     size_t count = (size_t)layer->strip_count;
     layer->strips = calloc(count, sizeof *layer->strips);
     layer->variants = calloc(count, sizeof *layer->variants);
@@ -332,7 +358,7 @@ int effnet_onednn_build_layer(struct backend_state *state, struct onednn_layer *
     for (int i = 0; i < layer->strip_count; i++) {
         struct onednn_strip *strip = &layer->strips[i];
         cut(layer, strip, i);
-        if (layer->own_mean) continue;
+        if (layer->own_mean || layer->fused.mean) continue;
         dnnl_status_t status = find_variant(state->engine, layer, strip);
         if (!status && layer->layer->weight) status = pack(state->engine, layer, strip);
         if (status) return effnet_onednn_fail(error, status, layer->layer->name);
