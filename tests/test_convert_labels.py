@@ -44,6 +44,9 @@ def dump(value):
         ("Label, Name\n1, dog\n0, cat", "CSV, column name", [("", "cat"), ("", "dog")]),
         ("class,label\n0,zero\n1,one", "CSV, column label", [("", "zero"), ("", "one")]),
         ("id,label\n0,10\n1,20", "CSV, column label", [("", "10"), ("", "20")]),
+        (",name\n0,cat\n1,dog", "CSV, column name", [("", "cat"), ("", "dog")]),
+        ("name,folder\ncat,/a\ndog,/b", "CSV, column name", [("", "cat"), ("", "dog")]),
+        ("class, social\nother, with, commas", "a line each", [("", "class, social"), ("", "other, with, commas")]),
         # JSON
         (dump(["cat", "dog", "red panda"]), "JSON list", CATS),
         (dump([{"id": "n1", "name": "cat"}, {"name": "dog", "id": "n2"}]), "JSON list, key name", [("n1", "cat"), ("n2", "dog")]),
@@ -74,6 +77,7 @@ def test_forms(tmp_path, text, form, expected):
         ("0\tcat\nx\tdog\n", "line 2: x is no index"),
         ("1 cat\n2 dog\n", "none with 0"),
         ("1 euro\n2 euro\n5 euro\n", "put a line `name` first"),
+        ("0 cat\n1 dog\n2 \n3 fish\n", "line 3 has no index and name"),
         ("n01440764 tench\ngoldfish\n", "line 2 has no id"),
         ("index,id\n0,a\n", "line 1 has no column name, label or class"),
         ("name,name\na,b\n", "line 1 has a column twice"),

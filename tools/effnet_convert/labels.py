@@ -23,8 +23,8 @@ _TRAINED_ON_IMAGENET = (
     "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",  # efficientnet-lite2-9656183e.pth
 )
 
-# A first line of such words is a title. The name is in the first of the last three columns that is there.
-COLUMNS = ("index", "id", "wnid", "name", "label", "class")
+# A first line with such words is a title; without a word is the column of indices that pandas writes.
+COLUMNS = ("index", "", "id", "wnid", "name", "label", "class")
 NAME_COLUMNS = ("name", "label", "class")
 
 _INDEX = re.compile(r"\d{1,9}")
@@ -67,7 +67,7 @@ def _choose_columns(columns, rows):
     name = next((column for column in candidates if column == "name" or not numbers(column)), candidates[0])
     rest = [column for column in columns if column != name]
     index = "index" if "index" in rest else None
-    index = index or next((column for column in ("class", "label", "id") if column in rest and numbers(column)), None)
+    index = index or next((column for column in ("", "class", "label", "id") if column in rest and numbers(column)), None)
     return name, next((column for column in ("wnid", "id") if column in rest and column != index), None), index
 
 
@@ -80,12 +80,18 @@ def _rows_of_columns(columns, rows, places):
     ]
 
 
-def _title(line):
-    """(columns, delimiter) where the line is a title, else None."""
+def _title(lines):
+    """(columns, delimiter) where the first line is a title, else None. A single known word is one where all lines have
+    as many delimiters."""
     for delimiter in "\t,;":
-        columns = [field.strip().strip('"').lower() for field in line.split(delimiter)]
+        columns = [field.strip().strip('"').lower() for field in lines[0].split(delimiter)]
         known = sum(column in COLUMNS for column in columns)
-        if known >= 2 or columns[0] in NAME_COLUMNS and len(columns) == 1:
+        has_name = any(column in NAME_COLUMNS for column in columns)
+        if len(columns) == 1:
+            known = 2 if has_name else 0
+        elif known == 1 and has_name and all(line.count(delimiter) == len(columns) - 1 for line in lines):
+            known = 2
+        if known >= 2:
             return columns, delimiter
     return None
 
@@ -139,14 +145,17 @@ def _read_tabs(lines):
 def _read_lines(lines):
     """A line a class: name; or index, name; or id, name, with a space or so between."""
     indexed = [_INDEX_AND_NAME.fullmatch(line) for line in lines]
+    hint = "(where the numbers belong to the names, put a line `name` first)"
     if all(indexed):
         indices = {int(match[1]) for match in indexed}
         if len(indices) == len(lines) and max(indices) >= len(lines):
+            missing = min(set(range(len(lines))) - indices)
             raise ConvertError(
-                f"every line begins with a number, but none with {min(set(range(len(lines))) - indices)}: indices "
-                f"count from 0 (where the numbers belong to the names, put a line `name` first)"
+                f"every line begins with a number, but none with {missing}: indices count from 0 {hint}"
             )
         return "index, name", [_Row(f"line {i}", m[2], "", m[1]) for i, m in enumerate(indexed, 1)]
+    if all(indexed[:2]) and int(indexed[0][1]) + 1 == int(indexed[1][1]):
+        raise ConvertError(f"line {indexed.index(None) + 1} has no index and name, as those before {hint}")
     identified = [_ID_AND_NAME.fullmatch(line) for line in lines]
     if any(identified):
         if not all(identified):
@@ -162,7 +171,7 @@ def _read_text(text):
         lines.pop()
     if not lines:
         return "", []
-    title = _title(lines[0])
+    title = _title(lines)
     if title:
         return _read_table(lines, *title)
     return _read_tabs(lines) if any("\t" in line for line in lines) else _read_lines(lines)
@@ -268,7 +277,7 @@ def _entries(rows):
             raise ConvertError(f"{row.where} has no name")
         before = seen.setdefault((row.id, row.name), row)
         if before is not row:
-            raise ConvertError(f"{row.where} has the name {row.name}, which {before.where} has too")
+            raise ConvertError(f"{row.where} has the name {row.name}, which {before.where} has too: they need other names, or ids")
     return [{"id": row.id, "name": row.name} for row in rows]
 
 
