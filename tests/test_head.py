@@ -1,5 +1,5 @@
-"""A fine-tuned head, Linear, BatchNorm1d, GELU, ReLU, Linear, from the state dict to the classes: converted, then
-run by effnet, and held against the same network in NumPy."""
+"""Fine-tuned heads, from the state dict to the classes: converted, then run by effnet, and held against the same network
+in NumPy."""
 
 import json
 import sys
@@ -18,14 +18,30 @@ CLASSES, HIDDEN = 7, (24, 40)
 IMAGES = [ROOT / "samples" / name for name in ("maze.png", "remote_control.jpg")]
 
 
+# The activations, and what else is said of the network.
+HEADS = {
+    "softmax": (["gelu_relu", "gelu_relu"], ["--size", "96"]),
+    "multi-label": (
+        ["hardswish", "tanh"],
+        ["--size", "64", "--multi-label", "--resize", "squash", "--interpolation", "bilinear"],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(kind, tmp_path_factory):
     """The converted file."""
     folder = tmp_path_factory.mktemp("head")
     source = write_zip(folder / "tuned.pth", state_dict("sequential", head=fine_tuned_head(hidden=HIDDEN, classes=CLASSES)))
     labels = folder / "labels.txt"
     labels.write_text("".join(f"kind {i}\n" for i in range(CLASSES)))
-    options = ("--labels", labels, "--head-activations", "gelu_relu,gelu_relu")
+    activations, options = HEADS[kind]
+    options = ("--labels", labels, "--head-activations", ",".join(activations), *options)
     done = run_convert(source, folder / "tuned.safetensors", *options)
     assert done.returncode == 0, done.stderr
     return folder / "tuned.safetensors"
@@ -38,7 +54,7 @@ def run_json(effnet, *arguments):
 
 
 @pytest.fixture(scope="module")
-def expected(weights):
+def expected(kind, weights):
     """Probabilities of both images, in float64."""
     with safe_open(weights, "np") as file:
         layers = json.loads(file.metadata()["network"])["layers"]
@@ -49,16 +65,18 @@ def expected(weights):
         with Image.open(path) as image:
             crops.append(pillow_preprocess.fit(image, preprocess))
     logits = run_network(layers, tensors, pillow_preprocess.normalise(np.stack(crops), preprocess))["classifier.2"]
+    if kind == "multi-label":
+        return 1 / (1 + np.exp(-logits))
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
-def test_layers(effnet, weights):
+def test_layers(effnet, kind, weights):
     info = json.loads(run_json(effnet, "info", "-m", weights))
     head = [layer for layer in info["layers"] if layer["op"] == "linear"]
     assert info["classes"] == CLASSES and info["layers"][-3:] == head
     assert [(layer["name"], layer["activation"]) for layer in head] == [
-        ("classifier.0", "gelu_relu"), ("classifier.1", "gelu_relu"), ("classifier.2", "none")]
+        (f"classifier.{i}", activation) for i, activation in enumerate([*HEADS[kind][0], "none"])]
     assert [layer["output"] for layer in head] == [[1, 1, width] for width in (*HIDDEN, CLASSES)]
 
 
