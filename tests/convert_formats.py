@@ -3,6 +3,7 @@
 The pickle helpers give pieces of a pickle program (protocol 2, what PyTorch writes) as bytes."""
 
 import json
+import pickle
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -56,6 +57,24 @@ def dict_of(items):
 def ordered_dict_of(items):
     empty = name("collections", "OrderedDict") + EMPTY_TUPLE + REDUCE
     return empty + b"(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
+
+
+def object_of(module, attribute, attributes, items=b""):
+    """An object of a class; attributes: {name: pickled value}; items: pieces that follow, of a dictionary's class."""
+    return name(module, attribute) + EMPTY_TUPLE + b"\x81" + dict_of(attributes) + b"b" + items
+
+
+def module_of(kind, parameters=None, buffers=None, modules=None, **settings):
+    """A torch.nn.Module as torch.save(model) writes it. kind: module.class; of each part: {name: pickled value}."""
+    module, _, attribute = kind.rpartition(".")
+    parts = {"_parameters": parameters, "_buffers": buffers, "_modules": modules}
+    attributes = {part: ordered_dict_of(values or {}) for part, values in parts.items()}
+    return object_of(module, attribute, {"training": FALSE, **attributes, **settings})
+
+
+def pickled(value):
+    """What Python pickles of anything, as a piece."""
+    return pickle.dumps(value, 2)[2:-1]
 
 
 def program(*pieces):

