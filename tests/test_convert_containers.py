@@ -220,6 +220,22 @@ def test_what_does_not_share_the_prefix(tmp_path):
     assert_same(open_source(str(write_safetensors(tmp_path / "file", arrays))), arrays)
 
 
+@pytest.mark.parametrize(
+    "others, words",
+    [
+        (["head.weight"], "the network's names begin with net. and 1 others do not (head.weight)"),
+        (["head.weight"], "take it alone with --key state_dict.net;"),
+        (["other.conv_stem.weight"], "several networks, say which with --key: state_dict.net, state_dict.other"),
+    ],
+)
+def test_a_part_that_is_a_network(checkpoint, opened, others, words):
+    """Known by the names that a library gives."""
+    arrays = {key: np.ones(1, np.float32) for key in ("net.conv_stem.weight", "net.bn1.weight", *others)}
+    value = dict_of({"state_dict": checkpoint.state(arrays)})
+    refused(opened, value, words)
+    assert list(opened(value, key="state_dict.net").tensors) == ["conv_stem.weight", "bn1.weight"]
+
+
 def test_losses_and_counters_beside_the_network(tmp_path):
     arrays = {
         "n_averaged": np.array(3, np.float32),

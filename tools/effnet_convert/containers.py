@@ -42,7 +42,7 @@ class Found:
 
     @property
     def place(self):
-        return ".".join((*self.keys, *self.part.prefix)) or "the whole file"
+        return ".".join((*self.keys, *self.part.prefix))
 
     @property
     def tensors(self):
@@ -61,6 +61,7 @@ class Choice:
     tensors: dict  # name -> SourceTensor
     classes: dict  # path of a module -> module.class, where the checkpoint says
     settings: dict  # path of a module -> {attribute: value}
+    place: str  # as --key names it, "" for the whole file
     weights: str  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
     notices: list
 
@@ -134,7 +135,7 @@ def _some(names):
 
 def _places(found):
     more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
-    return ", ".join(each.place[:80] for each in found[:MAX_LISTED]) + more
+    return ", ".join(each.place[:80] or "the whole file" for each in found[:MAX_LISTED]) + more
 
 
 def _likely(found):
@@ -184,7 +185,7 @@ def _one_of(found, label):
         raise ConvertError(f"{label}: holds several sets of tensors, say which with --key: {_places(found)}")
     rest = [each for each in found if each is not chosen[0]]
     if rest:
-        chosen[0].notices.append(f"{chosen[0].place} was taken, not {_places(rest)}: --key says which")
+        chosen[0].notices.append(f"{_places(chosen)} was taken, not {_places(rest)}: --key says which")
     return chosen[0]
 
 
@@ -213,9 +214,8 @@ def _choice(found, tensors, weights, label, more=()):
     part = found.part
     for name, kind in part.inside(found.module.unread).items():
         raise ConvertError(f"{label}: {name}: a tensor of a kind that is not read ({kind})")
-    return Choice(
-        tensors, part.inside(found.module.classes), part.inside(found.module.settings), weights, [*found.notices, *more]
-    )
+    classes, settings = part.inside(found.module.classes), part.inside(found.module.settings)
+    return Choice(tensors, classes, settings, found.place, weights, [*found.notices, *more])
 
 
 def _choose_averaged(raw, averaged, lists, label):
@@ -230,7 +230,7 @@ def _choose_averaged(raw, averaged, lists, label):
         if found is None:
             raise ConvertError(
                 f"{label}: {lists[0][0]}: {len(lists[0][1])} EMA tensors without names, which do not fit the "
-                f"parameters of {base.place}"
+                f"parameters of {_places([base])}"
             )
         return _choice(base, found[1], "EMA", label)
     raise ConvertError(f"{label}: --ema: there are no EMA weights in it", EX_USAGE)
@@ -261,7 +261,7 @@ def choose(value, label, key=None, ema=False):
     beside = [*(each.place for each in averaged), *(place for place, _ in search.lists)]
     if not beside:
         return _choice(chosen, chosen.tensors, "", label)
-    notice = f"the raw weights were taken ({chosen.place}): --ema takes the EMA ones ({_some(beside)})"
+    notice = f"the raw weights were taken ({_places([chosen])}): --ema takes the EMA ones ({_some(beside)})"
     return _choice(chosen, chosen.tensors, "raw", label, [notice])
 
 

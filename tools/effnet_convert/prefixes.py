@@ -91,3 +91,21 @@ def separate(tensors, label):
             raise ConvertError(f"{label}: {name}: there is a {clean} too")
         cleaned[clean] = tensor
     return _split((), cleaned)
+
+
+def check_whole(tensors, markers, place, label):
+    """Refuses tensors of which a part alone is a network, known by one of the markers, with what can be done. Nothing
+    is dropped here: the rest may be the network's head."""
+    if any(marker in tensors for marker in markers):
+        return
+    ends = tuple("." + marker for marker in markers)
+    inside = sorted({name.removesuffix(end) for name in tensors for end in ends if name.endswith(end)})
+    places = [f"{place}.{prefix}" if place else prefix for prefix in inside]
+    if len(inside) > 1:
+        raise ConvertError(f"{label}: holds several networks, say which with --key: {', '.join(places[:6])}")
+    rest = [name for name in tensors if inside and not name.startswith(inside[0] + ".")]
+    if rest:
+        raise ConvertError(
+            f"{label}: the network's names begin with {inside[0]}. and {len(rest)} others do not ({', '.join(rest[:3])}): if "
+            f"they are no part of it, take it alone with --key {places[0]}; a head has to be called as the library does"
+        )

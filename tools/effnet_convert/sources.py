@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from . import file_kinds, safetensors_file, torch_files
 from .containers import NothingFound, choose
 from .errors import EX_NOINPUT, ConvertError
+from .naming import SCHEMES
+from .prefixes import check_whole
 from .zip_files import Archive
 
 CARRIED = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".safetensors")
@@ -66,6 +68,7 @@ def open_source(path, key=None, ema=False):
     except NothingFound as error:
         others = _others(inert)
         raise ConvertError(f"{error}; it names {others}" if others else error) from None
+    check_whole(choice.tensors, [scheme.marker for scheme in SCHEMES], choice.place, label)
     others = _others(inert)
     notices = [*choice.notices, *([f"{others} in it were not looked at"] if others else []), *_warnings(inert)]
     sha256 = hashlib.sha256(data).hexdigest()

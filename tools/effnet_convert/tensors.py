@@ -43,9 +43,9 @@ class SourceTensor:
     def check_bounds(self, name):
         """Refuses a view that leaves its storage, or is larger than it (so a size read from a file never
         makes anything larger than that file)."""
-        sizes = (*self.shape, *self.strides, self.offset)
         if len(self.shape) != len(self.strides) or len(self.shape) > MAX_DIMENSIONS:
             raise ConvertError(f"{name}: {len(self.shape)} sizes and {len(self.strides)} strides")
+        sizes = (*self.shape, *self.strides, self.offset)
         if any(type(n) is not int or n < 0 for n in sizes):
             raise ConvertError(f"{name}: a size, stride or offset is not a whole number >= 0")
         elements = math.prod(self.shape)
