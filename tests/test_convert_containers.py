@@ -206,6 +206,13 @@ def test_common_prefixes(tmp_path, prefix):
     assert source.notices == ()
 
 
+def test_a_sequential_is_no_wrapper(tmp_path):
+    """Of a head alone the name stays, for what is said of it."""
+    for arrays in ({"fc.0.weight": np.ones(2), "fc.3.weight": np.ones(2)}, {"fc.1.weight": np.ones(2), "fc.1.bias": np.ones(2)}):
+        assert_same(open_source(str(write_safetensors(tmp_path / "file", arrays))), arrays)
+    assert_same(open_source(str(write_safetensors(tmp_path / "file", network(prefix="module.0.")))), network())
+
+
 def test_wrapping_in_the_middle_of_a_name(tmp_path):
     arrays = network()
     wrapped = {key.replace("fc.", "fc._orig_mod."): array for key, array in arrays.items()}

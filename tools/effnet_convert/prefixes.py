@@ -53,6 +53,14 @@ def _groups(tensors):
     return groups
 
 
+def _is_wrapper(names):
+    """Whether what all names begin with is a wrapper's, by the names behind it: it is no layer, and no Sequential."""
+    firsts = {name.partition(".")[0] for name in names}
+    has_layers = len(firsts) > 1 or all(name.count(".") < 2 for name in names)
+    is_sequential = has_layers and all(first.isdecimal() for first in firsts)
+    return "" not in firsts and not is_sequential and any("." in name for name in names)
+
+
 def _split(prefix, tensors):
     """The network's tensors, and each averaged copy of it that lies beside it."""
     left_out, copies = [], []
@@ -74,8 +82,8 @@ def _split(prefix, tensors):
         if len(groups) != 1:
             break
         (first,) = groups
-        # Not the name of the only layer.
-        if not all("." in name for name in tensors) or not any("." in name[len(first) + 1 :] for name in tensors):
+        inside = {name[len(first) + 1 :] for name in tensors}
+        if not _is_wrapper(inside):
             break
         prefix = (*prefix, first)
         tensors = {name[len(first) + 1 :]: tensor for name, tensor in tensors.items()}
