@@ -13,9 +13,9 @@ from convert_networks import (
     state_dict,
 )
 from convert_runs import converted, labels_file, refused, tmp_path  # noqa: F401
+from effnet_convert import safetensors_file
 from effnet_convert.errors import ConvertError
 from effnet_convert.heads import ACTIVATIONS, HeadOptions, find_head
-from effnet_convert.sources import open_source
 from effnet_convert.state_dict import Reader
 
 
@@ -84,7 +84,7 @@ def linear_head(*places, norms=()):
 def found_head(folder, head, options):
     """[(outputs, activation), ...] of parameters under "fc"."""
     path = write_safetensors(folder / "head.bin", {f"fc.{name}": array for name, array in head.items()})
-    tensors = open_source(path).tensors
+    tensors = safetensors_file.read(path.read_bytes(), path.name)
     return [(part.outputs, part.activation) for part in find_head(Reader(tensors, "head.bin"), tensors, "fc", options)]
 
 

@@ -229,7 +229,7 @@ def _read(options, config, head):
     label = options.files[0]
     opened = open_source(label, options.key, options.ema)
     head = dataclasses.replace(head, classes=opened.modules, settings=opened.settings)
-    notes = list(opened.notices)
+    notes = [f"{label}: {notice}" for notice in opened.notices]
 
     def change(default):
         changes, more = preprocess.settle(default, options, config)

@@ -57,12 +57,28 @@ class Reader:
             raise self.fail(f"{min(self._left)} is unexpected{more}")
 
 
+def as_built(found, classes, settings, label):
+    """found, of the variants left those with the epsilon that a whole module's batch norms have; if that is none's, the
+    variant with that epsilon. classes, settings: {module path: ...}, empty where the source is a state dict."""
+    norms = [path for path, name in classes.items() if "BatchNorm" in name and "1d" not in name]
+    epsilons = {settings.get(path, {}).get("eps") for path in norms} - {None}
+    if not epsilons:
+        return found
+    epsilon = min(epsilons, key=str)
+    if len(epsilons) > 1 or type(epsilon) is not float or not 0 < epsilon < 1:
+        raise ConvertError(f"{label}: its batch norms' eps are {', '.join(sorted(map(repr, epsilons)))}, not one number")
+    alike = [variant for variant in (found.variant, *found.rivals) if variant.epsilon == epsilon]
+    if alike:
+        return dataclasses.replace(found, variant=alike[0], rivals=tuple(alike[1:]))
+    return dataclasses.replace(found, variant=dataclasses.replace(found.variant, epsilon=epsilon))
+
+
 def read_network(tensors, label, arch_name="auto", change=lambda default: {}, head_options=HeadOptions()):
     """Finds the naming scheme and takes every parameter, checked, out of {name: SourceTensor}.
 
     change(variant): {field: value} of what the user says differs from the usual."""
     tensors = normalise_names(tensors, label)
-    found = detect(tensors, arch_name, label)
+    found = as_built(detect(tensors, arch_name, label), head_options.classes, head_options.settings, label)
     scheme, variant = found.scheme, dataclasses.replace(found.variant, **change(found.variant))
     reader = Reader(tensors, label)
     head = find_head(reader, tensors, scheme.head, head_options)
