@@ -584,6 +584,7 @@ def test_options_and_notices(tmp_path, checkpoint):
         assert "1 object of other kinds (argparse.Namespace) in it were not looked at\n" in result.stderr
         assert all(line.startswith("convert.py: ") for line in result.stderr.splitlines())
         assert ("--ema takes the EMA ones (ema)" in result.stderr) == (options == ())
+        assert result.stdout.endswith(f"  weights: {'EMA' if options else 'raw'}\n")
         written[options] = (tmp_path / "out").read_bytes()
     assert written["--ema",] == written["--key", "ema"] != written[()]
     for options in (("--key", "a"), ("--ema",)):

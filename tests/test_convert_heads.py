@@ -1,8 +1,10 @@
 """tools/convert.py: heads of one linear layer and of several, and what the source does not say of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from convert_formats import write_safetensors
+from convert_formats import Tensor, module_of, pickled, program, write_safetensors, write_zip
 from convert_networks import (
     ACTIVATE,
     WHICH,
@@ -12,11 +14,13 @@ from convert_networks import (
     run_network,
     state_dict,
 )
-from convert_runs import converted, labels_file, refused, tmp_path  # noqa: F401
+from convert_runs import converted, labels_file, load, refused, tmp_path  # noqa: F401
 from effnet_convert import safetensors_file
 from effnet_convert.errors import ConvertError
 from effnet_convert.heads import ACTIVATIONS, HeadOptions, find_head
-from effnet_convert.state_dict import Reader
+from effnet_convert.naming import Found
+from effnet_convert.state_dict import Reader, as_built
+from effnet_convert.variants import VARIANTS
 
 
 def expected_head(parts, activation, epsilon, x):
@@ -217,3 +221,57 @@ def test_multi_label(tmp_path):
     assert ", 1 class\n" in result.stdout and "(a line each), each with its own sigmoid\n" in result.stdout
     random = ("--arch", "b1-plain", "--random", 1, tmp_path / "random", "--labels", labels)
     assert_one_line_error(run_convert(*random), 65, "one class", "labels.txt")
+
+
+def whole_module(path, state, classes, epsilon):
+    """Writes a state dict as torch.save(model) writes the module that has it. classes: {module path: class of torch.nn}
+    of what a state dict does not tell."""
+    tensors = {name: Tensor(array, key=str(i)) for i, (name, array) in enumerate(state.items())}
+    paths = {name.rpartition(".")[0] for name in state} | set(classes)
+
+    def build(prefix):
+        inside = {path[len(prefix) :].split(".")[0] for path in paths if path.startswith(prefix) and path != prefix[:-1]}
+        own = {name[len(prefix) :]: t.pickled(False) for name, t in tensors.items() if name.rpartition(".")[0] == prefix[:-1]}
+        is_norm = "running_mean" in own
+        kind = classes.get(prefix[:-1], "BatchNorm2d" if is_norm else "Module")
+        buffers = {part: own.pop(part) for part in list(own) if is_norm and part not in ("weight", "bias")}
+        settings = {"eps": pickled(0.5 if kind == "BatchNorm1d" else epsilon)} if is_norm else {}
+        modules = {name: build(f"{prefix}{name}.") for name in sorted(inside, key=lambda name: (len(name), name))}
+        return module_of(f"torch.nn.{kind}", own, buffers, modules, **settings)
+
+    return write_zip(path, {t.key: t for t in tensors.values()}, lambda _, old: program(build("")))
+
+
+def test_whole_module(tmp_path):
+    """Its classes tell the head's activation, its batch norms their epsilons: of timm's two networks the one with 1e-5."""
+    head = fine_tuned_head(hidden=(8,), classes=3)
+    names = ["Linear", "BatchNorm1d", "SiLU", "Dropout", "Linear"]
+    state = state_dict("timm", head=head)
+    labels = ("--labels", labels_file(tmp_path, "cat\ndog\nfish\n"))
+    source = whole_module(tmp_path / "model.pth", state, {f"classifier.{i}": name for i, name in enumerate(names)}, 1e-5)
+    result = run_convert(source, tmp_path / "whole", *labels)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "  network: timm/efficientnet_lite1, padding symmetric, epsilon 1e-05\n" in result.stdout
+    assert "  head: 8 silu, 3 none, batch norm epsilon 0.5\n" in result.stdout
+    options = ("--arch", "efficientnet_lite1", "--head-activations", "silu", "--head-epsilon", "0.5")
+    _, expected = converted(tmp_path, state, *labels, *options)
+    _, tensors = load(tmp_path / "whole")
+    assert all(np.array_equal(tensors[name], array) for name, array in expected.items())
+
+
+def test_epsilons_of_a_module():
+    """One that no variant has is taken all the same; several are refused."""
+    found = Found(None, VARIANTS[0], (VARIANTS[10],))
+    norms = {"a": "torch.nn.BatchNorm2d", "b": "timm.BatchNormAct2d", "fc.1": "torch.nn.BatchNorm1d"}
+
+    def built(*epsilons):
+        settings = {path: {"eps": epsilon} for path, epsilon in zip(norms, epsilons)}
+        return as_built(found, norms, settings, "source")
+
+    assert built() == as_built(found, {}, {}, "source") == found
+    assert (built(1e-3, 1e-3, 0.5).variant, built(1e-3, 1e-3).rivals) == (VARIANTS[0], ())
+    assert (built(1e-5, 1e-5).variant, built(1e-5, 1e-5).rivals) == (VARIANTS[10], ())
+    assert built(0.25, 0.25).variant == replace(VARIANTS[0], epsilon=0.25) and built(0.25, 0.25).rivals
+    for epsilons in ((1e-3, 1e-5), ("x", "x"), (2.0, 2.0)):
+        with pytest.raises(ConvertError, match="source: its batch norms' eps are .* not one number"):
+            built(*epsilons)
