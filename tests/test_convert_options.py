@@ -156,8 +156,8 @@ def config_file(folder, **changes):
 
 def test_config(tmp_path):
     config = read_config(config_file(tmp_path))
-    assert (config.arch, config.classes, config.imagenet, config.labels) == (
-        "timm/tf_efficientnet_lite1", 1000, True, None)  # fmt: skip
+    assert (config.architecture, config.classes, config.imagenet, config.labels) == (
+        "tf_efficientnet_lite1", 1000, True, None)  # fmt: skip
     assert settled(config=config) == ({"mean": (127.5,) * 3, "std": (127.5,) * 3}, [])
     path = tmp_path / "flat.json"  # as timm wrote it before 0.9
     path.write_text(json.dumps({**HUB["pretrained_cfg"], "architecture": "efficientnet_lite1"}))
@@ -201,7 +201,6 @@ def test_options_before_the_config(tmp_path):
         ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]"),
         ({"global_pool": "max"}, "global_pool max"),
         ({"top": {"num_classes": "many"}}, 'num_classes "many"'),
-        ({"top": {"architecture": "resnet50"}}, "architecture resnet50 is none of timm's that effnet runs"),
         ({"top": {"architecture": None}}, "has no architecture"),
     ],
 )
@@ -275,7 +274,12 @@ def test_what_a_config_decides(tmp_path):
     assert result.stderr == f"convert.py: {config} is of a network of 1000 classes, {source} has 3\n"
     result = run_convert(source, out, "--labels", labels, "--config", config, "--arch", "tf_efficientnet_lite1")
     assert "  network: timm/tf_efficientnet_lite1, padding same" in result.stdout  # options go first
-    config = config_file(tmp_path, top={"architecture": "efficientnet_b0"})
+    config = config_file(tmp_path, top={"architecture": "resnet50"})
+    refusal = run_convert(source, out, "--labels", labels, "--config", config)
+    assert_one_line_error(refusal, 65, "config.json: architecture resnet50 is none of timm's")
+    result = run_convert(source, out, "--labels", labels, "--config", config, "--arch", "efficientnet_lite1")
+    assert result.returncode == 0, result.stderr
+    config = config_file(tmp_path, top={"architecture": "efficientnet_b0.ra_in1k"})
     assert_one_line_error(run_convert(source, out, "--labels", labels, "--config", config), 65, "lite1, not timm/efficientnet_b0")
     assert_one_line_error(run_convert(source, config, "--config", config, "--force"), 64, "config.json", "is read")
 

@@ -236,7 +236,7 @@ def _read(options, config, head):
         notes.extend(more)
         return changes
 
-    arch = config.arch if options.arch == "auto" else options.arch
+    arch = preprocess.chosen_arch(options, config)
     network = read_network(opened.tensors, label, arch, change, head)
     notes += [f"{label}: {notice}" for notice in network.notices]
     check_classes(network.classes, head.multi_label, label)

@@ -53,7 +53,7 @@ class Config:
     """What a config.json says; None where it says nothing."""
 
     path: str = ""
-    arch: str = "auto"  # as for --arch
+    architecture: str | None = None
     classes: int | None = None
     size: int | None = None
     crop_pct: float | None = None
@@ -128,10 +128,6 @@ def read_config(path):
     architecture = fields.get("architecture", _is_text, "a name")
     if architecture is None:
         raise fields.fail("has no architecture: --config takes the config.json beside timm's weights")
-    try:
-        named(f"timm/{architecture}")
-    except ConvertError:
-        raise fields.fail(f"architecture {architecture} is none of timm's that effnet runs") from None
     size, notes = _input_size(fields)
     pool = fields.get("global_pool", _is_text, "a name")
     if pool not in (None, "avg"):
@@ -144,7 +140,7 @@ def read_config(path):
     tag = fields.get("tag", _is_text, "a name") or ""
     return Config(
         path=path,
-        arch=f"timm/{architecture}",
+        architecture=architecture.partition(".")[0],  # what follows is the tag
         classes=fields.get("num_classes", lambda v: type(v) is int and v >= 0, "a number"),
         size=size,
         crop_pct=fields.get("crop_pct", lambda v: _is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),
@@ -159,6 +155,18 @@ def read_config(path):
 
 
 # ---------------------------------------------------------------- options, config.json, defaults
+
+
+def chosen_arch(options, config):
+    """The network by a name of --arch: the option's, else the config's."""
+    if options.arch != "auto" or config.architecture is None:
+        return options.arch
+    name = f"timm/{config.architecture}"
+    try:
+        named(name)
+    except ConvertError:
+        raise config.fail(f"architecture {config.architecture} is none of timm's that effnet knows (--arch names one)") from None
+    return name
 
 
 def _resize(options, config):
