@@ -173,6 +173,7 @@ def test_values_of_a_config(tmp_path):
     assert settled(config=config) == (expected, [])
     squash = read_config(config_file(tmp_path, crop_mode="squash", crop_pct=1.0))
     assert settled(config=squash)[0]["resize"] == "squash"
+    assert settled("--resize", "squash", config=config)[0]["short_side"] == 288  # its crop_pct is another resizing's
     notes = settled(config=read_config(config_file(tmp_path, test_input_size=[3, 256, 256])))[1]
     assert notes == ["config.json: input_size [3, 240, 240] is taken, not test_input_size [3, 256, 256] (--size says otherwise)"]
 
@@ -196,6 +197,7 @@ def test_options_before_the_config(tmp_path):
         ({"input_size": 240}, "input_size 240"),
         ({"input_size": [3, 5000, 5000]}, "a size of 5000"),
         ({"crop_pct": 1.5}, "crop_pct 1.5"),
+        ({"crop_pct": 10**400}, "crop_pct 1000"),
         ({"crop_pct": "0.9"}, 'crop_pct "0.9"'),
         ({"std": [0.5, 0, 0.5]}, "std [0.5, 0, 0.5]"),
         ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]"),

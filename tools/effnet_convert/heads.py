@@ -66,7 +66,16 @@ def _modules(reader, tensors, prefix):
     norms = {int(match[1]) for match in found if match[2] == "running_mean"}
     linears = sorted({int(match[1]) for match in found} - norms)
     if not linears:
-        raise reader.fail(f"{prefix}.weight is missing")
+        others = sorted(name for name in tensors if name.startswith(prefix + "."))
+        more = f" ({others[0]} is there, but a head is one linear layer or a Sequential of them)" if others else ""
+        raise reader.fail(f"{prefix}.weight is missing{more}")
+    for index in linears:
+        shape = tensors[f"{prefix}.{index}.weight"].shape
+        if len(shape) != 2:
+            raise reader.fail(
+                f"{prefix}.{index}.weight has shape {list(shape)}: neither a linear layer's nor that of a batch norm with "
+                f"statistics"
+            )
     for norm in sorted(norms):
         if norm - 1 not in linears:
             raise reader.fail(f"{prefix}.{norm} is a batch norm that does not follow a linear layer")

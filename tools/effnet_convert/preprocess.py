@@ -87,7 +87,7 @@ class _Fields:
 
 
 def _is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e9  # not NaN, and no whole number that no float holds
 
 
 def _three_numbers(low):
@@ -191,11 +191,12 @@ def _interpolation(options, config, default):
 
 def _short_side(options, config, default, size, resize):
     """From --short-side; from --crop-pct or crop_pct, as timm computes it; else the default's share of the size."""
-    crop_pct = options.crop_pct or (None if options.short_side else config.crop_pct)
+    crop_pct = options.crop_pct or (None if options.short_side or options.resize == "squash" else config.crop_pct)
     if resize == "squash":
         if (options.short_side or size) != size or (crop_pct or 1) != 1:
             raise ConvertError(
-                f"squash makes both sides {size}, and nothing is cut off then: no other short side, and a crop_pct of 1",
+                f"squash makes both sides {size}, and nothing is cut off then: no other short side, and a crop_pct of 1 "
+                f"(--resize short-side keeps the image's shape)",
                 EX_USAGE,
             )
         return size
