@@ -21,10 +21,10 @@ LABELS = [
 ]
 
 
-def write_tiny_model(path, seed=1, side=CROP, bias=None, multi_label=False, **preprocess):
-    """Writes a network of three layers: a 3x3 convolution, the pool, a classifier of six classes. With `bias`, the
+def write_tiny_model(path, seed=1, side=CROP, classes=len(LABELS), bias=None, multi_label=False, **preprocess):
+    """Writes a network of three layers: a 3x3 convolution, the pool, a classifier of up to six classes. With `bias`, the
     logits are these numbers whatever the image is. `preprocess`: what is other than usual."""
-    labels = LABELS if bias is None else LABELS[:len(bias)]
+    labels = LABELS[:classes if bias is None else len(bias)]
     random = np.random.default_rng(seed)
     layers = [
         {"name": "stem", "op": "conv", "in": 3, "out": 8, "activation": "relu6", "kernel": 3, "stride": 2,

@@ -5,8 +5,11 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from cli_model import CROP, LABELS, USAGE, assert_one_line, write_image, write_tiny_model
 
@@ -92,6 +95,22 @@ def test_verify_compares_what_is_said(effnet, models, tmp_path):
     assert done.returncode == 0, done.stderr
     logits = json.loads(done.stdout)["logits"][0]
     assert logits["same_classes"] == 2 and "same_top_1" not in logits
+
+
+def test_a_logit_near_0_is_held_against_its_terms(effnet, tmp_path):
+    """One output that comes out as nothing but rounding, since the bias cancels the rest of the sum."""
+    path, other = tmp_path / "m.safetensors", tmp_path / "near.safetensors"
+    write_tiny_model(path, side=32, classes=1, multi_label=True)
+    verify = ["--device", "cpu", "--format", "json", "-b", "1"]
+    logit = json.loads(effnet("verify", "-m", path, *verify).stdout)["logits"][0]["worst_reference"]
+    tensors = load_file(path)
+    tensors["classifier.bias"] -= np.float32(logit)
+    with safe_open(path, "numpy") as file:
+        save_file(tensors, other, file.metadata())
+    done = effnet("verify", "-m", other, *verify)
+    assert done.returncode == 0, done.stdout
+    assert abs(json.loads(done.stdout)["logits"][0]["worst_reference"]) < 1e-4 * abs(logit)
+    assert effnet("bench", "-m", other, "--device", "cpu", "--duration", "0").returncode == 0
 
 
 # ---------------------------------------------------------------- preprocessing

@@ -10,7 +10,8 @@
  * The first alone would hide one wrong pixel among a million right ones. Rounding gives an element an error
  * in proportion to itself and, since terms cancel, to the size of its terms, which is about the image's root
  * mean square; the largest of a million such errors is five to six times the usual one. PEAK leaves room
- * for both. */
+ * for both. A handful of values can all be near 0 though their terms are not: then the caller says the
+ * terms' size. */
 #define PEAK 16.0
 
 /* bf16: to round input, weights and output and nothing else puts lite1's first depthwise layer off by 1.23e-2
@@ -40,7 +41,7 @@ static double ratio(double x, double y)
 }
 
 static void compare_image(struct comparison *comparison, const float *got, const float *want, int64_t size,
-                          struct shape shape, double allowance)
+                          struct shape shape, double allowance, double least_rms)
 {
     double want_square = 0, error_square = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -49,7 +50,8 @@ static void compare_image(struct comparison *comparison, const float *got, const
         want_square += (double)want[i] * (double)want[i];
         error_square += error * error;
     }
-    double relative = ratio(sqrt(error_square), sqrt(want_square)), rms = sqrt(want_square / (double)size);
+    const double rms = fmax(sqrt(want_square / (double)size), least_rms);
+    const double relative = ratio(sqrt(error_square / (double)size), rms);
     double peak = -1; /* of this image; comparison->share knows the others' */
     int64_t worst = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -83,11 +85,11 @@ static void compare_image(struct comparison *comparison, const float *got, const
 }
 
 void compare(struct comparison *comparison, const float *got, const float *want, int n, struct shape shape,
-             double allowance)
+             double allowance, const double *least_rms)
 {
     int64_t size = (int64_t)shape.height * shape.width * shape.channels;
     for (int i = 0; i < n; i++)
-        compare_image(comparison, got + i * size, want + i * size, size, shape, allowance);
+        compare_image(comparison, got + i * size, want + i * size, size, shape, allowance, least_rms[i]);
 }
 
 bool comparison_ok(const struct comparison *comparison)

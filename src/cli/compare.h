@@ -11,7 +11,8 @@ struct shape {
 
 /* The worst over all images compared so far; starts zeroed. */
 struct comparison {
-    double relative_l2; /* |got - want| / |want| of the worst image */
+    double relative_l2; /* |got - want| / |want| of the worst image, |want| being sqrt(size) least_rms at
+                           least */
     double absolute;    /* largest |got - want| */
     double share;       /* of the allowance: above 1 is a miss. See compare.c */
     int64_t mismatches; /* NaN or infinity in one and not, or another, in the other */
@@ -28,9 +29,10 @@ struct allowance {
 };
 struct allowance find_allowance(const char *precision);
 
-/* Adds n images [n][height][width][channels] to the comparison. */
+/* Adds n images [n][height][width][channels] to the comparison. least_rms[n]: what an image's root mean
+ * square is taken to be where it is smaller. */
 void compare(struct comparison *comparison, const float *got, const float *want, int n, struct shape shape,
-             double allowance);
+             double allowance, const double *least_rms);
 bool comparison_ok(const struct comparison *comparison);
 
 #endif

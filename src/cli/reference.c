@@ -4,8 +4,11 @@
 #include "common/cpu.h"
 #include "common/thread.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+
+enum { FEW_OUTPUTS = 16 }; /* fewer may well all be near 0 */
 
 int reference_open(const effnet_model *model, const uint8_t *pixels, int n, struct reference *reference)
 {
@@ -85,6 +88,35 @@ int reference_run(const struct reference *reference, int index, bool raw, float 
     }
     *output = result;
     return status;
+}
+
+int reference_run_all(struct reference *reference)
+{
+    int status = EFFNET_OK, layers = effnet_model_get_info(reference->model)->layer_count;
+    for (int i = 0; !status && i < layers; i++) {
+        reference_forget(reference, i);
+        status = reference_run(reference, i, false, &reference->outputs[i]);
+    }
+    return status;
+}
+
+/* Terms of unlike signs add up as their squares do. */
+void reference_term_rms(const struct reference *reference, int index, double *rms)
+{
+    const struct effnet_layer *layer = effnet_model_layer(reference->model, index);
+    const int in = layer->in_channels, out = layer->out_channels;
+    for (int n = 0; n < reference->n; n++) {
+        rms[n] = 0;
+        if (layer->op != EFFNET_OP_LINEAR || out >= FEW_OUTPUTS) continue;
+        const float *x = reference_output(reference, layer->inputs[0]) + (size_t)n * (size_t)in;
+        double sum = 0;
+        for (int o = 0; o < out; o++) {
+            const float *w = layer->weight + (size_t)o * (size_t)in;
+            sum += (double)layer->bias[o] * (double)layer->bias[o];
+            for (int i = 0; i < in; i++) sum += pow((double)w[i] * (double)x[i], 2);
+        }
+        rms[n] = sqrt(sum / out);
+    }
 }
 
 void reference_forget(struct reference *reference, int next)

@@ -19,6 +19,11 @@ int reference_open(const effnet_model *model, const uint8_t *pixels, int n, stru
 int reference_run(const struct reference *reference, int index, bool raw, float **output);
 /* The output of layer `index`, or with EFFNET_IMAGE the tensor. */
 const float *reference_output(const struct reference *reference, int index);
+/* Computes all layers. Of the outputs, the last layer's and its inputs stay. */
+int reference_run_all(struct reference *reference);
+/* rms[n]: of a linear layer with few outputs, how large each image's outputs would be if the terms of their
+ * sums did not cancel, as a root mean square; 0 of any other layer. Its inputs are computed. */
+void reference_term_rms(const struct reference *reference, int index, double *rms);
 /* Frees the outputs that no layer from `next` on reads. */
 void reference_forget(struct reference *reference, int next);
 void reference_close(struct reference *reference);

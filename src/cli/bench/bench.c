@@ -2,6 +2,7 @@
 #include "cli/bench/bench.h"
 #include "cli/compare.h"
 #include "cli/images.h"
+#include "cli/reference.h"
 #include "cli/units.h"
 
 #include <math.h>
@@ -31,18 +32,19 @@ static void fill_batch(struct bench *bench)
 }
 
 /* The reference's logits of image 0. */
-static int make_reference(struct bench *bench, size_t classes)
+static int make_reference(struct bench *bench)
 {
-    struct effnet_session_options options = effnet_session_defaults();
-    effnet_session *session;
-    struct effnet_error error;
-    options.device = "reference";
-    bench->reference = malloc(classes * sizeof *bench->reference);
-    if (!bench->reference) return cli_fail_nomem("the reference");
-    int status = effnet_session_open(bench->model, &options, &session, &error);
-    if (!status) status = effnet_session_run(session, bench->pixels, 1, bench->reference, &error);
-    effnet_session_close(session);
-    return status ? cli_fail_library(&error) : EFFNET_OK;
+    const int last = effnet_model_get_info(bench->model)->layer_count - 1;
+    struct reference reference;
+    EFFNET_TRY(reference_open(bench->model, bench->pixels, 1, &reference));
+    int status = reference_run_all(&reference);
+    if (!status) {
+        reference_term_rms(&reference, last, &bench->term_rms);
+        bench->reference = reference.outputs[last];
+        reference.outputs[last] = NULL; /* stays */
+    }
+    reference_close(&reference);
+    return status;
 }
 
 /* Holds the batch's first and last logits, both of image 0, against the reference's. */
@@ -51,15 +53,15 @@ static int check_batch(struct bench *bench)
     size_t classes = (size_t)effnet_model_get_info(bench->model)->classes;
     double allowance = find_allowance(effnet_session_get_info(bench->session)->precision).logits;
     struct effnet_error error;
-    if (!bench->reference) EFFNET_TRY(make_reference(bench, classes));
+    if (!bench->reference) EFFNET_TRY(make_reference(bench));
     for (size_t i = 0; i < (size_t)bench->batch * classes; i++) bench->logits[i] = NAN;
     if (effnet_session_run(bench->session, bench->pixels, bench->batch, bench->logits, &error))
         return cli_fail_library(&error);
     struct comparison comparison = {0};
     const struct shape shape = {1, 1, (int)classes};
-    compare(&comparison, bench->logits, bench->reference, 1, shape, allowance);
+    compare(&comparison, bench->logits, bench->reference, 1, shape, allowance, &bench->term_rms);
     compare(&comparison, bench->logits + (size_t)(bench->batch - 1) * classes, bench->reference, 1, shape,
-            allowance);
+            allowance, &bench->term_rms);
     if (comparison_ok(&comparison)) return EFFNET_OK;
     return cli_fail(CLI_MISS,
                     "bench: batch %d is wrong: relative L2 %.2e, %.0f %% of what is allowed; 'effnet verify' "

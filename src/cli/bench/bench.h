@@ -41,6 +41,7 @@ struct bench {
     int count;
     effnet_model *model;
     float *reference; /* logits of image 0, or NULL until something is verified */
+    double term_rms;  /* theirs: reference_term_rms */
     struct report *report;
 
     /* of the batch at hand */
