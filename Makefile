@@ -74,7 +74,7 @@ CFLAGS ?= -O3 -g
 export PWD := $(CURDIR)
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.' $(CPPFLAGS) $(CFLAGS) \
 	-fopenmp-simd -fPIC -fvisibility=hidden -Iinclude -Isrc -Ikernels -Itests
-ALL_LDFLAGS :=
+ALL_LDFLAGS := -Wl,--as-needed
 LDLIBS := -lpng -lz -lcjson -lm -lpthread
 ifneq ($(SANITIZERS),)
 ALL_CFLAGS += -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -190,7 +190,7 @@ $(BUILD)/libeffnet.a: $(LIB_OBJECTS) $(BUILD)/objects.list
 # What it calls of itself stays its own, whatever else in a process has the same name.
 $(BUILD)/$(SHARED): $(LIB_OBJECTS) $(BUILD)/objects.list $(BUILD)/libeffnet.map $(BUILD)/ld.flags
 	@echo "  LD    $@"
-	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,--as-needed -Wl,-Bsymbolic-functions $(if $(SANITIZERS),,-Wl,-z,defs) \
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,-Bsymbolic-functions $(if $(SANITIZERS),,-Wl,-z,defs) \
 		-Wl,-soname,$(SONAME) -Wl,--version-script,$(BUILD)/libeffnet.map -o $@ $(LIB_OBJECTS) $(LDLIBS)
 
 $(BUILD)/libeffnet.so: $(BUILD)/$(SHARED)
@@ -235,7 +235,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/objects.a $
 $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--as-needed -o $@ $(filter %.o,$^) $(BUILD)/objects.a $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/objects.a $(LDLIBS)
 
 $(BUILD)/tests/gpu/test_network $(BUILD)/tests/gpu/test_session $(BUILD)/tests/gpu/test_threads: \
 	$(BUILD)/obj/tests/weights_builder.o
