@@ -48,6 +48,20 @@ __device__ __forceinline__ float gelu_relu(float a)
     return v;
 }
 
+/* SiLU of both: x / (1 + e^-x). The exponential and the reciprocal run on the unit that makes one of 16
+ * values a clock on an SM, and a layer that does little but write its output waits for it. So two values
+ * share a reciprocal: 1 / a is b / (a b). From -40 down, where silu is 0 in fp16, x is taken as -40, or a b
+ * would overflow. A NaN stays one, and does not reach the other value. */
+__device__ __forceinline__ void silu_pair(float &x, float &y)
+{
+    constexpr float LOWEST = -40.0f;
+    const float a = 1.0f + ptx::exp2_approx(-1.44269504f * fmaxf(x, LOWEST)); /* of a NaN: of LOWEST */
+    const float b = 1.0f + ptx::exp2_approx(-1.44269504f * fmaxf(y, LOWEST));
+    const float r = ptx::reciprocal_approx(a * b);
+    x = ptx::max_nan(x, LOWEST) * (r * b);
+    y = ptx::max_nan(y, LOWEST) * (r * a);
+}
+
 /* act(v); a NaN stays one. */
 template <int ACTIVATION> __device__ __forceinline__ float activate(float v)
 {

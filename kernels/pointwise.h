@@ -9,9 +9,12 @@
  *
  * So may w, for a layer whose terms cancel so much that weights rounded to fp16 would show.
  *
+ * With a gate, p(x[m][k]) is x[m][k] * gate[m / gate_rows][k], rounded to fp16: what squeeze-and-excite makes
+ * of a map, without a pass over it. A NaN or an infinity in a gate stays in its image.
+ *
  * Several configurations compute the same function; which is fastest depends on shape and chip, so the
- * caller times those that fit. A row's result depends on the configuration and on nothing outside the
- * row, so one configuration gives the same bits for an image alone and in any batch. */
+ * caller times those that fit. A row's result depends on the configuration, the row and its image's gate
+ * alone, so one configuration gives the same bits for an image alone and in any batch. */
 #ifndef EFFNET_KERNELS_POINTWISE_H
 #define EFFNET_KERNELS_POINTWISE_H
 
@@ -28,15 +31,23 @@ struct pointwise_args {
     bool w_low;             /* w comes as high and low parts, as input_bias does; both are multiplied */
     const float *bias;      /* [n] */
     const void *residual;   /* half [m][n], or NULL */
-    const void *input_bias; /* half [2][k], high and low, or NULL: no prologue */
+    const void *input_bias; /* half [2][k], high and low, or NULL */
     union {
         enum activation input_activation; /* of the prologue: ReLU or ReLU6 */
         float input_max;                  /* its upper bound: for the kernel, as output_max */
     };
+    const void *gate; /* half [m / gate_rows][k], or NULL; not together with input_bias */
     union {
-        enum activation activation; /* none, ReLU or ReLU6 */
+        int gate_rows; /* rows of x that share a gate: an image's pixels. m is a multiple */
+        struct {
+            unsigned gate_multiplier, gate_shift; /* 1 / gate_rows, for the kernel, as output_max */
+        };
+    };
+    union {
+        enum activation activation; /* none, ReLU, ReLU6 or SiLU */
         struct {
             float output_min, output_max; /* its bounds, that the kernel reads: the launch fills them in */
+            bool silu;                    /* or this, which has none */
         };
     };
     void *y;       /* half [m][n], or [m / pool_rows][n] */
@@ -45,7 +56,7 @@ struct pointwise_args {
 };
 
 /* Of struct pointwise_args. Whether a configuration fits does not depend on pointers, only on which are NULL;
- * x, w, residual, input_bias and y are to be 16-byte aligned. */
+ * x, w, residual, input_bias, gate and y are to be 16-byte aligned. */
 extern const struct kernel_family pointwise_kernels;
 
 #ifdef __cplusplus

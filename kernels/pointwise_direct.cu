@@ -27,8 +27,31 @@ template <int MT_, int NT_, int WK_, int WN_> struct strip {
     static_assert(SHARED_BYTES <= 99 * 1024, "must run on sm_89");
 };
 
+/* The gate on eight channels of a lane's rows. */
+template <class S>
+__device__ __forceinline__ void gate_rows(uint4 (&a)[S::MT][2], const pointwise_args &args,
+                                          const gated_rows &rows, int k)
+{
+    const auto gate_row = [](uint4 &v, const uint4 &gate) {
+        v.x = multiply(v.x, gate.x), v.y = multiply(v.y, gate.y);
+        v.z = multiply(v.z, gate.z), v.w = multiply(v.w, gate.w);
+    };
+    if (rows.together) {
+        const uint4 gate = *reinterpret_cast<const uint4 *>(gate_of(args, rows.first, k));
+#pragma unroll
+        for (int i = 0; i < 2 * S::MT; i++) gate_row(a[i / 2][i % 2], gate);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * S::MT; i++) {
+        const int row = rows.first + 8 * i + (threadIdx.x & 31) / 4;
+        if (row < rows.end)
+            gate_row(a[i / 2][i % 2], *reinterpret_cast<const uint4 *>(gate_of(args, row, k)));
+    }
+}
+
 /* One warp's share of the sum: chunks first, first + WK, ... */
-template <class S, bool LOW>
+template <class S, int WAYS>
 __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const pointwise_args &args, int m0,
                                            int row_end, int n0, int first)
 {
@@ -36,10 +59,12 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
     const __half *x = static_cast<const __half *>(args.x), *w = static_cast<const __half *>(args.w);
     const __half2 input_max = __float2half2_rn(args.input_max);
     const uint4 zero = make_uint4(0, 0, 0, 0);
+    const gated_rows rows(args, m0, S::BM, row_end);
+    constexpr int PARTS = WAYS & LOW ? 2 : 1; /* of w */
 #pragma unroll 2
     for (int k = 32 * first + 8 * t; k - 8 * t < args.k; k += 32 * S::WK) {
         const bool k_ok = k < args.k;
-        uint4 a[S::MT][2], b[LOW ? 2 : 1][S::NT];
+        uint4 a[S::MT][2], b[PARTS][S::NT];
 #pragma unroll
         for (int i = 0; i < 2 * S::MT; i++) {
             const int row = m0 + 8 * i + g;
@@ -48,7 +73,7 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
                 a[i / 2][i % 2] = *reinterpret_cast<const uint4 *>(x + static_cast<size_t>(row) * args.k + k);
         }
 #pragma unroll
-        for (int part = 0; part < (LOW ? 2 : 1); part++)
+        for (int part = 0; part < PARTS; part++)
 #pragma unroll
             for (int j = 0; j < S::NT; j++) {
                 const int column = n0 + 8 * j + g;
@@ -56,7 +81,9 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
                 b[part][j] = zero;
                 if (k_ok && column < args.n) b[part][j] = __ldg(reinterpret_cast<const uint4 *>(row + k));
             }
-        if (args.input_bias && k_ok) {
+        if constexpr (WAYS & GATE) {
+            if (k_ok) gate_rows<S>(a, args, rows, k);
+        } else if (args.input_bias && k_ok) {
             const __half *input_bias = static_cast<const __half *>(args.input_bias) + k;
             const uint4 bias = __ldg(reinterpret_cast<const uint4 *>(input_bias));
             const uint4 low = __ldg(reinterpret_cast<const uint4 *>(input_bias + args.k));
@@ -74,7 +101,7 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
             const uint32_t low[4] = {a[i][0].x, a[i][1].x, a[i][0].y, a[i][1].y};
             const uint32_t high[4] = {a[i][0].z, a[i][1].z, a[i][0].w, a[i][1].w};
 #pragma unroll
-            for (int part = 0; part < (LOW ? 2 : 1); part++)
+            for (int part = 0; part < PARTS; part++)
 #pragma unroll
                 for (int j = 0; j < S::NT; j++) {
                     ptx::mma_m16n8k16_f16(acc[i][j], low, b[part][j].x, b[part][j].y);
@@ -113,6 +140,12 @@ __device__ __forceinline__ void finish_partials(float *shared, const pointwise_a
             const float2 residual = __half22float2(as_half2(r[i]));
             sum[2 * i] = clamp(sum[2 * i] + residual.x, args.output_min, args.output_max);
             sum[2 * i + 1] = clamp(sum[2 * i + 1] + residual.y, args.output_min, args.output_max);
+        }
+        if (args.silu)
+#pragma unroll
+            for (int i = 0; i < 4; i++) epilogue::silu_pair(sum[2 * i], sum[2 * i + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
             r[i] = as_bits(__floats2half2_rn(sum[2 * i], sum[2 * i + 1]));
         }
         if (args.pool_rows)
@@ -136,7 +169,7 @@ __device__ __forceinline__ void finish_partials(float *shared, const pointwise_a
     }
 }
 
-template <class S, bool RESIDUAL, bool LOW>
+template <class S, int WAYS>
 __global__ void __launch_bounds__(S::THREADS) pointwise_direct(const __grid_constant__ pointwise_args args)
 {
     extern __shared__ __align__(16) float partials[];
@@ -151,9 +184,10 @@ __global__ void __launch_bounds__(S::THREADS) pointwise_direct(const __grid_cons
     ptx::grid_launch_next();
     if (share == 0) start_from_bias(acc, args, n0);
     ptx::grid_wait();
-    accumulate<S, LOW>(acc, args, m0, row_end, n0, share);
+    accumulate<S, WAYS>(acc, args, m0, row_end, n0, share);
     if constexpr (S::WK == 1) {
-        store_fragments<RESIDUAL>(acc, args, m0, n0, row_end);
+        if constexpr (WAYS & (GATE | SILU)) finish_sums(acc, args, m0, n0, row_end);
+        store_fragments<WAYS == RESIDUAL>(acc, args, m0, n0, row_end);
     } else {
         const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
         float *partial = partials + warp * S::PARTIAL;
@@ -176,7 +210,8 @@ template <class S> struct launcher {
         if (!fills_tile(args.n, S::BN)) return false;
         if (S::WK > 1 && args.k <= 16 * S::WK) return false; /* half the warps would have nothing to add */
         if (args.pool_rows && (S::WK == 1 || args.pool_rows > S::BM || args.residual)) return false;
-        if (S::WK == 1 && args.w_low && args.residual) return false; /* no layer has both */
+        /* No layer has weights in two parts and one of these; tiled kernels do them. */
+        if (S::WK == 1 && args.w_low && (args.residual || args.activation == ACTIVATION_SILU)) return false;
         return blocks(args) < (1LL << 31);
     }
 
@@ -188,9 +223,16 @@ template <class S> struct launcher {
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        const auto kernel = args.w_low                    ? pointwise_direct<S, false, true>
-                            : S::WK == 1 && args.residual ? pointwise_direct<S, true, false>
-                                                          : pointwise_direct<S, false, false>;
+        constexpr bool APART = S::WK == 1; /* else one kernel has all epilogues */
+        auto kernel = pointwise_direct<S, PLAIN>;
+        if (args.gate)
+            kernel = args.w_low ? pointwise_direct<S, GATE | LOW> : pointwise_direct<S, GATE>;
+        else if (args.w_low)
+            kernel = pointwise_direct<S, LOW>;
+        else if (args.silu)
+            kernel = pointwise_direct < S, APART ? SILU : PLAIN > ;
+        else if (args.residual)
+            kernel = pointwise_direct < S, APART ? RESIDUAL : PLAIN > ;
         return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), S::THREADS, S::SHARED_BYTES,
                                   stream, args);
     }

@@ -142,7 +142,7 @@ template <class T> struct resident_launcher {
     static bool fits(const pointwise_args &args)
     {
         return args.n == T::BN && args.k == T::K && args.m >= 1024 && !args.residual && !args.input_bias &&
-               !args.pool_rows && !args.w_low;
+               !args.gate && args.activation != ACTIVATION_SILU && !args.pool_rows && !args.w_low;
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)

@@ -109,8 +109,9 @@ __device__ __forceinline__ void store_pooled(const float (&acc)[T::MT][T::NT][4]
     }
 }
 
-template <class T, int BLOCKS_A_SM, bool RESIDUAL>
-__global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
+/* A gate takes registers that the most blocks do not leave. */
+template <class T, int BLOCKS_A_SM, int WAYS>
+__global__ void __launch_bounds__(T::THREADS, WAYS &GATE &&BLOCKS_A_SM > 2 ? BLOCKS_A_SM - 1 : BLOCKS_A_SM)
     pointwise_tiled(const __grid_constant__ pointwise_args args)
 {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -127,25 +128,31 @@ __global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
     ptx::grid_wait();
     pipe.start(load);
 
-    const auto prologue = [&](uint32_t(&a)[T::MT][4], int step, int i) {
-        const int k = (step < steps ? step : step - steps) * T::BK + 16 * i;
-        if (k >= args.k) return false;
-        if (args.input_bias) bias_fragments(a, input_bias + k / 2, steps * T::BK / 2, input_max);
-        return true;
-    };
     for (int tile = blockIdx.x; tile < work.count; tile += gridDim.x) {
         const int row_tile = tile / work.across, m0 = row_tile * work.rows;
         const int n0 = tile % work.across * T::BN + warp_n;
+        const gated_rows gated(args, m0 + warp_m, T::WM, min(m0 + work.rows, args.m));
+        const auto prologue = [&](uint32_t(&a)[T::MT][4], int step, int i) {
+            const int k = (step < steps ? step : step - steps) * T::BK + 16 * i;
+            if (k >= args.k) return false;
+            if constexpr (WAYS & GATE)
+                gate_fragments(a, args, gated, k);
+            else if (args.input_bias)
+                bias_fragments(a, input_bias + k / 2, steps * T::BK / 2, input_max);
+            return true;
+        };
         float acc[T::MT][T::NT][4];
         start_from_bias(acc, args, n0);
         pipe.multiply(acc, steps * parts, load, prologue);
+        if constexpr (WAYS & (GATE | SILU))
+            finish_sums(acc, args, m0 + warp_m, n0, min(m0 + work.rows, args.m));
         if constexpr (T::WARPS_M == 1) {
             if (args.pool_rows) {
                 store_pooled<T>(acc, args, row_tile, n0);
                 continue;
             }
         }
-        store_fragments<RESIDUAL>(acc, args, m0 + warp_m, n0, min(m0 + work.rows, args.m));
+        store_fragments<WAYS == RESIDUAL>(acc, args, m0 + warp_m, n0, min(m0 + work.rows, args.m));
     }
 }
 
@@ -166,8 +173,10 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        const auto kernel = args.residual ? pointwise_tiled<T, BLOCKS_A_SM, true>
-                                          : pointwise_tiled<T, BLOCKS_A_SM, false>;
+        const auto kernel = args.gate       ? pointwise_tiled<T, BLOCKS_A_SM, GATE>
+                            : args.silu     ? pointwise_tiled<T, BLOCKS_A_SM, SILU>
+                            : args.residual ? pointwise_tiled<T, BLOCKS_A_SM, RESIDUAL>
+                                            : pointwise_tiled<T, BLOCKS_A_SM, PLAIN>;
         const int bytes = shared_bytes(args);
         int blocks = 0;
         unsigned grid = 0;

@@ -241,6 +241,7 @@ template <class T> struct wgmma_launcher {
         if (4 * args.n + 4 * (args.k + T::BK) > T::VECTORS_BYTES) return false;
         if (args.residual && !T::ADDS_RESIDUAL) return false;
         if (args.w_low != (T::W_PARTS == 2)) return false;
+        if (args.gate || args.activation == ACTIVATION_SILU) return false;
         return args.pool_rows <= ROWS && !(args.pool_rows && args.residual);
     }
 

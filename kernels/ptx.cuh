@@ -74,6 +74,14 @@ __device__ __forceinline__ float exp2_approx(float x)
     return d;
 }
 
+/* 1 / x in one instruction: within 1 ulp; subnormal numbers count as 0. */
+__device__ __forceinline__ float reciprocal_approx(float x)
+{
+    float d;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+    return d;
+}
+
 /* ---------------------------------------------------------------- sm_80: asynchronous copies */
 
 /* 16 bytes, global to shared, past L1; both addresses 16-byte aligned. If not valid, nothing is read and the

@@ -103,10 +103,11 @@ static inline void *checked_malloc(size_t bytes)
     return p;
 }
 
-/* An activation that is a clamp; a NaN passes. */
+/* An activation that is a clamp, or SiLU; a NaN passes. */
 static inline double activate_double(enum activation activation, double v)
 {
     if (activation == ACTIVATION_NONE) return v;
+    if (activation == ACTIVATION_SILU) return v == -INFINITY ? 0 : v / (1 + exp(-v));
     if (v < 0) return 0;
     return activation == ACTIVATION_RELU6 && v > 6 ? 6 : v;
 }

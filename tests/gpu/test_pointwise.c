@@ -1,6 +1,7 @@
-/* kernels/pointwise against plain loops in double: every configuration on every 1x1 layer of both networks,
- * then on narrow layers of every kind and on seeded awkward shapes. A shape that nothing computes, or a
- * configuration that nothing has run, is a failure. `--small`: few and small shapes, for compute-sanitizer.
+/* kernels/pointwise against plain loops in double: every configuration on 1x1 layers of every network, then
+ * on narrow layers of every kind and on seeded awkward shapes; SiLU on every fp16 number. A shape that
+ * nothing computes, or a configuration that nothing has run, is a failure. `--small`: few and small shapes,
+ * for compute-sanitizer.
  * `--bench`: times. */
 #include "gpu.h"
 #include "pointwise.h"
@@ -11,44 +12,86 @@ struct shape {
     bool prologue, residual;
     enum activation activation;
     bool pool, w_low;
+    int gate_rows; /* 0: no gate */
 };
 
-/* Expand, project and head of EfficientNet-Lite1; those of b1-plain that differ. */
+/* Expand, project and head of EfficientNet-Lite1; those of b1-plain that differ; some of b0, b1 and b4. */
 static const struct shape LAYERS[] = {
-    {"lite1 0 project", 120, 32, 16, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 1 expand", 120, 16, 96, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 1 project", 60, 96, 24, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 2 expand", 60, 24, 144, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 2 project", 60, 144, 24, true, true, ACTIVATION_NONE, false, false},
-    {"lite1 4 project", 30, 144, 40, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 5 expand", 30, 40, 240, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 5 project", 30, 240, 40, true, true, ACTIVATION_NONE, false, false},
-    {"lite1 7 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 8 expand", 15, 80, 480, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 8 project", 15, 480, 80, true, true, ACTIVATION_NONE, false, false},
-    {"lite1 11 project", 15, 480, 112, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 12 expand", 15, 112, 672, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 12 project", 15, 672, 112, true, true, ACTIVATION_NONE, false, false},
-    {"lite1 15 project", 8, 672, 192, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 16 expand", 8, 192, 1152, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 16 project", 8, 1152, 192, true, true, ACTIVATION_NONE, false, false},
-    {"lite1 20 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true},
-    {"lite1 head", 8, 320, 1280, false, false, ACTIVATION_RELU6, false, false},
-    {"lite1 head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU6, true, false},
-    {"b1-plain 3 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true},
-    {"b1-plain 6 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true},
-    {"b1-plain head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU, true, false},
+    {"lite1 0 project", 120, 32, 16, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 1 expand", 120, 16, 96, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 1 project", 60, 96, 24, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 2 expand", 60, 24, 144, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 2 project", 60, 144, 24, true, true, ACTIVATION_NONE, false, false, 0},
+    {"lite1 4 project", 30, 144, 40, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 5 expand", 30, 40, 240, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 5 project", 30, 240, 40, true, true, ACTIVATION_NONE, false, false, 0},
+    {"lite1 7 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 8 expand", 15, 80, 480, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 8 project", 15, 480, 80, true, true, ACTIVATION_NONE, false, false, 0},
+    {"lite1 11 project", 15, 480, 112, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 12 expand", 15, 112, 672, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 12 project", 15, 672, 112, true, true, ACTIVATION_NONE, false, false, 0},
+    {"lite1 15 project", 8, 672, 192, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 16 expand", 8, 192, 1152, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 16 project", 8, 1152, 192, true, true, ACTIVATION_NONE, false, false, 0},
+    {"lite1 20 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true, 0},
+    {"lite1 head", 8, 320, 1280, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"lite1 head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU6, true, false, 0},
+    {"b1-plain 3 project", 15, 240, 80, true, false, ACTIVATION_NONE, false, true, 0},
+    {"b1-plain 6 project", 8, 1152, 320, true, false, ACTIVATION_NONE, false, true, 0},
+    {"b1-plain head + pool", 8, 320, 1280, false, false, ACTIVATION_RELU, true, false, 0},
+    {"b0 6 project", 7, 672, 192, false, false, ACTIVATION_NONE, false, true, 49},
+    {"b0 7 project", 7, 1152, 192, false, true, ACTIVATION_NONE, false, false, 49},
+    {"b0 15 project", 7, 1152, 320, false, false, ACTIVATION_NONE, false, true, 49},
+    {"b0 head + pool", 7, 320, 1280, false, false, ACTIVATION_SILU, true, false, 0},
+    {"b1 0 project", 120, 32, 16, false, false, ACTIVATION_NONE, false, true, 14400},
+    {"b1 1 project", 120, 16, 16, false, true, ACTIVATION_NONE, false, false, 14400},
+    {"b1 2 expand", 120, 16, 96, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 2 project", 60, 96, 24, false, false, ACTIVATION_NONE, false, true, 3600},
+    {"b1 3 expand", 60, 24, 144, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 3 project", 60, 144, 24, false, true, ACTIVATION_NONE, false, false, 3600},
+    {"b1 5 project", 30, 144, 40, false, false, ACTIVATION_NONE, false, true, 900},
+    {"b1 6 expand", 30, 40, 240, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 6 project", 30, 240, 40, false, true, ACTIVATION_NONE, false, false, 900},
+    {"b1 8 project", 15, 240, 80, false, false, ACTIVATION_NONE, false, true, 225},
+    {"b1 9 expand", 15, 80, 480, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 9 project", 15, 480, 80, false, true, ACTIVATION_NONE, false, false, 225},
+    {"b1 12 project", 15, 480, 112, false, false, ACTIVATION_NONE, false, true, 225},
+    {"b1 13 expand", 15, 112, 672, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 13 project", 15, 672, 112, false, true, ACTIVATION_NONE, false, false, 225},
+    {"b1 16 project", 8, 672, 192, false, false, ACTIVATION_NONE, false, true, 64},
+    {"b1 17 expand", 8, 192, 1152, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 17 project", 8, 1152, 192, false, true, ACTIVATION_NONE, false, false, 64},
+    {"b1 21 project", 8, 1152, 320, false, false, ACTIVATION_NONE, false, true, 64},
+    {"b1 22 expand", 8, 320, 1920, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b1 22 project", 8, 1920, 320, false, true, ACTIVATION_NONE, false, false, 64},
+    {"b1 head + pool", 8, 320, 1280, false, false, ACTIVATION_SILU, true, false, 0},
+    {"b4 0 project", 190, 48, 24, false, false, ACTIVATION_NONE, false, true, 36100},
+    {"b4 3 project", 95, 192, 32, false, true, ACTIVATION_NONE, false, false, 9025},
+    {"b4 7 expand", 48, 56, 336, false, false, ACTIVATION_SILU, false, false, 0},
+    {"b4 7 project", 48, 336, 56, false, true, ACTIVATION_NONE, false, false, 2304},
+    {"b4 17 project", 24, 960, 160, false, true, ACTIVATION_NONE, false, false, 576},
+    {"b4 22 project", 12, 960, 272, false, false, ACTIVATION_NONE, false, true, 144},
+    {"b4 30 project", 12, 1632, 448, false, false, ACTIVATION_NONE, false, true, 144},
+    {"b4 31 project", 12, 2688, 448, false, true, ACTIVATION_NONE, false, false, 144},
+    {"b4 head", 12, 448, 1792, false, false, ACTIVATION_SILU, false, false, 0},
 };
 enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
 
 /* What the configurations for sm_90a need to fit, on as few rows as they take; also for --small. */
 static const struct shape SMALL[] = {
-    {"small expand", 33, 16, 96, false, false, ACTIVATION_RELU6, false, false},
-    {"small expand", 33, 24, 144, false, false, ACTIVATION_RELU6, false, false},
-    {"small expand", 33, 40, 240, false, false, ACTIVATION_RELU, false, false},
-    {"small project", 33, 136, 24, true, true, ACTIVATION_NONE, false, false},
-    {"small project", 33, 96, 192, true, false, ACTIVATION_NONE, false, true},
-    {"small head + pool", 8, 72, 240, false, false, ACTIVATION_RELU6, true, false},
+    {"small expand", 33, 16, 96, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"small expand", 33, 24, 144, false, false, ACTIVATION_RELU6, false, false, 0},
+    {"small expand", 33, 40, 240, false, false, ACTIVATION_RELU, false, false, 0},
+    {"small project", 33, 136, 24, true, true, ACTIVATION_NONE, false, false, 0},
+    {"small project", 33, 96, 192, true, false, ACTIVATION_NONE, false, true, 0},
+    {"small head + pool", 8, 72, 240, false, false, ACTIVATION_RELU6, true, false, 0},
+    {"small SiLU expand", 33, 16, 96, false, false, ACTIVATION_SILU, false, false, 0},
+    {"small SiLU expand", 33, 24, 144, false, false, ACTIVATION_SILU, false, false, 0},
+    {"small SiLU expand", 33, 40, 240, false, false, ACTIVATION_SILU, false, false, 0},
+    {"small gated project", 33, 136, 24, false, true, ACTIVATION_NONE, false, false, 99},
+    {"small gated project", 33, 96, 192, false, false, ACTIVATION_NONE, false, true, 9},
+    {"small SiLU head + pool", 8, 72, 240, false, false, ACTIVATION_SILU, true, false, 0},
 };
 enum { SMALL_COUNT = sizeof SMALL / sizeof *SMALL };
 
@@ -56,7 +99,7 @@ static uint64_t configs_run; /* a bit each */
 
 struct problem {
     struct pointwise_args args; /* device pointers */
-    half *x, *w, *residual, *input_bias;
+    half *x, *w, *residual, *input_bias, *gate;
     float *bias;
     struct guarded y;
     size_t y_count;
@@ -91,6 +134,9 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
         p.input_bias = noise_half(2 * (size_t)s->k, 3.0f, state);
         for (int i = s->k; i < 2 * s->k; i++) p.input_bias[i] = half_times(p.input_bias[i], 0x1p-11f);
     }
+    const size_t gate_count = s->gate_rows ? (size_t)(m / s->gate_rows) * (size_t)s->k : 0;
+    if (s->gate_rows) p.gate = noise_half(gate_count, 1.0f, state);
+    for (size_t i = 0; i < gate_count; i += 5) p.gate[i] = half_from_float(0.0f);
     const int pool_rows = s->pool ? s->side * s->side : 0;
     p.y_count = pool_rows ? full / (size_t)pool_rows : full;
     p.y = guarded_alloc(p.y_count * sizeof(half));
@@ -102,6 +148,8 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
         .residual = s->residual ? device_copy(p.residual, full * sizeof(half)) : NULL,
         .input_bias = s->prologue ? device_copy(p.input_bias, 2 * (size_t)s->k * sizeof(half)) : NULL,
         .input_activation = ACTIVATION_RELU6,
+        .gate = s->gate_rows ? device_copy(p.gate, gate_count * sizeof(half)) : NULL,
+        .gate_rows = s->gate_rows,
         .activation = s->activation,
         .y = p.y.data,
         .m = m,
@@ -114,10 +162,11 @@ static struct problem problem_new(int m, const struct shape *s, uint64_t *state)
 
 static void problem_free(struct problem *p)
 {
-    const void *device[] = {p->args.x, p->args.w, p->args.bias, p->args.residual, p->args.input_bias};
+    const void *device[] = {p->args.x,        p->args.w,          p->args.bias,
+                            p->args.residual, p->args.input_bias, p->args.gate};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) CUDA_OK(cudaFree((void *)device[i]));
     guarded_free(&p->y);
-    free(p->x), free(p->w), free(p->residual), free(p->input_bias), free(p->bias);
+    free(p->x), free(p->w), free(p->residual), free(p->input_bias), free(p->gate), free(p->bias);
 }
 
 static double round_to_half(double v)
@@ -143,6 +192,8 @@ static double *reference(const struct problem *p)
                 v = round_to_half(v + (double)half_to_float(p->input_bias[a->k + k]));
                 v = activate_double(a->input_activation, v);
             }
+            if (p->gate)
+                v = round_to_half(v * (double)half_to_float(p->gate[(size_t)(m / a->gate_rows) * a->k + k]));
             row[k] = v;
         }
         for (int n = 0; n < a->n; n++) {
@@ -215,37 +266,162 @@ static int check_layer(const struct shape *s, int batch, uint64_t *state, int *r
     return failures;
 }
 
-/* A NaN and an infinity in one row must stay in that row. */
+/* Copies what a test has changed of p->x and p->gate to the device. */
+static void upload_again(const struct problem *p)
+{
+    const struct pointwise_args *a = &p->args;
+    CUDA_OK(cudaMemcpy((void *)a->x, p->x, (size_t)a->m * a->k * sizeof(half), cudaMemcpyHostToDevice));
+    if (a->gate)
+        CUDA_OK(cudaMemcpy((void *)a->gate, p->gate, (size_t)(a->m / a->gate_rows) * a->k * sizeof(half),
+                           cudaMemcpyHostToDevice));
+}
+
+/* A NaN and an infinity in one row must stay in that row, and in one image's gate in that image. */
 static int check_special_values(uint64_t *state, int *runs)
 {
-    const struct shape s = {"NaN and infinity", 1, 72, 56, false, false, ACTIVATION_RELU6, false, false};
-    struct problem p = problem_new(77, &s, state);
-    p.x[5 * 72 + 3] = half_from_float(NAN);
-    p.x[40 * 72 + 71] = half_from_float(INFINITY);
-    CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, 77 * 72 * sizeof(half), cudaMemcpyHostToDevice));
-    const int failures = check(s.name, &p, runs);
+    enum { M = 1078, K = 72, N = 56 }; /* 22 images of 49 pixels */
+    static const enum activation activations[] = {ACTIVATION_RELU6, ACTIVATION_SILU};
+    int failures = 0;
+    for (int way = 0; way < 6; way++) {
+        const struct shape s = {"NaN and infinity",
+                                1,
+                                K,
+                                N,
+                                false,
+                                false,
+                                activations[way % 2],
+                                false,
+                                false,
+                                way / 2 == 0   ? 0
+                                : way / 2 == 1 ? 49
+                                               : 1};
+        struct problem p = problem_new(M, &s, state);
+        p.x[5 * K + 3] = half_from_float(NAN);
+        p.x[500 * K + 71] = half_from_float(INFINITY);
+        for (int k = 0; k < K; k++) p.x[77 * K + k] = half_from_float(3e3f * noise(state));
+        if (s.gate_rows) {
+            const int last = M / s.gate_rows - 1; /* what is behind it is no gate */
+            p.gate[2 * K + 71] = half_from_float(NAN);
+            p.gate[4 * K + 8] = half_from_float(INFINITY);
+            memset(p.gate + 6 * K, 0, K * sizeof(half));
+            p.gate[last * K + K - 1] = half_from_float(NAN);
+        }
+        upload_again(&p);
+        failures += check(s.name, &p, runs);
+        problem_free(&p);
+    }
+    return failures;
+}
+
+/* SiLU of every finite fp16 number, which weights that are the identity pass on: the nearest fp16 number, or
+ * where the exact value is halfway between two, either. */
+static int check_silu_values(uint64_t *state, int *runs)
+{
+    enum { M = 1024, N = 64 };
+    const struct shape s = {"SiLU of every number", 1, N, N, false, false, ACTIVATION_SILU, false, false, 0};
+    struct problem p = problem_new(M, &s, state);
+    half *got = checked_malloc(p.y_count * sizeof *got);
+    int failures = 0;
+    for (int i = 0; i < M * N; i++) {
+        const uint16_t bits = (uint16_t)i;
+        memcpy(&p.x[i], &bits, sizeof bits);
+        if (!isfinite(half_to_float(p.x[i]))) p.x[i] = half_from_float(0.0f);
+    }
+    for (int i = 0; i < N * N; i++) p.w[i] = half_from_float(i % (N + 1) == 0 ? 1.0f : 0.0f);
+    upload_again(&p);
+    CUDA_OK(cudaMemcpy((void *)p.args.w, p.w, N * N * sizeof(half), cudaMemcpyHostToDevice));
+    CUDA_OK(cudaMemset((void *)p.args.bias, 0, N * sizeof(float)));
+    for (int config = 0; config < kernel_count(&pointwise_kernels); config++) {
+        int wrong = 0, first = -1;
+        if (!kernel_fits(&pointwise_kernels, config, &p.args)) continue;
+        guarded_poison(&p.y);
+        CUDA_OK(kernel_launch(&pointwise_kernels, config, &p.args, 0));
+        CUDA_OK(cudaMemcpy(got, p.y.data, p.y_count * sizeof *got, cudaMemcpyDeviceToHost));
+        for (int i = 0; i < M * N; i++) {
+            const double want = activate_double(ACTIVATION_SILU, (double)half_to_float(p.x[i]));
+            const double allowed = fabs(round_to_half(want) - want) + 2e-6 * fabs(want) + 1e-15;
+            if (fabs((double)half_to_float(got[i]) - want) <= allowed) continue;
+            if (!wrong++) first = i;
+        }
+        (*runs)++;
+        if (!wrong) continue;
+        failures++;
+        printf("FAIL %s, %s: %d are wrong, the first of %g: %g\n", s.name,
+               kernel_get(&pointwise_kernels, config)->name, wrong, (double)half_to_float(p.x[first]),
+               (double)half_to_float(got[first]));
+    }
+    free(got);
     problem_free(&p);
     return failures;
 }
 
-/* As few channels as a network may have, in every way that a layer may have them: behind a depthwise layer or
- * not; with a residual, with weights in two parts, or with neither. */
+/* Images alone, and one after the other in a batch: the same bits. No tile begins where an image does, except
+ * by chance. */
+static int check_alone(uint64_t *state, int *runs)
+{
+    static const struct shape shapes[] = {
+        {"alone", 1, 144, 24, false, true, ACTIVATION_NONE, false, false, 225},
+        {"alone", 1, 104, 112, false, false, ACTIVATION_NONE, false, true, 49},
+        {"alone", 1, 40, 240, false, false, ACTIVATION_SILU, false, false, 81},
+    };
+    int failures = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct shape *s = &shapes[i];
+        const int images = 1024 / s->gate_rows + 1;
+        struct problem p = problem_new(images * s->gate_rows, s, state);
+        const size_t bytes = p.y_count * sizeof(half);
+        unsigned char *together = checked_malloc(bytes), *alone = checked_malloc(bytes);
+        for (int config = 0; config < kernel_count(&pointwise_kernels); config++) {
+            if (!kernel_fits(&pointwise_kernels, config, &p.args)) continue;
+            CUDA_OK(kernel_launch(&pointwise_kernels, config, &p.args, 0));
+            CUDA_OK(cudaMemcpy(together, p.y.data, bytes, cudaMemcpyDeviceToHost));
+            guarded_poison(&p.y);
+            for (int image = 0; image < images; image++) {
+                const size_t row = (size_t)image * (size_t)s->gate_rows;
+                struct pointwise_args one = p.args; /* which may be too small for the configuration to fit */
+                one.m = s->gate_rows;
+                one.x = (const half *)p.args.x + row * (size_t)s->k;
+                one.gate = (const half *)p.args.gate + image * s->k;
+                if (s->residual) one.residual = (const half *)p.args.residual + row * (size_t)s->n;
+                one.y = (half *)p.args.y + row * (size_t)s->n;
+                CUDA_OK(kernel_get(&pointwise_kernels, config)->launch(&one, 0));
+            }
+            CUDA_OK(cudaMemcpy(alone, p.y.data, bytes, cudaMemcpyDeviceToHost));
+            (*runs)++;
+            if (!memcmp(together, alone, bytes) && guarded_intact(&p.y)) continue;
+            failures++;
+            printf("FAIL k %d n %d, gate_rows %d, %s: other bits in a batch\n", s->k, s->n, s->gate_rows,
+                   kernel_get(&pointwise_kernels, config)->name);
+        }
+        free(together), free(alone);
+        problem_free(&p);
+    }
+    return failures;
+}
+
+/* As few channels as a network may have, in every way that a layer may have them: behind a depthwise layer,
+ * behind a gate or behind neither; with a residual, with weights in two parts, or with neither. */
 static int check_narrow(bool small, uint64_t *state, int *runs)
 {
     static const int widths[] = {8, 16, 24, 40}, depths[] = {8, 16, 24, 72, 520}, rows[] = {77, 1, 1087};
     int failures = 0, turn = 0;
     for (size_t n = 0; n < (small ? 1 : sizeof widths / sizeof *widths); n++)
         for (size_t k = 0; k < (small ? 2 : sizeof depths / sizeof *depths); k++)
-            for (int way = 0; way < 6; way++) {
+            for (int way = 0; way < 9; way++) {
+                const int m = rows[small ? 0 : turn++ % 3];
                 const struct shape s = {.name = "narrow",
                                         .side = 1,
                                         .k = depths[k],
                                         .n = widths[n],
-                                        .prologue = way % 2,
-                                        .residual = way / 2 == 1,
-                                        .w_low = way / 2 == 2,
-                                        .activation = way / 2 == 0 ? ACTIVATION_RELU6 : ACTIVATION_NONE};
-                struct problem p = problem_new(rows[small ? 0 : turn++ % 3], &s, state);
+                                        .prologue = way % 3 == 1,
+                                        .residual = way / 3 == 1,
+                                        .w_low = way / 3 == 2,
+                                        .activation = way / 3 == 0 ? ACTIVATION_RELU6 : ACTIVATION_NONE,
+                                        .gate_rows = way % 3 != 2 ? 0
+                                                     : m == 77    ? 7
+                                                     : m == 1     ? 1
+                                                                  : m};
+                struct problem p = problem_new(m, &s, state);
                 failures += check(s.name, &p, runs);
                 problem_free(&p);
             }
@@ -274,15 +450,21 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
                           8 * random_int(state, 1, largest / 8),
                           random_int(state, 0, 1),
                           random_int(state, 0, 1),
-                          (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_RELU6),
+                          (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_SILU),
                           false,
-                          random_int(state, 0, 1)};
+                          random_int(state, 0, 1),
+                          0};
         int m = edges[random_int(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
         if (random_int(state, 0, 3) == 0) {
             s.residual = false;
             s.side = random_int(state, 1, 8);
             m = s.side * s.side * random_int(state, 1, 40);
             s.pool = pools(&s, m);
+        } else if (random_int(state, 0, 1)) {
+            static const int images[] = {1, 5, 31, 49, 64, 100, 225, 361, 900};
+            s.prologue = false;
+            s.gate_rows = images[random_int(state, 0, (int)(sizeof images / sizeof *images) - 1)];
+            m = s.gate_rows * (1 + m / s.gate_rows);
         }
         struct problem p = problem_new(m, &s, state);
         failures += check(s.name, &p, runs);
@@ -299,16 +481,19 @@ static int check_coverage(void)
     static const int channels[] = {8, 16, 24, 32, 40, 56, 64, 72, 120, 136, 264, 1024, 1288, 65528};
     enum { COUNT = sizeof channels / sizeof *channels };
     int missing = 0;
-    for (int i = 0; i < COUNT * COUNT * 3 * 4; i++) {
+    for (int i = 0; i < COUNT * COUNT * 3 * 12; i++) {
         static const int rows[] = {1, 64, 1 << 20};
-        const int way = i % 4, n = channels[i / 12 % COUNT], k = channels[i / 12 / COUNT];
-        const struct pointwise_args args = {.m = rows[i / 4 % 3],
+        const int way = i % 12, n = channels[i / 36 % COUNT], k = channels[i / 36 / COUNT];
+        const struct pointwise_args args = {.m = rows[i / 12 % 3],
                                             .n = n,
                                             .k = k,
                                             .residual = way & 1 ? &there : NULL,
                                             .w_low = !(way & 1),
-                                            .input_bias = way & 2 ? &there : NULL,
-                                            .input_activation = ACTIVATION_RELU};
+                                            .input_bias = way / 4 == 1 ? &there : NULL,
+                                            .input_activation = ACTIVATION_RELU,
+                                            .gate = way / 4 == 2 ? &there : NULL,
+                                            .gate_rows = 1,
+                                            .activation = way & 2 ? ACTIVATION_SILU : ACTIVATION_NONE};
         bool found = false;
         for (int c = 0; c < kernel_count(&pointwise_kernels); c++)
             found |= !kernel_get(&pointwise_kernels, c)->architecture &&
@@ -330,7 +515,11 @@ static int check_refusals(void)
         odd = a, odd.k = 4, failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.m = 0,
         failures += kernel_launch(&pointwise_kernels, c, &odd, 0) != cudaErrorInvalidValue;
-        odd = a, odd.activation = ACTIVATION_SILU, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.activation = ACTIVATION_GELU, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.gate = &a, odd.gate_rows = 0, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.gate = &a, odd.gate_rows = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.gate = odd.input_bias = &a, odd.gate_rows = 64, odd.input_activation = ACTIVATION_RELU,
+        failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.pool_rows = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
     }
     failures += accepted == 0;
@@ -396,6 +585,8 @@ int main(int argc, char **argv)
     for (int l = 0; l < SMALL_COUNT; l++)
         failures += check_layer(&SMALL[l], SMALL[l].pool ? 17 : 1, &state, &runs);
     failures += check_special_values(&state, &runs);
+    failures += check_silu_values(&state, &runs);
+    failures += check_alone(&state, &runs);
     failures += check_narrow(small, &state, &runs);
     failures += check_awkward(small ? 4 : 60, small ? 96 : 320, &state, &runs);
     if (!small) failures += check_all_ran(&pointwise_kernels, configs_run, &runs);
