@@ -89,7 +89,8 @@ __device__ __forceinline__ void consume_rows(const pointwise_args &args, const s
         if (threadIdx.x % 32 == 0) stages.release(at);
         at.advance(T::STAGES);
         ptx::tma_store_wait_read<T::BUFFERS - 1>(); /* this thread's store that used the buffer last */
-        stage_tile<T, false>(acc, args, buffer, group);
+        if (args.silu) apply_silu<T>(acc);
+        stage_tile<T>(acc, args, false, buffer, group);
         if (threadIdx.x % WARPGROUP == 0 && row < args.m)
             ptx::bulk_store(static_cast<__half *>(args.y) + static_cast<size_t>(row) * T::BN, buffer,
                             min(ROWS, args.m - row) * T::BN * 2);
@@ -142,7 +143,7 @@ template <class T> struct resident_launcher {
     static bool fits(const pointwise_args &args)
     {
         return args.n == T::BN && args.k == T::K && args.m >= 1024 && !args.residual && !args.input_bias &&
-               !args.gate && args.activation != ACTIVATION_SILU && !args.pool_rows && !args.w_low;
+               !args.gate && !args.pool_rows && !args.w_low;
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)

@@ -107,10 +107,19 @@ __device__ __forceinline__ uint32_t finish_pair(float x, float y, uint32_t resid
     return as_bits(__hmin2_nan(__hmax2_nan(__floats2half2_rn(x + r.x, y + r.y), low), high));
 }
 
-/* The accumulators to a staging buffer; with RESIDUAL what is there is added first. */
-template <class T, bool RESIDUAL>
+/* SiLU on the accumulators; what follows then clamps to no bounds. */
+template <class T> __device__ __forceinline__ void apply_silu(typename T::accumulators &acc)
+{
+#pragma unroll
+    for (int p = 0; p < T::PARTS; p++)
+#pragma unroll
+        for (int i = 0; i < T::PART / 2; i += 2) epilogue::silu_pair(acc[p][i], acc[p][i + 1]);
+}
+
+/* The accumulators to a staging buffer; with `residual` what is there is added first. */
+template <class T>
 __device__ __forceinline__ void stage_output(const typename T::accumulators &acc, const pointwise_args &args,
-                                             uint32_t buffer)
+                                             bool residual, uint32_t buffer)
 {
     const int lane = threadIdx.x & 31, row0 = threadIdx.x / 32 % 4 * 16;
     const __half2 low = __float2half2_rn(args.output_min), high = __float2half2_rn(args.output_max);
@@ -119,7 +128,7 @@ __device__ __forceinline__ void stage_output(const typename T::accumulators &acc
     for (int j = 0; j + 1 < FRAGMENTS; j += 2) {
         const uint32_t address = buffer + (row0 + lane % 16) * T::BN * 2 + (8 * j + lane / 16 * 8) * 2;
         uint32_t r[4] = {0, 0, 0, 0};
-        if constexpr (RESIDUAL) ptx::ldmatrix_x4(r, address);
+        if (residual) ptx::ldmatrix_x4(r, address);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int fragment = j + i / 2, part = fragment / PER_PART,
@@ -134,7 +143,7 @@ __device__ __forceinline__ void stage_output(const typename T::accumulators &acc
         for (int h = 0; h < 2; h++) {
             const uint32_t address = buffer + (row0 + lane / 4 + 8 * h) * T::BN * 2 +
                                      (8 * (FRAGMENTS - 1) + lane % 4 * 2) * 2;
-            uint32_t r = RESIDUAL ? ptx::load_shared(address) : 0;
+            uint32_t r = residual ? ptx::load_shared(address) : 0;
             r = finish_pair(acc[T::PARTS - 1][f + 2 * h], acc[T::PARTS - 1][f + 2 * h + 1], r, low, high);
             ptx::store_shared(address, r);
         }
@@ -143,12 +152,12 @@ __device__ __forceinline__ void stage_output(const typename T::accumulators &acc
 
 /* The accumulators to a staging buffer that nobody reads, whence this warpgroup's bulk copies may take them.
  */
-template <class T, bool RESIDUAL>
+template <class T>
 __device__ __forceinline__ void stage_tile(const typename T::accumulators &acc, const pointwise_args &args,
-                                           uint32_t buffer, int group)
+                                           bool residual, uint32_t buffer, int group)
 {
     sync_consumer(group); /* all threads know that the buffer is free */
-    stage_output<T, RESIDUAL>(acc, args, buffer);
+    stage_output<T>(acc, args, residual, buffer);
     ptx::fence_proxy_async();
     sync_consumer(group); /* all rows are in the buffer */
 }

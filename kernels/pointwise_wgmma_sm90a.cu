@@ -34,6 +34,7 @@ struct wgmma_tile : block_tile<BN, PART, BLOCKS> {
     static constexpr int ALIGNMENT = 1024;                              /* the widest swizzle's */
     /* A wider tile leaves no registers for a residual. */
     static constexpr bool ADDS_RESIDUAL = W_PARTS == 1 && BN <= (BLOCKS == 1 ? 192 : 80);
+    static constexpr bool TAKES_GATE = BN <= 192;
     static constexpr int BARRIERS_BYTES = 256; /* room for them */
     static constexpr int FIXED_BYTES = CONSUMERS * BUFFERS * base::STAGING_BYTES + VECTORS_BYTES +
                                        BARRIERS_BYTES + ALIGNMENT;
@@ -89,22 +90,44 @@ __device__ __forceinline__ void produce(const pointwise_args &args, const maps &
     }
 }
 
-/* All steps of one tile; acc starts as it is. */
+/* The gate of a lane's fragments for a step from k0 on, from the places of its two rows in the gate. */
 template <class T>
+__device__ __forceinline__ void load_gate(uint32_t (&gate)[T::BK / 16][4], const __half *const (&rows)[2],
+                                          int k0, int k_end)
+{
+#pragma unroll
+    for (int kk = 0; kk < T::BK / 16; kk++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int k = k0 + 16 * kk + 8 * (i / 2);
+            const uint32_t *pair = reinterpret_cast<const uint32_t *>(rows[i % 2] + k + threadIdx.x % 4 * 2);
+            gate[kk][i] = k < k_end ? *pair : 0; /* x has zeros there */
+        }
+}
+
+/* All steps of one tile; acc starts as it is. row: the first of the warpgroup's. */
+template <class T, bool GATED>
 __device__ __forceinline__ void consume(typename T::accumulators &acc, const pointwise_args &args,
-                                        const shared_layout<T> &shared, cursor &at, int group,
+                                        const shared_layout<T> &shared, cursor &at, int group, int row,
                                         __half2 input_max, const uint32_t *input_bias)
 {
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
     const int low_offset = T::padded(args.k) / 2;
+    const int my_row = row + 16 * warp + lane / 4; /* what is past the last row is as good as that one */
+    const __half *const gate_rows[2] = {gate_of(args, min(my_row, args.m - 1), 0),
+                                        gate_of(args, min(my_row + 8, args.m - 1), 0)};
     for (int k0 = 0; k0 < args.k; k0 += T::BK) {
         const uint32_t stage = shared.stage(at), x = stage + group * T::X_BYTES;
-        uint32_t a[T::BK / 16][4];
+        uint32_t a[T::BK / 16][4], gate[T::BK / 16][4];
+        if constexpr (GATED) load_gate<T>(gate, gate_rows, k0, args.k);
         shared.stages().wait_full(at);
 #pragma unroll
         for (int kk = 0; kk < T::BK / 16; kk++) {
             ptx::ldmatrix_x4(a[kk], x + T::step_swizzle::offset(16 * warp + lane % 16, 2 * kk + lane / 16));
-            if (args.input_bias) {
+            if constexpr (GATED) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) a[kk][i] = multiply(a[kk][i], gate[kk][i]);
+            } else if (args.input_bias) {
                 const uint32_t *bias = input_bias + (k0 + 16 * kk) / 2 + lane % 4, *low = bias + low_offset;
                 a[kk][0] = bias_and_clamp(a[kk][0], bias[0], low[0], input_max);
                 a[kk][1] = bias_and_clamp(a[kk][1], bias[0], low[0], input_max);
@@ -166,12 +189,13 @@ __device__ __forceinline__ void store_pooled_group(const typename T::accumulator
     sync_consumer(group); /* the buffer may be written again */
 }
 
-template <class T, bool RESIDUAL>
+template <class T, int WAYS>
 __device__ __forceinline__ void consume_tiles(const pointwise_args &args, const shared_layout<T> &shared,
                                               const tiles &grid, int group, const uint32_t *input_bias)
 {
     const __half2 input_max = __float2half2_rn(args.input_max);
     const bool leader = threadIdx.x % WARPGROUP == 0;
+    const bool residual = WAYS == RESIDUAL || (WAYS == GATE && T::ADDS_RESIDUAL && args.residual);
     cursor at, buffer_at;
     for (int tile = blockIdx.x; tile < grid.count; tile += gridDim.x) {
         const int image = tile / grid.across * CONSUMERS + group, row = image * grid.rows;
@@ -179,7 +203,7 @@ __device__ __forceinline__ void consume_tiles(const pointwise_args &args, const 
         const uint32_t buffer = shared.buffer(group, buffer_at.stage);
         const uint32_t residual_ready = shared.residual(group, buffer_at.stage);
         ptx::tma_store_wait_read<T::BUFFERS - 1>(); /* this thread's store that used the buffer last */
-        if constexpr (RESIDUAL) {
+        if (residual) {
             const int bytes = max(0, min(ROWS, args.m - row)) * min(T::BN, args.n - n0) * 2;
             if (leader) ptx::mbarrier_arrive_expect(residual_ready, bytes);
             for_my_runs<T>(args, row, n0, [&](size_t element, int byte, int count) {
@@ -189,13 +213,15 @@ __device__ __forceinline__ void consume_tiles(const pointwise_args &args, const 
         }
         typename T::accumulators acc;
         start_accumulators<T>(acc, shared.bias, n0, args.n);
-        consume<T>(acc, args, shared, at, group, input_max, input_bias);
+        consume<T, WAYS == GATE>(acc, args, shared, at, group, row, input_max, input_bias);
+        if constexpr (WAYS == PLAIN)
+            if (args.silu) apply_silu<T>(acc);
         if (args.pool_rows) {
             store_pooled_group<T>(acc, args, buffer, group, image, n0);
             continue;
         }
-        if constexpr (RESIDUAL) ptx::mbarrier_wait(residual_ready, buffer_at.parity);
-        stage_tile<T, RESIDUAL>(acc, args, buffer, group);
+        if (residual) ptx::mbarrier_wait(residual_ready, buffer_at.parity);
+        stage_tile<T>(acc, args, residual, buffer, group);
         for_my_runs<T>(args, row, n0, [&](size_t element, int byte, int count) {
             ptx::bulk_store(static_cast<__half *>(args.y) + element, buffer + byte, count);
         });
@@ -205,7 +231,7 @@ __device__ __forceinline__ void consume_tiles(const pointwise_args &args, const 
     ptx::tma_store_wait_read<0>(); /* shared memory must outlive the copies */
 }
 
-template <class T, bool RESIDUAL>
+template <class T, int WAYS>
 __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     pointwise_wgmma(const __grid_constant__ pointwise_args args, const __grid_constant__ maps m)
 {
@@ -228,7 +254,7 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     __syncthreads(); /* barriers and biases are set */
     ptx::grid_wait();
     split_roles<T>([&] { produce<T>(args, m, shared, grid); },
-                   [&](int group) { consume_tiles<T, RESIDUAL>(args, shared, grid, group, input_bias); });
+                   [&](int group) { consume_tiles<T, WAYS>(args, shared, grid, group, input_bias); });
 }
 
 template <class T> struct wgmma_launcher {
@@ -241,13 +267,19 @@ template <class T> struct wgmma_launcher {
         if (4 * args.n + 4 * (args.k + T::BK) > T::VECTORS_BYTES) return false;
         if (args.residual && !T::ADDS_RESIDUAL) return false;
         if (args.w_low != (T::W_PARTS == 2)) return false;
-        if (args.gate || args.activation == ACTIVATION_SILU) return false;
+        /* SiLU is only for sums that neither a gate nor a residual has to do with. */
+        if (args.activation == ACTIVATION_SILU && (args.gate || args.residual)) return false;
+        if (args.gate && !T::TAKES_GATE) return false;
         return args.pool_rows <= ROWS && !(args.pool_rows && args.residual);
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        const auto kernel = args.residual ? pointwise_wgmma<T, T::ADDS_RESIDUAL> : pointwise_wgmma<T, false>;
+        auto kernel = pointwise_wgmma<T, PLAIN>;
+        if (args.gate)
+            kernel = pointwise_wgmma < T, T::TAKES_GATE ? GATE : PLAIN > ;
+        else if (args.residual)
+            kernel = pointwise_wgmma < T, T::ADDS_RESIDUAL ? RESIDUAL : PLAIN > ;
         maps m;
         unsigned blocks = 0;
         cudaError_t status = tensor_map_2d<T::ROW_BYTES>(&m.x, args.x, args.m, args.k, args.k, ROWS);
