@@ -80,12 +80,12 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float v)
 }
 
 /* Calls f with the activation as a constant: in f(auto a), decltype(a)::value. LAST: the last activation that
- * the caller can meet, GELU_RELU or TANH. */
+ * the caller can meet, GELU_RELU or one behind it. */
 #pragma nv_exec_check_disable
 template <int LAST, class F>
 __host__ __device__ __forceinline__ auto for_activation(int activation, const F &f)
 {
-    static_assert(LAST == ACTIVATION_GELU_RELU || LAST == ACTIVATION_TANH,
+    static_assert(LAST >= ACTIVATION_GELU_RELU && LAST < ACTIVATION_COUNT,
                   "code for the others is always there");
     switch (activation) {
     case ACTIVATION_NONE: return f(std::integral_constant<int, ACTIVATION_NONE>());
