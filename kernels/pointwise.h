@@ -36,23 +36,23 @@ struct pointwise_args {
         enum activation input_activation; /* of the prologue: ReLU or ReLU6 */
         float input_max;                  /* its upper bound: for the kernel, as output_max */
     };
-    const void *gate; /* half [m / gate_rows][k], or NULL; not together with input_bias */
-    union {
-        int gate_rows; /* rows of x that share a gate: an image's pixels. m is a multiple */
-        struct {
-            unsigned gate_multiplier, gate_shift; /* 1 / gate_rows, for the kernel, as output_max */
-        };
-    };
     union {
         enum activation activation; /* none, ReLU, ReLU6 or SiLU */
         struct {
             float output_min, output_max; /* its bounds, that the kernel reads: the launch fills them in */
-            bool silu;                    /* or this, which has none */
         };
     };
     void *y;       /* half [m][n], or [m / pool_rows][n] */
     int m, n, k;   /* n and k multiples of 8 */
     int pool_rows; /* 0, or average each pool_rows rows (an image's H * W) into one */
+    bool silu;     /* for the kernel, as output_max: SiLU has no bounds */
+    union {
+        int gate_rows; /* rows of x that share a gate: an image's pixels. m is a multiple */
+        struct {
+            unsigned gate_multiplier, gate_shift; /* 1 / gate_rows: for the kernel, as output_max */
+        };
+    };
+    const void *gate; /* half [m / gate_rows][k], or NULL; not together with input_bias */
 };
 
 /* Of struct pointwise_args. Whether a configuration fits does not depend on pointers, only on which are NULL;

@@ -113,7 +113,7 @@ __device__ __forceinline__ void accumulate(float (&acc)[S::MT][S::NT][4], const 
 
 /* Adds the partial sums of a strip's warps, eight columns a thread, and finishes them; with pooling the
  * results stay in shared memory for the sum over rows. */
-template <class S>
+template <class S, int WAYS>
 __device__ __forceinline__ void finish_partials(float *shared, const pointwise_args &args, int m0,
                                                 int row_end, int tile_n0)
 {
@@ -141,9 +141,12 @@ __device__ __forceinline__ void finish_partials(float *shared, const pointwise_a
             sum[2 * i] = clamp(sum[2 * i] + residual.x, args.output_min, args.output_max);
             sum[2 * i + 1] = clamp(sum[2 * i + 1] + residual.y, args.output_min, args.output_max);
         }
-        if (args.silu)
+        if constexpr (WAYS & (GATE | SILU)) {
+            if (args.silu) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) epilogue::silu_pair(sum[2 * i], sum[2 * i + 1]);
+                for (int i = 0; i < 4; i++) epilogue::silu_pair(sum[2 * i], sum[2 * i + 1]);
+            }
+        }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             r[i] = as_bits(__floats2half2_rn(sum[2 * i], sum[2 * i + 1]));
@@ -198,7 +201,7 @@ __global__ void __launch_bounds__(S::THREADS) pointwise_direct(const __grid_cons
                 *reinterpret_cast<float2 *>(partial + (8 * i + g) * S::PITCH + 8 * j + 2 * t) = make_float2(
                     acc[i / 2][j][2 * (i % 2)], acc[i / 2][j][2 * (i % 2) + 1]);
         __syncthreads(); /* every warp's partial sums are in place */
-        finish_partials<S>(partials, args, m0, row_end, tile_n0);
+        finish_partials<S, WAYS>(partials, args, m0, row_end, tile_n0);
     }
 }
 
@@ -211,7 +214,7 @@ template <class S> struct launcher {
         if (S::WK > 1 && args.k <= 16 * S::WK) return false; /* half the warps would have nothing to add */
         if (args.pool_rows && (S::WK == 1 || args.pool_rows > S::BM || args.residual)) return false;
         /* No layer has weights in two parts and one of these; tiled kernels do them. */
-        if (S::WK == 1 && args.w_low && (args.residual || args.activation == ACTIVATION_SILU)) return false;
+        if (args.w_low && (args.activation == ACTIVATION_SILU || (S::WK == 1 && args.residual))) return false;
         return blocks(args) < (1LL << 31);
     }
 
@@ -223,16 +226,16 @@ template <class S> struct launcher {
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        constexpr bool APART = S::WK == 1; /* else one kernel has all epilogues */
+        constexpr int ADDING = S::WK == 1 ? RESIDUAL : PLAIN; /* else one kernel does both */
         auto kernel = pointwise_direct<S, PLAIN>;
         if (args.gate)
             kernel = args.w_low ? pointwise_direct<S, GATE | LOW> : pointwise_direct<S, GATE>;
         else if (args.w_low)
             kernel = pointwise_direct<S, LOW>;
         else if (args.silu)
-            kernel = pointwise_direct < S, APART ? SILU : PLAIN > ;
+            kernel = pointwise_direct<S, SILU>;
         else if (args.residual)
-            kernel = pointwise_direct < S, APART ? RESIDUAL : PLAIN > ;
+            kernel = pointwise_direct<S, ADDING>;
         return launch_overlapping(kernel, static_cast<unsigned>(blocks(args)), S::THREADS, S::SHARED_BYTES,
                                   stream, args);
     }

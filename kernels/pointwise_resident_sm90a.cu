@@ -72,7 +72,7 @@ __device__ __forceinline__ void multiply_rows(typename T::accumulators &acc, uin
     ptx::wgmma_wait<0>();
 }
 
-template <class T>
+template <class T, int WAYS>
 __device__ __forceinline__ void consume_rows(const pointwise_args &args, const shared_layout<T> &shared,
                                              int tiles, int group)
 {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void consume_rows(const pointwise_args &args, const s
         if (threadIdx.x % 32 == 0) stages.release(at);
         at.advance(T::STAGES);
         ptx::tma_store_wait_read<T::BUFFERS - 1>(); /* this thread's store that used the buffer last */
-        if (args.silu) apply_silu<T>(acc);
+        if constexpr (WAYS == SILU) apply_silu<T>(acc);
         stage_tile<T>(acc, args, false, buffer, group);
         if (threadIdx.x % WARPGROUP == 0 && row < args.m)
             ptx::bulk_store(static_cast<__half *>(args.y) + static_cast<size_t>(row) * T::BN, buffer,
@@ -116,7 +116,7 @@ __device__ __forceinline__ void produce_rows(const pointwise_args &args, const s
     }
 }
 
-template <class T>
+template <class T, int WAYS>
 __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     pointwise_resident(const __grid_constant__ pointwise_args args)
 {
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     __syncthreads();          /* barriers, bias and w are set */
     ptx::grid_wait();
     split_roles<T>([&] { produce_rows<T>(args, shared, tiles); },
-                   [&](int group) { consume_rows<T>(args, shared, tiles, group); });
+                   [&](int group) { consume_rows<T, WAYS>(args, shared, tiles, group); });
 }
 
 template <class T> struct resident_launcher {
@@ -151,7 +151,8 @@ template <class T> struct resident_launcher {
         unsigned blocks = 0;
         const cudaError_t status = persistent_grid((args.m - 1) / (CONSUMERS * ROWS) + 1, T::BLOCKS, &blocks);
         if (status != cudaSuccess) return status;
-        return launch_overlapping(pointwise_resident<T>, blocks, T::THREADS, T::SHARED_BYTES, stream, args);
+        const auto kernel = args.silu ? pointwise_resident<T, SILU> : pointwise_resident<T, PLAIN>;
+        return launch_overlapping(kernel, blocks, T::THREADS, T::SHARED_BYTES, stream, args);
     }
 };
 

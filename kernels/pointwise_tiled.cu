@@ -109,9 +109,8 @@ __device__ __forceinline__ void store_pooled(const float (&acc)[T::MT][T::NT][4]
     }
 }
 
-/* A gate takes registers that the most blocks do not leave. */
-template <class T, int BLOCKS_A_SM, int WAYS>
-__global__ void __launch_bounds__(T::THREADS, WAYS &GATE &&BLOCKS_A_SM > 2 ? BLOCKS_A_SM - 1 : BLOCKS_A_SM)
+template <class T, int WAYS, int BLOCKS_A_SM>
+__global__ void __launch_bounds__(T::THREADS, BLOCKS_A_SM)
     pointwise_tiled(const __grid_constant__ pointwise_args args)
 {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -173,10 +172,12 @@ template <class T, int BLOCKS_A_SM> struct launcher {
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        const auto kernel = args.gate       ? pointwise_tiled<T, BLOCKS_A_SM, GATE>
-                            : args.silu     ? pointwise_tiled<T, BLOCKS_A_SM, SILU>
-                            : args.residual ? pointwise_tiled<T, BLOCKS_A_SM, RESIDUAL>
-                                            : pointwise_tiled<T, BLOCKS_A_SM, PLAIN>;
+        /* More blocks do not leave the registers that a gate takes. */
+        constexpr int GATED_BLOCKS = BLOCKS_A_SM > 2 ? BLOCKS_A_SM - 1 : BLOCKS_A_SM;
+        const auto kernel = args.gate       ? pointwise_tiled<T, GATE, GATED_BLOCKS>
+                            : args.silu     ? pointwise_tiled<T, SILU, BLOCKS_A_SM>
+                            : args.residual ? pointwise_tiled<T, RESIDUAL, BLOCKS_A_SM>
+                                            : pointwise_tiled<T, PLAIN, BLOCKS_A_SM>;
         const int bytes = shared_bytes(args);
         int blocks = 0;
         unsigned grid = 0;

@@ -214,8 +214,7 @@ __device__ __forceinline__ void consume_tiles(const pointwise_args &args, const 
         typename T::accumulators acc;
         start_accumulators<T>(acc, shared.bias, n0, args.n);
         consume<T, WAYS == GATE>(acc, args, shared, at, group, row, input_max, input_bias);
-        if constexpr (WAYS == PLAIN)
-            if (args.silu) apply_silu<T>(acc);
+        if constexpr (WAYS == SILU) apply_silu<T>(acc);
         if (args.pool_rows) {
             store_pooled_group<T>(acc, args, buffer, group, image, n0);
             continue;
@@ -267,19 +266,20 @@ template <class T> struct wgmma_launcher {
         if (4 * args.n + 4 * (args.k + T::BK) > T::VECTORS_BYTES) return false;
         if (args.residual && !T::ADDS_RESIDUAL) return false;
         if (args.w_low != (T::W_PARTS == 2)) return false;
-        /* SiLU is only for sums that neither a gate nor a residual has to do with. */
-        if (args.activation == ACTIVATION_SILU && (args.gate || args.residual)) return false;
+        /* SiLU is only for what has nothing else; no layer has. */
+        if (args.activation == ACTIVATION_SILU && (args.gate || args.residual || args.w_low)) return false;
         if (args.gate && !T::TAKES_GATE) return false;
         return args.pool_rows <= ROWS && !(args.pool_rows && args.residual);
     }
 
     static cudaError_t launch(const pointwise_args &args, cudaStream_t stream)
     {
-        auto kernel = pointwise_wgmma<T, PLAIN>;
-        if (args.gate)
-            kernel = pointwise_wgmma < T, T::TAKES_GATE ? GATE : PLAIN > ;
-        else if (args.residual)
-            kernel = pointwise_wgmma < T, T::ADDS_RESIDUAL ? RESIDUAL : PLAIN > ;
+        constexpr int ADDING = T::ADDS_RESIDUAL ? RESIDUAL : PLAIN, GATED = T::TAKES_GATE ? GATE : PLAIN,
+                      WITH_SILU = T::W_PARTS == 1 ? SILU : PLAIN; /* PLAIN: it does not fit */
+        const auto kernel = args.gate       ? pointwise_wgmma<T, GATED>
+                            : args.silu     ? pointwise_wgmma<T, WITH_SILU>
+                            : args.residual ? pointwise_wgmma<T, ADDING>
+                                            : pointwise_wgmma<T, PLAIN>;
         maps m;
         unsigned blocks = 0;
         cudaError_t status = tensor_map_2d<T::ROW_BYTES>(&m.x, args.x, args.m, args.k, args.k, ROWS);
