@@ -277,7 +277,9 @@ def _entries(rows):
             raise ConvertError(f"{row.where} has no name")
         before = seen.setdefault((row.id, row.name), row)
         if before is not row:
-            raise ConvertError(f"{row.where} has the name {row.name}, which {before.where} has too: they need other names, or ids")
+            raise ConvertError(
+                f"{row.where} has the name {row.name}, which {before.where} has too: they need other names, or ids"
+            )
     return [{"id": row.id, "name": row.name} for row in rows]
 
 

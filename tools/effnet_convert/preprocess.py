@@ -165,7 +165,8 @@ def chosen_arch(options, config):
     try:
         named(name)
     except ConvertError:
-        raise config.fail(f"architecture {config.architecture} is none of timm's that effnet knows (--arch names one)") from None
+        reason = f"architecture {config.architecture} is none of timm's that effnet knows (--arch names one)"
+        raise config.fail(reason) from None
     return name
 
 
