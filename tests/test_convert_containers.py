@@ -194,6 +194,33 @@ def test_old_format_of_protocol_1(tmp_path):
     assert_same(open_source(str(tmp_path / "file.pth")), arrays)
 
 
+@pytest.mark.parametrize(
+    "things, names",
+    [
+        ({"arch": "tf_efficientnet_lite1"}, ("tf_efficientnet_lite1",)),
+        ({"args": argparse.Namespace(model="hf_hub:timm/tf_efficientnet_b1.ns_jft_in1k")}, ("tf_efficientnet_b1",)),
+        ({"hyper_parameters": {"backbone": "efficientnet_b0", "arch": 3}}, ("efficientnet_b0",)),
+        ({"args": [1], "epoch": "arch"}, ()),
+    ],
+)
+def test_names_that_a_trainer_notes(checkpoint, opened, things, names):
+    value = dict_of({**{key: pickled(thing) for key, thing in things.items()}, "state_dict": checkpoint.state(network())})
+    assert opened(value).names == names
+
+
+def test_the_name_chooses_between_variants(tmp_path, checkpoint):
+    """timm's efficientnet_lite1 and tf_efficientnet_lite1 have the same tensors."""
+    said = {}
+    for arch in ("efficientnet_lite1", "tf_efficientnet_lite1", "resnet50"):
+        value = dict_of({"arch": pickled(arch), "state_dict": checkpoint.state(state_dict("timm"))})
+        result = run_convert(checkpoint.write(tmp_path / "file.pth", value), tmp_path / "out")
+        assert result.returncode == 0, result.stderr
+        said[arch] = result
+    assert "padding symmetric, epsilon 1e-05" in said["efficientnet_lite1"].stdout
+    assert "padding same, epsilon 0.001" in said["tf_efficientnet_lite1"].stdout
+    assert ["--arch" in result.stderr for result in said.values()] == [False, False, True]
+
+
 # ---------------------------------------------------------------- prefixes
 
 

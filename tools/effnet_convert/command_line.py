@@ -237,7 +237,7 @@ def _read(options, config, head):
         return changes
 
     arch = preprocess.chosen_arch(options, config)
-    network = read_network(opened.tensors, label, arch, change, head)
+    network = read_network(opened.tensors, label, arch, change, head, opened.names)
     notes += [f"{label}: {notice}" for notice in network.notices]
     check_classes(network.classes, head.multi_label, label)
     preprocess.check_elements(network.layers, network.variant.size, label)

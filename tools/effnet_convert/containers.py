@@ -22,6 +22,9 @@ PLAIN = frozenset(
 )
 OPTIMISERS = re.compile(r"optim|sched|scaler|^collected_params$", re.IGNORECASE)
 SHADOW_LIST = "shadow_params"  # torch_ema: the parameters in their order, without names
+# Where trainers note the name of the network, and in what.
+RECORDS = ("args", "opt", "config", "cfg", "hparams", "hyper_parameters")
+RECORDED_NAMES = ("arch", "architecture", "model", "model_name", "backbone")
 # Lightning's WeightAveraging moves the raw weights here, and the averages to their place.
 MOVED_BY_LIGHTNING = "current_model_state"
 
@@ -272,3 +275,14 @@ def _instead(value, lists):
     if type(value) is dict and value:
         return f", only {_some([str(key) for key in value])}"
     return ""
+
+
+def recorded_names(value):
+    """What a checkpoint calls its network, by timm's `arch` or a trainer's arguments: names without the hub that they
+    come from and the tag that they end with."""
+    if type(value) not in (dict, Inert):
+        return ()
+    top = _contents(value)
+    records = [top, *(_contents(top[key]) for key in RECORDS if type(top.get(key)) in (dict, Inert))]
+    texts = [record[key] for record in records for key in RECORDED_NAMES if type(record.get(key)) is str]
+    return tuple(text.rpartition("/")[2].partition(".")[0] for text in texts)

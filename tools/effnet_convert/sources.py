@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from . import file_kinds, safetensors_file, torch_files
-from .containers import NothingFound, choose
+from .containers import NothingFound, choose, recorded_names
 from .errors import EX_NOINPUT, ConvertError
 from .naming import SCHEMES
 from .prefixes import check_whole
@@ -35,6 +35,7 @@ class Source:
     modules: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     weights: str = ""  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
+    names: tuple = ()  # what the file calls its network
     notices: tuple = ()  # what the user is to know of how they were found
 
 
@@ -71,8 +72,16 @@ def open_source(path, key=None, ema=False):
     check_whole(choice.tensors, [scheme.marker for scheme in SCHEMES], choice.place, label)
     others = _others(inert)
     notices = [*choice.notices, *([f"{others} in it were not looked at"] if others else []), *_warnings(inert)]
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Source(name, sha256, choice.tensors, choice.classes, choice.settings, choice.weights, tuple(notices))
+    return Source(
+        name,
+        hashlib.sha256(data).hexdigest(),
+        choice.tensors,
+        choice.classes,
+        choice.settings,
+        choice.weights,
+        recorded_names(value),
+        tuple(notices),
+    )
 
 
 def _others(inert):

@@ -73,12 +73,21 @@ def as_built(found, classes, settings, label):
     return dataclasses.replace(found, variant=dataclasses.replace(found.variant, epsilon=epsilon))
 
 
-def read_network(tensors, label, arch_name="auto", change=lambda default: {}, head_options=HeadOptions()):
+def as_recorded(found, names):
+    """found, of the variants left the one that the checkpoint itself names, if it names one."""
+    named = [variant for variant in (found.variant, *found.rivals) if variant.name in names]
+    return dataclasses.replace(found, variant=named[0], rivals=()) if len(named) == 1 else found
+
+
+def read_network(tensors, label, arch_name="auto", change=lambda default: {}, head_options=HeadOptions(), names=()):
     """Finds the naming scheme and takes every parameter, checked, out of {name: SourceTensor}.
+
+    names: what the checkpoint calls its network.
 
     change(variant): {field: value} of what the user says differs from the usual."""
     tensors = normalise_names(tensors, label)
     found = as_built(detect(tensors, arch_name, label), head_options.classes, head_options.settings, label)
+    found = as_recorded(found, names)
     scheme, variant = found.scheme, dataclasses.replace(found.variant, **change(found.variant))
     reader = Reader(tensors, label)
     head = find_head(reader, tensors, scheme.head, head_options)
