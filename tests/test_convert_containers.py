@@ -372,6 +372,22 @@ def test_the_same_tensors_twice(checkpoint, opened):
     assert_same(opened(value), network())
 
 
+def test_the_same_tensors_twice_in_the_old_format(tmp_path):
+    def make_object(tensors, old):
+        state = ordered_dict_of({key: tensor.pickled(old) for key, tensor in tensors.items()})
+        return program(dict_of({"model": state, "state_dict": state}))
+
+    assert_same(open_source(str(write_old(tmp_path / "file.pth", network(), make_object=make_object))), network())
+
+
+def test_shared_dictionaries_are_walked_once(checkpoint, opened):
+    """Each holds the one before it 20 times: 20^11 paths down to the network."""
+    tower = checkpoint.state(network())
+    for _ in range(11):
+        tower += b"q\x01" + b"0" + dict_of({f"k{i}": b"h\x01" for i in range(20)})
+    assert_same(opened(tower), network())
+
+
 def test_statistics_are_no_network(checkpoint, opened):
     things = {"loss": checkpoint.tensor(np.ones(())), "statistics": checkpoint.state({"m.weight": np.ones(2)})}
     assert opened(dict_of({**things, "x": dict_of({"y": checkpoint.state(network())})})).notices == ()

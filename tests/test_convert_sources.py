@@ -41,7 +41,7 @@ from convert_formats import (
     write_safetensors,
     write_zip,
 )
-from convert_networks import CONVERT, assert_one_line_error, run_convert, state_dict
+from convert_networks import CONVERT, assert_one_line_error, run_convert
 from effnet_convert import pickle_reader
 from effnet_convert.errors import ConvertError
 from effnet_convert.sources import open_source
@@ -220,18 +220,18 @@ def test_protocol_4(tmp_path):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_wheels_and_archives(tmp_path, kind, compression):
     """One file of parameters inside; the weights file names that, not the archive."""
-    state = state_dict("sequential")
+    state = small_state()
     inner = WRITERS[kind](tmp_path / "model.pth", state)
+    expected = open_source(str(inner))
     for archive_name in ("package-1.0-py3-none-any.whl", "file.zip"):
-        with zipfile.ZipFile(tmp_path / archive_name, "w", compression) as archive:
+        path = tmp_path / archive_name
+        with zipfile.ZipFile(path, "w", compression) as archive:
             archive.write(inner, "package/models/model.pth")
+            archive.writestr("package/models/._model.pth", "what macOS adds")
             archive.writestr("package/__init__.py", "raise SystemExit('imported')")
-    outputs = []
-    for source in (inner, tmp_path / "package-1.0-py3-none-any.whl", tmp_path / "file.zip"):
-        result = run_convert(source, tmp_path / "out")
-        assert result.returncode == 0, result.stderr
-        outputs.append((tmp_path / "out").read_bytes())
-    assert outputs[0] == outputs[1] == outputs[2]
+        assert_same(read(path), state)
+        source = open_source(str(path))
+        assert (source.name, source.sha256) == (expected.name, expected.sha256)
 
 
 @pytest.mark.parametrize("members", [[], ["readme.txt"], ["a.pth", "b.pth"], ["a.pt", "b.safetensors"]])
@@ -448,6 +448,47 @@ def test_pickles_have_a_limit(tmp_path, monkeypatch, kind):
     assert "longer" not in refusal(path)
 
 
+BASE = np.arange(24, dtype=np.float32)
+LIMITED = {
+    # pickle, and what is said where 1000 instructions and copies and 100 objects are allowed
+    "instructions": (NONE * 1000, "more than 1000 instructions"),
+    "objects": ((b"ca\nb\n0" * 101), "more than 100 objects"),
+    "pairs copied again": (
+        list_of(*[tuple_of(text("a"), NONE)] * 90) + b"\x85q\x01" + (name("collections", "OrderedDict") + b"h\x01R0") * 12,
+        "copies more than 1000 elements",
+    ),
+    "arguments copied again": (
+        tuple_of(*[NONE] * 90) + b"q\x01" + (name("a", "b") + b"h\x01R0") * 12, "copies more than 1000 elements",
+    ),
+    "attributes copied again": (
+        name("a", "b") + EMPTY_TUPLE + REDUCE + dict_of({str(i): NONE for i in range(90)}) + b"q\x010" + b"h\x01b" * 12,
+        "copies more than 1000 elements",
+    ),
+    "sizes copied again": (
+        tuple_of(*[integer(1)] * 90) + b"q\x01" + Tensor(BASE, key="0").pickled(True) + b"0"
+        + (
+            name("torch._utils", "_rebuild_tensor_v2")
+            + tuple_of(
+                tuple_of(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(24), NONE) + b"Q",
+                integer(0), b"h\x01", b"h\x01",
+            )
+            + REDUCE + b"0"
+        ) * 8,
+        "copies more than 1000 elements",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIMITED)
+def test_work_has_a_limit(tmp_path, monkeypatch, case):
+    """A short pickle can ask for much by referring to the same thing again and again."""
+    pieces, words = LIMITED[case]
+    monkeypatch.setattr(pickle_reader, "MAX_STEPS", 1000)
+    monkeypatch.setattr(pickle_reader, "MAX_OBJECTS", 100)
+    path = write_old(tmp_path / "file.pth", {"w": Tensor(BASE)}, make_object=lambda *_: program(pieces, NONE))
+    assert words in refusal(path)
+
+
 def limited():
     """A gibibyte is a third more than the converter and NumPy take; a minute is forty times its time."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -513,7 +554,6 @@ except ConvertError as error:
 
 # ---------------------------------------------------------------- broken tensors and containers
 
-BASE = np.arange(24, dtype=np.float32)
 BROKEN_VIEWS = {
     "one past the end": dict(shape=(24,), strides=(1,), offset=1),
     "strides past the end": dict(shape=(2, 3), strides=(12, 6)),

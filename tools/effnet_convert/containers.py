@@ -103,11 +103,15 @@ class _Search:
                 continue
             if type(item) in (dict, Inert):
                 self._walk(item, (*keys, key))
-            elif key == SHADOW_LIST or (type(item) is list and any(map(AVERAGED.search, (*keys, key)))):
-                if type(item) is list and item and all(type(part) is SourceTensor for part in item):
-                    self.lists.append((".".join((*keys, key)), item))
+            elif type(item) is list and (key == SHADOW_LIST or any(map(AVERAGED.search, (*keys, key)))):
+                self._add_list((*keys, key), item)
         if type(value) is Inert and len(self.found) > before:
             value.used = True
+
+    def _add_list(self, keys, items):
+        if id(items) not in self._seen and items and all(type(item) is SourceTensor for item in items):
+            self.lists.append((".".join(keys), items))
+        self._seen.add(id(items))
 
     def _state_dict(self, items):
         module = Module()
@@ -240,7 +244,7 @@ def _choose_averaged(raw, averaged, lists, label):
 
 
 def choose(value, label, key=None, ema=False):
-    """The tensors to take of what a checkpoint holds: the raw ones, where it has EMA ones too and `ema` is not asked."""
+    """The tensors to take of what a checkpoint holds: of raw and EMA ones the raw, unless `ema` asks for the others."""
     search = _Search(value, label)
     found = _likely(search.found)
     if not found:

@@ -14,7 +14,9 @@ LOSSES = re.compile(
     r"(^|_)(criterion|criteria|loss|losses|loss_fn|loss_func|metric|metrics|accuracy|acc|auroc|f1|f1_score)$"
 )
 # Copies that average the weights over training.
-AVERAGED = re.compile(r"(^|[_.-])(ema|swa|averaged|averaging|shadow|polyak)([_.-]|\d|$)|^(modelema|emamodel)$", re.IGNORECASE)
+AVERAGED = re.compile(
+    r"(^|[_.-])(ema|swa|averaged|averaging|shadow|polyak)([_.-]|\d|$)|^(modelema|emamodel)$", re.IGNORECASE
+)
 MAX_PREFIXES = 16  # in front of a name
 
 
@@ -114,6 +116,7 @@ def check_whole(tensors, markers, place, label):
     rest = [name for name in tensors if inside and not name.startswith(inside[0] + ".")]
     if rest:
         raise ConvertError(
-            f"{label}: the network's names begin with {inside[0]}. and {len(rest)} others do not ({', '.join(rest[:3])}): if "
-            f"they are no part of it, take it alone with --key {places[0]}; a head has to be called as the library does"
+            f"{label}: the network's names begin with {inside[0]}. and {len(rest)} others do not "
+            f"({', '.join(rest[:3])}): if they are no part of it, take it alone with --key {places[0]}; a head has to be "
+            f"called as the library does"
         )

@@ -131,7 +131,8 @@ def _open_carried(archive, label):
     if len(found) != 1:
         names = f": {', '.join(info.filename for info in found[:3])}" if found else ""
         raise ConvertError(
-            f"{label}: holds {len(found)} files of parameters ({', '.join(CARRIED)}), not one{names}: give the file itself"
+            f"{label}: holds {len(found)} files of parameters ({', '.join(CARRIED)}), not one{names}: "
+            f"give the file itself"
         )
     path = found[0].filename
     return _open(bytes(archive.read(found[0])), os.path.basename(path), f"{label}: {path}", carried=True)

@@ -34,8 +34,9 @@ def read_old(data, label):
     if type(system) is not dict or system.get("little_endian") is not True:
         raise ConvertError(f"{label}: written on a big-endian machine, which is not supported")
 
-    places = {}  # key -> (element type, elements, offset in the buffer)
-    declared = {}
+    places = {}  # key -> offset in the buffer
+    declared = {}  # key -> (element type, elements)
+    storages = {}  # (key, start, elements) -> Storage, so that what is shared is told by its identity
 
     def storage_of(machine, kind, arguments):
         key, _, size, view = (*arguments, None)[:4]
@@ -56,11 +57,18 @@ def read_old(data, label):
             at = places[key] + start * item
             return buffer[at : at + elements * item]
 
-        return Storage(kind.element_type, elements, read)
+        return storages.setdefault((key, start, elements), Storage(kind.element_type, elements, read))
 
     value = read_pickle(data, described.end, label, storage_of)
     listed = read_pickle(data, value.end, label)
-    keys = listed.value
+    places.update(_places(buffer, listed, declared, label))
+    return value
+
+
+def _places(buffer, listed, declared, label):
+    """{key: offset in the buffer} of the storages behind the list of their keys, which is a Pickle. All that are
+    declared must be there, and nothing else."""
+    keys, places = listed.value, {}
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise ConvertError(f"{label}: the list of storages is broken")
     position = listed.end
@@ -82,7 +90,7 @@ def read_old(data, label):
             raise ConvertError(f"{label}: storage {key} is missing")
     if position != len(buffer):
         raise ConvertError(f"{label}: {len(buffer) - position} bytes too many behind the last storage")
-    return value
+    return places
 
 
 # ---------------------------------------------------------------- zip format
