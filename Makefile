@@ -10,6 +10,7 @@
 #   JPEG=0             leave libjpeg-turbo out; stb_image decodes JPEG
 #   BUILD=folder       build there and not in build; the folder may lie outside of the source
 #   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
+#   NETWORKS=          what `make weights` makes (default: lite1 b1-plain)
 #   PREFIX= DESTDIR=   where `make install` puts things
 #
 # Nothing is asked of gcc, Python or CUDA while this file is read, so `make demo` can install them.
@@ -32,6 +33,7 @@ SANITIZERS := memory
 BUILD := build/msan
 endif
 CC := $(if $(filter default,$(origin CC)),$(if $(filter 1,$(MSAN)),clang,gcc),$(CC))
+NETWORKS ?= lite1 b1-plain
 PREFIX ?= /usr/local
 DESTDIR ?=
 SETUP := tools/setup.sh
@@ -258,8 +260,8 @@ config: ## say what was found for the build, and what is left out
 setup: ## install what is missing: Debian packages, the Python environment .venv
 	@$(SETUP)
 
-weights: ## fetch the published weights and convert them: weights/*.safetensors
-	@tools/make_weights.sh
+weights: ## fetch the published weights and convert them: weights/*.safetensors; NETWORKS="lite0 lite1 lite2 b1-plain"
+	@tools/make_weights.sh $(NETWORKS)
 
 # The sub-make reads this file anew, and so finds what set-up has just installed.
 demo: ## set up, build, make the weights, classify everything in samples/
@@ -382,7 +384,7 @@ endif
 
 distclean: clean ## remove what was fetched too: the published weights, .venv, .cache
 	rm -rf .venv .cache weights/cache
-	rm -f $(foreach n,lite1 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
+	rm -f $(foreach n,lite0 lite1 lite2 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22

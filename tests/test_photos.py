@@ -65,9 +65,13 @@ def crops(build):
     return paths
 
 
-def test_top1_agrees_with_onnxruntime(effnet, lite1, lite1_onnx, crops, has_libjpeg):
-    preprocess = pillow_preprocess.read_preprocess(lite1)
-    session = onnxruntime.InferenceSession(str(lite1_onnx), providers=["CPUExecutionProvider"])
+@pytest.mark.parametrize("network", ["lite1", "lite0", "lite2"])
+def test_top1_agrees_with_onnxruntime(effnet, network, crops, has_libjpeg):
+    weights, onnx = (ROOT / "weights" / f"{network}.{ending}" for ending in ("safetensors", "onnx"))
+    if network != "lite1" and not (weights.exists() and onnx.exists()):
+        pytest.skip(f"no weights of {network} (make weights NETWORKS={network})")
+    preprocess = pillow_preprocess.read_preprocess(weights)
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     wanted = []
     for path in crops:
         with Image.open(path) as image:
@@ -75,7 +79,7 @@ def test_top1_agrees_with_onnxruntime(effnet, lite1, lite1_onnx, crops, has_libj
         (logits,) = session.run(None, {"input": pillow_preprocess.normalise(pixels[None], preprocess)})
         wanted.append(int(np.argmax(logits[0])))
 
-    done = effnet("classify", "-m", lite1, "--device", "cpu", "-k", "1", "-b", "8", "--format", "json", *crops)
+    done = effnet("classify", "-m", weights, "--device", "cpu", "-k", "1", "-b", "8", "--format", "json", *crops)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line)["classes"][0]["index"] for line in done.stdout.splitlines()]
     assert len(found) == COUNT

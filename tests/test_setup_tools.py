@@ -102,8 +102,8 @@ def test_distclean_leaves_other_weights(root, tmp_path):
     shutil.copy(root / "Makefile", tmp_path)
     weights = tmp_path / "weights"
     (weights / "cache").mkdir(parents=True)
-    for name in ("lite1.safetensors", "lite1.onnx", "b1-plain.safetensors", "b1-plain.onnx", "mine.safetensors",
-                 "mine.onnx", "imagenet_labels.tsv", "cache/x.whl"):
+    for name in ("lite1.safetensors", "lite1.onnx", "lite0.onnx", "lite2.safetensors", "b1-plain.safetensors",
+                 "b1-plain.onnx", "mine.safetensors", "mine.onnx", "imagenet_labels.tsv", "cache/x.whl"):
         (weights / name).write_text(name)
     (tmp_path / ".venv").mkdir()
     done = run("make", "distclean", cwd=tmp_path)

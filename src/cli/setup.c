@@ -90,7 +90,8 @@ static int find_model(const struct setup *setup, char path[PATH_MAX])
     if (find_network(asked, path)) return EFFNET_OK;
     return cli_fail(EFFNET_E_NOINPUT,
                     "%s%s: no such file, and no network of that name in ../weights or ../share/effnet beside "
-                    "the program; 'make weights' makes them",
+                    "the program; 'make weights NETWORKS=...' makes lite0, lite1, lite2 and b1-plain, "
+                    "tools/convert.py others from a checkpoint",
                     origin, asked);
 }
 

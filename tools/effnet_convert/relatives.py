@@ -3,16 +3,14 @@ name them. EfficientNet-B5 and larger are told by naming.py, as they are entries
 
 import re
 
-# Stages' output channels at width 1, of networks that timm writes as it writes EfficientNet (conv_stem, blocks).
+# The first stages' output channels, at width 1, of networks whose names in timm are EfficientNet's.
 _TIMM_WIDTHS = {
     (16, 24, 32, 64, 96, 160, 320): "MobileNetV2",
     (16, 24, 40, 80, 112, 160, 320): "MnasNet-A1",
-    (24, 40, 80, 96, 192, 320): "MnasNet",
     (16, 24, 40, 80, 96, 192, 320): "MnasNet-B1",
     (16, 24, 40, 80, 112, 160): "MobileNetV3",
     (16, 24, 40, 48, 96): "MobileNetV3 small",
     (16, 24, 32, 64, 112, 184, 352): "FBNet-C",
-    (16, 24, 40, 80, 96, 192, 320, 1280): "SPNASNet",
 }
 
 # (a pattern of a tensor's whole name, the network): the first that some name follows. The more particular come first.
@@ -25,7 +23,7 @@ _NAMES = (
     (r"features\.\d+\.0\.layer_scale|stages\.0\.blocks\.0\.gamma|stages\.0\.0\.gamma", "ConvNeXt"),
     (r"features\.\d+\.conv\.0\.0\.weight", "MobileNetV2"),
     (r"classifier\.3\.weight&features\.\d+\.block\.0\.0\.weight", "MobileNetV3"),
-    (r"layers\.0\.weight&layers\.8\.0\.0\.layers\.0\.weight", "MnasNet"),
+    (r"layers\.0\.weight&layers\.8\.0\.layers\.0\.weight", "MnasNet"),
     (r"features\.denseblock1\.denselayer1\.norm1\.weight", "a DenseNet"),
     (r"features\.\d+\.squeeze\.weight", "SqueezeNet"),
     (r"layer1\.0\.conv1\.weight|resnet\.embedder\.embedder\.convolution\.weight", "a ResNet"),
