@@ -9,6 +9,7 @@ The same seed gives the same bytes with every version of NumPy, on every process
 PCG64's raw output, they are turned into numbers by exact integer arithmetic, and what is measured (whose
 last bits depend on the order of summation) is rounded to ten bits."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -17,6 +18,7 @@ from .architectures import build_layers
 from .network import Network, Norm, Parameters
 
 IMAGES = 6  # of the calibration
+LARGEST_IMAGE = 240  # of the calibration: what is measured on larger ones is the same, and B4 would take a minute more
 LOGIT_STD = 2.0  # on the calibration images; drawings and photographs differ more, and give 3 to 7
 # A channel that hardly moves on the calibration images must not be amplified without bound.
 SMALLEST_VARIANCE = 0.05  # of the layer's median
@@ -141,17 +143,19 @@ def random_network(variant, seed, classes=1000):
     """The network `variant` with parameters drawn from the seed: float32, batch norm not folded."""
     stream = Stream(seed)
     network = Network(variant, build_layers(variant, [(classes, "none")]))
-    wanted = {name for layer in network.layers for name in (*layer.sources, layer.add)}
+    variant = dataclasses.replace(variant, size=min(variant.size, LARGEST_IMAGE))
+    layers = build_layers(variant, [(classes, "none")])
+    wanted = {name for layer in layers for name in (*layer.sources, layer.add)}
     x = calibration_images(stream, variant)
     outputs = {"image": x}
-    for layer in network.layers:
+    for layer in layers:
         x, *gate = [outputs[name] for name in layer.sources] or [x]
         if layer.op == "pool":
             x = x.mean(axis=(2, 3))
         elif layer.op == "scale":
             x = x * gate[0][:, :, None, None]
         elif layer.op == "linear":
-            draw = _draw_classifier if layer is network.layers[-1] else _draw_gate
+            draw = _draw_classifier if layer is layers[-1] else _draw_gate
             drawn = network.parameters[layer.name] = draw(stream, x, layer)
             x = x @ drawn.weight.astype(np.float64).T + drawn.bias
         else:
