@@ -81,55 +81,103 @@ static void compare(const struct effnet_layer *layer, const char *kernel, const 
         fail_msg("layer '%s': relative L2 %g", layer->name, sqrt(error / norm));
 }
 
+/* The unit's layers one after the other by the reference; inputs as the unit names them. Returns the last
+ * one's output. */
+static float *reference_unit(const effnet_model *model, const struct effnet_unit *unit, int n,
+                             const float *const *inputs)
+{
+    enum { LAYERS = 8 };
+    float *outputs[LAYERS] = {NULL};
+    const int count = unit->last - unit->first + 1;
+    assert_in_range(count, 1, LAYERS);
+    for (int l = 0; l < count; l++) {
+        const struct effnet_layer *layer = effnet_model_layer(model, unit->first + l);
+        const float *given[2] = {NULL};
+        for (int k = 0; k < layer->input_count; k++) {
+            const int from = layer->inputs[k];
+            for (int i = 0; i < unit->input_count; i++)
+                if (unit->inputs[i] == from) given[k] = inputs[i];
+            if (from >= unit->first) given[k] = outputs[from - unit->first];
+            assert_non_null(given[k]);
+        }
+        outputs[l] = malloc((size_t)n * effnet_layer_out_size(layer) * sizeof(float));
+        assert_non_null(outputs[l]);
+        assert_int_equal(effnet_reference_layer(model, unit->first + l, n, given, false, outputs[l], NULL),
+                         0);
+    }
+    for (int l = 0; l < count - 1; l++) free(outputs[l]);
+    return outputs[count - 1];
+}
+
+/* How many values one image's tensor has that unit->inputs[index] names; whether it is a gate. */
+static size_t unit_input_size(const effnet_model *model, const struct effnet_unit *unit, int index,
+                              bool *gate)
+{
+    for (int l = unit->first;; l++) {
+        const struct effnet_layer *layer = effnet_model_layer(model, l);
+        for (int k = 0; k < layer->input_count; k++) {
+            if (layer->inputs[k] != unit->inputs[index]) continue;
+            *gate = k > 0 && layer->op == EFFNET_OP_SCALE;
+            return effnet_layer_in_size(layer, k);
+        }
+    }
+}
+
 /* One unit, with seeded inputs and a poisoned output, against the reference. */
 static void check_unit(const effnet_model *model, effnet_session *session, int index, int n, uint64_t *random)
 {
-    const struct effnet_layer *layer = effnet_model_layer(model, index);
     const struct effnet_unit *unit = effnet_session_unit(session, index);
-    assert_int_equal(unit->first, index);
-    assert_int_equal(unit->last, index);
+    const struct effnet_layer *layer = effnet_model_layer(model, unit->last);
     assert_true(unit->kernel[0]);
-    size_t out = (size_t)n * effnet_layer_out_size(layer);
-    float *inputs[2] = {NULL}, *copies[2] = {NULL}, *given[EFFNET_UNIT_INPUTS] = {NULL};
-    size_t bytes[2] = {0};
-    for (int k = 0; k < layer->input_count; k++) {
-        if (k > 0 && layer->inputs[k] == layer->inputs[0]) {
-            inputs[k] = inputs[0]; /* as in the network */
-            continue;
-        }
-        size_t count = (size_t)n * effnet_layer_in_size(layer, k);
+    size_t out = (size_t)n * effnet_layer_out_size(layer), bytes[EFFNET_UNIT_INPUTS];
+    float *inputs[EFFNET_UNIT_INPUTS] = {NULL}, *copies[EFFNET_UNIT_INPUTS] = {NULL};
+    for (int k = 0; k < unit->input_count; k++) {
+        bool gate;
+        const size_t count = (size_t)n * unit_input_size(model, unit, k, &gate);
         bytes[k] = count * sizeof(float);
         inputs[k] = new_floats(count, random, 2);
-        for (size_t i = 0; k > 0 && layer->op == EFFNET_OP_SCALE && i < count; i++)
+        for (size_t i = 0; gate && i < count; i++)
             inputs[k][i] = inputs[k][i] / 4 + 0.5f; /* a gate lies between 0 and 1 */
         copies[k] = malloc(bytes[k]);
         assert_non_null(copies[k]);
         memcpy(copies[k], inputs[k], bytes[k]);
-        assert_int_equal(unit->inputs[k], layer->inputs[k]);
-        given[k] = inputs[k];
     }
-    assert_int_equal(unit->input_count, 1 + (copies[1] != NULL));
-    float *expected = malloc(out * sizeof *expected), *got = malloc((out + 2 * GUARD) * sizeof *got);
-    assert_true(expected && got);
+    float *got = malloc((out + 2 * GUARD) * sizeof *got);
+    assert_non_null(got);
     memset(got, 0xff, (out + 2 * GUARD) * sizeof *got); /* NaN */
 
     struct effnet_error error = {0};
-    if (effnet_session_run_unit(session, index, n, (const float *const *)given, got + GUARD, &error))
+    if (effnet_session_run_unit(session, index, n, (const float *const *)inputs, got + GUARD, &error))
         fail_msg("%s", error.message);
-    assert_int_equal(
-        effnet_reference_layer(model, index, n, (const float *const *)inputs, false, expected, NULL), 0);
+    float *expected = reference_unit(model, unit, n, (const float *const *)inputs);
     compare(layer, unit->kernel, got + GUARD, expected, out);
     for (size_t i = 0; i < GUARD * sizeof *got; i++) {
         assert_int_equal(((unsigned char *)got)[i], 0xff);
         assert_int_equal(((unsigned char *)(got + GUARD + out))[i], 0xff);
     }
-    for (int k = 0; k < 2; k++) {
-        if (copies[k]) assert_memory_equal(inputs[k], copies[k], bytes[k]);
-        free(given[k]);
+    for (int k = 0; k < unit->input_count; k++) {
+        assert_memory_equal(inputs[k], copies[k], bytes[k]);
+        free(inputs[k]);
         free(copies[k]);
     }
     free(expected);
     free(got);
+}
+
+/* Every unit, and that they are the table's layers in order. Returns how many layers lie in units of several.
+ */
+static int check_all_units(const effnet_model *model, effnet_session *session, int n, uint64_t *random)
+{
+    int next = 0, together = 0;
+    for (int u = 0; u < effnet_session_unit_count(session); u++) {
+        const struct effnet_unit *unit = effnet_session_unit(session, u);
+        assert_int_equal(unit->first, next);
+        next = unit->last + 1;
+        if (unit->last > unit->first) together += next - unit->first;
+        check_unit(model, session, u, n, random);
+    }
+    assert_int_equal(next, effnet_model_get_info(model)->layer_count);
+    return together;
 }
 
 static effnet_model *open_weights(const char *path)
@@ -149,9 +197,7 @@ static void test_real_layers(void **state)
     for (int i = 0; i < 2; i++) {
         effnet_model *model = open_weights(networks[i]);
         effnet_session *session = open_session(model, 3, 1, NULL);
-        assert_int_equal(effnet_session_unit_count(session), effnet_model_get_info(model)->layer_count);
-        for (int u = 0; u < effnet_session_unit_count(session); u++)
-            check_unit(model, session, u, 1, &random);
+        assert_int_equal(check_all_units(model, session, 1, &random), 0);
         effnet_session_close(session);
         effnet_model_close(model);
     }
@@ -230,9 +276,7 @@ static void test_awkward_layers(void **state)
         int n = random_int(&random, 1, 3);
         effnet_session *session = open_session(model, random_int(&random, 1, 6), random_int(&random, n, 8),
                                                NULL);
-        assert_int_equal(effnet_session_unit_count(session), effnet_model_get_info(model)->layer_count);
-        for (int u = 0; u < effnet_session_unit_count(session); u++)
-            check_unit(model, session, u, n, &random);
+        assert_int_equal(check_all_units(model, session, n, &random), 0);
         effnet_session_close(session);
         effnet_model_close(model);
     }
@@ -284,10 +328,10 @@ static void test_graphs(void **state)
         uint8_t *pixels = new_pixels(model, N, &random);
         float *expected = reference_logits(model, pixels, N), got[N * 11];
         effnet_session *session = open_session(model, 2, random_int(&random, 1, N), NULL);
-        const int layers = effnet_session_unit_count(session);
+        const int layers = effnet_model_get_info(model)->layer_count;
         assert_int_equal(effnet_session_run(session, pixels, N, got, NULL), EFFNET_OK);
         compare(effnet_model_layer(model, layers - 1), "whole network", got, expected, N * 11);
-        for (int u = 0; u < layers; u++) check_unit(model, session, u, 1, &random);
+        check_all_units(model, session, 1, &random);
         effnet_session_close(session);
         effnet_model_close(model);
         free(expected);
@@ -336,6 +380,40 @@ static void test_batches(void **state)
         effnet_model *model = weights_open(round % 2 ? weights_tiny(seed) : weights_tiny_excited(seed));
         check_batches(model, random_int(&random, 1, 6), random_int(&random, 1, 9), NULL, &random);
         effnet_model_close(model);
+    }
+}
+
+/* Blocks with squeeze-and-excite of any size, also such that are cut into many strips for the cache: as
+ * units, as a network, alone and in batches. */
+static void test_squeeze_excite(void **state)
+{
+    (void)state;
+    uint64_t random = random_seed("squeeze and excite", 41);
+    const bool fused = __builtin_cpu_supports("avx2") && !getenv("ONEDNN_MAX_CPU_ISA");
+    for (int round = 0; round < 14; round++) {
+        const int size = random_int(&random, 5, round % 7 == 0 ? 90 : 30);
+        struct weights *w = weights_new(random_next(&random), size, size);
+        weights_conv(w, "stem", random_channels(&random), 3, 2, WEIGHTS_SAME, "silu");
+        for (int b = 0; b < 2; b++)
+            weights_mbconv_excited(w, b ? w->channels : random_channels(&random), random_channels(&random),
+                                   random_int(&random, 1, 2) * 2 + 1, b ? 1 : random_int(&random, 1, 2),
+                                   random_int(&random, 1, 20), b == 1);
+        weights_head(w, 33, "silu", 11);
+        effnet_model *model = weights_open(w);
+        uint8_t *pixels = new_pixels(model, 2, &random);
+        float *expected = reference_logits(model, pixels, 2), got[2 * 11];
+        const int threads = random_int(&random, 1, 8);
+        effnet_session *session = open_session(model, threads, 2, NULL);
+        const int together = check_all_units(model, session, 1, &random);
+        if (fused) assert_int_equal(together, 12);
+        assert_int_equal(effnet_session_run(session, pixels, 2, got, NULL), EFFNET_OK);
+        compare(effnet_model_layer(model, effnet_model_get_info(model)->layer_count - 1), "whole network",
+                got, expected, 2 * 11);
+        effnet_session_close(session);
+        if (round < 4) check_batches(model, threads, random_int(&random, 1, 4), NULL, &random);
+        effnet_model_close(model);
+        free(expected);
+        free(pixels);
     }
 }
 
@@ -481,15 +559,11 @@ static void test_fp16_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_real_layers),
-        cmocka_unit_test(test_awkward_layers),
-        cmocka_unit_test(test_graphs),
-        cmocka_unit_test(test_large_pools),
-        cmocka_unit_test(test_batches),
-        cmocka_unit_test(test_many_threads),
-        cmocka_unit_test(test_concurrent_sessions),
-        cmocka_unit_test(test_timing),
-        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_real_layers),  cmocka_unit_test(test_awkward_layers),
+        cmocka_unit_test(test_graphs),       cmocka_unit_test(test_large_pools),
+        cmocka_unit_test(test_batches),      cmocka_unit_test(test_squeeze_excite),
+        cmocka_unit_test(test_many_threads), cmocka_unit_test(test_concurrent_sessions),
+        cmocka_unit_test(test_timing),       cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_fp16_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
