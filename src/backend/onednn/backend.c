@@ -36,11 +36,6 @@ static bool has_isa(dnnl_cpu_isa_t isa)
 #endif
 }
 
-bool effnet_onednn_has_avx2(void)
-{
-    return has_isa(dnnl_cpu_isa_avx2);
-}
-
 /* bf16 needs the instructions: where there are none oneDNN emulates them, slowly, or refuses. */
 static bool has_bf16(void)
 {
@@ -285,7 +280,7 @@ static int build(struct backend_state *state, int threads, struct effnet_error *
         return effnet_fail_nomem(error, "layers", layers * sizeof *state->layers);
     for (size_t i = 0; i < layers; i++) state->layers[i].layer = effnet_model_layer(state->model, (int)i);
     effnet_onednn_fill_pixel_table(state);
-    effnet_onednn_fuse(state);
+    effnet_onednn_fuse(state, has_isa(dnnl_cpu_isa_avx2));
 
     EFFNET_TRY(effnet_pool_open(threads, &state->pool, error));
     threads = effnet_pool_threads(state->pool);

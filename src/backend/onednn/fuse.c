@@ -20,12 +20,11 @@ static const struct effnet_layer *layer_at(const struct backend_state *state, in
     return index < state->info->layer_count ? state->layers[index].layer : NULL;
 }
 
-static bool has_silu(const struct backend_state *state, const struct effnet_layer *layer)
+static bool has_silu(const struct effnet_layer *layer)
 {
     const bool convolution = layer->op == EFFNET_OP_CONV || layer->op == EFFNET_OP_DEPTHWISE ||
                              layer->op == EFFNET_OP_POINTWISE;
-    return convolution && layer->activation == EFFNET_ACT_SILU && state->type == dnnl_f32 &&
-           effnet_onednn_has_avx2();
+    return convolution && layer->activation == EFFNET_ACT_SILU;
 }
 
 /* Whether layer `index` exists, is an `op`, and takes the output of layer `input` first, which nobody reads
@@ -53,11 +52,12 @@ static int find_end(const struct backend_state *state, int first)
     return layer_at(state, scale + 1)->residual < first ? scale + 1 : -1;
 }
 
-void effnet_onednn_fuse(struct backend_state *state)
+void effnet_onednn_fuse(struct backend_state *state, bool avx2)
 {
     const int layers = state->info->layer_count;
+    const bool own_silu = avx2 && state->type == dnnl_f32;
     for (int i = 0; i < layers; i++)
-        state->layers[i].fused = (struct onednn_fused){.silu = has_silu(state, layer_at(state, i)),
+        state->layers[i].fused = (struct onednn_fused){.silu = own_silu && has_silu(layer_at(state, i)),
                                                        .gate = -1};
     state->unit_count = 0;
     for (int first = 0, last; first < layers; first = last + 1) {

@@ -112,8 +112,8 @@ onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_
 dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum effnet_activation activation);
 
 /* fuse.c: decides what layers do beside their primitives, and which layers make a unit. Needs layers[].layer
- * and the state's model and type. */
-void effnet_onednn_fuse(struct backend_state *state);
+ * and the state's model and type; avx2: whether there are such instructions. */
+void effnet_onednn_fuse(struct backend_state *state, bool avx2);
 /* What of that happens to a strip: before its primitive runs, and after. */
 void effnet_onednn_before_strip(const struct backend_state *state, const struct onednn_layer *layer,
                                 const struct onednn_strip *strip, char *arena);
@@ -133,9 +133,6 @@ void effnet_onednn_free_layer(struct onednn_layer *layer);
 /* mean.c: of a map's first `channels` channels, from `map` on; and of a map whose rows' sums there are. */
 void effnet_onednn_mean(const struct onednn_layer *layer, const char *map, int channels, char *to);
 void effnet_onednn_mean_of_sums(const struct effnet_layer *layer, const float *sums, float *to);
-
-/* backend.c: whether oneDNN compiles its kernels for AVX2 here, or for more. */
-bool effnet_onednn_has_avx2(void);
 
 /* run.c */
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,

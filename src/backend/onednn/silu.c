@@ -9,7 +9,7 @@
 #include <string.h>
 
 #if defined(__x86_64__) || defined(__i386__)
-#define AVX2 __attribute__((target("avx2,fma"))) /* callers ask effnet_onednn_has_silu */
+#define AVX2 __attribute__((target("avx2,fma"))) /* fuse.c asks for it where there is some */
 #else
 #define AVX2
 #endif
