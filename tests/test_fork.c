@@ -24,7 +24,7 @@
 #endif
 #endif
 
-enum { ROUNDS = 70, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
+enum { ROUNDS = 35, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
 
 /* The leak sanitizer asks this when a process ends. In a child it finds what OpenMP kept for the parent's
  * threads, which are not there to free it. */

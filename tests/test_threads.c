@@ -26,7 +26,7 @@ enum { THREADS = 8 };
 #ifdef __SANITIZE_THREAD__
 enum { SMALL_ROUNDS = 12, REAL_ROUNDS = 2 };
 #else
-enum { SMALL_ROUNDS = 200, REAL_ROUNDS = 25 };
+enum { SMALL_ROUNDS = 200, REAL_ROUNDS = 10 };
 #endif
 
 /* ---------------------------------------------------------------- between sessions: images, linear layers */
