@@ -332,8 +332,9 @@ def test_padding_may_lack_at_the_end(decode, runner, write, bits, top_down):
         padding = -((width * bits + 7) // 8) % 4
         for cut in range(1, padding + 1):
             path = write(whole[:-cut])
-            assert_same(decode(path), expected)
-            assert_same(decode(path), pillow_rgb(path))
+            pixels = decode(path)
+            assert_same(pixels, expected)
+            assert_same(pixels, pillow_rgb(path))
         done = runner("decode", write(whole[:-padding - 1]))
         assert done.returncode == E_DATA and "truncated" in done.stderr.decode()
 

@@ -240,12 +240,12 @@ def test_ends_early(libjpeg, refused, options):
     data = cjpeg(160, 120, *options.split())
     start = first(data, 0xDA)
     reasons = []
-    for length in np.linspace(start + 14, len(data) - 4, 40).astype(int):
+    for length in np.linspace(start + 14, len(data) - 4, 20).astype(int):
         reasons.append(refused(data[:length] + b"\xff\xd9"))
         assert refused(data[:length]) == TRUNCATED
     # Others were cut within a table or a scan's header, or behind a scan.
     others = [reason for reason in reasons if reason not in (TRUNCATED, INCOMPLETE)]
-    assert len(others) <= 4 and all(reason.startswith("bad JPEG: ") for reason in others)
+    assert len(others) <= 2 and all(reason.startswith("bad JPEG: ") for reason in others)
     assert refused(data[:-1]) == refused(data[:-2]) == TRUNCATED
     assert (len(scan_starts(data)) > 1) == ("-progressive" in options)
     for start in scan_starts(data)[1:]:

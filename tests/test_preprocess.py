@@ -268,7 +268,7 @@ def test_truncated(runner, tmp_path, extension, options):
         data = data[:-26]  # the footer
     tail = {"png": 16, "gif": 5}.get(extension, 1)
     path = tmp_path / f"cut.{extension}"
-    for length in [*range(1, 40), *range(40, len(data) - tail, max(1, len(data) // 60)), len(data) - tail]:
+    for length in [*range(1, 40), *range(40, len(data) - tail, max(1, len(data) // 25)), len(data) - tail]:
         path.write_bytes(data[:length])
         done = runner("decode", path)
         assert done.returncode == E_DATA, (length, len(data))
