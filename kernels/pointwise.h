@@ -7,7 +7,7 @@
  * fp16 numbers, high + low, that are added one after the other: where x and the bias nearly cancel, the
  * first sum is exact, so the result is as good as one from a fp32 bias.
  *
- * So may w, for a layer whose terms cancel so much that weights rounded to fp16 would show.
+ * So may w, for a layer whose terms cancel so much that weights rounded to fp16 would show; not with SiLU.
  *
  * With a gate, p(x[m][k]) is x[m][k] * gate[m / gate_rows][k], rounded to fp16: what squeeze-and-excite makes
  * of a map, without a pass over it. A NaN or an infinity in a gate stays in its image.

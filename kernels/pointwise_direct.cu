@@ -213,8 +213,7 @@ template <class S> struct launcher {
         if (!fills_tile(args.n, S::BN)) return false;
         if (S::WK > 1 && args.k <= 16 * S::WK) return false; /* half the warps would have nothing to add */
         if (args.pool_rows && (S::WK == 1 || args.pool_rows > S::BM || args.residual)) return false;
-        /* No layer has weights in two parts and one of these; tiled kernels do them. */
-        if (args.w_low && (args.activation == ACTIVATION_SILU || (S::WK == 1 && args.residual))) return false;
+        if (S::WK == 1 && args.w_low && args.residual) return false; /* no layer has both */
         return blocks(args) < (1LL << 31);
     }
 

@@ -267,7 +267,7 @@ template <class T> struct wgmma_launcher {
         if (args.residual && !T::ADDS_RESIDUAL) return false;
         if (args.w_low != (T::W_PARTS == 2)) return false;
         /* SiLU is only for what has nothing else; no layer has. */
-        if (args.activation == ACTIVATION_SILU && (args.gate || args.residual || args.w_low)) return false;
+        if (args.activation == ACTIVATION_SILU && (args.gate || args.residual)) return false;
         if (args.gate && !T::TAKES_GATE) return false;
         return args.pool_rows <= ROWS && !(args.pool_rows && args.residual);
     }

@@ -454,6 +454,7 @@ static int check_awkward(int count, int largest, uint64_t *state, int *runs)
                           false,
                           random_int(state, 0, 1),
                           0};
+        if (s.activation == ACTIVATION_SILU) s.w_low = false;
         int m = edges[random_int(state, 0, (int)(sizeof edges / sizeof *edges) - 1)];
         if (random_int(state, 0, 3) == 0) {
             s.residual = false;
@@ -488,7 +489,7 @@ static int check_coverage(void)
                                             .n = n,
                                             .k = k,
                                             .residual = way & 1 ? &there : NULL,
-                                            .w_low = !(way & 1),
+                                            .w_low = !(way & 1) && !(way & 2),
                                             .input_bias = way / 4 == 1 ? &there : NULL,
                                             .input_activation = ACTIVATION_RELU,
                                             .gate = way / 4 == 2 ? &there : NULL,
@@ -516,6 +517,8 @@ static int check_refusals(void)
         odd = a, odd.m = 0,
         failures += kernel_launch(&pointwise_kernels, c, &odd, 0) != cudaErrorInvalidValue;
         odd = a, odd.activation = ACTIVATION_GELU, failures += kernel_fits(&pointwise_kernels, c, &odd);
+        odd = a, odd.activation = ACTIVATION_SILU, odd.w_low = true,
+        failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.gate = &a, odd.gate_rows = 0, failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.gate = &a, odd.gate_rows = 63, failures += kernel_fits(&pointwise_kernels, c, &odd);
         odd = a, odd.gate = odd.input_bias = &a, odd.gate_rows = 64, odd.input_activation = ACTIVATION_RELU,
