@@ -6,8 +6,9 @@
  * multiply-adds is (TW + K - 1) / TW loads and conversions for each output. Consecutive threads hold
  * consecutive pairs of channels, so a warp reads and writes whole lines.
  *
- * Grid: one thread per strip, TW columns and two channels; block: 128 threads; shared memory: none. Sums take
- * their taps in the same order as in depthwise_tile.cu.
+ * Grid: one thread per strip, TW columns and two channels; block: 128 threads; shared memory: none, or 1 KB
+ * for the sums of channels, which go with SiLU. Sums take their taps in the same order as in
+ * depthwise_tile.cu.
  *
  * Fewest bytes: 2 a value of x and of y. FLOPs: 2 kernel^2 a value of y on CUDA cores, and a conversion for
  * each loaded value. Measurements: docs/depthwise.md. */
@@ -18,8 +19,6 @@ namespace depthwise
 
 namespace
 {
-
-constexpr int THREADS = 128;
 
 template <int K_, int S_, int TW_> struct column {
     static constexpr int K = K_, S = S_, TW = TW_;
@@ -68,36 +67,59 @@ __device__ __forceinline__ void add_row(float2 (&sum)[P::SLOTS][P::TW], const __
     }
 }
 
-template <class P>
+/* act(sum) to y, and on to `total` where the activation is SiLU. */
+template <class P, bool SILU>
 __device__ __forceinline__ void store_row(__half *y, const float2 (&sum)[P::TW], const depthwise_args &args,
-                                          int columns)
+                                          int columns, float (&total)[2])
 {
     const __half2 low = __float2half2_rn(args.output_min), high = __float2half2_rn(args.output_max);
 #pragma unroll
     for (int t = 0; t < P::TW; t++) {
-        /* the bounds are exact in fp16, so clamping after rounding gives the same */
-        if (t < columns)
+        if constexpr (SILU) {
+            const float2 v = make_float2(epilogue::silu_for_half(sum[t].x),
+                                         epilogue::silu_for_half(sum[t].y));
+            if (t < columns) {
+                *reinterpret_cast<__half2 *>(y) = __float22half2_rn(v);
+                total[0] += v.x, total[1] += v.y;
+            }
+        } else if (t < columns) {
+            /* the bounds are exact in fp16, so clamping after rounding gives the same */
             *reinterpret_cast<__half2 *>(y) = epilogue::clamp(__float22half2_rn(sum[t]), low, high);
+        }
         y += args.channels;
     }
 }
 
-template <class P>
+/* Without SILU a thread takes its work by its number in the grid; `shape` is not looked at. With SILU a
+ * vector is a pair of channels, a place TW columns of a strip. */
+template <class P, bool SILU>
 __global__ void __launch_bounds__(THREADS, P::BLOCKS)
-    depthwise_column(const __grid_constant__ depthwise_args args, int strips, int strip_rows)
+    depthwise_column(const __grid_constant__ depthwise_args args, int strips, int strip_rows,
+                     const __grid_constant__ block_shape shape)
 {
     ptx::grid_launch_next();
     const int pairs = args.channels / 2, tiles_x = (args.out_width + P::TW - 1) / P::TW;
-    const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
-    long long rest = index / pairs;
-    const int channel = static_cast<int>(index % pairs) * 2;
-    const int ox = static_cast<int>(rest % tiles_x) * P::TW;
-    rest /= tiles_x;
-    const int oy = static_cast<int>(rest % strips) * strip_rows, n = static_cast<int>(rest / strips);
-    if (n >= args.n) {
-        ptx::grid_wait();
-        return;
+    int channel, ox, oy, n;
+    bool active = true;
+    position at = {};
+    if constexpr (SILU) {
+        at = locate(shape, pairs);
+        channel = at.active ? 2 * at.vector : 0, n = at.n;
+        ox = at.place % tiles_x * P::TW, oy = at.place / tiles_x * strip_rows;
+        active = at.active && oy < args.out_height;
+    } else {
+        const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+        long long rest = index / pairs;
+        channel = static_cast<int>(index % pairs) * 2;
+        ox = static_cast<int>(rest % tiles_x) * P::TW;
+        rest /= tiles_x;
+        oy = static_cast<int>(rest % strips) * strip_rows, n = static_cast<int>(rest / strips);
+        if (n >= args.n) {
+            ptx::grid_wait();
+            return;
+        }
     }
+    float total[2] = {};
     float2 weight[P::K * P::K], sum[P::SLOTS][P::TW] = {};
 #pragma unroll
     for (int i = 0; i < P::K * P::K; i++)
@@ -105,8 +127,8 @@ __global__ void __launch_bounds__(THREADS, P::BLOCKS)
     const float2 bias = __ldg(reinterpret_cast<const float2 *>(args.bias + channel));
 
     const int iy = oy * P::S - args.pad_top, ix = ox * P::S - args.pad_left;
-    const int rows = (min(strip_rows, args.out_height - oy) - 1) * P::S +
-                     P::K; /* of input, the padding's too */
+    int rows = (min(strip_rows, args.out_height - oy) - 1) * P::S + P::K; /* of input, the padding's too */
+    if (!active) rows = 0;
     unsigned inside = 0;
 #pragma unroll
     for (int c = 0; c < P::COLUMNS; c++) inside |= (ix + c >= 0 && ix + c < args.width) << c;
@@ -137,47 +159,81 @@ __global__ void __launch_bounds__(THREADS, P::BLOCKS)
                 for (int t = 0; t < P::TW; t++) sum[P::slot(j / P::S)][t] = bias;
             add_row<P>(sum, row, weight, j);
             if ((j + P::PERIOD - (P::K - 1)) % P::S || r < P::K - 1) continue;
-            store_row<P>(y, sum[P::slot((j + P::PERIOD - (P::K - 1)) / P::S)], args, args.out_width - ox);
+            store_row<P, SILU>(y, sum[P::slot((j + P::PERIOD - (P::K - 1)) / P::S)], args,
+                               args.out_width - ox, total);
             y += out_row;
         }
     }
+    if constexpr (SILU) store_sums(total, args, shape);
 }
 
 template <int TW> struct launcher : window_launcher<launcher<TW>> {
-    static long long threads_a_strip(const depthwise_args &args)
+    struct strips {
+        int count, rows; /* of output, in each but the last */
+    };
+
+    static int tiles_x(const depthwise_args &args) { return (args.out_width + TW - 1) / TW; }
+
+    static long long threads_a_strip(const depthwise_args &args, int images)
     {
-        return static_cast<long long>(args.n) * (args.channels / 2) * ((args.out_width + TW - 1) / TW);
+        return static_cast<long long>(images) * (args.channels / 2) * tiles_x(args);
     }
 
     static int most_strips(const depthwise_args &args) { return (args.out_height + 3) / 4; }
 
     static bool fits(const depthwise_args &args)
     {
-        return threads_a_strip(args) * most_strips(args) < (1LL << 31) * THREADS;
+        const int threads = args.activation == ACTIVATION_SILU ? 1 : THREADS; /* of a block, at least */
+        return threads_a_strip(args, args.n) * most_strips(args) < (1LL << 31) * threads;
     }
 
-    /* Strips: as few as fill the chip, since each reads K - S rows of its neighbours. */
+    /* As few as fill the chip with so many images, since each reads K - S rows of its neighbours. */
+    static strips choose_strips(const depthwise_args &args, int images, int blocks, int sms)
+    {
+        const long long columns = threads_a_strip(args, images);
+        const long long wanted = 3LL * blocks * THREADS * sms; /* threads */
+        long long count = (wanted + columns - 1) / columns;
+        if (count > most_strips(args)) count = most_strips(args);
+        const int rows = (args.out_height + static_cast<int>(count) - 1) / static_cast<int>(count);
+        return {(args.out_height + rows - 1) / rows, rows};
+    }
+
+    /* A block has 64 bytes of a pixel at least. */
+    static block_shape shape(const depthwise_args &args, const strips &strips)
+    {
+        return choose_shape(args.channels / 2, 64 / 4, 1, tiles_x(args) * strips.count);
+    }
+
+    static int sum_parts(const depthwise_args &args)
+    {
+        int sms = 0;
+        if (sm_count(&sms) != cudaSuccess) return 0;
+        const int blocks = args.kernel == 5 ? column<5, 1, TW>::BLOCKS : column<3, 1, TW>::BLOCKS;
+        return shape(args, choose_strips(args, planned_images(args), blocks, sms)).parts;
+    }
+
     template <int K, int S> static cudaError_t launch_window(const depthwise_args &args, cudaStream_t stream)
     {
         using P = column<K, S, TW>;
         int sms = 0;
         const cudaError_t status = sm_count(&sms);
         if (status != cudaSuccess) return status;
-        const long long columns = threads_a_strip(args);
-        const long long wanted = 3LL * P::BLOCKS * THREADS * sms; /* threads */
-        long long strips = (wanted + columns - 1) / columns;
-        if (strips > most_strips(args)) strips = most_strips(args);
-        const int strip_rows = (args.out_height + static_cast<int>(strips) - 1) / static_cast<int>(strips);
-        strips = (args.out_height + strip_rows - 1) / strip_rows;
-        const long long blocks = (columns * strips + THREADS - 1) / THREADS;
-        return launch_overlapping(depthwise_column<P>, static_cast<unsigned>(blocks), THREADS, 0, stream,
-                                  args, static_cast<int>(strips), strip_rows);
+        if (args.silu) {
+            const strips s = choose_strips(args, planned_images(args), P::BLOCKS, sms);
+            const block_shape blocks = shape(args, s);
+            return launch_overlapping(depthwise_column<P, true>, static_cast<unsigned>(blocks.blocks(args.n)),
+                                      blocks.threads(), 0, stream, args, s.count, s.rows, blocks);
+        }
+        const strips s = choose_strips(args, args.n, P::BLOCKS, sms);
+        const long long blocks = (threads_a_strip(args, args.n) * s.count + THREADS - 1) / THREADS;
+        return launch_overlapping(depthwise_column<P, false>, static_cast<unsigned>(blocks), THREADS, 0,
+                                  stream, args, s.count, s.rows, block_shape());
     }
 };
 
 } // namespace
 
-#define COLUMN(TW) make_config<launcher<TW>>(#TW " columns, 2 channels")
+#define COLUMN(TW) make_config_with_sums<launcher<TW>>(#TW " columns, 2 channels")
 
 const kernel_config column_configs[] = {COLUMN(5), COLUMN(6), COLUMN(8), {}};
 

@@ -26,6 +26,7 @@ template <class L> constexpr kernel_config make_config(const char *name, int arc
             [](const void *a, cudaStream_t stream) {
                 return L::launch(for_kernel(*static_cast<const args *>(a)), stream);
             },
+            nullptr,
             nullptr};
 }
 
@@ -35,6 +36,16 @@ template <class L> constexpr kernel_config make_config_with_cost(const char *nam
     kernel_config config = make_config<L>(name, architecture);
     config.cost_us = [](const void *a, int sms) {
         return L::cost_us(*static_cast<const decltype(args_of(L::fits)) *>(a), sms);
+    };
+    return config;
+}
+
+/* As make_config, and sum_parts(args). */
+template <class L> constexpr kernel_config make_config_with_sums(const char *name)
+{
+    kernel_config config = make_config<L>(name);
+    config.sum_parts = [](const void *a) {
+        return L::sum_parts(*static_cast<const decltype(args_of(L::fits)) *>(a));
     };
     return config;
 }

@@ -24,6 +24,9 @@ struct kernel_config {
     cudaError_t (*launch)(const void *args, cudaStream_t stream);
     /* An estimate of the time for args that fit, on a chip of so many SMs; NULL: there is none. */
     double (*cost_us)(const void *args, int sms);
+    /* For args that are valid: the parts of the sums that it takes along (depthwise.h); NULL: it takes none.
+     */
+    int (*sum_parts)(const void *args);
 };
 
 enum { KERNEL_LISTS_MAX = 4 };

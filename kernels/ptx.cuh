@@ -169,6 +169,12 @@ __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t ra
     return d;
 }
 
+/* To a cluster address; visible in that block after a cluster_sync of both. */
+__device__ __forceinline__ void cluster_store(uint32_t address, float v)
+{
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+}
+
 /* Four floats to the shared memory of a block of the cluster, where `barrier` counts their bytes. Both are
  * cluster addresses, the first a multiple of 16. */
 __device__ __forceinline__ void cluster_store_async(uint32_t address, float4 v, uint32_t barrier)

@@ -112,6 +112,28 @@ static inline double activate_double(enum activation activation, double v)
     return activation == ACTIVATION_RELU6 && v > 6 ? 6 : v;
 }
 
+/* Half the distance between the fp16 values around v: what rounding once may cost. */
+static inline double half_rounding(double v)
+{
+    int exponent;
+    frexp(v, &exponent);
+    return ldexp(0.5, (exponent > -13 ? exponent : -13) - 11);
+}
+
+/* Whether `got` is the sum of so many values, as stored, `stride` apart: to the roundings of the values and
+ * of sums in fp32. Where a value is a NaN or infinite, so is the sum. */
+static inline bool sum_right(const half *values, size_t count, size_t stride, double got)
+{
+    double sum = 0, size = 0, roundings = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double v = (double)half_to_float(values[i * stride]);
+        sum += v, size += fabs(v), roundings += half_rounding(v) * half_rounding(v);
+    }
+    if (isnan(sum)) return isnan(got);
+    if (isinf(sum)) return got == sum;
+    return fabs(got - sum) <= 4 * sqrt(roundings) + 64 * 0x1p-24 * size; /* 4 sqrt: 7 standard deviations */
+}
+
 struct comparison {
     double relative_l2; /* over the places where both are finite */
     double worst;       /* largest |out - reference| / (|reference| + rms(reference)) */

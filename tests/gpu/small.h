@@ -39,14 +39,6 @@ static inline size_t first_difference(const half *got, const half *want, size_t 
     return count;
 }
 
-/* Half the distance between the fp16 values around v: what rounding once may cost. */
-static inline double half_rounding(double v)
-{
-    int exponent;
-    frexp(v, &exponent);
-    return ldexp(0.5, (exponent > -13 ? exponent : -13) - 11);
-}
-
 /* Median time of a launch with what it reads in the cache, as far as it fits; the rate of the fewest bytes;
  * that rate as a share of 4.27 TB/s, at which an H200 copies through its memory. */
 static inline void bench_line(const char *name, cudaError_t (*launch)(void *, cudaStream_t), void *context,

@@ -1,6 +1,6 @@
-/* kernels/depthwise against plain loops in double: every configuration on every depthwise layer of both
- * networks, then on seeded awkward shapes. `--small`: few and small shapes, for compute-sanitizer. `--bench`:
- * times. */
+/* kernels/depthwise against plain loops in double: every configuration on every depthwise layer of lite1 and
+ * b1-plain and on some of those with SiLU and sums, then on seeded awkward shapes. `--small`: few and small
+ * shapes, for compute-sanitizer. `--bench`: times. */
 #include "depthwise.h"
 #include "gpu.h"
 
@@ -20,6 +20,17 @@ static const struct shape LAYERS[] = {
     {"b1-plain 3", 30, 240, 3, 2, 1, 1}, {"b1-plain 5", 15, 672, 3, 2, 1, 1},
 };
 enum { LAYER_COUNT = sizeof LAYERS / sizeof *LAYERS };
+
+/* With SiLU and sums; the last three are not timed. */
+static const struct shape GATED_LAYERS[] = {
+    {"b1 0", 120, 32, 3, 1, 1, 1},   {"b1 2", 120, 96, 3, 2, 0, 1},  {"b1 3", 60, 144, 3, 1, 1, 1},
+    {"b1 5", 60, 144, 5, 2, 1, 2},   {"b1 6", 30, 240, 5, 1, 2, 2},  {"b1 8", 30, 240, 3, 2, 0, 1},
+    {"b1 9", 15, 480, 3, 1, 1, 1},   {"b1 12", 15, 480, 5, 1, 2, 2}, {"b1 13", 15, 672, 5, 1, 2, 2},
+    {"b1 16", 15, 672, 5, 2, 2, 2},  {"b1 17", 8, 1152, 5, 1, 2, 2}, {"b1 21", 8, 1152, 3, 1, 1, 1},
+    {"b1 22", 8, 1920, 3, 1, 1, 1},  {"b0 15", 7, 1152, 3, 1, 1, 1}, {"b4 0", 190, 48, 3, 1, 1, 1},
+    {"b4 31", 12, 2688, 3, 1, 1, 1},
+};
+enum { GATED_COUNT = sizeof GATED_LAYERS / sizeof *GATED_LAYERS, GATED_TIMED = GATED_COUNT - 3 };
 
 struct problem {
     struct depthwise_args args; /* device pointers */
@@ -105,6 +116,65 @@ static double *reference(const struct problem *p)
     return y;
 }
 
+/* Launches with sums and gives them: [n][parts][channels]. y is poisoned before. */
+static float *run_with_sums(const struct problem *p, const struct depthwise_args *args, int config, int parts,
+                            bool *intact)
+{
+    const size_t count = (size_t)args->n * (size_t)parts * (size_t)args->channels;
+    float *sums = checked_malloc(count * sizeof *sums);
+    struct guarded out = guarded_alloc(count * sizeof *sums), y = p->y;
+    struct depthwise_args with = *args;
+    with.sums = out.data;
+    guarded_poison(&y);
+    CUDA_OK(kernel_launch(&depthwise_kernels, config, &with, 0));
+    CUDA_OK(cudaDeviceSynchronize());
+    CUDA_OK(cudaMemcpy(sums, out.data, count * sizeof *sums, cudaMemcpyDeviceToHost));
+    *intact = guarded_intact(&out);
+    guarded_free(&out);
+    return sums;
+}
+
+/* The sums of a configuration that gave `y` without them: right; the same y; the last image alone has the
+ * same bits. Returns whether something failed. */
+static bool check_sums(const char *name, const struct problem *p, const half *y, int config)
+{
+    struct depthwise_args args = p->args;
+    const int parts = depthwise_sum_parts(config, &args);
+    const char *label = kernel_get(&depthwise_kernels, config)->name;
+    if (parts < 1) {
+        printf("FAIL %s, %s: no sums\n", name, label);
+        return true;
+    }
+    const size_t channels = (size_t)args.channels, row = (size_t)parts * channels,
+                 pixels = (size_t)args.out_height * (size_t)args.out_width;
+    half *again = checked_malloc(p->y_count * sizeof *again);
+    bool intact, alone_intact;
+    float *sums = run_with_sums(p, &args, config, parts, &intact);
+    CUDA_OK(cudaMemcpy(again, p->y.data, p->y_count * sizeof *again, cudaMemcpyDeviceToHost));
+    const bool same = !memcmp(y, again, p->y_count * sizeof *again);
+    int wrong = 0;
+    for (int n = 0; n < args.n; n++)
+        for (int c = 0; c < args.channels; c++) {
+            double sum = 0;
+            for (int part = 0; part < parts; part++)
+                sum += (double)sums[((size_t)n * (size_t)parts + (size_t)part) * channels + (size_t)c];
+            wrong += !sum_right(y + (size_t)n * pixels * channels + c, pixels, channels, sum);
+        }
+    const int last = args.n - 1;
+    args.planned_n = args.planned_n ? args.planned_n : args.n, args.n = 1;
+    args.x = (const half *)args.x + (size_t)last * (p->x_count / (size_t)p->args.n);
+    float *alone = run_with_sums(p, &args, config, parts, &alone_intact);
+    const bool same_alone = depthwise_sum_parts(config, &args) == parts &&
+                            !memcmp(alone, sums + (size_t)last * row, row * sizeof *sums);
+    const bool failed = wrong || !same || !same_alone || !intact || !alone_intact;
+    if (failed)
+        printf("FAIL %s, %s: %d of %zu sums wrong; y %s; sums alone %s; guards %s\n", name, label, wrong,
+               (size_t)p->args.n * channels, same ? "the same" : "differs",
+               same_alone ? "the same" : "differ", intact && alone_intact ? "intact" : "overwritten");
+    free(again), free(sums), free(alone);
+    return failed;
+}
+
 /* Runs every configuration that fits, of which there must be one; returns how many failed. */
 static int check(const char *name, const struct problem *p, int *runs)
 {
@@ -139,6 +209,7 @@ static int check(const char *name, const struct problem *p, int *runs)
                    intact ? "intact" : "overwritten",
                    same ? "the same" : "differ from the first configuration's");
         }
+        if (p->args.activation == ACTIVATION_SILU) (*runs)++, failures += check_sums(name, p, got, config);
     }
     printf("%-16s n %d %dx%dx%d k%d s%d worst relative L2 %.1e\n", name, p->args.n, p->args.height,
            p->args.width, p->args.channels, p->args.kernel, p->args.stride, worst);
@@ -158,7 +229,12 @@ static int check_special_values(uint64_t *state, int *runs)
     p.x[(4 * 9 + 4) * 16 + 3] = half_from_float(NAN);
     p.x[(81 + 2 * 9 + 7) * 16 + 9] = half_from_float(INFINITY);
     CUDA_OK(cudaMemcpy((void *)p.args.x, p.x, p.x_count * sizeof(half), cudaMemcpyHostToDevice));
-    const int failures = check(s.name, &p, runs);
+    int failures = check(s.name, &p, runs);
+    /* SiLU of -infinity is not promised, so infinity is multiplied by positive weights */
+    for (int t = 0; t < 9; t++) p.w[t * 16 + 9] = fabsf(p.w[t * 16 + 9]) + 0.1f;
+    CUDA_OK(cudaMemcpy((void *)p.args.w, p.w, 9 * 16 * sizeof(float), cudaMemcpyHostToDevice));
+    p.args.activation = ACTIVATION_SILU;
+    failures += check(s.name, &p, runs);
     problem_free(&p);
     return failures;
 }
@@ -178,8 +254,10 @@ static int check_awkward(int count, uint64_t *state, int *runs)
         const int least = s.kernel > s.pad_before + s.pad_after ? s.kernel - s.pad_before - s.pad_after : 1;
         const int height = random_int(state, least, least + 17), width = random_int(state, least, least + 17);
         struct problem p = problem_new(random_int(state, 1, 3), height, width, &s,
-                                       (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_RELU6),
+                                       (enum activation)random_int(state, ACTIVATION_NONE, ACTIVATION_SILU),
                                        state);
+        static const int planned[] = {0, 3, 30, 300};
+        p.args.planned_n = planned[random_int(state, 0, 3)];
         failures += check(s.name, &p, runs);
         problem_free(&p);
     }
@@ -198,11 +276,12 @@ static int check_refusals(void)
                                         .stride = 1,
                                         .pad_top = 1,
                                         .pad_left = 1};
-    struct depthwise_args bad[5] = {good, good, good, good, good};
+    static float sums;
+    struct depthwise_args bad[7] = {good, good, good, good, good, good, good};
     int failures = !kernel_fits(&depthwise_kernels, 0, &good);
     bad[0].kernel = 4, bad[1].stride = 3, bad[2].channels = 12, bad[3].n = 0,
-    bad[4].activation = ACTIVATION_SILU;
-    for (int i = 0; i < 5; i++)
+    bad[4].activation = ACTIVATION_GELU, bad[5].sums = &sums, bad[6].planned_n = -1;
+    for (int i = 0; i < 7; i++)
         failures += kernel_launch(&depthwise_kernels, 0, &bad[i], 0) != cudaErrorInvalidValue;
     failures += kernel_launch(&depthwise_kernels, kernel_count(&depthwise_kernels), &good, 0) !=
                 cudaErrorInvalidValue;
@@ -210,28 +289,43 @@ static int check_refusals(void)
     return failures;
 }
 
-/* Each layer's configurations, and the best one's share of a 4.27 TB/s copy. */
+/* A layer's configurations, and the best one's share of a 4.27 TB/s copy; returns its time. */
+static double bench_layer(const struct shape *s, int batch, enum activation activation, uint64_t *state)
+{
+    struct problem p = problem_new(batch, s->side, s->side, s, activation, state);
+    const double floor_us = 2.0 * (double)(p.x_count + p.y_count) / 4.27e6;
+    double best = INFINITY;
+    printf("%4d %-11s %4d %4d k%d s%d floor %7.2f |", batch, s->name, s->side, s->channels, s->kernel,
+           s->stride, floor_us);
+    for (int config = 0; config < kernel_count(&depthwise_kernels); config++) {
+        struct depthwise_args args = p.args;
+        const int parts = depthwise_sum_parts(config, &args);
+        if (parts)
+            CUDA_OK(cudaMalloc((void **)&args.sums,
+                               sizeof(float) * (size_t)batch * (size_t)parts * (size_t)args.channels));
+        struct bench_context context = {&depthwise_kernels, &args, config};
+        const double us = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5);
+        printf(parts ? " %.2f(%d)" : " %.2f", us, parts);
+        if (us < best) best = us;
+        CUDA_OK(cudaFree(args.sums));
+    }
+    printf(" | %3.0f%%\n", 100 * floor_us / best);
+    problem_free(&p);
+    return best;
+}
+
+/* The layers with ReLU6; those with sums, with the number of parts in brackets, and for comparison with ReLU6
+ * and without sums. */
 static void bench(int batch, uint64_t *state)
 {
-    double total = 0;
-    for (int l = 0; l < LAYER_COUNT; l++) {
-        const struct shape *s = &LAYERS[l];
-        struct problem p = problem_new(batch, s->side, s->side, s, ACTIVATION_RELU6, state);
-        const double floor_us = 2.0 * (double)(p.x_count + p.y_count) / 4.27e6;
-        double best = INFINITY;
-        printf("%4d %-11s %4d %4d k%d s%d floor %7.2f |", batch, s->name, s->side, s->channels, s->kernel,
-               s->stride, floor_us);
-        for (int config = 0; config < kernel_count(&depthwise_kernels); config++) {
-            struct bench_context context = {&depthwise_kernels, &p.args, config};
-            const double us = graph_time_us(bench_launch, &context, batch > 16 ? 2 : 20, 5);
-            printf(" %.2f", us);
-            if (us < best) best = us;
-        }
-        printf(" | %3.0f%%\n", 100 * floor_us / best);
-        total += best;
-        problem_free(&p);
+    double total = 0, gated = 0, plain = 0;
+    for (int l = 0; l < LAYER_COUNT; l++) total += bench_layer(&LAYERS[l], batch, ACTIVATION_RELU6, state);
+    for (int l = 0; l < GATED_TIMED; l++) {
+        gated += bench_layer(&GATED_LAYERS[l], batch, ACTIVATION_SILU, state);
+        plain += bench_layer(&GATED_LAYERS[l], batch, ACTIVATION_RELU6, state);
     }
-    printf("%4d sum %.1f us\n", batch, total);
+    printf("%4d sum %.1f us; SiLU and sums %.1f us, the same with ReLU6 and without sums %.1f us\n", batch,
+           total, gated, plain);
 }
 
 int main(int argc, char **argv)
@@ -253,6 +347,13 @@ int main(int argc, char **argv)
         struct problem p = problem_new(2, LAYERS[l].side, LAYERS[l].side, &LAYERS[l], ACTIVATION_RELU6,
                                        &state);
         failures += check(LAYERS[l].name, &p, &runs);
+        problem_free(&p);
+    }
+    for (int l = 0; l < GATED_COUNT && !small; l++) {
+        struct problem p = problem_new(2, GATED_LAYERS[l].side, GATED_LAYERS[l].side, &GATED_LAYERS[l],
+                                       ACTIVATION_SILU, &state);
+        p.args.planned_n = l % 3 == 0 ? 0 : l % 3 == 1 ? 10 : 256;
+        failures += check(GATED_LAYERS[l].name, &p, &runs);
         problem_free(&p);
     }
     failures += check_special_values(&state, &runs);
