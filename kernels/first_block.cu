@@ -1,13 +1,8 @@
 /* Stem, depthwise and project layer of the first block in one kernel (first_block.h).
  *
  * Block: a tile of TH x TW outputs, WX x WY warps. Three steps, a barrier between them:
- *   1. The tile's pixels, 4 bytes at a time, to shared memory as fp16 (p - 128) / 128, which is exact.
- *      Outside the image: 0.
- *   2. The stem by mma.sync, 16 pixels x 32 channels x 32 values. A pixel's 27 values are three runs of 9
- *      neighbours in memory; each is taken as 5 aligned pairs, the odd value with a zero weight, and the 16th
- *      pair with zeros. Weights are scaled by 128 / std and split into a high and a low fp16 part; what the
- *      mean adds is in the bias, which therefore depends on which taps lie outside the image (3 x 3 cases).
- *      s goes to shared memory in fp32, with one pixel around the tile.
+ *   1. The tile's pixels, to shared memory.
+ *   2. The stem by mma.sync (stem_tile.cuh). s goes to shared memory in fp32, with one pixel around the tile.
  *   3. A warp takes 8 columns and two strips of R rows. Its thread (g, t) = (lane / 4, lane % 4) goes down
  *      column g of both strips and sums channels 8t..8t+7 of d in fp32. These are just the elements that
  *      mma.sync wants of that thread - rows g and g + 8 of a 16 x 32 operand - if k and the columns of W are
@@ -19,6 +14,7 @@
 #include "kernel_config.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
+#include "stem_tile.cuh"
 
 using namespace first_block;
 
@@ -38,13 +34,12 @@ namespace
 template <int R_, int WX, int WY, bool UNITS_> struct tile {
     static constexpr bool UNITS = UNITS_; /* s and d are in units of their activation's maximum */
     static constexpr int R = R_, WARPS_X = WX, WARPS = WX * WY, THREADS = 32 * WARPS;
-    static constexpr int TH = 2 * R * WY, TW = 8 * WX;                           /* outputs */
-    static constexpr int SH = TH + 2, SW = TW + 2;                               /* of s */
-    static constexpr int ROWS = 2 * SH + 1;                                      /* of pixels */
-    static constexpr int WORDS = (6 * (SW - 1) + 12 + 3) / 4, PITCH = 4 * WORDS; /* 4-byte words; halves */
+    static constexpr int TH = 2 * R * WY, TW = 8 * WX; /* outputs */
+    using s_tile = stem::tile<TH + 2, TW + 2, WARPS, true>;
+    static constexpr int SH = s_tile::SH, SW = s_tile::SW; /* of s */
     struct shared {
         float s[SH * SW * MIDDLE];
-        __half pixels[ROWS * PITCH];
+        __half pixels[s_tile::ROWS * s_tile::PITCH];
     };
 };
 
@@ -61,93 +56,29 @@ __device__ __forceinline__ uint32_t pack_rest(uint32_t high, float a, float b)
     return pack(a - h.x, b - h.y);
 }
 
-__device__ __forceinline__ void load_floats(float (&value)[8], const float *p)
-{
-    const float4 a = __ldg(reinterpret_cast<const float4 *>(p)),
-                 b = __ldg(reinterpret_cast<const float4 *>(p) + 1);
-    value[0] = a.x, value[1] = a.y, value[2] = a.z, value[3] = a.w;
-    value[4] = b.x, value[5] = b.y, value[6] = b.z, value[7] = b.w;
-}
-
 /* An activation. In units of its maximum it is a saturation, which costs the addition before it nothing. */
 template <class P> __device__ __forceinline__ float clamp(float value, float most)
 {
     return P::UNITS ? __saturatef(value) : fminf(fmaxf(value, 0.0f), most);
 }
 
-/* Where a tile lies. */
-struct origin {
-    int image, y0, x0; /* first output */
-};
-
-/* Step 1. The tile's first byte in a row is that of the first pair of the pixel left of the tile. A thread
- * keeps to one column of words. */
-template <class P>
-__device__ __forceinline__ void load_pixels(typename P::shared &shared, const first_block_args &args,
-                                            const origin &at)
-{
-    constexpr int ROWS_AT_ONCE = P::THREADS / P::WORDS, TURNS = (P::ROWS + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE,
-                  BATCH = 5;
-    const int row_bytes = 3 * args.width, first = threadIdx.x / P::WORDS, column = threadIdx.x % P::WORDS;
-    const int y = 2 * (at.y0 - 1) - args.pad_top + first;
-    const int byte = 6 * (at.x0 - 1) - 4 * args.pad_left - 2 + 4 * column;
-    if (first >= ROWS_AT_ONCE) return;
-    const bool inside = byte >= 0 && byte < row_bytes;
-    const uint8_t *from = args.pixels + (static_cast<ptrdiff_t>(at.image) * args.height + y) * row_bytes +
-                          byte;
-    __half2 *to = reinterpret_cast<__half2 *>(shared.pixels) + 2 * threadIdx.x;
-    const __half2 scale = __float2half2_rn(1.0f / 128), shift = __float2half2_rn(-9.0f);
-#pragma unroll
-    for (int turn = 0; turn < TURNS; turn += BATCH) {
-        uint32_t word[BATCH];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) { /* all on their way before the first is used */
-            const int row = (turn + i) * ROWS_AT_ONCE;
-            word[i] = 0x80808080u;
-            if (inside && first + row < P::ROWS && y + row >= 0 && y + row < args.height)
-                word[i] = *reinterpret_cast<const uint32_t *>(from + static_cast<ptrdiff_t>(row) * row_bytes);
-        }
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            const int row = (turn + i) * ROWS_AT_ONCE;
-            if (first + row >= P::ROWS) break;
-            /* 0x6400 | p is 1024 + p in fp16 */
-            const uint32_t low = __byte_perm(word[i], 0x64, 0x4140),
-                           high = __byte_perm(word[i], 0x64, 0x4342);
-            to[row * P::WORDS * 2] = __hfma2(*reinterpret_cast<const __half2 *>(&low), scale, shift);
-            to[row * P::WORDS * 2 + 1] = __hfma2(*reinterpret_cast<const __half2 *>(&high), scale, shift);
-        }
-    }
-}
-
-/* Which of the three cases of the stem's bias: taps missing before, none, or after. */
-__device__ __forceinline__ int edge_case(int out, int pad, int size)
-{
-    return 2 * out < pad ? 0 : 2 * out - pad + 2 < size ? 1 : 2;
-}
-
-/* A pixel of s in a tile. */
-struct spot {
-    int index, row, column;
-};
-
 /* Bias, activation and store of one pixel's channels 8t..8t+7 of s: `half` 0 is row g of the sums, 1 is g
  * + 8. `bias` is that of pixels whose taps all lie inside the image. */
 template <class P>
 __device__ __forceinline__ void store_stem(typename P::shared &shared, const float (&acc)[STEM_TILES][4],
                                            int half, const float (&bias)[8], const first_block_args &args,
-                                           const origin &at, const spot &pixel, int t)
+                                           const stem::origin &at, const stem::spot &pixel, int t)
 {
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
-    const int y = at.y0 - 1 + pixel.row, x = at.x0 - 1 + pixel.column;
-    const int row_case = edge_case(y, args.pad_top, args.height),
-              column_case = edge_case(x, args.pad_left, args.width);
+    const int y = at.y + pixel.row, x = at.x + pixel.column;
+    const int row_case = stem::edge_case(y, args.pad_top, args.height),
+              column_case = stem::edge_case(x, args.pad_left, args.width);
     float value[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) value[i] = clamp<P>(acc[i / 2][2 * half + i % 2] + bias[i], args.stem_max);
     if (row_case != 1 || column_case != 1) {
         float edge_bias[8];
-        load_floats(edge_bias, &w.stem_bias[row_case][column_case][8 * t]);
+        stem::load_floats(edge_bias, &w.stem.bias[row_case][column_case][8 * t]);
         const bool inside = y >= 0 && y < args.out_height && x >= 0 && x < args.out_width;
 #pragma unroll
         for (int i = 0; i < 8; i++)
@@ -161,52 +92,16 @@ __device__ __forceinline__ void store_stem(typename P::shared &shared, const flo
 /* Step 2. */
 template <class P>
 __device__ __forceinline__ void compute_stem(typename P::shared &shared, const first_block_args &args,
-                                             const origin &at, int warp, int g, int t)
+                                             const stem::origin &at, int warp, int g, int t)
 {
-    constexpr int PIXELS = P::SH * P::SW;
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
-    uint2 b[K_STEPS][STEM_TILES][PARTS];
-    int offset[K_STEPS][2]; /* of this thread's pairs from a pixel's first */
-#pragma unroll
-    for (int s = 0; s < K_STEPS; s++) {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int pair = min(8 * s + 4 * h + t, PAIRS - 1);
-            offset[s][h] = pair / PAIRS_A_ROW * P::PITCH + pair % PAIRS_A_ROW * 2;
-        }
-#pragma unroll
-        for (int j = 0; j < STEM_TILES; j++)
-#pragma unroll
-            for (int part = 0; part < PARTS; part++) b[s][j][part] = __ldg(&w.stem[s][j][part][4 * g + t]);
-    }
     float bias[8];
-    load_floats(bias, &w.stem_bias[1][1][8 * t]);
-    for (int first = 16 * warp; first < PIXELS;
-         first += 16 * P::WARPS) { /* past the end: the last one again */
-        float acc[STEM_TILES][4] = {};
-        spot pixel[2];
-        const __half *from[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int index = min(first + g + 8 * half, PIXELS - 1), row = index / P::SW;
-            pixel[half] = {index, row, index - row * P::SW};
-            from[half] = shared.pixels + 2 * row * P::PITCH + 6 * pixel[half].column + 2;
-        }
-#pragma unroll
-        for (int s = 0; s < K_STEPS; s++) {
-            const uint32_t a[4] = {*reinterpret_cast<const uint32_t *>(from[0] + offset[s][0]),
-                                   *reinterpret_cast<const uint32_t *>(from[1] + offset[s][0]),
-                                   *reinterpret_cast<const uint32_t *>(from[0] + offset[s][1]),
-                                   *reinterpret_cast<const uint32_t *>(from[1] + offset[s][1])};
-#pragma unroll
-            for (int part = PARTS - 1; part >= 0; part--) /* small terms first */
-#pragma unroll
-                for (int j = 0; j < STEM_TILES; j++)
-                    ptx::mma_m16n8k16_f16(acc[j], a, b[s][j][part].x, b[s][j][part].y);
-        }
-#pragma unroll
-        for (int half = 0; half < 2; half++) store_stem<P>(shared, acc, half, bias, args, at, pixel[half], t);
-    }
+    stem::load_floats(bias, &w.stem.bias[1][1][8 * t]);
+    stem::sum_pixels<typename P::s_tile>(
+        shared.pixels, w.stem, warp, g, t,
+        [&](const float(&acc)[STEM_TILES][4], int half, const stem::spot &pixel) {
+            store_stem<P>(shared, acc, half, bias, args, at, pixel, t);
+        });
 }
 
 /* The project layer's MMAs with four of a thread's channels, for one row of both strips. */
@@ -283,7 +178,7 @@ __device__ __forceinline__ void depthwise_and_project(const typename P::shared &
 /* Step 3. */
 template <class P>
 __device__ __forceinline__ void finish(const typename P::shared &shared, const first_block_args &args,
-                                       const origin &at, int warp, int g, int t)
+                                       const stem::origin &at, int warp, int g, int t)
 {
     const packed_weights &w = *static_cast<const packed_weights *>(args.weights);
     const int column = 8 * (warp % P::WARPS_X) + g, strip0 = warp / P::WARPS_X * 2 * P::R;
@@ -298,7 +193,7 @@ __device__ __forceinline__ void finish(const typename P::shared &shared, const f
     for (int s = 0; s < K_STEPS; s++)
         depthwise_and_project<P>(shared, args, strip0 * P::SW + column, s, g, t, out);
 
-    const int x = at.x0 + column;
+    const int x = at.x + 1 + column;
     if (x >= args.out_width) return;
     __half *y = static_cast<__half *>(args.y) + 4 * t +
                 (static_cast<size_t>(at.image) * args.out_height * args.out_width + x) * OUT;
@@ -306,7 +201,7 @@ __device__ __forceinline__ void finish(const typename P::shared &shared, const f
     for (int strip = 0; strip < 2; strip++)
 #pragma unroll
         for (int r = 0; r < P::R; r++) {
-            const int row = at.y0 + strip0 + strip * P::R + r;
+            const int row = at.y + 1 + strip0 + strip * P::R + r;
             if (row >= args.out_height) break;
             float v[4];
 #pragma unroll
@@ -325,12 +220,12 @@ __global__ void __launch_bounds__(P::THREADS, BLOCKS)
     typename P::shared &shared = *reinterpret_cast<typename P::shared *>(memory);
     const int tiles_x = (args.out_width + P::TW - 1) / P::TW, tiles_y = (args.out_height + P::TH - 1) / P::TH;
     const int tile = blockIdx.x % (tiles_x * tiles_y);
-    const origin at = {static_cast<int>(blockIdx.x / (tiles_x * tiles_y)), tile / tiles_x * P::TH,
-                       tile % tiles_x * P::TW};
+    const stem::origin at = {static_cast<int>(blockIdx.x / (tiles_x * tiles_y)), tile / tiles_x * P::TH - 1,
+                             tile % tiles_x * P::TW - 1}; /* of s */
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     ptx::grid_launch_next();
     ptx::grid_wait();
-    load_pixels<P>(shared, args, at);
+    stem::load_pixels<typename P::s_tile>(shared.pixels, args, at);
     __syncthreads();
     compute_stem<P>(shared, args, at, warp, g, t);
     __syncthreads();
@@ -368,12 +263,6 @@ const kernel_config configs[] = {
     {},
 };
 
-bool side_fits(int size, int out, int pad)
-{
-    return size >= 4 && out >= 1 && pad >= 0 && pad <= 1 && 2 * (out - 1) - pad + 1 < size &&
-           2 * out - pad + 2 >= size;
-}
-
 bool valid(const void *arguments)
 {
     const first_block_args &args = *static_cast<const first_block_args *>(arguments);
@@ -381,8 +270,8 @@ bool valid(const void *arguments)
     return activation_is_relu(args.stem_activation) && activation_is_relu(args.depthwise_activation) &&
            activation_clamp(args.activation, &low, &high) && args.n >= 1 && args.width % 4 == 0 &&
            args.height < 1 << 15 && args.width < 1 << 15 &&
-           side_fits(args.height, args.out_height, args.pad_top) &&
-           side_fits(args.width, args.out_width, args.pad_left);
+           stem::side_fits(args.height, args.out_height, args.pad_top) &&
+           stem::side_fits(args.width, args.out_width, args.pad_left);
 }
 
 } // namespace

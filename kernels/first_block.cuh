@@ -3,6 +3,7 @@
 #define EFFNET_KERNELS_FIRST_BLOCK_CUH
 
 #include "first_block.h"
+#include "stem_weights.cuh"
 
 #include <cuda_fp16.h>
 #include <math.h>
@@ -11,13 +12,12 @@ namespace first_block
 {
 
 constexpr int MIDDLE = FIRST_BLOCK_MIDDLE, OUT = FIRST_BLOCK_OUT, TAPS = 9;
-constexpr int K_STEPS = 2, STEM_TILES = MIDDLE / 8, PROJECT_TILES = OUT / 8, PARTS = 2; /* high, low */
-constexpr int PAIRS = 15, PAIRS_A_ROW = 5; /* of the stem's values */
+constexpr int STEM_TILES = MIDDLE / 8, PROJECT_TILES = OUT / 8;
+using stem::K_STEPS, stem::PARTS; /* also of the project layer */
 
 /* What a thread of a warp needs of an mma's second operand, in the order of lanes. */
 struct alignas(16) packed_weights {
-    uint2 stem[K_STEPS][STEM_TILES][PARTS][32];
-    float stem_bias[3][3][MIDDLE]; /* [first, middle, last row][column] */
+    stem::weights<STEM_TILES> stem;
     float depthwise[TAPS][MIDDLE], depthwise_bias[MIDDLE];
     uint2 project[K_STEPS][PROJECT_TILES][PARTS][32];
     float project_bias[OUT];

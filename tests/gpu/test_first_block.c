@@ -3,6 +3,7 @@
  * compute-sanitizer. `--bench BATCH...`: times. */
 #include "first_block.h"
 #include "small.h"
+#include "stem_reference.h"
 
 enum { MIDDLE = FIRST_BLOCK_MIDDLE, OUT = FIRST_BLOCK_OUT };
 
@@ -110,29 +111,19 @@ static void problem_free(struct problem *p)
     free(p->pixels), free(p->weights);
 }
 
-/* s[out_height][out_width][MIDDLE] of one image. */
 static double *reference_stem(const struct problem *p, int n)
 {
     const struct first_block_args *a = &p->args;
-    double *s = checked_malloc((size_t)a->out_height * (size_t)a->out_width * MIDDLE * sizeof *s), *out = s;
-    const uint8_t *image = p->pixels + (size_t)n * (size_t)a->height * (size_t)a->width * 3;
-    for (int y = 0; y < a->out_height; y++)
-        for (int x = 0; x < a->out_width; x++)
-            for (int o = 0; o < MIDDLE; o++) {
-                double sum = p->layers.stem_bias[o];
-                for (int ky = 0; ky < 3; ky++)
-                    for (int kx = 0; kx < 3; kx++) {
-                        const int iy = 2 * y - a->pad_top + ky, ix = 2 * x - a->pad_left + kx;
-                        if (iy < 0 || iy >= a->height || ix < 0 || ix >= a->width) continue;
-                        for (int c = 0; c < 3; c++)
-                            sum += p->layers.stem_weight[((o * 3 + c) * 3 + ky) * 3 + kx] *
-                                   (image[((size_t)iy * (size_t)a->width + (size_t)ix) * 3 + (size_t)c] -
-                                    (double)p->layers.mean[c]) /
-                                   p->layers.std[c];
-                    }
-                *out++ = activate_double(a->stem_activation, sum);
-            }
-    return s;
+    const struct stem_layer layer = {.weight = p->layers.stem_weight,
+                                     .bias = p->layers.stem_bias,
+                                     .mean = {p->layers.mean[0], p->layers.mean[1], p->layers.mean[2]},
+                                     .std = {p->layers.std[0], p->layers.std[1], p->layers.std[2]},
+                                     .channels = MIDDLE,
+                                     .pad_top = a->pad_top,
+                                     .pad_left = a->pad_left};
+    return stem_reference(&layer, a->stem_activation,
+                          p->pixels + (size_t)n * (size_t)a->height * (size_t)a->width * 3, a->height,
+                          a->width, a->out_height, a->out_width);
 }
 
 static double *reference_depthwise(const struct problem *p, const double *s)
