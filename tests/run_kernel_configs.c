@@ -11,6 +11,8 @@
 #include "first_block.h"
 #include "linear.h"
 #include "pointwise.h"
+#include "squeeze_excite.h"
+#include "stem.h"
 
 static void raise_most(const struct kernel_family *family, const struct kernel_config *config,
                        const void *args, int *most)
@@ -72,6 +74,31 @@ static int first_block_most(const struct kernel_config *config)
     return most;
 }
 
+static int stem_most(const struct kernel_config *config)
+{
+    int most = -1;
+    for (int channels = 32; channels <= 48; channels += 8) {
+        const struct stem_args args = {
+            .n = 1, .height = 8, .width = 8, .out_height = 4, .out_width = 4, .channels = channels};
+        raise_most(&stem_kernels, config, &args, &most);
+    }
+    return most;
+}
+
+/* What takes memory grows with channels and hidden channels: of those that fit, the largest count. */
+static int squeeze_excite_most(const struct kernel_config *config)
+{
+    enum { CHANNELS_MAX = 4096, REDUCED_MAX = 1024 };
+    int most = -1;
+    for (int channels = 8; channels <= CHANNELS_MAX; channels += 8)
+        for (int reduced = 1; reduced <= REDUCED_MAX; reduced++) {
+            const struct squeeze_excite_args args = {
+                .n = 1, .parts = 1, .channels = channels, .reduced = reduced};
+            raise_most(&squeeze_excite_kernels, config, &args, &most);
+        }
+    return most;
+}
+
 /* For each way that x and w may come in; what takes memory grows with k. */
 static int linear_most(const struct kernel_config *config)
 {
@@ -107,6 +134,8 @@ int main(void)
     print_family(&pointwise_kernels, pointwise_most);
     print_family(&first_block_kernels, first_block_most);
     print_family(&depthwise_kernels, depthwise_most);
+    print_family(&stem_kernels, stem_most);
+    print_family(&squeeze_excite_kernels, squeeze_excite_most);
     return 0;
 }
 

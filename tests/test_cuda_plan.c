@@ -44,6 +44,29 @@ struct fixture {
     struct tuning tuning;
 };
 
+/* Squeeze-and-excite behind what first_block computes; then the map that `odd` scales has two readers. */
+static effnet_model *excited_model_new(bool odd)
+{
+    struct weights *w = weights_new(6, 16, 16);
+    weights_conv(w, "stem", 32, 3, 2, WEIGHTS_SAME, "relu6");
+    weights_mbconv(w, 16, 32, 3, 1, WEIGHTS_SAME, "relu6", false);
+    weights_mbconv_excited(w, 16, 96, 5, 1, 6, true);
+    if (odd) {
+        weights_squeeze_excite(w, "odd", 4, "silu");
+        weights_layer(w, "one", "pointwise", 16, 1, 1, NULL, "none", NULL, -1);
+        weights_take(w, "odd.scale");
+        weights_layer(w, "other", "pointwise", 16, 1, 1, NULL, "none", "one", -1);
+    }
+    weights_head(w, 128, "silu", 7);
+    return weights_open(w);
+}
+
+static void use_model(effnet_model *model, struct cuda_network *network)
+{
+    network->model = model;
+    network->info = effnet_model_get_info(model);
+}
+
 static int setup(void **out)
 {
     struct fixture *f = calloc(1, sizeof *f);
@@ -87,7 +110,7 @@ static void measured(struct fixture *f, const char *op, int first, int last, dou
     for (int i = 0; i < cuda_op_count; i++) {
         if (strcmp(cuda_ops[i]->name, op) != 0) continue;
         assert_true(cuda_ops[i]->covers(&f->state.network, first) & CUDA_COVERS(last - first + 1));
-        cuda_unit_make(&unit, &f->state.network, cuda_ops[i], first, last, false);
+        cuda_unit_make(&unit, &f->state.network, cuda_ops[i], first, last, CUDA_COMPLETE, CUDA_COMPLETE);
         cuda_unit_key(&unit, &key);
         cuda_unit_candidates(&unit, first_candidate, candidate, NULL);
         assert_string_not_equal(candidate, "");
@@ -161,7 +184,8 @@ static void test_unknown_candidate(void **state)
     struct tuning_key key;
     for (int i = 0; i < cuda_op_count; i++) {
         if (strcmp(cuda_ops[i]->name, "depthwise") != 0) continue;
-        cuda_unit_make(&unit, &f->state.network, cuda_ops[i], DEPTHWISE_1, DEPTHWISE_1, false);
+        cuda_unit_make(&unit, &f->state.network, cuda_ops[i], DEPTHWISE_1, DEPTHWISE_1, CUDA_COMPLETE,
+                       CUDA_COMPLETE);
         cuda_unit_key(&unit, &key);
         assert_int_equal(tuning_put(&f->tuning, &key, "of another version", 1, NULL), EFFNET_OK);
     }
@@ -179,9 +203,50 @@ static void test_plan_cudnn(void **state)
     f->state.cudnn_only = false;
 }
 
+/* The depthwise layer leaves sums, of which one unit makes the gate, which the project layer applies. */
+static void test_squeeze_excite(void **state)
+{
+    struct fixture *f = *state;
+    effnet_model *model = excited_model_new(false);
+    use_model(model, &f->state.network);
+    assert_string_equal(plan_text(f),
+                        "first_block 0-2, pointwise 3, depthwise 4, squeeze_excite 5-7, pointwise 8-9, "
+                        "pointwise 10-11, linear 12");
+    const struct backend_state *s = &f->state;
+    const struct cuda_unit *depthwise = &s->units[2], *gate = &s->units[3], *project = &s->units[4];
+    assert_true(depthwise->parts >= 1 && gate->parts == depthwise->parts);
+    assert_true(depthwise->sums >= 0 && gate->sums == depthwise->sums && project->sums < 0);
+    assert_int_equal(s->tensors[gate->sums].first, 2);
+    assert_int_equal(s->tensors[gate->sums].last, 3);
+    assert_int_equal(s->tensors[gate->sums].bytes, cuda_aligned(4u * 3 * 96 * (unsigned)gate->parts));
+    assert_int_equal(s->tensors[gate->output].bytes, cuda_aligned(2u * 3 * 96));
+    assert_int_equal(project->unit.input_count, 3);
+    assert_int_equal(project->inputs[0], depthwise->output);
+    assert_int_equal(project->inputs[1], gate->output);
+    assert_int_equal(project->inputs[2], s->units[0].output);
+    assert_string_equal(project->layer->name, "blocks.1.project");
+    cuda_plan_free(&f->state, false);
+    effnet_model_close(model);
+}
+
+/* Who reads a scaled map besides the pointwise layer behind would find it nowhere. */
+static void test_scale_with_two_readers(void **state)
+{
+    struct fixture *f = *state;
+    struct effnet_error error = {0};
+    effnet_model *model = excited_model_new(true);
+    use_model(model, &f->state.network);
+    assert_int_equal(cuda_plan(&f->state, &f->tuning, &error), EFFNET_E_UNAVAILABLE);
+    assert_string_equal(error.message, "layer odd.scale: no kernel computes op scale there on this GPU");
+    cuda_plan_free(&f->state, false);
+    effnet_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_squeeze_excite, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_scale_with_two_readers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_least_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tensors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unknown_candidate, setup, teardown),

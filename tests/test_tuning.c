@@ -33,6 +33,8 @@ int main(void)
 #include "linear.h"
 #include "pointwise.h"
 #include "random.h"
+#include "squeeze_excite.h"
+#include "stem.h"
 
 static char folder[] = "/tmp/effnet-tuning-XXXXXX";
 
@@ -219,10 +221,9 @@ static bool exists(const char *what, const char *candidate)
     static const struct {
         const char *begin;
         const struct kernel_family *family;
-    } kinds[] = {{"first block", &first_block_kernels},
-                 {"depthwise ", &depthwise_kernels},
-                 {"pointwise", &pointwise_kernels},
-                 {"linear ", &linear_kernels}};
+    } kinds[] = {{"first block", &first_block_kernels},       {"depthwise ", &depthwise_kernels},
+                 {"pointwise", &pointwise_kernels},           {"linear ", &linear_kernels},
+                 {"squeeze_excite", &squeeze_excite_kernels}, {"stem", &stem_kernels}};
     struct cudnn_config config;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strncmp(what, kinds[i].begin, strlen(kinds[i].begin)))

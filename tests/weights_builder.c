@@ -218,8 +218,9 @@ void weights_conv(struct weights *w, const char *name, int out, int kernel, int 
     add_window(w, name, "conv", out, kernel, stride, padding, activation, -1);
 }
 
-void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stride,
-                    enum weights_padding padding, const char *activation, bool residual)
+/* reduced: of squeeze-and-excite; 0: there is none. */
+static void add_block(struct weights *w, int out, int hidden, int kernel, int stride,
+                      enum weights_padding padding, const char *activation, int reduced, bool residual)
 {
     char name[64], input[64];
     int block = w->blocks++;
@@ -230,8 +231,22 @@ void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stri
     }
     snprintf(name, sizeof name, "blocks.%d.depthwise", block);
     add_window(w, name, "depthwise", hidden, kernel, stride, padding, activation, block);
+    snprintf(name, sizeof name, "blocks.%d.excite", block);
+    if (reduced) weights_squeeze_excite(w, name, reduced, activation);
     snprintf(name, sizeof name, "blocks.%d.project", block);
     weights_layer(w, name, "pointwise", out, 1, 1, NULL, "none", residual ? input : NULL, block);
+}
+
+void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stride,
+                    enum weights_padding padding, const char *activation, bool residual)
+{
+    add_block(w, out, hidden, kernel, stride, padding, activation, 0, residual);
+}
+
+void weights_mbconv_excited(struct weights *w, int out, int hidden, int kernel, int stride, int reduced,
+                            bool residual)
+{
+    add_block(w, out, hidden, kernel, stride, WEIGHTS_SAME, "silu", reduced, residual);
 }
 
 void weights_head(struct weights *w, int hidden, const char *activation, int classes)
@@ -268,27 +283,11 @@ struct weights *weights_tiny(uint64_t seed)
 
 struct weights *weights_tiny_excited(uint64_t seed)
 {
-    static const struct {
-        int out, hidden, kernel, stride;
-        bool residual;
-    } blocks[] = {{7, 9, 3, 1, false}, {13, 37, 5, 2, false}, {13, 70, 5, 1, true}};
     struct weights *w = weights_new(seed, 21, 21);
     weights_conv(w, "stem", 9, 3, 2, WEIGHTS_SAME, "silu");
-    for (int b = 0; b < 3; b++) {
-        char name[64], input[64];
-        snprintf(input, sizeof input, "%s", w->last);
-        snprintf(name, sizeof name, "blocks.%d.expand", b);
-        if (blocks[b].hidden != w->channels)
-            weights_layer(w, name, "pointwise", blocks[b].hidden, 1, 1, NULL, "silu", NULL, b);
-        snprintf(name, sizeof name, "blocks.%d.depthwise", b);
-        add_window(w, name, "depthwise", w->channels, blocks[b].kernel, blocks[b].stride, WEIGHTS_SAME,
-                   "silu", b);
-        snprintf(name, sizeof name, "blocks.%d.excite", b);
-        weights_squeeze_excite(w, name, 3, "silu");
-        snprintf(name, sizeof name, "blocks.%d.project", b);
-        weights_layer(w, name, "pointwise", blocks[b].out, 1, 1, NULL, "none",
-                      blocks[b].residual ? input : NULL, b);
-    }
+    weights_mbconv_excited(w, 7, 9, 3, 1, 3, false);
+    weights_mbconv_excited(w, 13, 37, 5, 2, 3, false);
+    weights_mbconv_excited(w, 13, 70, 5, 1, 3, true);
     weights_head(w, 65, "silu", 11);
     return w;
 }

@@ -62,6 +62,9 @@ void weights_conv(struct weights *w, const char *name, int out, int kernel, int 
  * block's input to its output. */
 void weights_mbconv(struct weights *w, int out, int hidden, int kernel, int stride,
                     enum weights_padding padding, const char *activation, bool residual);
+/* The same with SiLU and with squeeze-and-excite, blocks.N.excite, between depthwise and project. */
+void weights_mbconv_excited(struct weights *w, int out, int hidden, int kernel, int stride, int reduced,
+                            bool residual);
 /* head (pointwise), pool, classifier (linear), and as many labels. */
 void weights_head(struct weights *w, int hidden, const char *activation, int classes);
 void weights_labels(struct weights *w, int classes);

@@ -87,6 +87,24 @@ static inline effnet_model *graph_model(void)
     return weights_open(w);
 }
 
+/* EfficientNet-B's kinds of layers: SiLU, and squeeze-and-excite between depthwise and project, with few and
+ * many channels and hidden sizes that no vector divides; a gate on a map that is not a depthwise layer's. */
+static inline effnet_model *excited_model(void)
+{
+    struct weights *w = weights_new(seed, 53, 53);
+    weights_conv(w, "stem", 32, 3, 2, WEIGHTS_SAME, "silu");
+    weights_mbconv_excited(w, 16, 32, 3, 1, 8, false);
+    weights_mbconv_excited(w, 24, 96, 3, 2, 4, false);
+    weights_mbconv_excited(w, 24, 144, 3, 1, 6, true);
+    weights_mbconv_excited(w, 40, 144, 5, 2, 6, false);
+    weights_mbconv_excited(w, 40, 240, 5, 1, 10, true);
+    weights_mbconv_excited(w, 120, 1392, 3, 2, 58, false);
+    weights_squeeze_excite(w, "odd", 7, "relu");
+    weights_layer(w, "mix", "pointwise", 48, 1, 1, NULL, "none", NULL, -1);
+    weights_head(w, 320, "silu", 37);
+    return weights_open(w);
+}
+
 /* Symmetric padding, ReLU, a map too large to be pooled where it is made, and a head of linear layers: folded
  * Linear, BatchNorm1d, GELU, ReLU; then a GELU and a SiLU layer of odd sizes. */
 static inline effnet_model *heads_model(void)

@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh [PART...]     BUILD=folder: of the programs, else build
 #
 #   kernels     each kernel's test, and cuDNN's engines
-#   network     the backend as a whole, alone and in many threads, and `effnet verify` on lite1 and b1-plain
+#   network     the backend as a whole, alone and in many threads, and `effnet verify` on lite1, b1-plain and b1
 #   memcheck, racecheck, initcheck
 #               all test programs, on few and small shapes, under that tool of compute-sanitizer
 #   sanitize    these three
@@ -53,7 +53,7 @@ network() {
         program=$build/tests/gpu/test_$name
         run_program "$program" timeout "$limit" "$program"
     done
-    for name in lite1 b1-plain; do
+    for name in lite1 b1-plain b1; do
         weights=weights/$name.safetensors
         if [ ! -x "$build/effnet" ] || [ ! -r "$weights" ]; then
             echo "effnet verify, $name: skipped: no $build/effnet, or no $weights"
@@ -68,7 +68,7 @@ network() {
 }
 
 # Our kernels by their names, as a regular expression; tests/test_kernel_resources.py holds it against the build.
-own='pointwise_|linear_|depthwise_|first_block_|pool_kernel|bias_act_|normalise_|resize_|convert_'
+own='pointwise_|linear_|depthwise_|first_block_|stem_kernel|squeeze_excite_|pool_kernel|bias_act_|normalise_|resize_|convert_'
 
 # racecheck and initcheck look at our kernels alone: in cuDNN's there is nothing that we could mend, and so they
 # leave out the program that runs no others. memcheck looks at cuDNN's too, since ours are the pointers and sizes.

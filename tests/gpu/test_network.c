@@ -517,6 +517,7 @@ int main(int argc, char **argv)
     struct subject lite = subject_new("lite", lite_model(), small ? 5 : IMAGES_MAX, small ? 2 : 4);
     struct subject heads = subject_new("heads", heads_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
     struct subject graph = subject_new("graph", graph_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
+    struct subject excited = subject_new("excited", excited_model(), small ? 5 : IMAGES_MAX, small ? 2 : 5);
     check_refusals(&lite);
     check_narrow(small);
     for (int plan = 0; plan < 2; plan++) {
@@ -526,18 +527,23 @@ int main(int argc, char **argv)
         check_bits(&lite, PLANS[plan]);
         check_bits(&heads, PLANS[plan]);
         check_bits(&graph, PLANS[plan]);
+        check_reference(&excited, PLANS[plan], small ? 1 : 3, 1e-3);
+        check_bits(&excited, PLANS[plan]);
     }
     check_side_by_side(&lite, &heads, small ? 2 : 100);
     if (!small) {
         check_tuning(&lite);
         check_tuning(&graph);
+        check_tuning(&excited);
         check_memory(&lite, "auto");
         check_memory(&heads, "cudnn");
         check_real("lite1");
         check_real("b1-plain");
+        check_real("b1");
     }
     subject_free(&lite);
     subject_free(&heads);
     subject_free(&graph);
+    subject_free(&excited);
     return finish();
 }

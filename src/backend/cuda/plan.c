@@ -18,10 +18,7 @@ static int check_layer(const struct effnet_layer *layer, struct effnet_error *er
     /* cuDNN takes the image's channels as they are. */
     const bool any_input = layer->op == EFFNET_OP_LINEAR ||
                            (layer->op == EFFNET_OP_CONV && layer->inputs[0] == EFFNET_IMAGE);
-    if (layer->op == EFFNET_OP_SCALE)
-        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: op scale is not supported on a GPU",
-                           layer->name);
-    if (layer->op != EFFNET_OP_LINEAR && !cuda_clamps(layer))
+    if (layer->op != EFFNET_OP_LINEAR && !cuda_convolution_activates(layer))
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: activation %s is not supported on a GPU",
                            layer->name, effnet_activation_name(layer->activation));
     if ((!any_input && layer->in_channels % 8) || (layer->op != EFFNET_OP_LINEAR && layer->out_channels % 8))
@@ -68,13 +65,12 @@ struct step {
     double us; /* of it and of all before it; INFINITY: there is no such cover */
     const struct cuda_op *op;
     int first, units; /* units: how many they are */
-    bool raw_input;
+    enum cuda_form input_form;
     const char *candidate; /* in the tuning table; NULL: nothing is known */
 };
 
-/* The best covers of the layers before each layer: [0] complete, [1] with the last layer's bias and
- * activation left to the next unit. */
-typedef struct step cover[2];
+/* The best covers of the layers before each layer, by the form in which the last unit leaves its output. */
+typedef struct step cover[CUDA_FORMS];
 
 /* Whether nobody behind `last` reads what the layers first..last-1 compute. */
 static bool inside_only(const struct cuda_network *network, int first, int last)
@@ -103,27 +99,36 @@ static double expected_us(struct cuda_unit *u, const struct tuning *tuning, cons
     return cuda_unit_usable(u, NULL) ? launch_us + key.bytes / bytes_per_us : INFINITY;
 }
 
-/* Tries the op on first..last behind the best covers of what lies before. */
+/* Tries the op on first..last behind the best covers of what lies before, from one form to another. */
+static void try_forms(struct backend_state *state, const struct tuning *tuning, const struct cuda_op *op,
+                      int first, int last, enum cuda_form from, enum cuda_form to, cover *covers)
+{
+    struct cuda_unit unit;
+    const struct step *before = &covers[first][from];
+    struct step step = {.op = op, .first = first, .input_form = from, .units = before->units + 1};
+    struct step *best = &covers[last + 1][to];
+    if (before->us == INFINITY) return;
+    cuda_unit_make(&unit, &state->network, op, first, last, from, to);
+    step.us = before->us + expected_us(&unit, tuning, &step.candidate);
+    if (step.us < best->us) *best = step;
+}
+
 static void try_op(struct backend_state *state, const struct tuning *tuning, const struct cuda_op *op,
                    int first, int last, cover *covers)
 {
-    for (int raw = 0; raw < 2; raw++) {
-        struct cuda_unit unit;
-        const struct step *before = &covers[first][raw];
-        struct step step = {.op = op, .first = first, .raw_input = raw, .units = before->units + 1};
-        if (before->us == INFINITY || (raw && !op->takes_raw)) continue;
-        cuda_unit_make(&unit, &state->network, op, first, last, raw);
-        step.us = before->us + expected_us(&unit, tuning, &step.candidate);
-        struct step *best = &covers[last + 1][unit.unit.raw_output];
-        if (step.us < best->us) *best = step;
-    }
+    const unsigned takes = cuda_op_takes(op), leaves = cuda_op_leaves(op, &state->network, first);
+    for (enum cuda_form from = 0; from < CUDA_FORMS; from++)
+        for (enum cuda_form to = 0; to < CUDA_FORMS; to++)
+            if (takes & CUDA_FORM(from) && leaves & CUDA_FORM(to))
+                try_forms(state, tuning, op, first, last, from, to, covers);
 }
 
 static void find_covers(struct backend_state *state, const struct tuning *tuning, cover *covers)
 {
     const int layers = state->network.info->layer_count;
     for (int i = 0; i <= layers; i++)
-        for (int raw = 0; raw < 2; raw++) covers[i][raw].us = i == 0 && !raw ? 0 : INFINITY;
+        for (int form = 0; form < CUDA_FORMS; form++)
+            covers[i][form].us = i == 0 && form == CUDA_COMPLETE ? 0 : INFINITY;
     for (int first = 0; first < layers; first++)
         for (int o = 0; o < cuda_op_count; o++) {
             const struct cuda_op *op = cuda_ops[o];
@@ -137,12 +142,11 @@ static void find_covers(struct backend_state *state, const struct tuning *tuning
 
 /* ---------------------------------------------------------------- units and tensors */
 
-static int add_tensor(struct backend_state *state, size_t image_values, int unit)
+static int add_tensor(struct backend_state *state, size_t image_bytes, int unit)
 {
     struct lifetime *t = &state->tensors[state->tensor_count];
-    *t = (struct lifetime){.bytes = cuda_aligned(2 * (size_t)state->network.max_batch * image_values),
-                           .first = unit,
-                           .last = unit};
+    *t = (struct lifetime){
+        .bytes = cuda_aligned((size_t)state->network.max_batch * image_bytes), .first = unit, .last = unit};
     return state->tensor_count++;
 }
 
@@ -155,7 +159,7 @@ static int input_tensor(struct backend_state *state, const struct cuda_unit *u, 
         return from->output;
     }
     if (u->op->from_pixels) return CUDA_PIXELS;
-    if (state->image_tensor < 0) state->image_tensor = add_tensor(state, cuda_input_size(u, input), 0);
+    if (state->image_tensor < 0) state->image_tensor = add_tensor(state, 2 * cuda_input_size(u, input), 0);
     return state->image_tensor;
 }
 
@@ -169,19 +173,26 @@ static void connect(struct backend_state *state)
             u->inputs[k] = input_tensor(state, u, k);
             if (u->inputs[k] >= 0) state->tensors[u->inputs[k]].last = i;
         }
-        u->output = u->ends ? CUDA_LOGITS : add_tensor(state, effnet_layer_out_size(u->last), i);
+        u->output = u->ends ? CUDA_LOGITS : add_tensor(state, 2 * effnet_layer_out_size(u->last), i);
+        if (u->output_form == CUDA_SUMMED)
+            u->sums = add_tensor(state, sizeof(float) * (size_t)u->parts * (size_t)u->last->out_channels, i);
+        if (u->input_form == CUDA_SUMMED) {
+            u->sums = u[-1].sums, u->parts = u[-1].parts;
+            state->tensors[u->sums].last = i;
+        }
     }
 }
 
 /* The units of the best cover, last first, and what each one runs. */
 static int make_units(struct backend_state *state, const cover *covers, struct effnet_error *error)
 {
-    int end = state->network.info->layer_count, raw = 0;
-    state->unit_count = covers[end][raw].units;
-    for (const struct step *step; end > 0; end = step->first, raw = step->raw_input) {
-        step = &covers[end][raw];
+    int end = state->network.info->layer_count;
+    enum cuda_form form = CUDA_COMPLETE;
+    state->unit_count = covers[end][form].units;
+    for (const struct step *step; end > 0; end = step->first, form = step->input_form) {
+        step = &covers[end][form];
         struct cuda_unit *u = &state->units[step->units - 1];
-        cuda_unit_make(u, &state->network, step->op, step->first, end - 1, step->raw_input);
+        cuda_unit_make(u, &state->network, step->op, step->first, end - 1, step->input_form, form);
         int status = cuda_unit_choose(u, step->candidate, error);
         /* An engine of another version of cuDNN, or of another shape. */
         if (status == EFFNET_E_UNAVAILABLE && step->candidate) status = cuda_unit_choose(u, NULL, error);
@@ -190,20 +201,33 @@ static int make_units(struct backend_state *state, const cover *covers, struct e
     return EFFNET_OK;
 }
 
+/* Names the layer that no unit computes, if there is one: it ends the longest cover. */
+static int check_covers(const struct backend_state *state, const cover *covers, struct effnet_error *error)
+{
+    const int layers = state->network.info->layer_count;
+    int covered = 0;
+    if (covers[layers][CUDA_COMPLETE].us < INFINITY) return EFFNET_OK;
+    for (int i = 0; i < layers; i++)
+        for (int form = 0; form < CUDA_FORMS; form++)
+            if (covers[i][form].us < INFINITY) covered = i;
+    const struct effnet_layer *layer = effnet_model_layer(state->network.model, covered);
+    return effnet_fail(error, EFFNET_E_UNAVAILABLE, "layer %s: no kernel computes op %s there on this GPU",
+                       layer->name, effnet_op_name(layer->op));
+}
+
 static int plan_once(struct backend_state *state, const struct tuning *tuning, struct effnet_error *error)
 {
     const int layers = state->network.info->layer_count;
     cover *covers = calloc((size_t)layers + 1, sizeof *covers);
     state->units = calloc((size_t)layers, sizeof *state->units);
-    state->tensors = calloc((size_t)layers + 1, sizeof *state->tensors);
+    state->tensors = calloc(2 * (size_t)layers + 1,
+                            sizeof *state->tensors); /* at most: outputs, sums, image */
     int status = EFFNET_OK;
     if (covers && state->units && state->tensors)
         find_covers(state, tuning, covers);
     else
         status = effnet_fail_nomem(error, "units", (size_t)layers * sizeof *state->units);
-    if (!status && covers[layers][0].us == INFINITY)
-        status = effnet_fail(error, EFFNET_E_UNAVAILABLE, "no kernels compute network %s on this GPU",
-                             state->network.info->network);
+    if (!status) status = check_covers(state, covers, error);
     if (!status) status = make_units(state, covers, error);
     if (!status) connect(state);
     free(covers);

@@ -27,6 +27,7 @@ static int enqueue_unit(const struct backend_state *state, const struct cuda_uni
                          .workspace = state->arena + state->workspace_offset,
                          .images = images};
     for (int i = 0; i < u->unit.input_count; i++) io.inputs[i] = tensor_data(state, slot, u->inputs[i]);
+    if (u->sums >= 0) io.sums = tensor_data(state, slot, u->sums);
     return cuda_unit_enqueue(u, &io, stream, error);
 }
 
@@ -199,6 +200,28 @@ static int upload_input(const struct backend_state *state, const float *values, 
     return EFFNET_OK;
 }
 
+/* The sums that the unit before would have left beside n images of `map`: all in the first part. */
+static int upload_sums(const struct backend_state *state, const struct cuda_unit *u, const float *map, int n,
+                       struct effnet_error *error)
+{
+    const struct effnet_layer *from = effnet_model_layer(state->network.model, u->unit.inputs[0]);
+    const size_t channels = (size_t)from->out_channels, pixels = effnet_layer_out_size(from) / channels;
+    const size_t image = (size_t)u->parts * channels, bytes = (size_t)n * image * sizeof(float);
+    float *host = calloc((size_t)n * image, sizeof *host);
+    if (!host) return effnet_fail_nomem(error, "unit input", bytes);
+    for (size_t i = 0; i < (size_t)n; i++)
+        for (size_t c = 0; c < channels; c++) {
+            double sum = 0;
+            for (size_t p = 0; p < pixels; p++) sum += map[(i * pixels + p) * channels + c];
+            host[i * image + c] = (float)sum;
+        }
+    const cudaError_t status = cudaMemcpyAsync(tensor_data(state, &state->slots[0], u->sums), host, bytes,
+                                               cudaMemcpyHostToDevice, state->stream);
+    free(host);
+    CUDA_TRY(status, "unit input");
+    return EFFNET_OK;
+}
+
 /* Logits are fp32 on the device, all else is fp16. */
 static int download_output(const struct backend_state *state, int tensor, size_t count, float *host,
                            struct effnet_error *error)
@@ -222,6 +245,7 @@ int cuda_run_unit(struct backend_state *state, int index, int n, const float *co
     const struct cuda_unit *u = &state->units[index];
     for (int i = 0; i < u->unit.input_count; i++)
         EFFNET_TRY(upload_input(state, inputs[i], (size_t)n * cuda_input_size(u, i), u->inputs[i], error));
+    if (u->input_form == CUDA_SUMMED) EFFNET_TRY(upload_sums(state, u, inputs[0], n, error));
     const int images = graph_images(state, choose_graph(state, n)); /* as a pass has them */
     EFFNET_TRY(enqueue_unit(state, u, &state->slots[0], images, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), u->layer->name);

@@ -63,6 +63,9 @@ static int reserve(struct tuner *t, size_t bytes, struct effnet_error *error)
     return fill(t->memory, bytes, t->state->stream, error);
 }
 
+/* In how many parts a unit takes sums; who leaves them, and so in how many, is not known here. */
+enum { TYPICAL_PARTS = 8 };
+
 /* Gives a unit memory of its own. The workspace comes last. */
 static int assign_memory(struct tuner *t, struct cuda_unit *u, struct cuda_io *io, struct effnet_error *error)
 {
@@ -71,7 +74,10 @@ static int assign_memory(struct tuner *t, struct cuda_unit *u, struct cuda_io *i
     const size_t out = cuda_aligned(values * effnet_layer_out_size(u->last));
     size_t in = 0;
     for (int i = 0; i < u->unit.input_count; i++) in += cuda_aligned(values * cuda_input_size(u, i));
-    EFFNET_TRY(reserve(t, weights + in + out + CUDA_WORKSPACE_MOST, error));
+    if (u->input_form == CUDA_SUMMED) u->parts = TYPICAL_PARTS;
+    const size_t sums = u->input_form == CUDA_SUMMED ? TYPICAL_PARTS * out
+                                                     : out; /* it leaves no more than that */
+    EFFNET_TRY(reserve(t, weights + in + out + sums + CUDA_WORKSPACE_MOST, error));
     unsigned char *next = t->memory;
     *io = (struct cuda_io){.images = u->network->max_batch};
     next += cuda_unit_lay_out(u, next);
@@ -80,7 +86,8 @@ static int assign_memory(struct tuner *t, struct cuda_unit *u, struct cuda_io *i
         next += cuda_aligned(values * cuda_input_size(u, i));
     }
     io->output = next;
-    io->workspace = next + out;
+    io->sums = (float *)(next + out);
+    io->workspace = next + out + sums;
     return EFFNET_OK;
 }
 
@@ -229,13 +236,13 @@ static bool is_new(struct tuner *t, const struct tuning_key *key)
 }
 
 /* The unit that an op makes of first..last, if it can stand there and was not measured yet. */
-static int tune_op(struct tuner *t, const struct cuda_op *op, int first, int last, bool raw_input,
-                   struct effnet_error *error)
+static int tune_forms(struct tuner *t, const struct cuda_op *op, int first, int last, enum cuda_form from,
+                      enum cuda_form to, struct effnet_error *error)
 {
     struct cuda_unit unit;
     struct tuning_key key;
     struct effnet_tuned tuned;
-    cuda_unit_make(&unit, &t->state->network, op, first, last, raw_input);
+    cuda_unit_make(&unit, &t->state->network, op, first, last, from, to);
     cuda_unit_key(&unit, &key);
     if (!cuda_unit_usable(&unit, NULL) || !is_new(t, &key)) return EFFNET_OK;
     int status = tune_unit(t, &unit, &key, &tuned, error);
@@ -247,16 +254,26 @@ static int tune_op(struct tuner *t, const struct cuda_op *op, int first, int las
     return EFFNET_OK;
 }
 
-/* Whether the layer's input may come without bias and activation. */
-static bool input_may_be_raw(const struct cuda_network *network, int layer)
+/* The forms in which the output of the layer before may come, as CUDA_FORM. */
+static unsigned forms_before(const struct cuda_network *network, int layer)
 {
-    for (int o = 0; o < cuda_op_count && layer > 0; o++) {
-        const struct cuda_op *op = cuda_ops[o];
-        if (op->leaves_raw && op->covers(network, layer - 1) & CUDA_COVERS(1) &&
-            op->leaves_raw(network, layer - 1))
-            return true;
-    }
-    return false;
+    unsigned forms = CUDA_FORM(CUDA_COMPLETE);
+    for (int o = 0; o < cuda_op_count && layer > 0; o++)
+        if (cuda_ops[o]->covers(network, layer - 1) & CUDA_COVERS(1))
+            forms |= cuda_op_leaves(cuda_ops[o], network, layer - 1);
+    return forms;
+}
+
+static int tune_op(struct tuner *t, const struct cuda_op *op, int first, int last, struct effnet_error *error)
+{
+    const struct cuda_network *network = &t->state->network;
+    const unsigned takes = cuda_op_takes(op) & forms_before(network, first),
+                   leaves = cuda_op_leaves(op, network, first);
+    for (enum cuda_form from = 0; from < CUDA_FORMS; from++)
+        for (enum cuda_form to = 0; to < CUDA_FORMS; to++)
+            if (takes & CUDA_FORM(from) && leaves & CUDA_FORM(to))
+                EFFNET_TRY(tune_forms(t, op, first, last, from, to, error));
+    return EFFNET_OK;
 }
 
 static int tune_from(struct tuner *t, int first, struct effnet_error *error)
@@ -266,10 +283,7 @@ static int tune_from(struct tuner *t, int first, struct effnet_error *error)
         const struct cuda_op *op = cuda_ops[o];
         const unsigned lengths = op->covers(network, first);
         for (int count = 1; count <= CUDA_COVERS_MOST; count++) {
-            if (!(lengths & CUDA_COVERS(count))) continue;
-            EFFNET_TRY(tune_op(t, op, first, first + count - 1, false, error));
-            if (op->takes_raw && input_may_be_raw(network, first))
-                EFFNET_TRY(tune_op(t, op, first, first + count - 1, true, error));
+            if (lengths & CUDA_COVERS(count)) EFFNET_TRY(tune_op(t, op, first, first + count - 1, error));
         }
     }
     return EFFNET_OK;
@@ -296,7 +310,7 @@ int cuda_tune_network(struct backend_state *state, struct tuning *tuning, effnet
     /* One at a time in a process: times of two at once would be of both. */
     static pthread_mutex_t measuring = PTHREAD_MUTEX_INITIALIZER;
     const int layers = state->network.info->layer_count;
-    const size_t keys = (size_t)layers * (size_t)cuda_op_count * 2 * CUDA_COVERS_MOST;
+    const size_t keys = (size_t)layers * (size_t)cuda_op_count * CUDA_FORMS * CUDA_FORMS * CUDA_COVERS_MOST;
     struct tuner t = {.state = state, .tuning = tuning, .visit = visit, .context = context};
     t.seen = malloc(keys * sizeof *t.seen);
     if (!t.seen) return effnet_fail_nomem(error, "tuning", keys * sizeof *t.seen);

@@ -1,6 +1,7 @@
 /* What a unit does through its op, and what the ops share. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/unit.h"
@@ -9,6 +10,8 @@
 #include "first_block.h"
 #include "linear.h"
 #include "pointwise.h"
+#include "squeeze_excite.h"
+#include "stem.h"
 
 /* ---------------------------------------------------------------- units whose op is a family of kernels */
 
@@ -17,6 +20,8 @@ union kernel_args {
     struct first_block_args first_block;
     struct linear_args linear;
     struct pointwise_args pointwise;
+    struct squeeze_excite_args squeeze_excite;
+    struct stem_args stem;
 };
 
 /* The arguments before there is memory: of max_batch images, every pointer aligned. */
@@ -24,7 +29,7 @@ static void arguments_anywhere(const struct cuda_unit *u, union kernel_args *arg
 {
     static _Alignas(CUDA_ALIGNMENT) char anywhere[CUDA_ALIGNMENT];
     struct cuda_unit unit = *u;
-    struct cuda_io io = {.output = anywhere, .images = u->network->max_batch};
+    struct cuda_io io = {.output = anywhere, .sums = (float *)anywhere, .images = u->network->max_batch};
     for (int i = 0; i < u->unit.input_count; i++) io.inputs[i] = anywhere;
     cuda_unit_lay_out(&unit, (unsigned char *)anywhere);
     unit.op->arguments(&unit, &io, args);
@@ -87,13 +92,29 @@ static int kernel_enqueue(const struct cuda_unit *u, const struct cuda_io *io, c
 
 /* ---------------------------------------------------------------- any unit */
 
-void cuda_unit_make(struct cuda_unit *u, struct cuda_network *network, const struct cuda_op *op, int first,
-                    int last, bool raw_input)
+unsigned cuda_op_takes(const struct cuda_op *op)
 {
-    *u = (struct cuda_unit){
-        .unit = effnet_unit_of(network->model, first, last), .op = op, .network = network};
-    u->unit.raw_input = raw_input;
-    u->unit.raw_output = op->leaves_raw && op->leaves_raw(network, first);
+    return op->takes ? op->takes : CUDA_FORM(CUDA_COMPLETE);
+}
+
+unsigned cuda_op_leaves(const struct cuda_op *op, const struct cuda_network *network, int first)
+{
+    return op->leaves ? op->leaves(network, first) : CUDA_FORM(CUDA_COMPLETE);
+}
+
+void cuda_unit_make(struct cuda_unit *u, struct cuda_network *network, const struct cuda_op *op, int first,
+                    int last, enum cuda_form input_form, enum cuda_form output_form)
+{
+    *u = (struct cuda_unit){.unit = effnet_unit_of(network->model, first, last),
+                            .op = op,
+                            .network = network,
+                            .input_form = input_form,
+                            .output_form = output_form,
+                            .sums = -1,
+                            .parts = 1};
+    u->unit.raw_input = input_form == CUDA_RAW;
+    u->unit.raw_output = output_form == CUDA_RAW;
+    while (first < last && !effnet_model_layer(network->model, first)->weight) first++;
     u->layer = effnet_model_layer(network->model, first);
     u->last = effnet_model_layer(network->model, last);
     u->ends = last == network->info->layer_count - 1;
@@ -203,17 +224,27 @@ static int stage(const char *layer, const float *values, size_t count, const str
     return EFFNET_OK;
 }
 
-int cuda_upload_fp16(const struct cuda_unit *u, const float *weights, const struct cuda_upload *upload,
-                     struct effnet_error *error)
+int cuda_upload_fp16(const struct effnet_layer *layer, const float *weights, void *device,
+                     const struct cuda_upload *upload, struct effnet_error *error)
 {
-    const size_t count = cuda_weight_count(u->layer);
+    const size_t count = cuda_weight_count(layer);
     const struct convert_args args = {.x = upload->staging,
-                                      .y = u->weight,
-                                      .rows = u->layer->out_channels,
-                                      .columns = (int)(count / (size_t)u->layer->out_channels)};
-    EFFNET_TRY(stage(u->layer->name, weights, count, upload, error));
-    CUDA_TRY(convert_weights_launch(&args, upload->stream), u->layer->name);
+                                      .y = device,
+                                      .rows = layer->out_channels,
+                                      .columns = (int)(count / (size_t)layer->out_channels)};
+    EFFNET_TRY(stage(layer->name, weights, count, upload, error));
+    CUDA_TRY(convert_weights_launch(&args, upload->stream), layer->name);
     return EFFNET_OK;
+}
+
+float *cuda_transposed_weights(const struct effnet_layer *layer, struct effnet_error *error)
+{
+    const size_t rows = (size_t)layer->out_channels, columns = cuda_weight_count(layer) / rows;
+    float *transposed = malloc(rows * columns * sizeof *transposed);
+    if (!transposed) effnet_fail_nomem(error, layer->name, rows * columns * sizeof *transposed);
+    for (size_t r = 0; transposed && r < rows; r++)
+        for (size_t c = 0; c < columns; c++) transposed[c * rows + r] = layer->weight[r * columns + c];
+    return transposed;
 }
 
 int cuda_upload_split(const char *layer, const float *values, size_t count, void *device,

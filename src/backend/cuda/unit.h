@@ -30,15 +30,27 @@ enum { CUDA_COVERS_MOST = 3 }; /* layers */
 
 enum { CUDA_PIXELS = -1, CUDA_LOGITS = -2 };
 
+/* How a unit hands its output over to the unit behind it. */
+enum cuda_form {
+    CUDA_COMPLETE,
+    CUDA_RAW,    /* without the last layer's bias and activation, which the next unit applies */
+    CUDA_SUMMED, /* complete, and each channel's sum over the pixels beside it, for squeeze-and-excite */
+    CUDA_FORMS
+};
+#define CUDA_FORM(form) (1u << (form))
+
 struct cuda_unit {
     struct effnet_unit unit; /* unit.kernel points at `kernel` */
     char kernel[224];
     const struct cuda_op *op;
     struct cuda_network *network;
-    const struct effnet_layer *layer, *last; /* unit.first and unit.last */
+    const struct effnet_layer *layer, *last; /* the first layer that has weights, if any has; unit.last */
+    enum cuda_form input_form, output_form;
 
     int inputs[EFFNET_UNIT_INPUTS], output; /* tensors, or CUDA_PIXELS and CUDA_LOGITS */
     bool ends;                              /* it computes the network's logits, in fp32 */
+    int sums;  /* the tensor of the sums that it leaves or takes, float [max_batch][parts][channels] */
+    int parts; /* sums come in so many parts, each over some of the pixels */
 
     /* On the device; which of them an op has is its own affair. */
     void *weight;
@@ -53,6 +65,7 @@ struct cuda_unit {
 struct cuda_io {
     const void *inputs[EFFNET_UNIT_INPUTS]; /* in the order of unit.inputs */
     void *output, *workspace;
+    float *sums;
     int images;
 };
 
@@ -69,13 +82,13 @@ struct cuda_op {
     const char *name;
     bool in_plan_cudnn;
     bool from_pixels; /* it reads the image as pixels, not as the normalised tensor */
-    bool takes_raw;   /* it can apply the bias and activation that the unit before left to it */
+    unsigned takes;   /* forms in which it takes the output of the unit before, as CUDA_FORM; 0: complete */
 
     /* How many layers from `first` on it computes as one unit: every number that it can, as CUDA_COVERS; 0:
      * none. That nobody outside reads what lies between them, the planner sees to. */
     unsigned (*covers)(const struct cuda_network *network, int first);
-    /* Whether it leaves its layer's bias and activation to the unit behind; NULL: never. */
-    bool (*leaves_raw)(const struct cuda_network *network, int first);
+    /* Forms in which it can leave the output of the unit that begins with `first`; NULL: complete. */
+    unsigned (*leaves)(const struct cuda_network *network, int first);
     /* Corrects unit.bytes_per_image, which is what its tensors take in fp16; NULL: they do. */
     void (*count_bytes)(struct cuda_unit *unit);
     /* The key's `what` and sizes. */
@@ -114,9 +127,12 @@ extern const int cuda_op_count;
 
 /* ---------------------------------------------------------------- unit.c: an op's functions for any op */
 
-/* Fills in all but the tensors. raw_input: the unit before left bias and activation to it. */
+unsigned cuda_op_takes(const struct cuda_op *op);
+unsigned cuda_op_leaves(const struct cuda_op *op, const struct cuda_network *network, int first);
+
+/* Fills in all but the tensors. */
 void cuda_unit_make(struct cuda_unit *unit, struct cuda_network *network, const struct cuda_op *op, int first,
-                    int last, bool raw_input);
+                    int last, enum cuda_form input_form, enum cuda_form output_form);
 void cuda_unit_key(const struct cuda_unit *unit, struct tuning_key *key);
 size_t cuda_unit_lay_out(struct cuda_unit *unit, unsigned char *base);
 int cuda_unit_upload(const struct cuda_unit *unit, const struct cuda_upload *upload,
@@ -155,7 +171,8 @@ static inline enum activation cuda_activation(enum effnet_activation activation)
     return (enum activation)activation;
 }
 
-/* Whether the layer's activation is ReLU or ReLU6; whether it is one of these or none. */
+/* Whether the layer's activation is ReLU or ReLU6; whether it is one of these or none; whether it is any that
+ * the kernels of convolutions compute. */
 static inline bool cuda_clamps_from_0(const struct effnet_layer *layer)
 {
     return activation_is_relu(cuda_activation(layer->activation));
@@ -166,6 +183,11 @@ static inline bool cuda_clamps(const struct effnet_layer *layer)
     return layer->activation == EFFNET_ACT_NONE || cuda_clamps_from_0(layer);
 }
 
+static inline bool cuda_convolution_activates(const struct effnet_layer *layer)
+{
+    return cuda_clamps(layer) || layer->activation == EFFNET_ACT_SILU;
+}
+
 /* Elements of one image in unit.inputs[input]. */
 size_t cuda_input_size(const struct cuda_unit *unit, int input);
 /* Without the bias. */
@@ -173,8 +195,11 @@ size_t cuda_weight_count(const struct effnet_layer *layer);
 /* Lays out weights of `weight_bytes` each, then the bias. */
 size_t cuda_lay_out_weights(struct cuda_unit *unit, unsigned char *base, size_t weight_bytes);
 /* Weights in the kernel's order, rounded to fp16 (convert.h). */
-int cuda_upload_fp16(const struct cuda_unit *unit, const float *weights, const struct cuda_upload *upload,
-                     struct effnet_error *error);
+int cuda_upload_fp16(const struct effnet_layer *layer, const float *weights, void *device,
+                     const struct cuda_upload *upload, struct effnet_error *error);
+/* A layer's weights with its output channels innermost, [in][kernel][kernel][out]; malloc'd, NULL without
+ * memory. */
+float *cuda_transposed_weights(const struct effnet_layer *layer, struct effnet_error *error);
 /* `count` floats as two fp16 parts, the high ones first. */
 int cuda_upload_split(const char *layer, const float *values, size_t count, void *device,
                       const struct cuda_upload *upload, struct effnet_error *error);

@@ -15,19 +15,29 @@ static unsigned covers(const struct cuda_network *network, int first)
     return convolution && !network->without_cudnn ? CUDA_COVERS(1) : 0;
 }
 
-/* The layer behind must be pointwise, nobody else may read the output, and its prologue clamps from 0. */
-static bool leaves_raw(const struct cuda_network *network, int first)
+/* To leave bias and activation out, the layer behind must be pointwise, nobody else may read the output, and
+ * its prologue clamps from 0. */
+static unsigned leaves(const struct cuda_network *network, int first)
 {
     const struct effnet_layer *layer = effnet_model_layer(network->model, first);
-    if (layer->last_reader != first + 1 || !cuda_clamps_from_0(layer) || layer->residual >= 0) return false;
-    const struct effnet_layer *next = effnet_model_layer(network->model, first + 1);
-    return next->op == EFFNET_OP_POINTWISE && next->residual != first;
+    if (layer->last_reader == first + 1 && cuda_clamps_from_0(layer)) {
+        const struct effnet_layer *next = effnet_model_layer(network->model, first + 1);
+        if (next->op == EFFNET_OP_POINTWISE && next->residual != first) return CUDA_FORM(CUDA_RAW);
+    }
+    return CUDA_FORM(CUDA_COMPLETE) | (cuda_squeezed(network, first) ? CUDA_FORM(CUDA_SUMMED) : 0);
 }
 
 static void count_bytes(struct cuda_unit *u)
 {
-    if (!u->unit.raw_output)
+    if (u->output_form != CUDA_RAW)
         u->unit.bytes_per_image += 4 * (int64_t)effnet_layer_out_size(u->layer); /* in place */
+}
+
+/* What comes behind cuDNN's kernel, in words. */
+static const char *finish_name(const struct cuda_unit *u)
+{
+    static const char *const names[CUDA_FORMS] = {" + bias_act", "", " + bias_act with sums"};
+    return names[u->output_form];
 }
 
 static void key(const struct cuda_unit *u, struct tuning_key *key)
@@ -37,7 +47,7 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
                              l->out_channels};
     snprintf(key->what, sizeof key->what, "%s %dx%d s%d%s",
              l->op == EFFNET_OP_CONV ? "conv" : "conv depthwise", l->kernel, l->kernel, l->stride,
-             u->unit.raw_output ? "" : " + bias_act");
+             finish_name(u));
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
@@ -54,7 +64,7 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
         for (int i = 0; i < in; i++)
             for (int t = 0; t < taps; t++)
                 reordered[((size_t)o * taps + t) * in + i] = l->weight[((size_t)o * in + i) * taps + t];
-    int status = cuda_upload_fp16(u, reordered, upload, error);
+    int status = cuda_upload_fp16(l, reordered, u->weight, upload, error);
     free(reordered);
     return status;
 }
@@ -100,11 +110,27 @@ static bool usable(const struct cuda_unit *u, const char *candidate)
     return !candidate || cudnn_config_parse(candidate, &config);
 }
 
+static struct bias_act_args finish_arguments(const struct cuda_unit *u, const struct cuda_io *io)
+{
+    const struct effnet_layer *l = u->layer;
+    return (struct bias_act_args){.x = io->output,
+                                  .y = io->output,
+                                  .bias = u->bias,
+                                  .sums = u->output_form == CUDA_SUMMED ? io->sums : NULL,
+                                  .rows = (int64_t)io->images * l->out_height * l->out_width,
+                                  .rows_per_image = l->out_height * l->out_width,
+                                  .channels = l->out_channels,
+                                  .activation = cuda_activation(l->activation)};
+}
+
 static int choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
 {
     EFFNET_TRY(open_conv(u, error));
     EFFNET_TRY(cudnn_conv_choose(u->conv, candidate, error));
     u->unit.workspace_bytes = cudnn_conv_workspace_bytes(u->conv);
+    const struct cuda_io io = {.images = u->network->max_batch};
+    const struct bias_act_args args = finish_arguments(u, &io);
+    u->parts = bias_act_sum_parts(&args);
     return EFFNET_OK;
 }
 
@@ -114,13 +140,8 @@ static int enqueue(const struct cuda_unit *u, const struct cuda_io *io, cudaStre
     const struct effnet_layer *l = u->layer;
     EFFNET_TRY(cudnn_conv_run(u->conv, io->inputs[0], u->weight, io->output,
                               u->unit.workspace_bytes ? io->workspace : NULL, stream, error));
-    if (u->unit.raw_output) return EFFNET_OK;
-    const struct bias_act_args args = {.x = io->output,
-                                       .y = io->output,
-                                       .bias = u->bias,
-                                       .rows = (int64_t)io->images * l->out_height * l->out_width,
-                                       .channels = l->out_channels,
-                                       .activation = cuda_activation(l->activation)};
+    if (u->output_form == CUDA_RAW) return EFFNET_OK;
+    const struct bias_act_args args = finish_arguments(u, io);
     CUDA_TRY(bias_act_launch(&args, stream), l->name);
     return EFFNET_OK;
 }
@@ -138,15 +159,14 @@ static const char *code(const struct cuda_unit *u)
 
 static void describe(struct cuda_unit *u)
 {
-    snprintf(u->kernel, sizeof u->kernel, "cuDNN %s%s", cudnn_conv_engine(u->conv),
-             u->unit.raw_output ? "" : " + bias_act");
+    snprintf(u->kernel, sizeof u->kernel, "cuDNN %s%s", cudnn_conv_engine(u->conv), finish_name(u));
 }
 
 const struct cuda_op cuda_conv_op = {
     .name = "conv",
     .in_plan_cudnn = true,
     .covers = covers,
-    .leaves_raw = leaves_raw,
+    .leaves = leaves,
     .count_bytes = count_bytes,
     .key = key,
     .weight_bytes = 2,

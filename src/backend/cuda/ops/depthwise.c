@@ -15,11 +15,17 @@ static unsigned covers(const struct cuda_network *network, int first)
                : 0;
 }
 
+static unsigned leaves(const struct cuda_network *network, int first)
+{
+    return CUDA_FORM(CUDA_COMPLETE) | (cuda_squeezed(network, first) ? CUDA_FORM(CUDA_SUMMED) : 0);
+}
+
 static void key(const struct cuda_unit *u, struct tuning_key *key)
 {
     const struct effnet_layer *l = u->layer;
     const int64_t sizes[] = {u->network->max_batch, l->out_height, l->out_width, l->out_channels};
-    snprintf(key->what, sizeof key->what, "depthwise %dx%d s%d", l->kernel, l->kernel, l->stride);
+    snprintf(key->what, sizeof key->what, "depthwise %dx%d s%d%s%s", l->kernel, l->kernel, l->stride,
+             cuda_clamps(l) ? "" : ", silu", u->output_form == CUDA_SUMMED ? ", sums" : "");
     memcpy(key->sizes, sizes, sizeof sizes);
 }
 
@@ -27,14 +33,10 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
 {
     const struct effnet_layer *l = u->layer;
-    const int taps = l->kernel * l->kernel, channels = l->out_channels;
-    const size_t bytes = cuda_weight_count(l) * sizeof(float);
-    float *reordered = malloc(bytes);
-    if (!reordered) return effnet_fail_nomem(error, l->name, bytes);
-    for (int c = 0; c < channels; c++)
-        for (int t = 0; t < taps; t++) reordered[(size_t)t * channels + c] = l->weight[(size_t)c * taps + t];
-    const cudaError_t status = cudaMemcpyAsync(u->weight, reordered, bytes, cudaMemcpyHostToDevice,
-                                               upload->stream);
+    float *reordered = cuda_transposed_weights(l, error);
+    if (!reordered) return EFFNET_E_NOMEM;
+    const cudaError_t status = cudaMemcpyAsync(u->weight, reordered, cuda_weight_count(l) * sizeof *reordered,
+                                               cudaMemcpyHostToDevice, upload->stream);
     free(reordered);
     CUDA_TRY(status, l->name);
     return EFFNET_OK;
@@ -49,7 +51,9 @@ static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void 
         .w = u->weight,
         .bias = u->bias,
         .y = io->output,
+        .sums = u->output_form == CUDA_SUMMED ? io->sums : NULL,
         .n = io->images,
+        .planned_n = u->network->max_batch,
         .channels = l->out_channels,
         .height = l->in_height,
         .width = l->in_width,
@@ -63,12 +67,23 @@ static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void 
     };
 }
 
+static int choose(struct cuda_unit *u, const char *candidate, struct effnet_error *error)
+{
+    (void)candidate, (void)error; /* the configuration is chosen already */
+    struct depthwise_args args;
+    arguments(u, &(struct cuda_io){.images = u->network->max_batch}, &args);
+    if (u->output_form == CUDA_SUMMED) u->parts = depthwise_sum_parts(u->config, &args);
+    return EFFNET_OK;
+}
+
 const struct cuda_op cuda_depthwise_op = {
     .name = "depthwise",
     .covers = covers,
+    .leaves = leaves,
     .key = key,
     .weight_bytes = sizeof(float),
     .upload = upload,
     .family = &depthwise_kernels,
     .arguments = arguments,
+    .choose = choose,
 };

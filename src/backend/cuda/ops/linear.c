@@ -26,7 +26,7 @@ static void key(const struct cuda_unit *u, struct tuning_key *key)
 
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
 {
-    return cuda_upload_fp16(u, u->layer->weight, upload, error);
+    return cuda_upload_fp16(u->layer, u->layer->weight, u->weight, upload, error);
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)

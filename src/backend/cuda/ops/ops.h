@@ -10,5 +10,10 @@ extern const struct cuda_op cuda_first_block_op; /* first_block.c: stem, depthwi
 extern const struct cuda_op cuda_linear_op;      /* linear.c */
 extern const struct cuda_op cuda_pointwise_op;   /* pointwise.c: perhaps with the pooling layer behind it */
 extern const struct cuda_op cuda_pool_op;        /* pool.c */
+extern const struct cuda_op cuda_stem_op;        /* stem.c: from pixels on */
+extern const struct cuda_op cuda_squeeze_excite_op; /* squeeze_excite.c: from channels' sums to their gates */
+
+/* Whether squeeze-and-excite of layer `map` follows right behind it, so that its unit may leave sums. */
+bool cuda_squeezed(const struct cuda_network *network, int map);
 
 #endif
