@@ -1,6 +1,6 @@
 """Makes a table for tools/tuning/ from what `effnet tune` has measured.
 
-    effnet tune -m lite1 -b 1,2,4,8,10,16,32,64,128,256    (on the GPU, which nothing else uses; for each network)
+    effnet tune -m lite1 -b 1,2,4,8,10,32,64,128,256    (on the GPU, which nothing else uses; for each network)
     tools/make_tuning_table.py ~/.cache/effnet/tuning.txt... >tools/tuning/nvidia-h100.txt
 
 Entries are sorted. What a file says of a unit, its shape and batch counts in place of what files before it say of the
