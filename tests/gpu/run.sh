@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh [PART...]     BUILD=folder: of the programs, else build
 #
 #   kernels     each kernel's test, and cuDNN's engines
-#   network     the backend as a whole, alone and in many threads, and `effnet verify` on lite1, b1-plain and b1
+#   network     the backend as a whole, alone and in many threads, and `effnet verify` on the networks whose weights are here
 #   memcheck, racecheck, initcheck
 #               all test programs, on few and small shapes, under that tool of compute-sanitizer
 #   sanitize    these three
@@ -47,23 +47,28 @@ verify() {
 
 # In plan cudnn the depthwise layers' sums are rounded to fp16 before bias and activation (docs/cudnn.md), so it is
 # allowed twice what plan auto is.
+#
+# Without trained weights, b0 to b4 make large numbers of small ones: what fp16 costs is up to 1.2e-2 of the logits on
+# the samples, and 1.9e-2 in PyTorch, though every unit is as near as lite1's.
 network() {
-    local name weights program samples=(samples/*.png)
+    local name weights program samples=(samples/*.png) logits cudnn_logits
     for name in network session threads; do
         program=$build/tests/gpu/test_$name
         run_program "$program" timeout "$limit" "$program"
     done
-    for name in lite1 b1-plain b1; do
+    for name in lite1 b1-plain b1 lite0 lite2 lite3 lite4 b0 b2 b3 b4; do
         weights=weights/$name.safetensors
         if [ ! -x "$build/effnet" ] || [ ! -r "$weights" ]; then
             echo "effnet verify, $name: skipped: no $build/effnet, or no $weights"
             skipped=$((skipped + 1))
             continue
         fi
-        verify "effnet verify, $name, drawn images" --model "$weights"
-        [ ${#samples[@]} = 0 ] || verify "effnet verify, $name, samples" --model "$weights" "${samples[@]}"
+        case $name in b[0-4]) logits=2e-2 cudnn_logits=2e-2 ;; *) logits=5e-3 cudnn_logits=1e-2 ;; esac
+        verify "effnet verify, $name, drawn images" --model "$weights" --logits-allowance "$logits"
+        [ ${#samples[@]} = 0 ] ||
+            verify "effnet verify, $name, samples" --model "$weights" --logits-allowance "$logits" "${samples[@]}"
         verify "effnet verify, $name, plan cudnn" --model "$weights" --plan cudnn --allowance 2e-3 \
-            --logits-allowance 1e-2
+            --logits-allowance "$cudnn_logits"
     done
 }
 
