@@ -33,7 +33,7 @@ static void check(double got, double x, double allowance)
 static void test_range(void **state)
 {
     (void)state;
-    for (double x = -80; x <= 100; x += 1.0 / 512 + 1e-6) {
+    for (double x = -87; x <= 100; x += 1.0 / 512 + 1e-6) {
         float value = (float)x;
         const double exact = (double)value;
         effnet_onednn_silu(&value, 1);
@@ -44,12 +44,12 @@ static void test_range(void **state)
 static void test_ends(void **state)
 {
     (void)state;
-    float values[] = {0, INFINITY, 3e38f, -90, -3e4f, NAN, 1e-38f};
+    float values[] = {0, INFINITY, 3e38f, -90, -3e38f, NAN, 1e-38f, -INFINITY};
     effnet_onednn_silu(values, sizeof values / sizeof values[0]);
     assert_true(values[0] == 0);
     assert_true(values[1] == INFINITY);
     assert_true(values[2] == 3e38f);
-    for (int i = 3; i < 5; i++) assert_true(values[i] <= 0 && values[i] > -1e-30f);
+    assert_true(values[3] == 0 && values[4] == 0 && values[7] == 0);
     assert_true(isnan(values[5]));
     assert_true(values[6] > 0.49e-38f && values[6] < 0.51e-38f);
 }
