@@ -71,10 +71,11 @@ run_pytest() {
         -o empty_parameter_set_mark=fail_at_collect --junitxml="$report" "$@" \
         >"$test_log" 2>&1 </dev/null
     status=$?
-    attribute() { sed -n "s/.*<testsuite [^>]*\b$1=\"\([0-9]*\)\".*/\1/p" "$report" 2>/dev/null | head -n 1; }
+    # 0 where there is no report, because pytest did not start.
+    attribute() { sed -n "s/.*<testsuite [^>]*\b$1=\"\([0-9]*\)\".*/\1/p" "$report" 2>/dev/null | grep -m 1 . || echo 0; }
     total=$(attribute tests) f=$(($(attribute failures) + $(attribute errors))) s=$(attribute skipped)
-    if [ $status != 0 ] && [ "$f" = 0 ]; then f=1 total=$((${total:-0} + 1)); fi
-    record pytest $((SECONDS - start)) $((total - f - ${s:-0})) "$f" "${s:-0}"
+    if [ $status != 0 ] && [ "$f" = 0 ]; then f=1 total=$((total + 1)); fi
+    record pytest $((SECONDS - start)) $((total - f - s)) "$f" "$s"
 }
 
 # One part of a longer run, which counts by itself: shows its output, adds its last line of counts, and takes
