@@ -29,12 +29,14 @@ from convert_formats import (
     ordered_dict_of,
     pickled,
     program,
+    text,
     tuple_of,
     write_old,
     write_safetensors,
     write_zip,
 )
 from convert_networks import assert_one_line_error, run_convert, state_dict
+from effnet_convert import modules
 from effnet_convert.errors import ConvertError
 from effnet_convert.sources import open_source
 from safetensors.numpy import load_file
@@ -471,6 +473,24 @@ def test_modules_without_end(checkpoint, opened, count):
         for _ in range(count):
             value += b"q\x010" + module_of("a.Net", modules={"x": b"h\x01", "y": b"h\x01"})
     refused(opened, list_of() + b"0" + value, "modul")
+
+
+def test_names_of_modules_have_a_limit(opened):
+    """A long key that each of many modules in each other has makes names as long as all together."""
+    value = text("k" * 1000) + b"q\x02" + b"0" + module_of("a.Net")
+    value += b"".join(b"q\x010" + module_of("a.Net", modules={"x": b"h\x01"}) for _ in range(20))
+    refused(opened, value.replace(text("x"), b"h\x02"), "a name of more than 1024 characters")
+
+
+@pytest.mark.parametrize("limit, words", [("MAX_ENTRIES", "more than 500 parts"), ("MAX_CHARACTERS", "more than 500 characters")])
+def test_modules_are_counted_together(checkpoint, opened, monkeypatch, limit, words):
+    """What they share is read once for each of them."""
+    monkeypatch.setattr(modules, limit, 500)
+    shared = dict_of({f"p{i}": NONE for i in range(50)}) + b"q\x010"
+    nets = {f"m{i}": object_of("a", "Net", {"_parameters": b"h\x01", "_modules": dict_of({})}) for i in range(12)}
+    refused(opened, shared + dict_of(nets), words)
+    few = {"net": nets["m0"], "other": module_of("a.Net", {"w": checkpoint.tensor(np.ones(1))})}
+    assert list(opened(shared + dict_of(few)).tensors) == ["w"]
 
 
 # ---------------------------------------------------------------- batch norm, linear, types, speed

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from .errors import EX_USAGE, ConvertError
-from .modules import Module, is_module, read_module
+from .modules import Counter, Module, is_module, read_module
 from .pickle_reader import Inert
 from .prefixes import AVERAGED, BUFFERS, Part, separate
 from .tensors import SourceTensor
@@ -81,6 +81,7 @@ class _Search:
         self.found = []
         self.lists = []  # (place, tensors)
         self._label = label
+        self._counter = Counter(label)
         self._seen = set()
         self._top = value
         if type(value) in (dict, Inert):
@@ -92,7 +93,7 @@ class _Search:
         self._seen.add(id(value))
         before = len(self.found)
         if is_module(value):
-            self._add(keys, read_module(value, self._label))
+            self._add(keys, read_module(value, self._counter))
             return
         items = _contents(value)
         if any(type(item) is SourceTensor for item in items.values()):
@@ -115,7 +116,9 @@ class _Search:
 
     def _state_dict(self, items):
         module = Module()
+        self._counter.add_entries(len(items))
         for name, item in items.items():
+            self._counter.add_characters(len(str(name)))
             if type(name) is str and type(item) is SourceTensor:
                 module.tensors[name] = item
             elif type(item) not in (dict, list) and not (type(item) is Inert and item.attributes):

@@ -7,7 +7,11 @@ from .pickle_reader import Inert
 from .tensors import SourceTensor
 
 MAX_DEPTH = 64  # of modules in each other
-MAX_ENTRIES = 200_000  # modules, parameters and buffers: a module may be part of itself in a broken file
+# A module may be part of itself in a broken file, and a long name or a large part of many modules. So what is read is
+# counted as often as it is read, over a whole checkpoint.
+MAX_ENTRIES = 200_000  # modules, their attributes, parameters and buffers
+MAX_NAME = 1024  # characters of a parameter's name in full
+MAX_CHARACTERS = 16 << 20  # of all names together
 # How objects are called that PyTorch makes tensors of: complex, quantised, sparse ones.
 UNREAD = ("torch._utils._rebuild", "torch._tensor._rebuild", "tensor of ")
 
@@ -36,43 +40,69 @@ def is_module(value):
     return bool(attributes) and all(type(attributes.get(part)) is dict for part in ("_modules", "_parameters"))
 
 
-class _Reader:
+class Counter:
+    """What was read of one checkpoint, held to the limits."""
+
     def __init__(self, label):
-        self.module = Module()
         self._label = label
         self._entries = 0
+        self._characters = 0
 
-    def _count(self, entries):
-        self._entries += entries
+    def fail(self, reason):
+        return ConvertError(f"{self._label}: {reason}")
+
+    def add_entries(self, count):
+        self._entries += count
         if self._entries > MAX_ENTRIES:
-            raise ConvertError(f"{self._label}: a module of more than {MAX_ENTRIES} parts")
+            raise self.fail(f"modules and tensors of more than {MAX_ENTRIES} parts")
 
-    def walk(self, inert, path):
+    def add_characters(self, count):
+        self._characters += count
+        if self._characters > MAX_CHARACTERS:
+            raise self.fail(f"tensors' names of more than {MAX_CHARACTERS} characters")
+
+    def join(self, path, name):
+        """The name of a module's part in full."""
+        joined = f"{path}.{name}" if path else str(name)
+        if len(joined) > MAX_NAME:
+            raise self.fail(f"{joined[:80]}...: a name of more than {MAX_NAME} characters")
+        self.add_characters(len(joined))
+        return joined
+
+
+class _Reader:
+    def __init__(self, counter):
+        self.module = Module()
+        self._counter = counter
+
+    def walk(self, inert, path, depth):
         """In the order of a state dict: a module's parameters, its buffers, then the modules in it."""
-        if len(path) > MAX_DEPTH:
-            raise ConvertError(f"{self._label}: modules in each other, more than {MAX_DEPTH} deep")
+        counter = self._counter
+        if depth > MAX_DEPTH:
+            raise counter.fail(f"modules in each other, more than {MAX_DEPTH} deep")
         inert.used = True
         attributes = inert.attributes
-        here = ".".join(path)
-        self.module.classes[here] = inert.name
-        self.module.settings[here] = _settings(attributes)
-        self._count(1 + len(attributes))
+        self.module.classes[path] = inert.name
+        self.module.settings[path] = _settings(attributes)
+        counter.add_entries(1 + len(attributes))
         passing = attributes.get("_non_persistent_buffers_set")
         for part in ("_parameters", "_buffers"):
             items = attributes.get(part)
-            self._count(len(items) if type(items) is dict else 0)
+            counter.add_entries(len(items) if type(items) is dict else 0)
             for name, item in items.items() if type(items) is dict else ():
+                joined = counter.join(path, name)
                 if type(item) is SourceTensor:
                     if part == "_parameters" or type(passing) is not list or name not in passing:
-                        self.module.tensors[".".join((*path, str(name)))] = item
+                        self.module.tensors[joined] = item
                 else:
-                    self.module.note(".".join((*path, str(name))), item)
-        self._count(len(attributes["_modules"]))
+                    self.module.note(joined, item)
+        counter.add_entries(len(attributes["_modules"]))
         for name, item in attributes["_modules"].items():
+            joined = counter.join(path, name)
             if is_module(item):
-                self.walk(item, (*path, str(name)))
+                self.walk(item, joined, depth + 1)
             else:
-                self.module.note(".".join((*path, str(name))), item)
+                self.module.note(joined, item)
 
 
 def _settings(attributes):
@@ -84,7 +114,8 @@ def _settings(attributes):
     }
 
 
-def read_module(inert, label):
-    reader = _Reader(label)
-    reader.walk(inert, ())
+def read_module(inert, counter):
+    """counter: of the checkpoint that the module is in."""
+    reader = _Reader(counter)
+    reader.walk(inert, "", 0)
     return reader.module
