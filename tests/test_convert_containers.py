@@ -38,6 +38,7 @@ from convert_formats import (
 from convert_networks import assert_one_line_error, run_convert, state_dict
 from effnet_convert import modules
 from effnet_convert.errors import ConvertError
+from effnet_convert.prefixes import separate
 from effnet_convert.sources import open_source
 from safetensors.numpy import load_file
 
@@ -313,6 +314,17 @@ def test_lightning_moves_the_raw_weights(checkpoint, opened):
     )
     assert_same(opened(value), network(1))
     assert_same(opened(value, ema=True), network(2))
+
+
+@pytest.mark.parametrize("first", ["a%d_loss", "ema%d"])
+def test_many_groups_take_linear_time(first):
+    """Beside the network, each under a first part of its own. In quadratic time it would be half a minute."""
+    tensors = {**dict.fromkeys([first % i + ".x" for i in range(20_000)]), "a.b": None, "c": None}
+    start = time.process_time()
+    found = separate(tensors, "file")
+    assert time.process_time() - start < 5
+    assert list(found[0].tensors) == ["a.b", "c"]
+    assert len(found) + len(found[0].left_out) == 20_001
 
 
 def test_shadow_list(checkpoint, opened):

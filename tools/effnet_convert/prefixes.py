@@ -69,18 +69,19 @@ def _split(prefix, tensors):
     while len(prefix) < MAX_PREFIXES:
         groups = _groups(tensors)
         if any("." in name for name in tensors):
-            counters = [first for first in groups if first in COUNTERS and groups[first] == [first]]
-            tensors = _drop(tensors, counters)
+            tensors = _drop(tensors, {first for first in groups if first in COUNTERS and groups[first] == [first]})
             groups = _groups(tensors)
+        dropped = set()
         for first in [first for first in groups if LOSSES.search(first)]:
             if len(groups) > 1:
                 left_out += [".".join((*prefix, name)) for name in groups[first]]
-                tensors = _drop(tensors, set(groups.pop(first)))
+                dropped.update(groups.pop(first))
         averaged = [first for first in groups if AVERAGED.search(first) and first not in tensors]
         for first in averaged if len(averaged) < len(groups) else averaged[1:]:
             names = groups.pop(first)
             copies += _split((*prefix, first), {name[len(first) + 1 :]: tensors[name] for name in names})
-            tensors = _drop(tensors, set(names))
+            dropped.update(names)
+        tensors = _drop(tensors, dropped)
         if len(groups) != 1:
             break
         (first,) = groups
