@@ -1,6 +1,7 @@
 """tools/convert.py --labels: every form in which names of classes come, and what is refused of each."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -65,6 +66,9 @@ def test_forms(tmp_path, text, form, expected):
     "text, words",
     [
         ("", "no labels"),
+        ("name\n" + "x\n" * 65537, "more than 65536 lines"),
+        (dump(list(range(65537))), "65537 entries, but a network has up to 65536 classes"),
+        (b"x" * ((16 << 20) + 1), "larger than 16777216 bytes"),
         ("\r\n\n", "no labels"),
         ("index\twnid\tlabel\n", "no labels"),
         ("[]", "no labels"),
@@ -105,6 +109,17 @@ def test_forms_that_are_refused(tmp_path, text, words):
     with pytest.raises(ConvertError) as refusal:
         read_labels(path)
     assert words in str(refusal.value) and str(refusal.value).startswith(f"{path}: ")
+
+
+def test_many_labels(tmp_path):
+    """As many as a network has classes; and a key twice is found in linear time, not in minutes."""
+    many = [f"x{i}" for i in range(65536)]
+    assert len(read_labels(labels_file(tmp_path, "name\n" + "\n".join(many) + "\n\n")).entries) == 65536
+    path = labels_file(tmp_path, f"{dump(dict.fromkeys(many))[:-1]}, {dump(many[-1])}: 1}}")
+    start = time.process_time()
+    with pytest.raises(ConvertError, match="key 'x65535' is there twice"):
+        read_labels(path)
+    assert time.process_time() - start < 5
 
 
 def test_the_forms_reach_the_file(tmp_path):

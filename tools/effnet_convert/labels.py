@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ConvertError
+from .heads import MAX_WIDTH
 from .sources import read_file
 
 IMAGENET = Path(__file__).resolve().parents[2] / "weights" / "imagenet_labels.tsv"
 IMAGENET_CLASSES = 1000
 IMAGENET_ORIGIN = "ImageNet's 1000"
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20  # 256 for each class
 
 # SHA-256 of the published parameters in the packages of tools/requirements-weights.txt.
 _TRAINED_ON_IMAGENET = (
@@ -166,6 +167,8 @@ def _read_lines(lines):
 
 def _read_text(text):
     """(the form in words, [_Row, ...])."""
+    if text.rstrip().count("\n") > MAX_WIDTH:  # the first line may be a title
+        raise ConvertError(f"more than {MAX_WIDTH} lines, but a network has up to as many classes")
     lines = text.replace("\r\n", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -181,10 +184,11 @@ def _read_text(text):
 
 
 def _unique(pairs):
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ConvertError(f"JSON: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    result = {}
+    for key, value in pairs:
+        if key in result:
+            raise ConvertError(f"JSON: key {key!r} is there twice")
+        result[key] = value
     return result
 
 
@@ -223,6 +227,8 @@ def _object_rows(entries, places, indices):
 def _read_json(value):
     if not value:
         return "", []
+    if len(value) > MAX_WIDTH:
+        raise ConvertError(f"{len(value)} entries, but a network has up to {MAX_WIDTH} classes")
     if type(value) is list:
         entries, indices, kind = value, None, "JSON list"
         places = [f"entry {i}" for i in range(len(entries))]

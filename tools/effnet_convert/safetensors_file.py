@@ -9,6 +9,7 @@ from .errors import ConvertError
 from .tensors import ELEMENT_TYPES, MAX_DIMENSIONS, SourceTensor
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 100_000
 FORMAT = "effnet"  # in the metadata of the files that we write
 ALIGNMENT = 64  # of the data within the file
 
@@ -33,11 +34,22 @@ def _has_our_format(header):
     return type(metadata) is dict and metadata.get("format") == FORMAT
 
 
-def _no_duplicates(pairs):
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name twice")
-    return result
+def _object_checks():
+    """A hook for json.loads that refuses a name twice, and too many objects while they are read: each is a tensor but
+    for the metadata and the header itself."""
+    count = 0
+
+    def check(pairs):
+        nonlocal count
+        count += 1
+        if count > MAX_TENSORS + 2:
+            raise ValueError(f"more than {MAX_TENSORS} tensors")
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("a name twice")
+        return result
+
+    return check
 
 
 def _header(buffer, label):
@@ -45,7 +57,7 @@ def _header(buffer, label):
     if length > MAX_HEADER_BYTES or 8 + length > len(buffer):
         raise ConvertError(f"{label}: the header of {length} bytes is too long or cut off")
     try:
-        header = json.loads(bytes(buffer[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        header = json.loads(bytes(buffer[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_object_checks())
     except (ValueError, RecursionError) as error:
         raise ConvertError(f"{label}: broken header ({error})") from None
     if type(header) is not dict:

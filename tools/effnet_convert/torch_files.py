@@ -2,12 +2,14 @@
 
 import zipfile
 
+from . import pickle_reader
 from .errors import ConvertError
 from .pickle_reader import Storage, read_pickle
 from .tensors import ELEMENT_TYPES
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 OLD_PROTOCOL = 1001
+MAX_BYTEORDER_BYTES = 64
 # How such a file begins: the magic number, pickled with protocol 1, or 2 and later.
 OLD_STARTS = (b"L%dL\n." % OLD_MAGIC, b"\x80")
 
@@ -115,7 +117,7 @@ def read_zip(archive, label):
             f"the model's state_dict(), and convert that"
         )
     order = members.get(root + "byteorder")
-    if order is not None and archive.read(order) != b"little":
+    if order is not None and archive.read(order, MAX_BYTEORDER_BYTES) != b"little":
         raise ConvertError(f"{label}: written on a big-endian machine, which is not supported")
     storages = {}
 
@@ -135,4 +137,5 @@ def read_zip(archive, label):
         storage = Storage(kind.element_type, size, lambda: archive.read(member))
         return storages.setdefault((key, kind, size), storage)
 
-    return read_pickle(bytes(archive.read(info)), 0, label, storage_of)
+    pickle = bytes(archive.read(info, pickle_reader.MAX_PICKLE_BYTES))
+    return read_pickle(pickle, 0, label, storage_of)

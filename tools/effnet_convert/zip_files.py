@@ -34,11 +34,11 @@ class Archive:
     def fail(self, reason):
         return ConvertError(f"{self._label}: {reason}")
 
-    def read(self, info):
+    def read(self, info, max_bytes=MAX_MEMBER_BYTES):
         """A member's bytes, its checksum verified where it has one. The size that the archive claims is a
         limit, not a promise."""
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise self.fail(f"{info.filename} is larger than {MAX_MEMBER_BYTES} bytes")
+        if info.file_size > max_bytes:
+            raise self.fail(f"{info.filename} is larger than {max_bytes} bytes")
         if info.compress_type == zipfile.ZIP_STORED:
             return self._stored(info)
         try:
