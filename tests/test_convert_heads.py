@@ -271,6 +271,17 @@ def test_epsilons_of_a_module():
     assert (built(1e-3, 1e-3, 0.5).variant, built(1e-3, 1e-3).rivals) == (VARIANTS[0], ())
     assert (built(1e-5, 1e-5).variant, built(1e-5, 1e-5).rivals) == (VARIANTS[10], ())
     assert built(0.25, 0.25).variant == replace(VARIANTS[0], epsilon=0.25) and built(0.25, 0.25).rivals
-    for epsilons in ((1e-3, 1e-5), ("x", "x"), (2.0, 2.0)):
-        with pytest.raises(ConvertError, match="source: its batch norms' eps are .* not one number"):
+    for epsilons in ((1e-3, 1e-5), ("x", "x"), (2.0, 2.0), ("x" * 1000, 1e-3), (1 << 32000, 1 << 32000), (1 << 32000, 1)):
+        with pytest.raises(ConvertError, match="source: its batch norms' eps are .{3,99} not one number"):
             built(*epsilons)
+
+
+@pytest.mark.parametrize(
+    "epsilon, words",
+    [(1 << 32000, "a whole number of 32001 bits"), ("x" * 1000, "xxx"), (0.0, "0.0")],
+    ids=["whole number", "text", "zero"],
+)
+def test_epsilons_of_a_head_that_are_refused(epsilon, words):
+    with pytest.raises(ConvertError, match=f"fc.1: its eps is .*{words}") as refusal:
+        HeadOptions(settings={"fc.1": {"eps": epsilon}}).epsilon_of("fc.1")
+    assert len(str(refusal.value)) < 200

@@ -14,6 +14,13 @@ def printable(text):
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+def shown(value):
+    """A value from a file as a message has it: short, and a whole number of any length too."""
+    if type(value) is int and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
+    return repr(value)[:80]
+
+
 class ConvertError(Exception):
     """One line that names the file or tensor and the reason, and the exit status that goes with it."""
 

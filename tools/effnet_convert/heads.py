@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from .errors import EX_USAGE, ConvertError
+from .errors import EX_USAGE, ConvertError, shown
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "tanh", "gelu", "gelu_relu")
 MAX_WIDTH = 65536  # channels of a layer, as effnet takes them
@@ -38,7 +38,7 @@ class HeadOptions:
         """The user's, the module's own, or the default."""
         told = self.settings.get(norm, {}).get("eps", EPSILON)
         if type(told) is not float or not 0 < told < 1:
-            raise ConvertError(f"{norm}: its eps is {told!r}, not a number between 0 and 1")
+            raise ConvertError(f"{norm}: its eps is {shown(told)}, not a number between 0 and 1")
         return self.epsilon or told
 
 

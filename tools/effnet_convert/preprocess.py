@@ -14,7 +14,7 @@ MAX_SIZE = 4096  # height and width of the input, as effnet takes them
 MAX_SHORT_SIDE = 8192
 MAX_ELEMENTS = 1 << 28  # of what a layer takes or gives
 MIN_STD = 1e-6
-MAX_CONFIG_BYTES = 64 << 20
+MAX_CONFIG_BYTES = 16 << 20
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZES = ("short-side", "squash")
 
@@ -98,13 +98,17 @@ def _is_text(value):
     return type(value) is str
 
 
+def _is_size(value):
+    return type(value) is list and len(value) == 3 and all(type(n) is int and 0 < n < 1e9 for n in value)
+
+
 def _input_size(fields):
-    value = fields.get("input_size", lambda v: type(v) is list and all(type(n) is int for n in v), "three numbers")
+    value = fields.get("input_size", _is_size, "three whole numbers above 0")
     if value is None:
         return None, []
-    if len(value) != 3 or value[0] != 3 or value[1] != value[2]:
+    if value[0] != 3 or value[1] != value[2]:
         raise fields.fail(f"input_size {value} is not [3, size, size]: effnet takes square images of three colours")
-    test = fields.get("test_input_size", lambda v: type(v) is list, "three numbers")
+    test = fields.get("test_input_size", _is_size, "three whole numbers above 0")
     if test in (None, value):
         return value[2], []
     return value[2], [f"input_size {value} is taken, not test_input_size {test} (--size says otherwise)"]
@@ -203,9 +207,11 @@ def _short_side(options, config, default, size, resize):
         return size
     short_side = options.short_side
     if short_side is None:
-        short_side = math.floor(size / crop_pct) if crop_pct else size * default.short_side // default.size
+        short_side = size / crop_pct if crop_pct else size * default.short_side // default.size
+        if short_side < MAX_SHORT_SIDE + 1:  # a tiny crop_pct gives an infinite one
+            short_side = math.floor(short_side)
     if not size <= short_side <= MAX_SHORT_SIDE:
-        raise ConvertError(f"a short side of {short_side}: with size {size} it is {size} to {MAX_SHORT_SIDE}", EX_USAGE)
+        raise ConvertError(f"a short side of {short_side:.9g}: with size {size} it is {size} to {MAX_SHORT_SIDE}", EX_USAGE)
     return short_side
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from .architectures import build_layers
-from .errors import ConvertError
+from .errors import ConvertError, shown
 from .heads import HeadOptions, find_head
 from .naming import detect, normalise_names
 from .network import Network, Norm, Parameters
@@ -64,9 +64,9 @@ def as_built(found, classes, settings, label):
     epsilons = {settings.get(path, {}).get("eps") for path in norms} - {None}
     if not epsilons:
         return found
-    epsilon = min(epsilons, key=str)
+    epsilon = next(iter(epsilons))
     if len(epsilons) > 1 or type(epsilon) is not float or not 0 < epsilon < 1:
-        raise ConvertError(f"{label}: its batch norms' eps are {', '.join(sorted(map(repr, epsilons)))}, not one number")
+        raise ConvertError(f"{label}: its batch norms' eps are {', '.join(sorted(map(shown, epsilons))[:4])}, not one number")
     alike = [variant for variant in (found.variant, *found.rivals) if variant.epsilon == epsilon]
     if alike:
         return dataclasses.replace(found, variant=alike[0], rivals=tuple(alike[1:]))
