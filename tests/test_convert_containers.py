@@ -402,6 +402,12 @@ def test_shared_dictionaries_are_walked_once(checkpoint, opened):
     assert_same(opened(tower), network())
 
 
+def test_nothing_is_looked_for_under_long_keys(checkpoint, opened):
+    """Searching one that 100,000 dictionaries share would take half a minute."""
+    assert_same(opened(dict_of({"o" * 200: checkpoint.state(network())})), network())
+    refused(opened, dict_of({"o" * 201: checkpoint.state(network())}), "holds no tensors")
+
+
 def test_statistics_are_no_network(checkpoint, opened):
     things = {"loss": checkpoint.tensor(np.ones(())), "statistics": checkpoint.state({"m.weight": np.ones(2)})}
     assert opened(dict_of({**things, "x": dict_of({"y": checkpoint.state(network())})})).notices == ()

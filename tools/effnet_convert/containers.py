@@ -13,6 +13,7 @@ from .prefixes import AVERAGED, BUFFERS, Part, separate
 from .tensors import SourceTensor
 
 MAX_DEPTH = 12  # of dictionaries in each other
+MAX_KEY = 200  # characters of a key under which something is looked for
 MAX_LISTED = 6  # places that a message lists
 
 # Where trainers put the weights that they train.
@@ -100,7 +101,7 @@ class _Search:
             self._add(keys, self._state_dict(items))
         arguments = value.arguments if type(value) is Inert else ()
         for key, item in (*items.items(), *((str(index), item) for index, item in enumerate(arguments))):
-            if type(key) is not str or OPTIMISERS.search(key):
+            if type(key) is not str or len(key) > MAX_KEY or OPTIMISERS.search(key):
                 continue
             if type(item) in (dict, Inert):
                 self._walk(item, (*keys, key))
