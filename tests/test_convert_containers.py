@@ -37,9 +37,12 @@ from convert_formats import (
 )
 from convert_networks import assert_one_line_error, run_convert, state_dict
 from effnet_convert import modules
+from effnet_convert import variants
 from effnet_convert.errors import ConvertError
+from effnet_convert.naming import Found
 from effnet_convert.prefixes import separate
 from effnet_convert.sources import open_source
+from effnet_convert.state_dict import as_recorded
 from safetensors.numpy import load_file
 
 # A network in small: a convolution, a batch norm and a classifier.
@@ -201,7 +204,7 @@ def test_old_format_of_protocol_1(tmp_path):
     "things, names",
     [
         ({"arch": "tf_efficientnet_lite1"}, ("tf_efficientnet_lite1",)),
-        ({"args": argparse.Namespace(model="hf_hub:timm/tf_efficientnet_b1.ns_jft_in1k")}, ("tf_efficientnet_b1",)),
+        ({"args": argparse.Namespace(model="hf_hub:timm/tf_efficientnet_b1.ns_jft_in1k")}, ("tf_efficientnet_b1.ns_jft_in1k",)),
         ({"hyper_parameters": {"backbone": "efficientnet_b0", "arch": 3}}, ("efficientnet_b0",)),
         ({"args": [1], "epoch": "arch"}, ()),
     ],
@@ -671,3 +674,33 @@ def test_options_and_notices(tmp_path, checkpoint):
     for options in (("--key", "a"), ("--ema",)):
         result = run_convert("--arch", "lite1", "--random", "1", tmp_path / "new", *options)
         assert_one_line_error(result, 64, "--random reads no SOURCE")
+
+
+# ---------------------------------------------------------------- timm's tags
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("efficientnet_b0.ra4_e3600_r224_in1k", (224, 248, 127.5, True)),
+        ("timm/efficientnet_b1.ft_in1k", (224, 256, 123.675, True)),
+        ("tf_efficientnet_b3.ap_in1k", (300, 331, 127.5, True)),
+        ("tf_efficientnet_b3.ns_jft_in1k", (300, 331, 123.675, True)),
+        ("efficientnet_b2.mine", (256, 292, 123.675, False)),
+    ],
+)
+def test_tags(name, expected):
+    """Figures of timm 1.0.31's pretrained_cfg."""
+    (variant,) = variants.named(name)
+    assert (variant.size, variant.short_side, variant.mean[0], variant.knows_tag) == expected
+    name = name.rpartition("/")[2]
+    (plain,) = variants.named("timm/" + name.partition(".")[0])
+    assert as_recorded(Found(None, plain), (name,)).variant == variant
+    assert ("the tag is not known" in Found(None, variant).notice) != variant.knows_tag
+
+
+def test_a_tag_in_a_checkpoint(tmp_path, checkpoint):
+    value = dict_of({"arch": pickled("tf_efficientnet_lite1.mine"), "state_dict": checkpoint.state(state_dict("timm"))})
+    result = run_convert(checkpoint.write(tmp_path / "file.pth", value), tmp_path / "out")
+    assert "network: timm/tf_efficientnet_lite1.mine, padding same" in result.stdout
+    assert "tf_efficientnet_lite1.mine: the tag is not known" in result.stderr

@@ -91,7 +91,7 @@ def _add_network(add):
         "--arch",
         metavar="ARCH",
         default="auto",
-        help="the network: lite0 to lite4, b0 to b4, b1-plain, a library's name (tf_efficientnet_b1), or auto, the "
+        help="the network: lite0 to lite4, b0 to b4, b1-plain, a library's name (tf_efficientnet_b1, with timm's tag or without), or auto, the "
         "default: what the tensors tell",
     )
     add("--key", metavar="A.B", help="where in SOURCE the network is, in a checkpoint that holds several")
@@ -237,7 +237,10 @@ def _read(options, config, head):
         return changes
 
     arch = preprocess.chosen_arch(options, config)
-    network = read_network(opened.tensors, label, arch, change, head, opened.names)
+    names = opened.names
+    if config.architecture is not None:  # it says what a tag would
+        names = [name.partition(".")[0] for name in names]
+    network = read_network(opened.tensors, label, arch, change, head, names)
     notes += [f"{label}: {notice}" for notice in network.notices]
     check_classes(network.classes, head.multi_label, label)
     preprocess.check_elements(network.layers, network.variant.size, label)

@@ -287,10 +287,10 @@ def _instead(value, lists):
 
 def recorded_names(value):
     """What a checkpoint calls its network, by timm's `arch` or a trainer's arguments: names without the hub that they
-    come from and the tag that they end with."""
+    come from."""
     if type(value) not in (dict, Inert):
         return ()
     top = _contents(value)
     records = [top, *(_contents(top[key]) for key in RECORDS if type(top.get(key)) in (dict, Inert))]
     texts = [record[key] for record in records for key in RECORDED_NAMES if type(record.get(key)) is str]
-    return tuple(text.rpartition("/")[2].partition(".")[0] for text in texts)
+    return tuple(text.rpartition("/")[2] for text in texts)

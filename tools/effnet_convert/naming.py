@@ -193,6 +193,11 @@ class Found:
     @property
     def notice(self):
         """What to tell the user where the tensors left a choice, or ""."""
+        if not self.variant.knows_tag:
+            return (
+                f"{self.variant.full_name}: the tag is not known, so images are prepared as timm's default of the name "
+                f"has it: --config config.json, or options, say better"
+            )
         if not self.rivals:
             return ""
         others = " or ".join(rival.name for rival in self.rivals)
@@ -269,8 +274,7 @@ def detect(tensors, wanted, label):
         raise ConvertError(f"{label}: the names follow no known scheme (none of {markers} is there)")
     scheme = scheme(tensors)
     arch = _architecture(scheme, tensors, label)
-    possible = [v for v in variants.VARIANTS if v.library in scheme.libraries and v.arch is arch]
-    chosen = [v for v in possible if v in allowed]
+    chosen = [v for v in allowed if v.library in scheme.libraries and v.arch is arch]
     if not chosen:
         raise ConvertError(f"{label}: the tensors are {scheme.title}'s: {arch.name}, not {wanted}")
     return Found(scheme, chosen[0], tuple(chosen[1:]))

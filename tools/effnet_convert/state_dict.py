@@ -9,6 +9,7 @@ from .errors import ConvertError, shown
 from .heads import HeadOptions, find_head
 from .naming import detect, normalise_names
 from .network import Network, Norm, Parameters
+from .variants import tagged
 
 
 class Reader:
@@ -74,9 +75,17 @@ def as_built(found, classes, settings, label):
 
 
 def as_recorded(found, names):
-    """found, of the variants left the one that the checkpoint itself names, if it names one."""
-    named = [variant for variant in (found.variant, *found.rivals) if variant.name in names]
-    return dataclasses.replace(found, variant=named[0], rivals=()) if len(named) == 1 else found
+    """found, of the variants left the one that the checkpoint itself names, if it names one. timm's names may end with a
+    tag, which says which weights."""
+    plain = {name.partition(".")[0] for name in names}
+    named = [variant for variant in (found.variant, *found.rivals) if variant.name in plain]
+    if len(named) != 1:
+        return found
+    variant = named[0]
+    tags = {name.partition(".")[2] for name in names if name.startswith(variant.name + ".")}
+    if variant.library == "timm" and not variant.tag and len(tags) == 1:
+        variant = tagged(variant, tags.pop())
+    return dataclasses.replace(found, variant=variant, rivals=())
 
 
 def read_network(tensors, label, arch_name="auto", change=lambda default: {}, head_options=HeadOptions(), names=()):

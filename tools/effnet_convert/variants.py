@@ -4,7 +4,7 @@ The tensors of a checkpoint tell the architecture, and by their names the librar
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .architectures import ARCHITECTURES, Architecture
 from .errors import EX_USAGE, ConvertError
@@ -34,10 +34,15 @@ class Variant:
     short_side: int  # to which images are resized before the centre of that size is cut out
     interpolation: str = "bicubic"
     resize: str = "short-side"
+    tag: str = ""  # timm's: which weights of that name
 
     @property
     def full_name(self):
-        return f"{self.library}/{self.name}"
+        return f"{self.library}/{self.name}" + (f".{self.tag}" if self.tag else "")
+
+    @property
+    def knows_tag(self):
+        return not self.tag or self.tag in _TAGS.get(self.name, ())
 
     def preprocess(self):
         """As the weights file has it."""
@@ -136,16 +141,43 @@ VARIANTS = (
     Variant("KernelBench", "b1-plain", ARCHITECTURES["b1-plain"], "symmetric", 1e-5, *IMAGENET, 240, 272),
 )
 
+# timm 1.0's tags of each name, and what differs from the name's own line above.
+_HALF = {"mean": HALF[0], "std": HALF[1]}
+_TENSORFLOW = {"ns_jft_in1k": {}, "ap_in1k": _HALF, "aa_in1k": {}, "in1k": {}}
+_TAGS = {
+    "efficientnet_b0": {"ra_in1k": {}, "ra4_e3600_r224_in1k": {**_HALF, "short_side": 248}},
+    "efficientnet_b1": {
+        "ra4_e3600_r240_in1k": {},
+        "ft_in1k": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "size": 224, "short_side": 256},
+    },
+    "efficientnet_b2": {"ra_in1k": {}},
+    "efficientnet_b3": {"ra2_in1k": {}},
+    "efficientnet_b4": {"ra2_in1k": {}},
+    "efficientnet_lite0": {"ra_in1k": {}},
+    **{f"tf_efficientnet_b{index}": _TENSORFLOW for index in range(5)},
+    **{f"tf_efficientnet_lite{index}": {"in1k": {}} for index in range(5)},
+}
+
+
+def tagged(variant, tag):
+    """A variant of timm as the weights of that tag have it; with an unknown tag, as the name has it."""
+    return replace(variant, tag=tag, **_TAGS.get(variant.name, {}).get(tag, {}))
+
 
 # ---------------------------------------------------------------- --arch
 
 
 def named(name):
     """The variants that --arch NAME leaves: of an architecture ("b1"), or of that name in any library
-    ("efficientnet_b1") or one ("torchvision/efficientnet_b1"). "auto" leaves all."""
+    ("efficientnet_b1") or one ("torchvision/efficientnet_b1"), or of timm's weights with a tag
+    ("efficientnet_b1.ft_in1k"). "auto" leaves all."""
     if name == "auto":
         return VARIANTS
     found = tuple(v for v in VARIANTS if name in (v.arch.name, v.name, v.full_name))
+    if not found:
+        plain, _, tag = name.partition(".")
+        timms = [v for v in VARIANTS if v.library == "timm" and plain in (v.name, v.full_name)]
+        found = tuple(tagged(variant, tag) for variant in timms if tag)
     if not found:
         raise ConvertError(
             f"--arch {name}: unknown: {', '.join(ARCHITECTURES)}, auto, or a library's name of one of these: "
