@@ -222,9 +222,9 @@ def test_multi_label(tmp_path):
     assert_one_line_error(run_convert(*random), 65, "one class", "labels.txt")
 
 
-def whole_module(path, state, classes, epsilon):
+def whole_module(path, state, classes, epsilon, **more):
     """Writes a state dict as torch.save(model) writes the module that has it. classes: {module path: class of torch.nn}
-    of what a state dict does not tell."""
+    of what a state dict does not tell; more: attributes of the network."""
     tensors = {name: Tensor(array, key=str(i)) for i, (name, array) in enumerate(state.items())}
     paths = {name.rpartition(".")[0] for name in state} | set(classes)
 
@@ -236,6 +236,7 @@ def whole_module(path, state, classes, epsilon):
         buffers = {part: own.pop(part) for part in list(own) if is_norm and part not in ("weight", "bias")}
         settings = {"eps": pickled(0.5 if kind == "BatchNorm1d" else epsilon)} if is_norm else {}
         modules = {name: build(f"{prefix}{name}.") for name in sorted(inside, key=lambda name: (len(name), name))}
+        settings |= {name: pickled(value) for name, value in more.items() if not prefix}
         return module_of(f"torch.nn.{kind}", own, buffers, modules, **settings)
 
     return write_zip(path, {t.key: t for t in tensors.values()}, lambda _, old: program(build("")))
@@ -256,6 +257,18 @@ def test_whole_module(tmp_path):
     _, expected = converted(tmp_path, state, *labels, *options)
     _, tensors = load(tmp_path / "whole")
     assert all(np.array_equal(tensors[name], array) for name, array in expected.items())
+
+
+def test_pretrained_cfg_of_a_whole_module(tmp_path):
+    """timm's networks carry what a config.json says; options go first."""
+    config = {"architecture": "efficientnet_lite1", "tag": "x", "input_size": (3, 256, 256), "crop_pct": 0.5}
+    config |= {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 0.5), "interpolation": "bilinear", "num_classes": 7}
+    source = whole_module(tmp_path / "model.pth", state_dict("timm"), {}, 1e-5, pretrained_cfg=config)
+    result = run_convert(source, tmp_path / "out", "--mean", 100)
+    assert "  image: size 256, short side 512, bilinear, mean 100, std 63.75,127.5,127.5\n" in result.stdout, result.stderr
+    assert "model.pth: its pretrained_cfg says how images are prepared" in result.stderr
+    source = whole_module(tmp_path / "model.pth", state_dict("timm"), {}, 1e-5, pretrained_cfg={**config, "crop_pct": 2})
+    assert_one_line_error(run_convert(source, tmp_path / "none"), 65, "model.pth: its pretrained_cfg: crop_pct 2")
 
 
 def test_epsilons_of_a_module():

@@ -230,15 +230,17 @@ def _read(options, config, head):
     opened = open_source(label, options.key, options.ema)
     head = dataclasses.replace(head, classes=opened.modules, settings=opened.settings)
     notes = [f"{label}: {notice}" for notice in opened.notices]
+    arch, names = preprocess.chosen_arch(options, config), list(opened.names)
+    if not config.path and opened.config:
+        config = preprocess.module_config(opened.config, label)
+        names += [config.architecture] if config.architecture else []
 
     def change(default):
         changes, more = preprocess.settle(default, options, config)
         notes.extend(more)
         return changes
 
-    arch = preprocess.chosen_arch(options, config)
-    names = opened.names
-    if config.architecture is not None:  # it says what a tag would
+    if config.path:  # it says what a tag would
         names = [name.partition(".")[0] for name in names]
     network = read_network(opened.tensors, label, arch, change, head, names)
     notes += [f"{label}: {notice}" for notice in network.notices]

@@ -65,6 +65,7 @@ class Choice:
     tensors: dict  # name -> SourceTensor
     classes: dict  # path of a module -> module.class, where the checkpoint says
     settings: dict  # path of a module -> {attribute: value}
+    config: dict | None  # a whole module's pretrained_cfg
     place: str  # as --key names it, "" for the whole file
     weights: str  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
     notices: list
@@ -226,7 +227,8 @@ def _choice(found, tensors, weights, label, more=()):
     for name, kind in part.inside(found.module.unread).items():
         raise ConvertError(f"{label}: {name}: a tensor of a kind that is not read ({kind})")
     classes, settings = part.inside(found.module.classes), part.inside(found.module.settings)
-    return Choice(tensors, classes, settings, found.place, weights, [*found.notices, *more])
+    config = part.inside(found.module.configs).get("")
+    return Choice(tensors, classes, settings, config, found.place, weights, [*found.notices, *more])
 
 
 def _choose_averaged(raw, averaged, lists, label):

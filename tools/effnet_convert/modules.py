@@ -22,7 +22,8 @@ class Module:
 
     tensors: dict = field(default_factory=dict)  # name -> SourceTensor
     classes: dict = field(default_factory=dict)  # path of a module in it -> module.class
-    settings: dict = field(default_factory=dict)  # path -> {attribute: number, text or truth}
+    settings: dict = field(default_factory=dict)  # path -> {attribute: number, text, truth or tuple of whole numbers}
+    configs: dict = field(default_factory=dict)  # path -> timm's pretrained_cfg
     others: list = field(default_factory=list)  # names of what is no tensor
     unread: dict = field(default_factory=dict)  # name of a tensor of a kind that is not read -> its kind
 
@@ -84,6 +85,12 @@ class _Reader:
         attributes = inert.attributes
         self.module.classes[path] = inert.name
         self.module.settings[path] = _settings(attributes)
+        config = attributes.get("pretrained_cfg", attributes.get("default_cfg"))
+        if type(config) is Inert and config.attributes:
+            config.used = True
+            config = config.attributes
+        if type(config) is dict:
+            self.module.configs[path] = config
         counter.add_entries(1 + len(attributes))
         passing = attributes.get("_non_persistent_buffers_set")
         for part in ("_parameters", "_buffers"):
@@ -106,12 +113,16 @@ class _Reader:
 
 
 def _settings(attributes):
-    """What a constructor was given: epsilons, slopes, approximations."""
-    return {
-        name: value
-        for name, value in attributes.items()
-        if type(name) is str and not name.startswith("_") and type(value) in (int, float, bool, str)
-    }
+    """What a constructor was given: epsilons, slopes, approximations, strides."""
+    settings = {}
+    for name, value in attributes.items():
+        if type(name) is not str or name.startswith("_"):
+            continue
+        if type(value) in (int, float, bool, str):
+            settings[name] = value
+        elif type(value) in (tuple, list) and len(value) <= 4 and all(type(each) is int for each in value):
+            settings[name] = tuple(value)
+    return settings
 
 
 def read_module(inert, counter):

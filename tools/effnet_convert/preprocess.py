@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import EX_USAGE, ConvertError
 from .labels import labels_of_config
@@ -82,7 +82,7 @@ class _Fields:
         """The first object's value that has the key and is not null."""
         value = next((entry[key] for entry in self._objects if entry.get(key) is not None), None)
         if value is not None and not holds(value):
-            raise self.fail(f"{key} {json.dumps(value)[:80]} is not {what}")
+            raise self.fail(f"{key} {json.dumps(value, default=lambda other: type(other).__name__)[:80]} is not {what}")
         return value
 
 
@@ -129,9 +129,29 @@ def read_config(path):
     all of it in one object."""
     top = _load_object(path)
     fields = _Fields(path, [top, top.get("pretrained_cfg", {})])
-    architecture = fields.get("architecture", _is_text, "a name")
-    if architecture is None:
+    if fields.get("architecture", _is_text, "a name") is None:
         raise fields.fail("has no architecture: --config takes the config.json beside timm's weights")
+    return _config(fields, path)
+
+
+IMAGE_FIELDS = ("input_size", "test_input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+
+
+def module_config(entries, label):
+    """What the pretrained_cfg of a whole timm module says of images. The classes in it are those of the weights that the
+    training began with."""
+    taken = {name: entries[name] for name in (*IMAGE_FIELDS, "architecture") if entries.get(name) is not None}
+    if not any(name in taken for name in IMAGE_FIELDS):
+        return Config()
+    place = f"{label}: its pretrained_cfg"
+    plain = {name: list(value) if type(value) is tuple else value for name, value in taken.items()}
+    config = _config(_Fields(place, [plain]), place)
+    said = f"{place} says how images are prepared, which was taken (options go first)"
+    return replace(config, notes=[said, *config.notes])
+
+
+def _config(fields, path):
+    architecture = fields.get("architecture", _is_text, "a name")
     size, notes = _input_size(fields)
     pool = fields.get("global_pool", _is_text, "a name")
     if pool not in (None, "avg"):
@@ -144,7 +164,7 @@ def read_config(path):
     tag = fields.get("tag", _is_text, "a name") or ""
     return Config(
         path=path,
-        architecture=architecture.partition(".")[0],  # what follows is the tag
+        architecture=architecture and architecture.partition(".")[0],  # what follows is the tag
         classes=fields.get("num_classes", lambda v: type(v) is int and v >= 0, "a number"),
         size=size,
         crop_pct=fields.get("crop_pct", lambda v: _is_number(v) and 0 < v <= 1, "a number above 0 and up to 1"),

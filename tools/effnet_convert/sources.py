@@ -34,6 +34,7 @@ class Source:
     # Where the file is a whole module: {path: module.class} and {path: {attribute: number, text or truth}}.
     modules: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
+    config: dict | None = None  # a whole module's pretrained_cfg, timm's
     weights: str = ""  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
     names: tuple = ()  # what the file calls its network
     notices: tuple = ()  # what the user is to know of how they were found
@@ -78,6 +79,7 @@ def open_source(path, key=None, ema=False):
         choice.tensors,
         choice.classes,
         choice.settings,
+        choice.config,
         choice.weights,
         recorded_names(value),
         tuple(notices),
