@@ -16,11 +16,13 @@ from convert_networks import (
 )
 from convert_runs import converted, labels_file, load, refused, tmp_path  # noqa: F401
 from effnet_convert import safetensors_file
+from effnet_convert.architectures import build_layers
+from effnet_convert.built import as_built
 from effnet_convert.errors import ConvertError
 from effnet_convert.heads import ACTIVATIONS, HeadOptions, find_head
-from effnet_convert.naming import Found
-from effnet_convert.state_dict import Reader, as_built
-from effnet_convert.variants import VARIANTS
+from effnet_convert.naming import Found, Timm
+from effnet_convert.state_dict import Reader
+from effnet_convert.variants import VARIANTS, named
 
 
 def expected_head(parts, activation, epsilon, x):
@@ -273,7 +275,7 @@ def test_pretrained_cfg_of_a_whole_module(tmp_path):
 
 def test_epsilons_of_a_module():
     """One that no variant has is taken all the same; several are refused."""
-    found = Found(None, VARIANTS[0], (VARIANTS[10],))
+    found = Found(Timm(()), VARIANTS[0], (VARIANTS[10],))
     norms = {"a": "torch.nn.BatchNorm2d", "b": "timm.BatchNormAct2d", "fc.1": "torch.nn.BatchNorm1d"}
 
     def built(*epsilons):
@@ -283,6 +285,7 @@ def test_epsilons_of_a_module():
     assert built() == as_built(found, {}, {}, "source") == found
     assert (built(1e-3, 1e-3, 0.5).variant, built(1e-3, 1e-3).rivals) == (VARIANTS[0], ())
     assert (built(1e-5, 1e-5).variant, built(1e-5, 1e-5).rivals) == (VARIANTS[10], ())
+    assert "its modules have epsilon 0.25, not 0.001" in built(0.25, 0.25).notes[0] and built(1e-5, 1e-5).notes == ()
     assert built(0.25, 0.25).variant == replace(VARIANTS[0], epsilon=0.25) and built(0.25, 0.25).rivals
     for epsilons in ((1e-3, 1e-5), ("x", "x"), (2.0, 2.0), ("x" * 1000, 1e-3), (1 << 32000, 1 << 32000), (1 << 32000, 1)):
         with pytest.raises(ConvertError, match="source: its batch norms' eps are .{3,99} not one number"):
@@ -298,3 +301,54 @@ def test_epsilons_of_a_head_that_are_refused(epsilon, words):
     with pytest.raises(ConvertError, match=f"fc.1: its eps is .*{words}") as refusal:
         HeadOptions(settings={"fc.1": {"eps": epsilon}}).epsilon_of("fc.1")
     assert len(str(refusal.value)) < 200
+
+
+def convolutions_as(padding, **changes):
+    """classes and settings of a timm module of B0 whose convolutions pad so; changes: {module path: (class, settings)}."""
+    (plain,) = named("timm/efficientnet_b0")
+    classes, settings, scheme = {"bn1.act": "torch.nn.SiLU"}, {}, Timm(())
+    blocks = list(plain.arch.blocks())
+    for layer in build_layers(plain, []):
+        if layer.op in ("conv", "depthwise", "pointwise"):
+            path = scheme.convolution(layer, blocks)[0].removesuffix(".weight")
+            same = padding == "same" and layer.stride == 2
+            classes[path] = "timm.layers.conv2d_same.Conv2dSame" if same else "torch.nn.Conv2d"
+            settings[path] = {"stride": (layer.stride,) * 2, "padding": (0, 0) if same else layer.pad[:2], "dilation": (1, 1)}
+    for path, (kind, more) in changes.items():
+        classes[path] = kind or classes[path]
+        settings[path] = {**settings.get(path, {}), **more}
+    return classes, settings
+
+
+def built_as(classes, settings, *names):
+    found = [named(name)[0] for name in names or ("timm/efficientnet_b0", "timm/tf_efficientnet_b0")]
+    return as_built(Found(Timm(()), found[0], tuple(found[1:])), classes, settings, "source")
+
+
+def test_padding_of_a_module():
+    """Its convolutions tell it, whatever the batch norms' epsilon."""
+    norm = {"bn1": ("torch.nn.BatchNorm2d", {"eps": 1e-5})}
+    assert built_as(*convolutions_as("symmetric")).variant == named("timm/efficientnet_b0")[0]
+    assert built_as(*convolutions_as("same")).variant == named("timm/tf_efficientnet_b0")[0]
+    found = built_as(*convolutions_as("same", **norm))
+    assert (found.variant.name, found.variant.epsilon, found.rivals) == ("tf_efficientnet_b0", 1e-5, ())
+    found = built_as(*convolutions_as("same"), "timm/efficientnet_b0")
+    assert found.variant.padding == "same" and "padding same, not symmetric" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "path, kind, settings, words",
+    [
+        ("conv_stem", None, {"stride": (1, 1)}, "conv_stem has stride .1, 1., where timm/efficientnet_b0 has 2"),
+        ("blocks.5.1.conv_dw", None, {"dilation": (2, 2)}, "blocks.5.1.conv_dw has dilation"),
+        ("conv_stem", None, {"padding_mode": "reflect"}, "conv_stem has padding_mode reflect"),
+        ("conv_stem", None, {"padding": (0, 0)}, "conv_stem pads by .0, 0, 0, 0."),
+        ("bn1.act", "torch.nn.ReLU", {}, "bn1.act is ReLU, where timm/efficientnet_b0 has SiLU"),
+        ("blocks.0.0.se.gate", "torch.nn.Hardsigmoid", {}, "blocks.0.0.se.gate is Hardsigmoid"),
+        ("global_pool", "timm.SelectAdaptivePool2d", {"pool_type": "max"}, "global_pool is .* .max.: effnet takes the mean"),
+        ("avgpool", "torch.nn.AdaptiveMaxPool2d", {}, "avgpool is AdaptiveMaxPool2d: effnet takes the mean"),
+    ],
+)
+def test_modules_that_compute_something_else(path, kind, settings, words):
+    with pytest.raises(ConvertError, match="source: " + words):
+        built_as(*convolutions_as("symmetric", **{path: (kind, settings)}))

@@ -189,6 +189,7 @@ class Found:
     scheme: object
     variant: variants.Variant
     rivals: tuple = ()  # other variants whose tensors would look the same
+    notes: tuple = ()  # what else the user is to know
 
     @property
     def notice(self):

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from .architectures import build_layers
-from .errors import ConvertError, shown
+from .built import as_built
+from .errors import ConvertError
 from .heads import HeadOptions, find_head
 from .naming import detect, normalise_names
 from .network import Network, Norm, Parameters
@@ -58,22 +59,6 @@ class Reader:
             raise self.fail(f"{min(self._left)} is unexpected{more}")
 
 
-def as_built(found, classes, settings, label):
-    """found, of the variants left those with the epsilon that a whole module's batch norms have; if that is none's, the
-    variant with that epsilon. classes, settings: {module path: ...}, empty where the source is a state dict."""
-    norms = [path for path, name in classes.items() if "BatchNorm" in name and "1d" not in name]
-    epsilons = {settings.get(path, {}).get("eps") for path in norms} - {None}
-    if not epsilons:
-        return found
-    epsilon = next(iter(epsilons))
-    if len(epsilons) > 1 or type(epsilon) is not float or not 0 < epsilon < 1:
-        raise ConvertError(f"{label}: its batch norms' eps are {', '.join(sorted(map(shown, epsilons))[:4])}, not one number")
-    alike = [variant for variant in (found.variant, *found.rivals) if variant.epsilon == epsilon]
-    if alike:
-        return dataclasses.replace(found, variant=alike[0], rivals=tuple(alike[1:]))
-    return dataclasses.replace(found, variant=dataclasses.replace(found.variant, epsilon=epsilon))
-
-
 def as_recorded(found, names):
     """found, of the variants left the one that the checkpoint itself names, if it names one. timm's names may end with a
     tag, which says which weights."""
@@ -102,7 +87,7 @@ def read_network(tensors, label, arch_name="auto", change=lambda default: {}, he
     head = find_head(reader, tensors, scheme.head, head_options)
     layers = build_layers(variant, [(part.outputs, part.activation) for part in head], scheme.expand_at_ratio_1)
     blocks = list(variant.arch.blocks(scheme.expand_at_ratio_1))
-    network = Network(variant, layers, notices=[found.notice] if found.notice else [])
+    network = Network(variant, layers, notices=[*found.notes, *([found.notice] if found.notice else [])])
     rest = iter(head)
     for layer in layers:
         if not layer.has_weights:
