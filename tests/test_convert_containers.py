@@ -176,7 +176,8 @@ def test_objects_are_counted_and_named(checkpoint, opened):
     things = {"args": pickled(argparse.Namespace(path=pathlib.PurePosixPath("x")))}
     source = opened(dict_of({**things, "state_dict": checkpoint.state(arrays)}))
     assert source.notices == (
-        "2 objects of other kinds (argparse.Namespace, pathlib.PurePosixPath) in it were not looked at",
+        f"2 objects of other kinds (argparse.Namespace, {pathlib.PurePosixPath.__module__}.PurePosixPath) in it were not "
+        "looked at",
     )
 
 
