@@ -666,7 +666,7 @@ def test_options_and_notices(tmp_path, checkpoint):
     for options in ((), ("--ema",), ("--key", "ema")):
         result = run_convert(path, tmp_path / "out", *options)
         assert result.returncode == 0, result.stderr
-        assert "1 object of other kinds (argparse.Namespace) in it were not looked at\n" in result.stderr
+        assert "1 object of other kinds (argparse.Namespace) in it was not looked at\n" in result.stderr
         assert all(line.startswith("convert.py: ") for line in result.stderr.splitlines())
         assert ("--ema takes the EMA ones (ema)" in result.stderr) == (options == ())
         assert result.stdout.endswith(f"  weights: {'EMA' if options else 'raw'}\n")
@@ -705,3 +705,16 @@ def test_a_tag_in_a_checkpoint(tmp_path, checkpoint):
     result = run_convert(checkpoint.write(tmp_path / "file.pth", value), tmp_path / "out")
     assert "network: timm/tf_efficientnet_lite1.mine, padding same" in result.stdout
     assert "tf_efficientnet_lite1.mine: the tag is not known" in result.stderr
+
+
+def test_what_was_not_taken_is_said(tmp_path, checkpoint):
+    """A trainer's arguments and a config.json beside; an option in place of an argument is enough."""
+    arguments = argparse.Namespace(model="tf_efficientnet_lite1", mean=[0.4, 0.5, 0.6], std=None, img_size=240, crop_pct=0.5)
+    value = dict_of({"args": pickled(arguments), "state_dict": checkpoint.state(state_dict("timm"))})
+    (tmp_path / "config.json").write_text("{}")
+    source = checkpoint.write(tmp_path / "file.pth", value)
+    said = run_convert(source, tmp_path / "out").stderr
+    assert "the checkpoint's arguments say mean 0.4,0.5,0.6, crop_pct 0.5, which was not taken" in said
+    assert "config.json lies beside it and was not read" in said and "not looked at" not in said
+    said = run_convert(source, tmp_path / "out", "--mean", "102,127.5,153", "--short-side", 480).stderr
+    assert "arguments" not in said

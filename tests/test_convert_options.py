@@ -308,3 +308,10 @@ def test_random_weights_of_another_size(tmp_path):
     result = run_convert("--arch", "b1-plain", "--random", 1, "--size", 64, "--config", config, out)
     assert result.returncode == 0 and ", 3 classes\n" in result.stdout, result.stderr
     assert load(out)[0]["preprocess"]["crop"] == 64
+
+
+def test_a_size_that_the_padding_is_not_for():
+    default = VARIANTS[0]  # efficientnet_lite_pytorch's Lite0, which pads for 224
+    assert settled("--size", 224, default=default)[1] == []
+    assert "size 256, but padding same@224" in settled("--size", 256, default=default)[1][0]
+    assert settled("--size", 256, "--padding", "same@224", default=default)[1] == []

@@ -230,6 +230,9 @@ def _read(options, config, head):
     opened = open_source(label, options.key, options.ema)
     head = dataclasses.replace(head, classes=opened.modules, settings=opened.settings)
     notes = [f"{label}: {notice}" for notice in opened.notices]
+    beside = os.path.join(os.path.dirname(label), "config.json")
+    if not config.path and os.path.isfile(beside):
+        notes.append(f"{label}: {beside} lies beside it and was not read: if it is of this network, give it by --config")
     arch, names = preprocess.chosen_arch(options, config), list(opened.names)
     if not config.path and opened.config:
         config = preprocess.module_config(opened.config, label)
@@ -244,6 +247,9 @@ def _read(options, config, head):
         names = [name.partition(".")[0] for name in names]
     network = read_network(opened.tensors, label, arch, change, head, names)
     notes += [f"{label}: {notice}" for notice in network.notices]
+    ignored = preprocess.ignored_arguments(opened.arguments, network.variant, options)
+    if ignored:
+        notes.append(f"{label}: the checkpoint's arguments say {ignored}, which was not taken: say it by options")
     check_classes(network.classes, head.multi_label, label)
     preprocess.check_elements(network.layers, network.variant.size, label)
     if config.classes not in (None, network.classes):

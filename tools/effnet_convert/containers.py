@@ -26,6 +26,7 @@ SHADOW_LIST = "shadow_params"  # torch_ema: the parameters in their order, witho
 # Where trainers note the name of the network, and in what.
 RECORDS = ("args", "opt", "config", "cfg", "hparams", "hyper_parameters")
 RECORDED_NAMES = ("arch", "architecture", "model", "model_name", "backbone")
+IMAGE_ARGUMENTS = ("mean", "std", "img_size", "input_size", "crop_pct", "interpolation", "multi_label", "bce_loss")
 # Lightning's WeightAveraging moves the raw weights here, and the averages to their place.
 MOVED_BY_LIGHTNING = "current_model_state"
 
@@ -287,12 +288,45 @@ def _instead(value, lists):
     return ""
 
 
+def _records(value):
+    """(object, its entries) of the checkpoint itself and of a trainer's arguments in it."""
+    if type(value) not in (dict, Inert):
+        return []
+    top = _contents(value)
+    inner = [top[key] for key in RECORDS if type(top.get(key)) in (dict, Inert)]
+    return [(value, top), *((each, _contents(each)) for each in inner)]
+
+
+def _mark_read(value):
+    if type(value) is Inert:
+        value.used = True
+
+
 def recorded_names(value):
     """What a checkpoint calls its network, by timm's `arch` or a trainer's arguments: names without the hub that they
     come from."""
-    if type(value) not in (dict, Inert):
-        return ()
-    top = _contents(value)
-    records = [top, *(_contents(top[key]) for key in RECORDS if type(top.get(key)) in (dict, Inert))]
-    texts = [record[key] for record in records for key in RECORDED_NAMES if type(record.get(key)) is str]
+    texts = []
+    for record, entries in _records(value):
+        found = [entries[key] for key in RECORDED_NAMES if type(entries.get(key)) is str]
+        texts += found
+        if found:
+            _mark_read(record)
     return tuple(text.rpartition("/")[2] for text in texts)
+
+
+def _is_said(value):
+    """Whether an argument has a value: a truth, a number, a text, or numbers."""
+    if type(value) in (list, tuple):
+        return 0 < len(value) <= 4 and all(type(each) in (int, float) for each in value)
+    return type(value) in (bool, int, float, str) and bool(value)
+
+
+def image_arguments(value):
+    """{name: value} of what a trainer's arguments say of images and classes, where they say it."""
+    arguments = {}
+    for record, entries in _records(value)[1:]:
+        found = {key: entries[key] for key in IMAGE_ARGUMENTS if _is_said(entries.get(key))}
+        arguments = {**found, **arguments}
+        if found:
+            _mark_read(record)
+    return arguments

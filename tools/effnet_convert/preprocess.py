@@ -235,6 +235,16 @@ def _short_side(options, config, default, size, resize):
     return short_side
 
 
+def _padding_notes(default, options, size):
+    """What is to be said where the library pads for another size than the one that comes in."""
+    if options.padding or not default.padding.startswith("same@") or default.padding == f"same@{size}":
+        return []
+    return [
+        f"size {size}, but padding {default.padding}: {default.library} pads so whatever size comes in; --padding "
+        f"same@{size} is for a network that was built for that size"
+    ]
+
+
 def settle(default, options, config=Config()):
     """(changes, notes): the fields of the variant `default` that config.json and, before it, the options set."""
     size = options.size or config.size or default.size
@@ -254,7 +264,36 @@ def settle(default, options, config=Config()):
     }
     if min(changes["std"]) < MIN_STD:
         raise ConvertError(f"a std of {min(changes['std']):g} is less than {MIN_STD:g}", EX_USAGE)
-    return changes, [*config.notes, *notes]
+    return changes, [*config.notes, *notes, *_padding_notes(default, options, size)]
+
+
+def _are_same(value, taken, unit):
+    numbers = tuple(value) if type(value) in (list, tuple) else (value,) * 3
+    return len(numbers) == 3 and all(type(n) in (int, float) and abs(n * unit - t) < 1e-3 for n, t in zip(numbers, taken))
+
+
+def _is_taken(name, value, variant, options):
+    """Whether what a trainer's argument says is what was taken, or an option says what to do instead."""
+    if name in ("mean", "std"):
+        return bool(getattr(options, name)) or any(_are_same(value, getattr(variant, name), unit) for unit in (1, 255))
+    if name in ("img_size", "input_size"):
+        return bool(options.size) or (value[-1] if type(value) in (list, tuple) else value) == variant.size
+    if name == "crop_pct":
+        said = type(value) in (int, float) and 0 < value <= 1 and math.floor(variant.size / value) == variant.short_side
+        return bool(options.crop_pct or options.short_side) or said
+    if name == "interpolation":
+        return bool(options.interpolation) or value == variant.interpolation
+    return options.multi_label
+
+
+def ignored_arguments(arguments, variant, options):
+    """What a trainer's arguments say and was not taken, in words, or ""."""
+
+    def words(value):
+        return ",".join(f"{each:.9g}" for each in value) if type(value) in (list, tuple) else str(value)[:40]
+
+    left = {name: value for name, value in arguments.items() if not _is_taken(name, value, variant, options)}
+    return ", ".join(f"{name} {words(value)}" for name, value in left.items())
 
 
 def check_elements(layers, size, label):

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from . import file_kinds, safetensors_file, torch_files
-from .containers import NothingFound, choose, recorded_names
+from .containers import NothingFound, choose, image_arguments, recorded_names
 from .errors import EX_NOINPUT, ConvertError
 from .naming import SCHEMES
 from .prefixes import check_whole
@@ -37,6 +37,7 @@ class Source:
     config: dict | None = None  # a whole module's pretrained_cfg, timm's
     weights: str = ""  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
     names: tuple = ()  # what the file calls its network
+    arguments: dict = field(default_factory=dict)  # what a trainer's arguments say of images and classes
     notices: tuple = ()  # what the user is to know of how they were found
 
 
@@ -70,9 +71,11 @@ def open_source(path, key=None, ema=False):
     except NothingFound as error:
         others = _others(inert)
         raise ConvertError(f"{error}; it names {others}" if others else error) from None
+    names, arguments = recorded_names(value), image_arguments(value)  # before what nobody has read is counted
     check_whole(choice.tensors, [scheme.marker for scheme in SCHEMES], choice.place, label)
     others = _others(inert)
-    notices = [*choice.notices, *([f"{others} in it were not looked at"] if others else []), *_warnings(inert)]
+    unseen = [f"{others} in it {'was' if others.startswith('1 ') else 'were'} not looked at"] if others else []
+    notices = [*choice.notices, *unseen, *_warnings(inert)]
     return Source(
         name,
         hashlib.sha256(data).hexdigest(),
@@ -81,7 +84,8 @@ def open_source(path, key=None, ema=False):
         choice.settings,
         choice.config,
         choice.weights,
-        recorded_names(value),
+        names,
+        arguments,
         tuple(notices),
     )
 
