@@ -710,11 +710,12 @@ def test_a_tag_in_a_checkpoint(tmp_path, checkpoint):
 def test_what_was_not_taken_is_said(tmp_path, checkpoint):
     """A trainer's arguments and a config.json beside; an option in place of an argument is enough."""
     arguments = argparse.Namespace(model="tf_efficientnet_lite1", mean=[0.4, 0.5, 0.6], std=None, img_size=240, crop_pct=0.5)
-    value = dict_of({"args": pickled(arguments), "state_dict": checkpoint.state(state_dict("timm"))})
+    value = dict_of({"args": pickled(arguments), "class_to_idx": pickled({"cat": 0}), "state_dict": checkpoint.state(state_dict("timm"))})
     (tmp_path / "config.json").write_text("{}")
     source = checkpoint.write(tmp_path / "file.pth", value)
     said = run_convert(source, tmp_path / "out").stderr
     assert "the checkpoint's arguments say mean 0.4,0.5,0.6, crop_pct 0.5, which was not taken" in said
+    assert "class_to_idx in it names the classes, which was not read" in said
     assert "config.json lies beside it and was not read" in said and "not looked at" not in said
     said = run_convert(source, tmp_path / "out", "--mean", "102,127.5,153", "--short-side", 480).stderr
     assert "arguments" not in said

@@ -230,6 +230,8 @@ def _read(options, config, head):
     opened = open_source(label, options.key, options.ema)
     head = dataclasses.replace(head, classes=opened.modules, settings=opened.settings)
     notes = [f"{label}: {notice}" for notice in opened.notices]
+    if opened.class_names and not options.labels:
+        notes.append(f"{label}: {opened.class_names} in it names the classes, which was not read: --labels FILE takes them")
     beside = os.path.join(os.path.dirname(label), "config.json")
     if not config.path and os.path.isfile(beside):
         notes.append(f"{label}: {beside} lies beside it and was not read: if it is of this network, give it by --config")

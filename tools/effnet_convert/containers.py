@@ -321,6 +321,15 @@ def _is_said(value):
     return type(value) in (bool, int, float, str) and bool(value)
 
 
+def class_names(value):
+    """The key under which a checkpoint names its classes, or ""."""
+    for _, entries in _records(value):
+        for key in ("class_to_idx", "classes", "class_names"):
+            if type(entries.get(key)) in (dict, list, tuple) and entries[key]:
+                return key
+    return ""
+
+
 def image_arguments(value):
     """{name: value} of what a trainer's arguments say of images and classes, where they say it."""
     arguments = {}

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from . import file_kinds, safetensors_file, torch_files
-from .containers import NothingFound, choose, image_arguments, recorded_names
+from .containers import NothingFound, choose, class_names, image_arguments, recorded_names
 from .errors import EX_NOINPUT, ConvertError
 from .naming import SCHEMES
 from .prefixes import check_whole
@@ -38,6 +38,7 @@ class Source:
     weights: str = ""  # "raw" where there are EMA ones beside, "EMA", or "" where there is one set
     names: tuple = ()  # what the file calls its network
     arguments: dict = field(default_factory=dict)  # what a trainer's arguments say of images and classes
+    class_names: str = ""  # the key under which the file names its classes
     notices: tuple = ()  # what the user is to know of how they were found
 
 
@@ -86,6 +87,7 @@ def open_source(path, key=None, ema=False):
         choice.weights,
         names,
         arguments,
+        class_names(value),
         tuple(notices),
     )
 
