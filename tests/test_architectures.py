@@ -114,7 +114,9 @@ def convert(folder, full_name, *options):
     labels = labels_file(folder, "".join(f"class {i}\n" for i in range(library_networks.CLASSES)))
     out = folder / "out.safetensors"
     done = run_convert(source, out, "--arch", full_name, "--labels", labels, *options)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    # A size of the test's own gets a notice where the library pads for another.
+    unexpected = [line for line in done.stderr.splitlines() if "pads so whatever size comes in" not in line]
+    assert done.returncode == 0 and not unexpected, done.stderr
     return out
 
 
