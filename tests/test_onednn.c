@@ -383,13 +383,22 @@ static void test_batches(void **state)
     }
 }
 
+static bool has_avx2(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    return __builtin_cpu_supports("avx2");
+#else
+    return false;
+#endif
+}
+
 /* Blocks with squeeze-and-excite of any size, also such that are cut into many strips for the cache: as
  * units, as a network, alone and in batches. */
 static void test_squeeze_excite(void **state)
 {
     (void)state;
     uint64_t random = random_seed("squeeze and excite", 41);
-    const bool fused = __builtin_cpu_supports("avx2") && !getenv("ONEDNN_MAX_CPU_ISA");
+    const bool fused = has_avx2() && !getenv("ONEDNN_MAX_CPU_ISA");
     for (int round = 0; round < 14; round++) {
         const int size = random_int(&random, 5, round % 7 == 0 ? 90 : 30);
         struct weights *w = weights_new(random_next(&random), size, size);
