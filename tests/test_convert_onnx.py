@@ -2,13 +2,10 @@
 random weights compute, and the published weights on drawings."""
 
 import hashlib
-import json
 import math
 import random
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,21 +24,8 @@ from convert_networks import (
     run_network,
     state_dict,
 )
+from convert_runs import load, tmp_path  # noqa: F401
 from PIL import Image, ImageDraw
-from safetensors import safe_open
-
-
-@pytest.fixture
-def tmp_path():
-    """Removed at once: these tests write gigabytes in all."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
-def load(path):
-    with safe_open(str(path), "numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return {key: json.loads(value) for key, value in file.metadata().items() if value[0] in "{["}, tensors
 
 
 def session(path_or_bytes):
