@@ -482,15 +482,18 @@ static void orientations(void **state)
         {2, 3, "adbecf"}, {2, 3, "cfbead"}, {2, 3, "fcebda"}, {2, 3, "daebfc"},
     };
     for (int orientation = 0; orientation <= 8; orientation++) {
+        uint8_t *stored = malloc(18);
+        assert_non_null(stored);
         struct effnet_image image = {
-            .width = cases[orientation].width, .height = cases[orientation].height, .rgb = malloc(18)};
-        assert_non_null(image.rgb);
-        for (int i = 0; i < 18; i++) image.rgb[i] = (uint8_t)(cases[orientation].stored[i / 3] + i % 3);
-        assert_int_equal(image_orient(&image, orientation, "letters", NULL), EFFNET_OK);
+            .width = cases[orientation].width, .height = cases[orientation].height, .rgb = stored};
+        struct image_buffer turned = {0};
+        for (int i = 0; i < 18; i++) stored[i] = (uint8_t)(cases[orientation].stored[i / 3] + i % 3);
+        assert_int_equal(image_orient(&image, orientation, &turned, "letters", NULL), EFFNET_OK);
         assert_int_equal(image.width, 3);
         assert_int_equal(image.height, 2);
         for (int i = 0; i < 18; i++) assert_int_equal(image.rgb[i], "abcdef"[i / 3] + i % 3);
-        effnet_image_free(&image);
+        image_buffer_free(&turned);
+        free(stored);
     }
 }
 

@@ -17,6 +17,22 @@ int image_fail(const struct image_source *source, const char *format, ...)
     return effnet_fail(source->error, EFFNET_E_DATA, "%s: %s", source->name, reason);
 }
 
+bool image_buffer_reserve(struct image_buffer *buffer, size_t size_bytes)
+{
+    bool too_large = buffer->capacity > IMAGE_KEPT_BYTES && size_bytes < buffer->capacity / 4;
+    if (buffer->data && buffer->capacity >= size_bytes && !too_large) return true;
+    image_buffer_free(buffer);
+    uint8_t *data = malloc(size_bytes);
+    if (data) *buffer = (struct image_buffer){data, size_bytes};
+    return data;
+}
+
+void image_buffer_free(struct image_buffer *buffer)
+{
+    free(buffer->data);
+    *buffer = (struct image_buffer){0};
+}
+
 int image_check_size(const struct image_source *source, int64_t width, int64_t height)
 {
     if (width < 1 || height < 1)
@@ -34,9 +50,9 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 {
     EFFNET_TRY(image_check_size(source, width, height));
     size_t size_bytes = (size_t)width * (size_t)height * 3;
-    uint8_t *rgb = malloc(size_bytes);
-    if (!rgb) return effnet_fail_nomem(source->error, source->name, size_bytes);
-    *out = (struct effnet_image){.width = (int)width, .height = (int)height, .rgb = rgb};
+    if (!image_buffer_reserve(source->pixels, size_bytes))
+        return effnet_fail_nomem(source->error, source->name, size_bytes);
+    *out = (struct effnet_image){.width = (int)width, .height = (int)height, .rgb = source->pixels->data};
     return EFFNET_OK;
 }
 

@@ -1,6 +1,6 @@
-/* What the files of src/image share. The way of an image: read.c reads the bytes, a decoder of
- * formats/ recognises them and makes RGB8 of them, orient.c turns that as the EXIF data says, resize.c
- * makes the crop that the network takes. */
+/* What the files of src/image share. The way of an image, which workspace.c leads: read.c reads the bytes, a
+ * decoder of formats/ recognises them and makes RGB8 of them, orient.c turns that as the EXIF data says,
+ * resize.c makes the crop that the network takes. */
 #ifndef EFFNET_IMAGE_IMAGE_H
 #define EFFNET_IMAGE_IMAGE_H
 
@@ -27,15 +27,29 @@
 /* What a file may have beside the pixels: profiles, text, thumbnails. */
 #define IMAGE_METADATA_BYTES (64 << 20)
 
+/* Memory that is kept from image to image. */
+struct image_buffer {
+    uint8_t *data;
+    size_t capacity;
+};
+
+/* A larger buffer is not kept for an image that needs less than a quarter of it. */
+#define IMAGE_KEPT_BYTES ((size_t)8 << 20)
+
+/* Makes room for size_bytes; what was in the buffer is lost. False without memory. */
+bool image_buffer_reserve(struct image_buffer *buffer, size_t size_bytes);
+void image_buffer_free(struct image_buffer *buffer);
+
 /* An encoded image in memory. */
 struct image_source {
     const uint8_t *data;
     size_t size_bytes;
-    const char *name;           /* for messages, */
-    struct effnet_error *error; /* which go there; may be NULL */
-    int64_t max_pixels;         /* at most IMAGE_MAX_SIDE squared */
-    const uint8_t *background;  /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
-    bool more;                  /* the file goes on behind these bytes, further than it may */
+    const char *name;            /* for messages, */
+    struct effnet_error *error;  /* which go there; may be NULL */
+    int64_t max_pixels;          /* at most IMAGE_MAX_SIDE squared */
+    const uint8_t *background;   /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
+    bool more;                   /* the file goes on behind these bytes, further than it may */
+    struct image_buffer *pixels; /* where image_alloc takes them from */
 };
 
 /* What a decoder finds in the file beside the pixels. Zeroed by the caller. */
@@ -49,7 +63,7 @@ struct image_facts {
  * source->max_pixels. */
 int image_check_size(const struct image_source *source, int64_t width, int64_t height);
 
-/* image_check_size, then allocates the pixels, uninitialised. */
+/* image_check_size, then room for the pixels in source->pixels, uninitialised. */
 int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out);
 
 void image_note_alpha(struct image_facts *facts, uint8_t alpha);
@@ -74,7 +88,9 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes);
 /* The same for an XMP packet, which is XML text. */
 int image_xmp_orientation(const uint8_t *xmp, size_t size_bytes);
 
-/* Turns and mirrors the image so that orientation 1 to 8 becomes 1; 0 is taken for 1. */
-int image_orient(struct effnet_image *image, int orientation, const char *name, struct effnet_error *error);
+/* Turns and mirrors the image so that orientation 1 to 8 becomes 1; 0 is taken for 1. Where that moves
+ * pixels, *image is in `turned` afterwards. */
+int image_orient(struct effnet_image *image, int orientation, struct image_buffer *turned, const char *name,
+                 struct effnet_error *error);
 
 #endif

@@ -1,7 +1,6 @@
 /* Applies an EXIF orientation to the pixels. */
 #include "image/image.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -46,18 +45,17 @@ static void copy_tile(const uint8_t *from, uint8_t *to, const struct strides *st
     }
 }
 
-int image_orient(struct effnet_image *image, int orientation, const char *name, struct effnet_error *error)
+int image_orient(struct effnet_image *image, int orientation, struct image_buffer *turned, const char *name,
+                 struct effnet_error *error)
 {
     if (orientation < 2 || orientation > 8) return EFFNET_OK;
     size_t size_bytes = (size_t)image->width * (size_t)image->height * 3;
-    uint8_t *upright = malloc(size_bytes);
-    if (!upright) return effnet_fail_nomem(error, name, size_bytes);
+    if (!image_buffer_reserve(turned, size_bytes)) return effnet_fail_nomem(error, name, size_bytes);
     struct strides strides = strides_for(orientation, image->width, image->height);
     for (int y = 0; y < strides.height; y += TILE)
-        for (int x = 0; x < strides.width; x += TILE) copy_tile(image->rgb, upright, &strides, x, y);
-    free(image->rgb);
+        for (int x = 0; x < strides.width; x += TILE) copy_tile(image->rgb, turned->data, &strides, x, y);
     image->width = strides.width;
     image->height = strides.height;
-    image->rgb = upright;
+    image->rgb = turned->data;
     return EFFNET_OK;
 }

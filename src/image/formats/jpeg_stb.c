@@ -92,6 +92,8 @@ static int decode(const struct image_source *source, struct effnet_image *out)
     reader = (struct reader){.source = source};
     uint8_t *rgb = stbi_load_from_callbacks(&callbacks, &reader, &width, &height, &channels, 3);
     if (!rgb) return fail(&reader);
+    image_buffer_free(source->pixels);
+    *source->pixels = (struct image_buffer){rgb, (size_t)width * (size_t)height * 3};
     *out = (struct effnet_image){.width = width, .height = height, .rgb = rgb};
     return reader.overrun ? image_fail_truncated(source) : EFFNET_OK;
 }
