@@ -189,16 +189,15 @@ static void transpose(const uint8_t *restrict in, size_t in_stride, size_t colum
 }
 
 /* The pass along the rows: in, `rows` rows that begin with pixel across->first and are `stride` bytes
- * apart -> out [rows][outputs][3]. False without memory. */
-static bool resize_rows(const struct image_axis *across, const uint8_t *in, size_t stride, int rows,
-                        uint8_t *out)
+ * apart -> out [rows][outputs][3]. `strips` has room for strips_bytes. */
+static void resize_rows(const struct image_axis *across, const uint8_t *in, size_t stride, int rows,
+                        uint8_t *strips, uint8_t *out)
 {
     size_t in_bytes = (size_t)(across->end - across->first) * 3, out_bytes = (size_t)across->outputs * 3;
-    uint8_t *strip = calloc(in_bytes, STRIP_ROWS); /* zeroed for a last strip of fewer rows */
-    uint8_t *resized = malloc(out_bytes * STRIP_ROWS);
-    bool ok = strip && resized;
-    for (int y = 0; ok && y < rows; y += STRIP_ROWS) {
+    uint8_t *strip = strips, *resized = strips + in_bytes * STRIP_ROWS;
+    for (int y = 0; y < rows; y += STRIP_ROWS) {
         int count = rows - y < STRIP_ROWS ? rows - y : STRIP_ROWS;
+        if (count < STRIP_ROWS) memset(strip, 0, in_bytes * STRIP_ROWS);
         transpose(in + (size_t)y * stride, stride, in_bytes, count, strip, STRIP_ROWS);
         blend_columns(across, strip, resized);
         uint8_t *to = out + (size_t)y * out_bytes;
@@ -207,32 +206,49 @@ static bool resize_rows(const struct image_axis *across, const uint8_t *in, size
             transpose(resized + x * STRIP_ROWS, STRIP_ROWS, (size_t)count, width, to + x, out_bytes);
         }
     }
-    free(resized);
-    free(strip);
-    return ok;
 }
 
-/* Both passes; `in` is the first pixel that is needed, `stride` the bytes from row to row. False without
- * memory. */
-static bool resize(const uint8_t *in, size_t stride, const struct image_fit *fit, uint8_t *crop)
+static size_t strips_bytes(const struct image_axis *across)
+{
+    return ((size_t)(across->end - across->first) + (size_t)across->outputs) * STRIP_PIXEL;
+}
+
+/* At least `bytes` of scratch; NULL without memory. */
+static uint8_t *scratch_reserve(struct image_scratch *scratch, size_t bytes)
+{
+    if (scratch->size_bytes >= bytes) return scratch->memory;
+    image_scratch_free(scratch);
+    scratch->memory = malloc(bytes);
+    if (scratch->memory) scratch->size_bytes = bytes;
+    return scratch->memory;
+}
+
+void image_scratch_free(struct image_scratch *scratch)
+{
+    free(scratch->memory);
+    *scratch = (struct image_scratch){0};
+}
+
+int image_fit_run(const struct image_fit *fit, const uint8_t *in, size_t stride,
+                  struct image_scratch *scratch, uint8_t *crop)
 {
     const struct image_axis *across = &fit->across, *down = &fit->down;
     size_t in_bytes = (size_t)(across->end - across->first) * 3, crop_bytes = (size_t)across->outputs * 3;
     int rows = down->end - down->first;
-    uint8_t *middle = malloc(fit->columns_first ? (size_t)down->outputs * in_bytes
-                                                : (size_t)rows * crop_bytes);
-    bool ok = middle;
-    if (ok && fit->columns_first) {
+    size_t middle_bytes = fit->columns_first ? (size_t)down->outputs * in_bytes : (size_t)rows * crop_bytes;
+    uint8_t *middle = scratch_reserve(scratch, middle_bytes + strips_bytes(across));
+    if (!middle) return EFFNET_E_NOMEM;
+    uint8_t *strips = middle + middle_bytes;
+    if (fit->columns_first) {
         for (int y = 0; y < down->outputs; y++)
             blend_rows(down, y, in, stride, in_bytes, middle + (size_t)y * in_bytes);
-        ok = resize_rows(across, middle, in_bytes, down->outputs, crop);
-    } else if (ok) {
-        ok = resize_rows(across, in, stride, rows, middle);
-        for (int y = 0; ok && y < down->outputs; y++)
+        resize_rows(across, middle, in_bytes, down->outputs, strips, crop);
+    } else {
+        resize_rows(across, in, stride, rows, strips, middle);
+        for (int y = 0; y < down->outputs; y++)
             blend_rows(down, y, middle, crop_bytes, crop_bytes, crop + (size_t)y * crop_bytes);
     }
-    free(middle);
-    return ok;
+    return EFFNET_OK;
 }
 
 /* What the whole image is resized to, and where the crop lies in that. */
@@ -267,54 +283,81 @@ static int check_preprocess(const struct effnet_preprocess *p, struct effnet_err
     return effnet_check_reserved(p->reserved, sizeof p->reserved, "preprocessing", error);
 }
 
-int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
-                   struct effnet_error *error)
+/* Whether the tables are already those for this. Mean and deviation do not matter to them. */
+static bool is_made_for(const struct image_fit *fit, int width, int height, const struct effnet_preprocess *p)
+{
+    return fit->width == width && fit->height == height && fit->short_side == p->short_side &&
+           fit->crop == p->crop && fit->interpolation == p->interpolation && fit->resize == p->resize;
+}
+
+int image_fit_remake(struct image_fit *fit, int width, int height, const struct effnet_preprocess *p,
+                     struct effnet_error *error)
 {
     static const struct filter filters[] = {
         [EFFNET_BICUBIC] = {2, bicubic},
         [EFFNET_BILINEAR] = {1, bilinear},
     };
-    *fit = (struct image_fit){0};
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE || height > IMAGE_MAX_SIDE)
         return effnet_fail(error, EFFNET_E_USAGE, "an image of %d x %d cannot be resized", width, height);
     EFFNET_TRY(check_preprocess(p, error));
+    if (is_made_for(fit, width, height, p)) return EFFNET_OK;
+    fit->width = 0; /* no tables, until they are made */
     const struct placing to = place_crop(width, height, p);
     const struct filter *filter = &filters[p->interpolation];
     struct image_axis across = {.outputs = p->crop, .taps = count_taps(width, to.width, filter)};
     struct image_axis down = {.outputs = p->crop, .taps = count_taps(height, to.height, filter)};
 
     size_t across_values = axis_values(across.outputs, across.taps);
-    size_t bytes = (across_values + axis_values(down.outputs, down.taps)) * sizeof(int32_t);
-    int32_t *tables = malloc(bytes);
-    double *weights = malloc((size_t)(across.taps > down.taps ? across.taps : down.taps) * sizeof *weights);
-    if (tables && weights) {
-        axis_fill(&across, width, to.width, to.left, filter, tables, weights);
-        axis_fill(&down, height, to.height, to.top, filter, tables + across_values, weights);
-        *fit = (struct image_fit){.across = across, .down = down, .tables = tables};
-        fit->table_bytes = bytes;
-        fit->columns_first = height > to.height && height - to.height > 2 * (width - to.width);
-    } else {
-        free(tables);
-    }
-    free(weights);
-    return fit->tables ? EFFNET_OK : effnet_fail_nomem(error, "resizing", bytes);
+    size_t table_bytes = (across_values + axis_values(down.outputs, down.taps)) * sizeof(int32_t);
+    size_t weights_at = (table_bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+    size_t taps = (size_t)(across.taps > down.taps ? across.taps : down.taps);
+    uint8_t *memory = scratch_reserve(&fit->memory, weights_at + taps * sizeof(double));
+    if (!memory) return effnet_fail_nomem(error, "resizing", weights_at + taps * sizeof(double));
+    fit->tables = (int32_t *)(void *)memory;
+    double *weights = (double *)(void *)(memory + weights_at);
+    axis_fill(&across, width, to.width, to.left, filter, fit->tables, weights);
+    axis_fill(&down, height, to.height, to.top, filter, fit->tables + across_values, weights);
+    fit->across = across;
+    fit->down = down;
+    fit->table_bytes = table_bytes;
+    fit->columns_first = height > to.height && height - to.height > 2 * (width - to.width);
+    fit->width = width;
+    fit->height = height;
+    fit->short_side = p->short_side;
+    fit->crop = p->crop;
+    fit->interpolation = p->interpolation;
+    fit->resize = p->resize;
+    return EFFNET_OK;
+}
+
+int image_fit_make(int width, int height, const struct effnet_preprocess *p, struct image_fit *fit,
+                   struct effnet_error *error)
+{
+    *fit = (struct image_fit){0};
+    return image_fit_remake(fit, width, height, p, error);
 }
 
 void image_fit_free(struct image_fit *fit)
 {
-    free(fit->tables);
+    image_scratch_free(&fit->memory);
     *fit = (struct image_fit){0};
+}
+
+const uint8_t *image_fit_first_pixel(const struct image_fit *fit, const uint8_t *rgb)
+{
+    return rgb + ((size_t)fit->down.first * (size_t)fit->width + (size_t)fit->across.first) * 3;
 }
 
 int effnet_image_fit(const struct effnet_image *image, const struct effnet_preprocess *p, uint8_t *crop,
                      struct effnet_error *error)
 {
     struct image_fit fit;
+    struct image_scratch scratch = {0};
     if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
     EFFNET_TRY(image_fit_make(image->width, image->height, p, &fit, error));
-    size_t stride = (size_t)image->width * 3;
-    const uint8_t *in = image->rgb + (size_t)fit.down.first * stride + (size_t)fit.across.first * 3;
-    bool ok = resize(in, stride, &fit, crop);
+    const uint8_t *in = image_fit_first_pixel(&fit, image->rgb);
+    int status = image_fit_run(&fit, in, (size_t)image->width * 3, &scratch, crop);
+    image_scratch_free(&scratch);
     image_fit_free(&fit);
-    return ok ? EFFNET_OK : effnet_fail(error, EFFNET_E_NOMEM, "out of memory while resizing");
+    return status ? effnet_fail(error, status, "out of memory while resizing") : EFFNET_OK;
 }
