@@ -40,6 +40,11 @@ struct image_buffer {
 bool image_buffer_reserve(struct image_buffer *buffer, size_t size_bytes);
 void image_buffer_free(struct image_buffer *buffer);
 
+/* Columns [left, right) and rows [top, bottom) of an image. */
+struct image_window {
+    int left, top, right, bottom;
+};
+
 /* An encoded image in memory. */
 struct image_source {
     const uint8_t *data;
@@ -50,6 +55,10 @@ struct image_source {
     const uint8_t *background;   /* [3], what shows through where alpha is not full; NULL: alpha is dropped */
     bool more;                   /* the file goes on behind these bytes, further than it may */
     struct image_buffer *pixels; /* where image_alloc takes them from */
+
+    const struct effnet_preprocess *preprocess; /* whose crop alone is wanted; NULL: all pixels are */
+    struct image_fit *fit;                      /* made for the image by image_find_window */
+    bool ignore_exif;
 };
 
 /* What a decoder finds in the file beside the pixels. Zeroed by the caller. */
@@ -57,6 +66,10 @@ struct image_facts {
     int orientation; /* 1 to 8, as EXIF counts them; 0 where nothing is said, which is as good as 1 */
     bool alpha_seen, alpha_varies; /* kept by image_note_alpha */
     uint8_t first_alpha;
+
+    /* Where less than the whole image was decoded: the size of that, and the part of it. All as stored. */
+    int width, height; /* 0: the pixels are all of it */
+    struct image_window window;
 };
 
 /* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
@@ -65,6 +78,11 @@ int image_check_size(const struct image_source *source, int64_t width, int64_t h
 
 /* image_check_size, then room for the pixels in source->pixels, uninitialised. */
 int image_alloc(const struct image_source *source, int64_t width, int64_t height, struct effnet_image *out);
+
+/* The part of an image of width x height, as stored, that the crop needs; all of it without
+ * source->preprocess. */
+int image_find_window(const struct image_source *source, int width, int height, int orientation,
+                      struct image_window *window);
 
 void image_note_alpha(struct image_facts *facts, uint8_t alpha);
 
@@ -87,6 +105,9 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes);
 
 /* The same for an XMP packet, which is XML text. */
 int image_xmp_orientation(const uint8_t *xmp, size_t size_bytes);
+
+/* Where a window of an image of width x height comes to lie when that is turned so. */
+struct image_window image_orient_window(struct image_window window, int width, int height, int orientation);
 
 /* Turns and mirrors the image so that orientation 1 to 8 becomes 1; 0 is taken for 1. Where that moves
  * pixels, *image is in `turned` afterwards. */

@@ -1,4 +1,4 @@
-/* Applies an EXIF orientation to the pixels. */
+/* Applies an EXIF orientation to pixels and to windows. */
 #include "image/image.h"
 
 #include <string.h>
@@ -43,6 +43,22 @@ static void copy_tile(const uint8_t *from, uint8_t *to, const struct strides *st
         const uint8_t *in = from + (strides->origin + y * strides->step_y + x0 * strides->step_x) * 3;
         for (int x = x0; x < x1; x++, out += 3, in += strides->step_x * 3) memcpy(out, in, 3);
     }
+}
+
+struct image_window image_orient_window(struct image_window window, int width, int height, int orientation)
+{
+    struct image_window turned = window;
+    if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) {
+        turned.left = width - window.right;
+        turned.right = width - window.left;
+    }
+    if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) {
+        turned.top = height - window.bottom;
+        turned.bottom = height - window.top;
+    }
+    if (orientation >= 5 && orientation <= 8)
+        turned = (struct image_window){turned.top, turned.left, turned.bottom, turned.right};
+    return turned;
 }
 
 int image_orient(struct effnet_image *image, int orientation, struct image_buffer *turned, const char *name,

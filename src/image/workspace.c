@@ -11,6 +11,7 @@
 #include "image/formats/formats.h"
 #include "image/image.h"
 #include "image/read.h"
+#include "image/resize.h"
 
 struct image_workspace {
     struct image_buffer bytes, pixels, turned;
@@ -20,7 +21,14 @@ struct image_workspace {
     size_t size_bytes;
     bool more;
 
-    struct effnet_image image; /* decoded last, in `pixels` or `turned`; rgb NULL: none */
+    /* Decoded last: a window, in `pixels` or `turned`, of the whole, of which `decoded` tells. rgb NULL:
+     * none. */
+    struct effnet_image image;
+    struct image_window window;
+    struct image_decoded decoded;
+
+    struct image_fit fit;
+    struct image_scratch scratch;
 };
 
 static const struct effnet_image_options default_options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
@@ -40,6 +48,8 @@ static void free_buffers(struct image_workspace *workspace)
     image_buffer_free(&workspace->bytes);
     image_buffer_free(&workspace->pixels);
     image_buffer_free(&workspace->turned);
+    image_fit_free(&workspace->fit);
+    image_scratch_free(&workspace->scratch);
 }
 
 void image_workspace_close(struct image_workspace *workspace)
@@ -66,7 +76,9 @@ static struct image_source make_source(struct image_workspace *workspace, const 
                                  .max_pixels = options->max_pixels < most_pixels ? options->max_pixels
                                                                                  : most_pixels,
                                  .background = options->has_background ? options->background : NULL,
-                                 .pixels = &workspace->pixels};
+                                 .pixels = &workspace->pixels,
+                                 .fit = &workspace->fit,
+                                 .ignore_exif = options->ignore_exif};
 }
 
 int image_workspace_read(struct image_workspace *workspace, const char *path,
@@ -108,24 +120,47 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return image_fail(source, "not a PNG, JPEG, BMP, GIF, TGA or PNM image");
 }
 
-/* Turns the pixels. Large ones want the memory that the file's bytes took. */
-static int turn(struct image_workspace *workspace, struct effnet_image *image, int orientation,
+int image_find_window(const struct image_source *source, int width, int height, int orientation,
+                      struct image_window *window)
+{
+    *window = (struct image_window){0, 0, width, height};
+    if (!source->preprocess) return EFFNET_OK;
+    if (source->ignore_exif) orientation = 1;
+    bool lying = orientation >= 5 && orientation <= 8;
+    int upright_width = lying ? height : width, upright_height = lying ? width : height;
+    struct image_fit *fit = source->fit;
+    EFFNET_TRY(image_fit_remake(fit, upright_width, upright_height, source->preprocess, source->error));
+    struct image_window upright = {fit->across.first, fit->down.first, fit->across.end, fit->down.end};
+    /* The way back: a quarter turn the other way, and all else undoes itself. */
+    int back = orientation == 6 ? 8 : orientation == 8 ? 6 : orientation;
+    *window = image_orient_window(upright, upright_width, upright_height, back);
+    return EFFNET_OK;
+}
+
+/* Turns the pixels, and what is said of them. Large ones want the memory that the file's bytes took. */
+static int turn(struct image_workspace *workspace, struct effnet_image *image, struct image_facts *facts,
                 const struct image_source *source)
 {
-    if (orientation < 2 || orientation > 8) return EFFNET_OK;
+    if (source->ignore_exif || facts->orientation < 2 || facts->orientation > 8) return EFFNET_OK;
     if (workspace->bytes.capacity > IMAGE_KEPT_BYTES) {
         image_buffer_free(&workspace->bytes);
         workspace->size_bytes = 0;
     }
-    return image_orient(image, orientation, &workspace->turned, source->name, source->error);
+    EFFNET_TRY(image_orient(image, facts->orientation, &workspace->turned, source->name, source->error));
+    facts->window = image_orient_window(facts->window, facts->width, facts->height, facts->orientation);
+    if (facts->orientation < 5) return EFFNET_OK;
+    int width = facts->width;
+    facts->width = facts->height;
+    facts->height = width;
+    return EFFNET_OK;
 }
 
 int image_workspace_decode(struct image_workspace *workspace, const void *data, size_t size_bytes,
                            const char *name, const struct effnet_image_options *options,
                            const struct effnet_preprocess *preprocess, struct effnet_error *error)
 {
-    (void)preprocess;
     workspace->image = (struct effnet_image){0};
+    workspace->decoded = (struct image_decoded){0};
     if (workspace->turned.capacity > IMAGE_KEPT_BYTES) image_buffer_free(&workspace->turned);
     if (!options) options = &default_options;
     char short_name[EFFNET_PATH_TEXT_SIZE];
@@ -135,25 +170,44 @@ int image_workspace_decode(struct image_workspace *workspace, const void *data, 
     source.data = data ? data : workspace->bytes.data;
     source.size_bytes = data ? size_bytes : workspace->size_bytes;
     source.more = !data && workspace->more;
+    source.preprocess = preprocess;
 
     struct effnet_image image = {0};
     struct image_facts facts = {0};
     EFFNET_TRY(decode(&source, &image, &facts));
-    if (!options->ignore_exif) EFFNET_TRY(turn(workspace, &image, facts.orientation, &source));
+    if (facts.width == 0) {
+        facts.width = image.width;
+        facts.height = image.height;
+        facts.window = (struct image_window){0, 0, image.width, image.height};
+    }
+    EFFNET_TRY(turn(workspace, &image, &facts, &source));
     workspace->image = image;
+    workspace->window = facts.window;
+    workspace->decoded = (struct image_decoded){facts.width, facts.height, image.blank_without_alpha};
     return EFFNET_OK;
 }
 
 int image_workspace_fit(struct image_workspace *workspace, const struct effnet_preprocess *preprocess,
                         uint8_t *crop, struct effnet_error *error)
 {
-    return effnet_image_fit(&workspace->image, preprocess, crop, error);
+    const struct effnet_image *image = &workspace->image;
+    const struct image_window *window = &workspace->window;
+    const struct image_decoded *whole = &workspace->decoded;
+    struct image_fit *fit = &workspace->fit;
+    if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
+    EFFNET_TRY(image_fit_remake(fit, whole->width, whole->height, preprocess, error));
+    int column = fit->across.first - window->left, row = fit->down.first - window->top;
+    if (column < 0 || row < 0 || fit->across.end > window->right || fit->down.end > window->bottom)
+        return effnet_fail(error, EFFNET_E_USAGE, "the image was decoded for another crop");
+    size_t stride = (size_t)image->width * 3;
+    const uint8_t *in = image->rgb + (size_t)row * stride + (size_t)column * 3;
+    int status = image_fit_run(fit, in, stride, &workspace->scratch, crop);
+    return status ? effnet_fail(error, status, "out of memory while resizing") : EFFNET_OK;
 }
 
 struct image_decoded image_workspace_decoded(const struct image_workspace *workspace)
 {
-    const struct effnet_image *image = &workspace->image;
-    return (struct image_decoded){image->width, image->height, image->blank_without_alpha};
+    return workspace->decoded;
 }
 
 /* ---------------------------------------------------------------- whole images */

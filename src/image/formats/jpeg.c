@@ -91,7 +91,7 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     EFFNET_TRY(read_orientation(source, &facts->orientation));
-    return image_jpeg_decode(source, facts->orientation > 1, out);
+    return image_jpeg_decode(source, out, facts);
 }
 
 const struct image_format image_format_jpeg = {.name = "JPEG", .matches = matches, .decode = decode};

@@ -39,8 +39,8 @@ struct jpeg_segment {
  * data, restart markers and stray bytes are stepped over. *at begins as 0. */
 bool image_jpeg_next_segment(const struct image_source *source, size_t *at, struct jpeg_segment *segment);
 
-/* Pixels as they are stored, as the format's decode. `turned` says that they will be turned upright,
- * which takes memory for as many again, within the limit. */
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out);
+/* Pixels as they are stored, as the format's decode; facts->orientation is known. An image that is turned
+ * upright takes memory for as many pixels again, within the limit. */
+int image_jpeg_decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts);
 
 #endif

@@ -114,9 +114,9 @@ static bool huffman_tables_fit(const struct jpeg_segment *segment)
     return true;
 }
 
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out)
+int image_jpeg_decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
-    (void)turned;
+    (void)facts;
     int scans = 0;
     const char *defect = NULL;
     struct jpeg_segment segment;

@@ -64,10 +64,12 @@ struct job {
     jmp_buf leave;
 
     const struct image_source *source;
-    bool turned; /* the pixels will be turned upright */
     int status;
-    struct effnet_image *image;
-    bool complete; /* all pixels are in place */
+    struct effnet_image *image; /* the window's pixels */
+    struct image_facts *facts;
+    struct image_window window;
+    JSAMPROW spare_row; /* for pixels that nobody wants, and inks */
+    bool complete;      /* all pixels are in place */
 
     bool skipped;        /* bytes before the last marker were not used */
     bool blank_interval; /* the interval that begins has no data, because its restart marker is lost */
@@ -322,7 +324,7 @@ static void check_cost(struct job *job)
     }
     int64_t pixel_bytes = (int64_t)jpeg->image_width * jpeg->image_height * 3;
     int64_t coefficient_bytes = several_scans ? blocks * (int64_t)sizeof(JBLOCK) : 0;
-    int64_t turned_bytes = job->turned ? pixel_bytes : 0;
+    int64_t turned_bytes = job->facts->orientation > 1 ? pixel_bytes : 0;
     int64_t kept_bytes = file_bytes + pixel_bytes;
     kept_bytes += coefficient_bytes > turned_bytes ? coefficient_bytes : turned_bytes;
     if (kept_bytes > MAX_KEPT_BYTES)
@@ -423,24 +425,85 @@ static void convert_cmyk(const JSAMPLE *cmyk, uint8_t *rgb, int width)
         }
 }
 
-static void read_rows(struct job *job)
+/* Decides what part of the image is decoded. Where arithmetic code may have ended early, all pixels are
+ * looked at. */
+static void choose_window(struct job *job)
 {
+    const struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    int width = (int)jpeg->image_width, height = (int)jpeg->image_height;
+    struct image_facts *facts = job->facts;
+    struct image_window *window = &job->window;
+    int status = image_find_window(job->source, width, height, facts->orientation, window);
+    if (status) leave(job, status);
+    if (jpeg->arith_code) *window = (struct image_window){0, 0, width, height};
+    /* Columns come as whole iMCUs. At an edge of them chroma is upsampled as at an edge of the image, for
+     * which its neighbour was taken: one more column on each side makes it right. */
+    int step = jpeg->max_h_samp_factor * DCTSIZE;
+    int left = window->left > 0 ? window->left - 1 : 0, right = window->right + 1;
+    window->left = left / step * step;
+    window->right = right > width - step ? width : (right + step - 1) / step * step;
+    facts->width = width;
+    facts->height = height;
+    facts->window = *window;
+}
+
+/* Takes up to `rows` rows of the window, as many as libjpeg gives at once. */
+static void read_rows(struct job *job, uint8_t *rgb, JDIMENSION rows)
+{
+    enum { MOST_ROWS = 16 };
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
     size_t row_bytes = (size_t)job->image->width * 3;
-    size_t cmyk_bytes = (size_t)job->image->width * 4;
-    JSAMPROW cmyk = NULL;
-    if (jpeg->out_color_space == JCS_CMYK)
-        cmyk = jpeg->mem->alloc_large((j_common_ptr)jpeg, JPOOL_IMAGE, cmyk_bytes);
-    while (jpeg->output_scanline < jpeg->output_height) {
-        int64_t y = jpeg->output_scanline;
-        uint8_t *row = job->image->rgb + (size_t)y * row_bytes;
-        jpeg_read_scanlines(jpeg, cmyk ? &cmyk : &row, 1);
-        if (cmyk) {
-            IMAGE_WRITTEN(cmyk, cmyk_bytes);
-            convert_cmyk(cmyk, row, job->image->width);
-        }
-        IMAGE_WRITTEN(row, row_bytes);
-        check_row_without_data(job, y);
+    JSAMPROW to[MOST_ROWS];
+    if (rows > MOST_ROWS) rows = MOST_ROWS;
+    for (JDIMENSION i = 0; i < rows; i++) to[i] = rgb + i * row_bytes;
+    int64_t y = jpeg->output_scanline;
+    JDIMENSION count = jpeg_read_scanlines(jpeg, to, rows);
+    IMAGE_WRITTEN(rgb, count * row_bytes);
+    for (JDIMENSION i = 0; i < count; i++) check_row_without_data(job, y + i);
+}
+
+static void read_cmyk_row(struct job *job, uint8_t *rgb)
+{
+    int64_t y = job->jpeg.output_scanline;
+    jpeg_read_scanlines(&job->jpeg, &job->spare_row, 1);
+    IMAGE_WRITTEN(job->spare_row, (size_t)job->image->width * 4);
+    convert_cmyk(job->spare_row, rgb, job->image->width);
+    check_row_without_data(job, y);
+}
+
+/* Goes through the data of the rows below the window, without making pixels of it, so that a cut shows. To
+ * skip the very last row would leave the data before the end marker unread. */
+static void pass_rows_below(struct job *job)
+{
+    struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    /* libjpeg-turbo skips right from the start of a row of samples alone. */
+    JDIMENSION group = (JDIMENSION)jpeg->max_v_samp_factor;
+    while (jpeg->output_scanline < jpeg->output_height && jpeg->output_scanline % group != 0)
+        jpeg_read_scanlines(jpeg, &job->spare_row, 1);
+    if (jpeg->output_height - jpeg->output_scanline > 1)
+        jpeg_skip_scanlines(jpeg, jpeg->output_height - jpeg->output_scanline - 1);
+    while (jpeg->output_scanline < jpeg->output_height) jpeg_read_scanlines(jpeg, &job->spare_row, 1);
+}
+
+static void read_window(struct job *job)
+{
+    struct jpeg_decompress_struct *jpeg = &job->jpeg;
+    const struct image_window *window = &job->window;
+    size_t row_bytes = (size_t)job->image->width * 3;
+    JDIMENSION left = (JDIMENSION)window->left, width = (JDIMENSION)job->image->width;
+    if (width < jpeg->output_width) jpeg_crop_scanline(jpeg, &left, &width);
+    if (left != (JDIMENSION)window->left || width != (JDIMENSION)job->image->width)
+        REFUSE(job, "bad JPEG: unexpected columns");
+    job->spare_row = jpeg->mem->alloc_large((j_common_ptr)jpeg, JPOOL_IMAGE, (size_t)width * 4);
+
+    if (window->top > 0) jpeg_skip_scanlines(jpeg, (JDIMENSION)window->top);
+    while (jpeg->output_scanline < (JDIMENSION)window->bottom) {
+        JDIMENSION y = jpeg->output_scanline - (JDIMENSION)window->top;
+        uint8_t *rgb = job->image->rgb + y * row_bytes;
+        if (jpeg->out_color_space == JCS_CMYK)
+            read_cmyk_row(job, rgb);
+        else
+            read_rows(job, rgb, (JDIMENSION)job->image->height - y);
     }
 }
 
@@ -454,7 +517,10 @@ static void read_image(struct job *job)
     jpeg_read_header(jpeg, TRUE);
     check_header(job);
 
-    int status = image_alloc(job->source, jpeg->image_width, jpeg->image_height, job->image);
+    choose_window(job);
+    const struct image_window *window = &job->window;
+    int status = image_alloc(job->source, window->right - window->left, window->bottom - window->top,
+                             job->image);
     if (status) leave(job, status);
     jpeg->out_color_space = jpeg->num_components == 4 ? JCS_CMYK : JCS_RGB;
     jpeg->dct_method = JDCT_ISLOW;
@@ -462,12 +528,16 @@ static void read_image(struct job *job)
 
     job->reading_scans = jpeg_has_multiple_scans(jpeg);
     jpeg_start_decompress(jpeg);
-    if (job->reading_scans) check_scans(job);
+    bool all_read = job->reading_scans;
+    if (all_read) check_scans(job);
     job->reading_scans = false;
 
-    read_rows(job);
-    job->complete = true;
-    jpeg_finish_decompress(jpeg); /* looks for the end marker */
+    read_window(job);
+    if (!all_read) {
+        pass_rows_below(job);
+        job->complete = true;
+        jpeg_finish_decompress(jpeg); /* looks for the end marker */
+    }
 }
 
 static void run(struct job *job)
@@ -475,9 +545,9 @@ static void run(struct job *job)
     if (setjmp(job->leave) == 0) read_image(job);
 }
 
-int image_jpeg_decode(const struct image_source *source, bool turned, struct effnet_image *out)
+int image_jpeg_decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
-    struct job job = {.source = source, .image = out, .turned = turned};
+    struct job job = {.source = source, .image = out, .facts = facts};
     job.jpeg.err = jpeg_std_error(&job.errors);
     job.jpeg.client_data = &job;
     job.errors.error_exit = on_error;
