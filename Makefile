@@ -88,7 +88,7 @@ endif
 ALL_LDFLAGS += $(LDFLAGS)
 
 LIB_SOURCES := $(sort $(wildcard src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
-	src/backend/*.c src/backend/reference/*.c))
+	src/pipeline/*.c src/backend/*.c src/backend/reference/*.c))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c) src/main.c)
 ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
@@ -150,7 +150,7 @@ TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
 PYTHON_TESTS := tests
 # Under the thread sanitizer, what works in threads; the rest would take hours and show nothing.
 ifeq ($(TSAN),1)
-TEST_PROGRAMS := $(filter %/test_threads %/test_onednn_pool %/test_linear %/test_cpu_share,$(TEST_PROGRAMS))
+TEST_PROGRAMS := $(filter %/test_threads %/test_thread_pool %/test_linear %/test_cpu_share,$(TEST_PROGRAMS))
 PYTHON_TESTS := tests/test_cli_classify.py
 endif
 IMAGE_TESTS := test_image test_image_resize run_fit_image run_mutate_images

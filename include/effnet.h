@@ -2,6 +2,8 @@
  *
  *   file -> effnet_image_read -> effnet_image_fit -> effnet_session_run -> effnet_top_k
  *
+ * Many files go through an effnet_pipeline, which does the first three in threads of its own.
+ *
  * One linear layer alone is in effnet_linear.h. The inside of a network, for measuring and verifying, is in
  * effnet_lab.h.
  *
@@ -197,6 +199,26 @@ const struct effnet_session_info *effnet_session_get_info(const effnet_session *
 int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, float *logits,
                        struct effnet_error *error);
 
+/* A stream of batches, with several under way at once. A session has a few *stages*: memory for a batch's
+ * pixels, [max_batch][crop][crop][3], from which its device reads.
+ *
+ *   effnet_session_stage -> write crops into it, from any thread -> effnet_session_submit
+ *   -> effnet_session_collect, oldest first
+ *
+ * One thread may call stage and submit while another one calls collect. A GPU computes a batch while the next
+ * one's pixels travel; the CPU computes in collect. While a stage is handed out or submitted,
+ * effnet_session_run and the calls of effnet_lab.h are EFFNET_E_USAGE. */
+
+/* *pixels becomes a stage that is free, the caller's until it is submitted or given back; NULL where none is.
+ * EFFNET_E_NOMEM. */
+int effnet_session_stage(effnet_session *session, uint8_t **pixels, struct effnet_error *error);
+/* Starts a pass over the first n images of a stage, 1 to max_batch, and does not wait for it. n = 0 gives the
+ * stage back unused. */
+int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struct effnet_error *error);
+/* Waits for the oldest pass, writes its logits [*n][classes], and its stage is free again. *n = 0: no pass is
+ * under way. A pass that fails is over, too. */
+int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error);
+
 /* Lists the devices of this machine, one call each: name as `--device` takes it, what it is, and the
  * backend and precisions that would run; available false comes with the reason in `detail`. */
 struct effnet_device {
@@ -218,6 +240,76 @@ int effnet_top_k(const float *logits, int classes, int k, struct effnet_class *t
 /* The same for a network with info->multi_label, whose images show any number of classes: each probability is
  * the sigmoid of the class's own logit. */
 int effnet_top_k_multi_label(const float *logits, int classes, int k, struct effnet_class *top);
+
+/* ---------------------------------------------------------------- from files to logits */
+
+/* What is to be classified. */
+struct effnet_item {
+    const char *name; /* a path, or "-" for standard input; with data, for messages only. It is copied */
+    const void *data; /* the encoded image, alive until its result is taken; NULL: the file `name` is read */
+    size_t size_bytes;
+    void *tag; /* the caller's own, comes back with the result */
+};
+
+/* Gives the next item: 1. 0: there are no more. A negative status, with *error set: it cannot go on. Called
+ * by one thread of the pipeline at a time, not always the same one; it may wait. */
+typedef int effnet_source(void *context, struct effnet_item *item, struct effnet_error *error);
+
+struct effnet_pipeline_options {
+    struct effnet_image_options image;
+    int threads;          /* that decode; 0 is as many as the process may use */
+    bool unordered;       /* results as they come; else in the order of the items */
+    uint64_t reserved[8]; /* 0 */
+};
+
+/* effnet_image_defaults, all threads, in order. */
+struct effnet_pipeline_options effnet_pipeline_defaults(void);
+
+struct effnet_result {
+    int64_t index;    /* of the item, from 0, as the source gave them */
+    const char *name; /* the item's */
+    void *tag;
+    int status;                       /* EFFNET_OK, or why the item has no logits: */
+    const struct effnet_error *error; /* set where status is not EFFNET_OK */
+    const float *logits;              /* [classes]; NULL where status is not EFFNET_OK */
+    bool blank_without_alpha;         /* as in struct effnet_image */
+    uint8_t first_pixel[3];           /* of the crop: the colour of all of it then */
+    double read_us, decode_us, fit_us;
+};
+
+/* What was done so far. Times are summed over the threads, in microseconds. */
+struct effnet_pipeline_stats {
+    int64_t items, failed, passes;
+    double read_us, decode_us, fit_us;
+    double seat_wait_us; /* decoded images waited for a place in a batch: the device binds */
+    double device_us;    /* with a pass under way; not summed */
+    int threads;
+};
+
+typedef struct effnet_pipeline effnet_pipeline;
+
+/* Threads read, decode and fit items straight into a session's stages, passes run as these are filled, and
+ * results are handed out. Memory does not grow with the number of items; an item that takes long to read, or
+ * to decode, does not hold up the others until some hundreds of them wait for it to be handed out in order.
+ *
+ * open starts on the first items at once, while the session may still be opened; start gives it to the
+ * pipeline, which alone uses it until the pipeline is closed. The model is the session's. `context` is the
+ * source's. */
+int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline_options *options,
+                         effnet_source *source, void *context, effnet_pipeline **out,
+                         struct effnet_error *error);
+int effnet_pipeline_start(effnet_pipeline *pipeline, effnet_session *session, struct effnet_error *error);
+/* Waits for the next result, which is valid until the next call; *result NULL: that was all. An item that
+ * fails is a result, and no failure here; a source that fails or a device is, after the results before it
+ * where there is an order. */
+int effnet_pipeline_next(effnet_pipeline *pipeline, const struct effnet_result **result,
+                         struct effnet_error *error);
+/* From any thread: no further item is begun, and next says that that was all. */
+void effnet_pipeline_cancel(effnet_pipeline *pipeline);
+void effnet_pipeline_get_stats(effnet_pipeline *pipeline, struct effnet_pipeline_stats *stats);
+/* Cancels and waits for the threads, each until the file that it reads or the source gives it up. Takes
+ * NULL. */
+void effnet_pipeline_close(effnet_pipeline *pipeline);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop

@@ -14,6 +14,10 @@ struct backend_options {
 
 struct backend_state; /* each backend's own */
 
+/* Batches that can be handed out or under way at once: one that is filled while another one waits for its
+ * last image, one that computes and one whose pixels travel. */
+enum { BACKEND_STAGES = 4 };
+
 struct backend {
     const char *name;
 
@@ -44,6 +48,14 @@ struct backend {
     /* As effnet_session_run; any n >= 1, the backend splits it into passes. */
     int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
                struct effnet_error *error);
+
+    /* Stages of its own and passes over them; all three NULL: session.c has stages in ordinary memory, and
+     * calls run. Each stage is allocated at the first call of stage for its index, and stays; [max_batch]
+     * images. start does not wait, finish waits for the pass over that stage; finish may be called by one
+     * thread while another one is in stage or start. Not while run is. */
+    int (*stage)(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error);
+    int (*start)(struct backend_state *state, int index, int n, struct effnet_error *error);
+    int (*finish)(struct backend_state *state, int index, float *logits, struct effnet_error *error);
 
     /* As their namesakes in effnet_lab.h, arguments checked already. */
     int (*run_unit)(struct backend_state *state, int index, int n, const float *const *inputs, float *output,

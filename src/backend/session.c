@@ -1,5 +1,6 @@
 /* Sessions: checks arguments, picks a backend, calls it. */
 #include "backend/backend.h"
+#include "backend/stages.h"
 #include "common/cpu.h"
 #include "common/error.h"
 #include "common/fork.h"
@@ -33,6 +34,7 @@ struct effnet_session {
     const struct backend *backend;
     struct backend_state *state;
     struct effnet_session_info info;
+    struct stages stages;
     int forks; /* effnet_fork_count when it was opened */
     char notice[sizeof((struct effnet_error *)0)->message];
 };
@@ -167,6 +169,9 @@ static int open_device(struct effnet_session *session, const struct backend_choi
         .max_batch = options.max_batch,
     };
     session->backend->describe(session->state, &session->info);
+    const struct effnet_model_info *info = effnet_model_get_info(session->model);
+    effnet_stages_open(&session->stages, session->backend, session->state,
+                       (size_t)options.max_batch * (size_t)info->height * (size_t)info->width * 3);
     return EFFNET_OK;
 }
 
@@ -214,8 +219,8 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
     return cuda_backend->tune(model, &options, visit, context, error);
 }
 
-/* Before a call of the backend's run, run_unit, time or profile. What a session holds for its process,
- * threads and a GPU, is not there in a child. */
+/* Before a call of the backend's. What a session holds for its process, threads and a GPU, is not there in a
+ * child. */
 static int enter(const effnet_session *session, const char *what, struct effnet_error *error)
 {
     if (session->forks != effnet_fork_count())
@@ -223,6 +228,15 @@ static int enter(const effnet_session *session, const char *what, struct effnet_
             error, EFFNET_E_USAGE,
             "%s: the session belongs to the process that this one was forked from: open another", what);
     return session->backend->enter ? session->backend->enter(session->state, error) : EFFNET_OK;
+}
+
+/* The same before a call that wants the session for itself. */
+static int enter_alone(effnet_session *session, const char *what, struct effnet_error *error)
+{
+    if (session->forks == effnet_fork_count() && effnet_stages_busy(&session->stages))
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "%s: the session has stages handed out, or passes under way", what);
+    return enter(session, what, error);
 }
 
 /* After it. */
@@ -235,6 +249,7 @@ static int leave(const effnet_session *session, int status)
 void effnet_session_close(effnet_session *session)
 {
     if (!session) return;
+    effnet_stages_close(&session->stages);
     session->backend->close(session->state);
     free(session);
 }
@@ -249,8 +264,39 @@ int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, fl
 {
     if (!session || !pixels || !logits || n < 1)
         return effnet_fail(error, EFFNET_E_USAGE, "run: a session, pixels, logits and n >= 1 are needed");
-    EFFNET_TRY(enter(session, "run", error));
+    EFFNET_TRY(enter_alone(session, "run", error));
     return leave(session, session->backend->run(session->state, pixels, n, logits, error));
+}
+
+int effnet_session_stage(effnet_session *session, uint8_t **pixels, struct effnet_error *error)
+{
+    if (!session || !pixels)
+        return effnet_fail(error, EFFNET_E_USAGE, "stage: a session and a place for the stage are needed");
+    *pixels = NULL;
+    EFFNET_TRY(enter(session, "stage", error));
+    return leave(session, effnet_stages_take(&session->stages, pixels, error));
+}
+
+int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struct effnet_error *error)
+{
+    if (!session || !pixels)
+        return effnet_fail(error, EFFNET_E_USAGE, "submit: a session and one of its stages are needed");
+    if (n < 0 || n > session->info.max_batch)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "submit: %d images, not from 0 to the session's batch of %d", n,
+                           session->info.max_batch);
+    EFFNET_TRY(enter(session, "submit", error));
+    return leave(session, effnet_stages_submit(&session->stages, pixels, n, error));
+}
+
+int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error)
+{
+    if (!session || !logits || !n)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "collect: a session, logits and a place for their number are needed");
+    *n = 0;
+    EFFNET_TRY(enter(session, "collect", error));
+    return leave(session, effnet_stages_collect(&session->stages, logits, n, error));
 }
 
 int effnet_session_unit_count(const effnet_session *session)
@@ -265,14 +311,13 @@ const struct effnet_unit *effnet_session_unit(const effnet_session *session, int
     return index < 0 ? NULL : session->backend->unit(session->state, index);
 }
 
-/* As enter; n images must fit in one pass. */
-static int enter_pass(const struct effnet_session *session, const char *what, int n,
-                      struct effnet_error *error)
+/* As enter_alone; n images must fit in one pass. */
+static int enter_pass(struct effnet_session *session, const char *what, int n, struct effnet_error *error)
 {
     if (n < 1 || n > session->info.max_batch)
         return effnet_fail(error, EFFNET_E_USAGE, "%s: %d images, not from 1 to the session's batch of %d",
                            what, n, session->info.max_batch);
-    return enter(session, what, error);
+    return enter_alone(session, what, error);
 }
 
 int effnet_session_run_unit(effnet_session *session, int index, int n, const float *const *inputs,

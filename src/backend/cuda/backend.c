@@ -6,6 +6,10 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "backend/cuda/cudnn/conv.h"
+#include "common/thread_pool.h"
+
+/* Past this the memory is the limit. */
+enum { MOST_COPY_THREADS = 8 };
 
 static void close_state(struct backend_state *state)
 {
@@ -13,6 +17,8 @@ static void close_state(struct backend_state *state)
     /* Where CUDA must not be called any more only host memory is freed. */
     const bool abandoned = !state->device.context || cuda_device_enter(&state->device, NULL) != EFFNET_OK;
     for (int i = 0; i < CUDA_SLOTS && !abandoned; i++) cuda_slot_close(&state->slots[i]);
+    for (int i = 0; i < BACKEND_STAGES && !abandoned; i++) cuda_stage_close(&state->stages[i]);
+    effnet_pool_close(state->pool);
     cuda_plan_free(state, abandoned);
     cudnn_context_close(state->network.cudnn, abandoned);
     if (!abandoned) {
@@ -51,7 +57,9 @@ static int open_session(struct backend_state *state, struct effnet_error *error)
     snprintf(state->description, sizeof state->description, "%s%s%s", state->device.properties.name,
              state->network.cudnn ? ", " : "",
              state->network.cudnn ? cudnn_context_name(state->network.cudnn) : "");
-    return cuda_slot_open(state, &state->slots[0], error);
+    EFFNET_TRY(cuda_slot_open(state, &state->slots[0], error));
+    uint8_t *pixels;
+    return cuda_stage(state, 0, &pixels, error);
 }
 
 /* Makes a state and has `open` do its part on the device. On failure *out is NULL. */
@@ -68,6 +76,7 @@ static int open_with(const effnet_model *model, const struct backend_options *op
     if (!state) return effnet_fail_nomem(error, "cuda backend", sizeof *state);
     state->network = (struct cuda_network){
         .model = model, .info = effnet_model_get_info(model), .max_batch = options->max_batch};
+    state->copy_threads = options->threads < MOST_COPY_THREADS ? options->threads : MOST_COPY_THREADS;
     state->cudnn_only = !strcmp(options->plan, "cudnn");
     int status = cuda_device_open(options->device_index, &state->device, error);
     if (status == EFFNET_OK) status = cuda_device_enter(&state->device, error);
@@ -140,6 +149,9 @@ const struct backend backend_cuda = {
     .enter = enter,
     .leave = cuda_device_leave,
     .run = cuda_run,
+    .stage = cuda_stage,
+    .start = cuda_start,
+    .finish = cuda_finish,
     .run_unit = cuda_run_unit,
     .time = cuda_time,
     .profile = cuda_profile,

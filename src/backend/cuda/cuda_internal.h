@@ -18,18 +18,25 @@
 #include "backend/lifetimes.h"
 
 enum {
-    CUDA_SLOTS = 2,   /* passes under way at once: one computes while the next one's pixels travel */
+    CUDA_SLOTS = 2,   /* one computes while the next one's pixels travel */
     CUDA_GRAPHS = 17, /* of 65536 images, a half of them, ... 1 */
 };
 
+/* The device's side of a pass. Passes take the slots in turn. */
 struct cuda_slot {
-    uint8_t *host_pixels, *pixels;       /* pinned and device, [max_batch][crop][crop][3] */
-    float *host_logits, *logits;         /* [max_batch][classes] */
+    uint8_t *pixels;                     /* [max_batch][crop][crop][3] */
+    float *logits;                       /* [max_batch][classes] */
     cudaGraphExec_t graphs[CUDA_GRAPHS]; /* the whole network from `pixels` to `logits`, for max_batch images
                                             and for fewer; NULL from the first that is of one image on */
-    cudaEvent_t uploaded, done;
+    cudaEvent_t uploaded, read;          /* the pixels have arrived; the network has read them */
+};
+
+/* The host's side: pinned memory. */
+struct cuda_stage {
+    uint8_t *pixels; /* [max_batch][crop][crop][3] */
+    float *logits;   /* [max_batch][classes] */
+    cudaEvent_t done;
     int images; /* of the pass under way; 0: none */
-    float *destination;
 };
 
 struct backend_state {
@@ -49,6 +56,10 @@ struct backend_state {
     cudaStream_t stream, copy_stream;
     struct cuda_timer timer;
     struct cuda_slot slots[CUDA_SLOTS];
+    struct cuda_stage stages[BACKEND_STAGES];
+    int passes;        /* begun so far, modulo CUDA_SLOTS */
+    int copy_threads;  /* that bring a caller's pixels into pinned memory; */
+    struct pool *pool; /* these, from the first call on that has many */
 };
 
 /* plan.c */
@@ -77,6 +88,11 @@ int cuda_memory_open(struct backend_state *state, struct effnet_error *error);
 /* Takes one that an earlier try has left half open. */
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
 void cuda_slot_close(struct cuda_slot *slot);
+void cuda_stage_close(struct cuda_stage *stage);
+/* As in struct backend. */
+int cuda_stage(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error);
+int cuda_start(struct backend_state *state, int index, int n, struct effnet_error *error);
+int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
              struct effnet_error *error);
 int cuda_run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,

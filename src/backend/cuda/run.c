@@ -1,4 +1,5 @@
-/* Running a network: units onto a stream, the whole as a CUDA graph, batches through two slots. */
+/* Running a network: units onto a stream, the whole as a CUDA graph, batches from stages through two slots.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +7,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "common/half.h"
+#include "common/thread_pool.h"
 #include "preprocess.h"
 
 /* ---------------------------------------------------------------- units */
@@ -89,10 +91,8 @@ static int enqueue_slot_call(void *context, int call, cudaStream_t stream, struc
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
 {
     cuda_slot_close(slot);
-    CUDA_TRY(cudaMallocHost((void **)&slot->host_pixels, cuda_pixel_bytes(&state->network)), "pinned memory");
-    CUDA_TRY(cudaMallocHost((void **)&slot->host_logits, cuda_logit_bytes(&state->network)), "pinned memory");
     CUDA_TRY(cudaEventCreateWithFlags(&slot->uploaded, cudaEventDisableTiming), "event");
-    CUDA_TRY(cudaEventCreateWithFlags(&slot->done, cudaEventDisableTiming), "event");
+    CUDA_TRY(cudaEventCreateWithFlags(&slot->read, cudaEventDisableTiming), "event");
     /* Once outside a capture: the first run of a kernel loads its code. */
     EFFNET_TRY(enqueue_network(state, slot, state->network.max_batch, state->stream, error));
     CUDA_TRY(cudaStreamSynchronize(state->stream), "first pass");
@@ -108,69 +108,193 @@ void cuda_slot_close(struct cuda_slot *slot)
     for (int i = 0; i < CUDA_GRAPHS; i++)
         if (slot->graphs[i]) cudaGraphExecDestroy(slot->graphs[i]);
     if (slot->uploaded) cudaEventDestroy(slot->uploaded);
-    if (slot->done) cudaEventDestroy(slot->done);
-    cudaFreeHost(slot->host_pixels);
-    cudaFreeHost(slot->host_logits);
+    if (slot->read) cudaEventDestroy(slot->read);
     *slot = (struct cuda_slot){.pixels = slot->pixels, .logits = slot->logits};
 }
 
-/* Waits for the pass in `slot`, if there is one, and hands out its logits. */
-static int finish_pass(const struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error)
+/* ---------------------------------------------------------------- stages and passes */
+
+int cuda_stage(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error)
 {
-    if (!slot->images) return EFFNET_OK;
-    const size_t bytes = (size_t)slot->images * (size_t)state->network.info->classes * sizeof(float);
-    slot->images = 0;
-    CUDA_TRY(cudaEventSynchronize(slot->done), "pass");
-    memcpy(slot->destination, slot->host_logits, bytes);
+    struct cuda_stage *stage = &state->stages[index];
+    *pixels = NULL;
+    if (!stage->done) { /* what an earlier try has left goes first */
+        cuda_stage_close(stage);
+        CUDA_TRY(cudaMallocHost((void **)&stage->pixels, cuda_pixel_bytes(&state->network)), "pinned memory");
+        CUDA_TRY(cudaMallocHost((void **)&stage->logits, cuda_logit_bytes(&state->network)), "pinned memory");
+        CUDA_TRY(cudaEventCreateWithFlags(&stage->done, cudaEventDisableTiming), "event");
+    }
+    *pixels = stage->pixels;
     return EFFNET_OK;
 }
 
-/* Starts a pass over n <= max_batch images. Whatever n is, each unit runs the same configuration, chosen for
- * max_batch images, so that an image's logits are the same bits whatever comes with it; what the unused
- * places hold does not matter. */
-static int start_pass(struct backend_state *state, struct cuda_slot *slot, const uint8_t *pixels, int n,
-                      float *logits, struct effnet_error *error)
+void cuda_stage_close(struct cuda_stage *stage)
 {
-    const size_t image_bytes = (size_t)state->network.info->height * (size_t)state->network.info->width * 3;
-    const size_t logit_bytes = (size_t)n * (size_t)state->network.info->classes * sizeof(float);
-    memcpy(slot->host_pixels, pixels, (size_t)n * image_bytes);
-    CUDA_TRY(cudaMemcpyAsync(slot->pixels, slot->host_pixels, (size_t)n * image_bytes, cudaMemcpyHostToDevice,
-                             state->copy_stream),
+    cudaFreeHost(stage->pixels);
+    cudaFreeHost(stage->logits);
+    if (stage->done) cudaEventDestroy(stage->done);
+    *stage = (struct cuda_stage){0};
+}
+
+/* After a failure: what was begun may still use the stages' memory. */
+static void wait_for_all(struct backend_state *state)
+{
+    cuda_forget_error(cudaStreamSynchronize(state->copy_stream));
+    cuda_forget_error(cudaStreamSynchronize(state->stream));
+}
+
+static size_t image_bytes(const struct backend_state *state)
+{
+    return (size_t)state->network.info->height * (size_t)state->network.info->width * 3;
+}
+
+/* The slot of the next pass, ready for its pixels: those of the pass before it there were read. */
+static int next_slot(struct backend_state *state, struct cuda_slot **slot, struct effnet_error *error)
+{
+    *slot = &state->slots[state->passes];
+    if (!(*slot)->graphs[0]) EFFNET_TRY(cuda_slot_open(state, *slot, error));
+    CUDA_TRY(cudaStreamWaitEvent(state->copy_stream, (*slot)->read, 0), "pixels");
+    state->passes = (state->passes + 1) % CUDA_SLOTS;
+    return EFFNET_OK;
+}
+
+/* Images first .. first + count - 1 of the stage are on their way to the slot. */
+static int upload(struct backend_state *state, struct cuda_slot *slot, const struct cuda_stage *stage,
+                  int first, int count, struct effnet_error *error)
+{
+    const size_t image = image_bytes(state), offset = (size_t)first * image;
+    CUDA_TRY(cudaMemcpyAsync(slot->pixels + offset, stage->pixels + offset, (size_t)count * image,
+                             cudaMemcpyHostToDevice, state->copy_stream),
              "pixels");
+    return EFFNET_OK;
+}
+
+/* What follows the upload of n images: the network, and the logits back to the stage. Whatever n is, each
+ * unit runs the same configuration, chosen for max_batch images, so that an image's logits are the same bits
+ * whatever comes with it; what the unused places hold does not matter. */
+static int compute(struct backend_state *state, struct cuda_slot *slot, struct cuda_stage *stage, int n,
+                   struct effnet_error *error)
+{
+    const size_t logit_bytes = (size_t)n * (size_t)state->network.info->classes * sizeof(float);
     CUDA_TRY(cudaEventRecord(slot->uploaded, state->copy_stream), "pixels");
     CUDA_TRY(cudaStreamWaitEvent(state->stream, slot->uploaded, 0), "pixels");
     CUDA_TRY(cudaGraphLaunch(slot->graphs[choose_graph(state, n)], state->stream), "pass");
-    CUDA_TRY(
-        cudaMemcpyAsync(slot->host_logits, slot->logits, logit_bytes, cudaMemcpyDeviceToHost, state->stream),
-        "logits");
-    CUDA_TRY(cudaEventRecord(slot->done, state->stream), "pass");
-    slot->images = n;
-    slot->destination = logits;
+    CUDA_TRY(cudaEventRecord(slot->read, state->stream), "pass");
+    CUDA_TRY(cudaMemcpyAsync(stage->logits, slot->logits, logit_bytes, cudaMemcpyDeviceToHost, state->stream),
+             "logits");
+    CUDA_TRY(cudaEventRecord(stage->done, state->stream), "pass");
+    stage->images = n;
     return EFFNET_OK;
+}
+
+int cuda_start(struct backend_state *state, int index, int n, struct effnet_error *error)
+{
+    struct cuda_stage *stage = &state->stages[index];
+    struct cuda_slot *slot;
+    int status = next_slot(state, &slot, error);
+    if (!status) status = upload(state, slot, stage, 0, n, error);
+    if (!status) status = compute(state, slot, stage, n, error);
+    if (status) wait_for_all(state);
+    return status;
+}
+
+int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error)
+{
+    struct cuda_stage *stage = &state->stages[index];
+    const size_t count = (size_t)stage->images * (size_t)state->network.info->classes;
+    stage->images = 0;
+    CUDA_TRY(cudaEventSynchronize(stage->done), "pass");
+    memcpy(logits, stage->logits, count * sizeof *logits);
+    return EFFNET_OK;
+}
+
+/* ---------------------------------------------------------------- the caller's own memory */
+
+enum {
+    COPY_TASK_BYTES = 512 << 10, /* a thread's piece */
+    UPLOAD_BYTES = 4 << 20,      /* copied to pinned memory before they go on to the device */
+    HALVED_BYTES = 16 << 20,     /* batches from here on: half of one computes while the rest is copied */
+};
+
+struct copy_job {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t bytes;
+};
+
+static int copy_task(void *context, int worker, int index)
+{
+    const struct copy_job *job = context;
+    const size_t first = (size_t)index * COPY_TASK_BYTES, left = job->bytes - first;
+    (void)worker;
+    memcpy(job->to + first, job->from + first, left < COPY_TASK_BYTES ? left : COPY_TASK_BYTES);
+    return 0;
+}
+
+/* One thread's copy is slower than the bus. */
+static void copy_pixels(struct backend_state *state, uint8_t *to, const uint8_t *from, size_t bytes)
+{
+    struct copy_job job = {to, from, bytes};
+    const int tasks = (int)((bytes + COPY_TASK_BYTES - 1) / COPY_TASK_BYTES);
+    if (tasks > 1 && !state->pool && state->copy_threads > 1) {
+        effnet_pool_open(state->copy_threads, &state->pool, NULL); /* without memory this thread copies */
+    }
+    if (tasks > 1 && state->pool)
+        effnet_pool_run(state->pool, effnet_pool_threads(state->pool), tasks, copy_task, &job);
+    else
+        memcpy(to, from, bytes);
+}
+
+/* Starts a pass over n images from the caller's memory: pieces are copied while the ones before travel. */
+static int start_from(struct backend_state *state, struct cuda_stage *stage, const uint8_t *pixels, int n,
+                      struct effnet_error *error)
+{
+    const size_t image = image_bytes(state);
+    const int piece = UPLOAD_BYTES / image ? (int)(UPLOAD_BYTES / image) : 1;
+    struct cuda_slot *slot;
+    EFFNET_TRY(next_slot(state, &slot, error));
+    for (int first = 0, count; first < n; first += count) {
+        const size_t offset = (size_t)first * image;
+        count = n - first < piece ? n - first : piece;
+        copy_pixels(state, stage->pixels + offset, pixels + offset, (size_t)count * image);
+        EFFNET_TRY(upload(state, slot, stage, first, count, error));
+    }
+    return compute(state, slot, stage, n, error);
+}
+
+/* How many of the n images that are left the next pass takes. */
+static int choose_pass(const struct backend_state *state, int n, bool first)
+{
+    const int most = state->network.max_batch, part = graph_images(state, 1);
+    const bool halves = cuda_pixel_bytes(&state->network) >= HALVED_BYTES;
+    if (halves && n > part && (first || n <= most)) return part;
+    return n < most ? n : most;
 }
 
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
              struct effnet_error *error)
 {
-    const size_t image_bytes = (size_t)state->network.info->height * (size_t)state->network.info->width * 3;
-    int status = EFFNET_OK;
-    for (int first = 0, images, pass = 0; first < n && status == EFFNET_OK; first += images, pass++) {
-        struct cuda_slot *slot = &state->slots[pass % CUDA_SLOTS];
-        images = n - first < state->network.max_batch ? n - first : state->network.max_batch;
-        if (!slot->graphs[0]) status = cuda_slot_open(state, slot, error);
-        if (status == EFFNET_OK) status = finish_pass(state, slot, error);
-        if (status == EFFNET_OK)
-            status = start_pass(state, slot, pixels + (size_t)first * image_bytes, images,
-                                logits + (size_t)first * (size_t)state->network.info->classes, error);
+    const size_t image = image_bytes(state), classes = (size_t)state->network.info->classes;
+    float *destinations[BACKEND_STAGES];
+    int status = EFFNET_OK, index = 0, pass = 0;
+    for (int first = 0, images; first < n && !status; first += images, pass++) {
+        uint8_t *stage_pixels;
+        index = pass % CUDA_SLOTS; /* more would be pinned for nothing */
+        images = choose_pass(state, n - first, first == 0);
+        status = cuda_stage(state, index, &stage_pixels, error);
+        if (!status && state->stages[index].images)
+            status = cuda_finish(state, index, destinations[index], error);
+        destinations[index] = logits + (size_t)first * classes;
+        if (!status)
+            status = start_from(state, &state->stages[index], pixels + (size_t)first * image, images, error);
     }
-    for (int i = 0; i < CUDA_SLOTS; i++) {
-        const int finished = finish_pass(state, &state->slots[i], status == EFFNET_OK ? error : NULL);
-        if (status == EFFNET_OK) status = finished;
+    for (int i = 1; i <= CUDA_SLOTS; i++) { /* the oldest first */
+        index = (pass + i - 1) % CUDA_SLOTS;
+        if (!state->stages[index].images) continue;
+        const int finished = cuda_finish(state, index, destinations[index], status ? NULL : error);
+        if (!status) status = finished;
     }
-    if (status != EFFNET_OK) { /* what was begun may still use the slots' memory */
-        cuda_forget_error(cudaStreamSynchronize(state->copy_stream));
-        cuda_forget_error(cudaStreamSynchronize(state->stream));
-    }
+    if (status) wait_for_all(state);
     return status;
 }
 

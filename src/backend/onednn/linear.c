@@ -219,10 +219,9 @@ __attribute__((destructor)) static void close_idle(void)
 
 static int run_alone(const struct effnet_linear_args *args, struct effnet_error *error)
 {
-    int caller_omp_threads = omp_get_max_threads();
-    omp_set_num_threads(1);
+    int caller_omp_threads = effnet_omp_set_threads(1);
     int status = compute(args, error);
-    omp_set_num_threads(caller_omp_threads);
+    effnet_omp_set_threads(caller_omp_threads);
     return status;
 }
 

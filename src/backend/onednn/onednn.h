@@ -6,7 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/onednn/api.h"
-#include "backend/onednn/pool.h"
+#include "common/thread_pool.h"
 
 /* What the strips of one layer may differ in. */
 struct onednn_shape {

@@ -1,4 +1,4 @@
-/* The CPU backend's threads: each task once, within the number of threads asked for, and failures returned.
+/* The pool's threads: each task once, within the number of threads asked for, and failures returned.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,11 +10,15 @@
 
 #ifdef EFFNET_HAVE_ONEDNN
 
-#include "backend/onednn/pool.h"
+#include "common/thread_pool.h"
 
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
+
+/* Declared here because clang's omp.h lies in a package of its own. */
+extern void omp_set_num_threads(int threads);
+extern int omp_get_max_threads(void);
 
 #define MAX_TASKS   1000
 #define MAX_THREADS 9

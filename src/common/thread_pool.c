@@ -1,4 +1,4 @@
-#include "backend/onednn/pool.h"
+#include "common/thread_pool.h"
 
 #include "common/error.h"
 #include "common/fork.h"
@@ -22,6 +22,10 @@
 #define FIELD_BITS 24
 #define FIELD_MASK ((UINT64_C(1) << FIELD_BITS) - 1)
 
+/* Weak, as most builds and programs have no OpenMP; oneDNN brings it. */
+extern void omp_set_num_threads(int threads) __attribute__((weak));
+extern int omp_get_max_threads(void) __attribute__((weak));
+
 struct pool_worker {
     struct pool *pool;
     pthread_t thread;
@@ -43,6 +47,14 @@ struct pool {
     atomic_bool caller_sleeps, stop;
     struct pool_worker workers[]; /* [0] is the caller's and has no thread */
 };
+
+int effnet_omp_set_threads(int threads)
+{
+    if (!omp_set_num_threads || !omp_get_max_threads) return threads;
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    return before;
+}
 
 static void spin_pause(void)
 {
@@ -121,7 +133,7 @@ static void *worker_main(void *argument)
 {
     struct pool_worker *worker = argument;
     struct pool *pool = worker->pool;
-    omp_set_num_threads(1); /* concerns this thread alone */
+    effnet_omp_set_threads(1); /* concerns this thread alone */
     while (!atomic_load(&pool->stop)) {
         work(pool, worker->number);
         int spins = 0;
@@ -187,12 +199,11 @@ int effnet_pool_threads(const struct pool *pool)
 
 int effnet_pool_run(struct pool *pool, int threads, int tasks, pool_task task, void *context)
 {
-    int caller_omp_threads = omp_get_max_threads();
-    omp_set_num_threads(1);
+    int caller_omp_threads = effnet_omp_set_threads(1);
     atomic_store(&pool->failure, 0);
     if (tasks == 1) { /* nothing to share: the threads need not hear of it */
         int failure = task(context, 0, 0);
-        omp_set_num_threads(caller_omp_threads);
+        effnet_omp_set_threads(caller_omp_threads);
         return failure;
     }
     pool->task = task;
@@ -202,6 +213,6 @@ int effnet_pool_run(struct pool *pool, int threads, int tasks, pool_task task, v
     if (threads > 1 && tasks > 1) wake_sleepers(pool);
     work(pool, 0);
     wait_for_tasks(pool);
-    omp_set_num_threads(caller_omp_threads);
+    effnet_omp_set_threads(caller_omp_threads);
     return atomic_load(&pool->failure);
 }

@@ -2,15 +2,15 @@
  *
  * Tasks are claimed one by one, so a thread that the system holds up delays no more than the task it has in
  * hand, and the caller does all of them if nobody else is awake. */
-#ifndef EFFNET_BACKEND_ONEDNN_POOL_H
-#define EFFNET_BACKEND_ONEDNN_POOL_H
+#ifndef EFFNET_COMMON_THREAD_POOL_H
+#define EFFNET_COMMON_THREAD_POOL_H
 
 #include "effnet.h"
 
 struct pool;
 
-/* Does task `index`. `worker` is the number of the thread that runs it, 0 for the caller of pool_run; no two
- * tasks run at once under one number. Returns 0, or anything else as a failure. */
+/* Does task `index`. `worker` is the number of the thread that runs it, 0 for the caller of effnet_pool_run;
+ * no two tasks run at once under one number. Returns 0, or anything else as a failure. */
 typedef int (*pool_task)(void *context, int worker, int index);
 
 /* Makes a pool of `threads`, the caller included. Where the system refuses some of them the pool has fewer.
@@ -27,8 +27,8 @@ int effnet_pool_threads(const struct pool *pool);
  * one thread at a time. */
 int effnet_pool_run(struct pool *pool, int threads, int tasks, pool_task task, void *context);
 
-/* Two functions of OpenMP, declared here because clang's omp.h lies in a package of its own. */
-void omp_set_num_threads(int threads);
-int omp_get_max_threads(void);
+/* OpenMP's number of threads for the regions that the calling thread starts: sets it and returns what it was.
+ * Where no OpenMP is loaded there is nothing to set. */
+int effnet_omp_set_threads(int threads);
 
 #endif

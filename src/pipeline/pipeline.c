@@ -1,0 +1,312 @@
+#include "pipeline/pipeline.h"
+
+#include "backend/backend.h"
+#include "common/cpu.h"
+#include "common/error.h"
+#include "common/fork.h"
+#include "common/thread.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_THREADS = 1024 };
+
+struct effnet_pipeline_options effnet_pipeline_defaults(void)
+{
+    return (struct effnet_pipeline_options){.image = effnet_image_defaults()};
+}
+
+void effnet_pipeline_wake_all(struct effnet_pipeline *p)
+{
+    pthread_cond_broadcast(&p->record_free);
+    pthread_cond_broadcast(&p->processor_free);
+    pthread_cond_broadcast(&p->seat_free);
+    pthread_cond_broadcast(&p->submitter_wanted);
+    pthread_cond_broadcast(&p->pass_submitted);
+    pthread_cond_broadcast(&p->result_ready);
+}
+
+void effnet_pipeline_fail(struct effnet_pipeline *p, const struct effnet_error *failure)
+{
+    if (!p->failure.status) p->failure = *failure;
+    p->stop = true;
+    effnet_pipeline_wake_all(p);
+}
+
+void effnet_pipeline_finish(struct effnet_pipeline *p, struct record *record)
+{
+    record->result.status = record->error.status;
+    record->state = RECORD_READY;
+    p->stats.items++;
+    p->stats.failed += record->result.status != EFFNET_OK;
+    if (p->options.unordered) {
+        record->next = NULL;
+        *p->last_ready = record;
+        p->last_ready = &record->next;
+    }
+    pthread_cond_signal(&p->result_ready);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static int check_options(struct effnet_pipeline_options *options, struct effnet_error *error)
+{
+    if (options->threads < 0 || options->threads > MOST_THREADS)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: %d threads: from 1 to %d, or 0 for all",
+                           options->threads, MOST_THREADS);
+    EFFNET_TRY(effnet_check_reserved(options->reserved, sizeof options->reserved, "pipeline", error));
+    if (!options->threads) options->threads = effnet_cpu_threads();
+    if (options->threads > MOST_THREADS) options->threads = MOST_THREADS;
+    return EFFNET_OK;
+}
+
+static void add_records(struct effnet_pipeline *p, struct record *records, int count)
+{
+    for (int i = 0; i < count; i++) {
+        records[i].next = p->free_records;
+        p->free_records = &records[i];
+    }
+}
+
+static void init_locks(struct effnet_pipeline *p)
+{
+    pthread_cond_t *const conditions[] = {&p->record_free,      &p->processor_free, &p->seat_free,
+                                          &p->submitter_wanted, &p->pass_submitted, &p->result_ready};
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++)
+        pthread_cond_init(conditions[i], &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_mutex_init(&p->source_lock, NULL);
+}
+
+/* As many workers as the system gives; none is a failure. */
+static int start_workers(struct effnet_pipeline *p, struct effnet_error *error)
+{
+    while (p->worker_count < p->worker_slots &&
+           !effnet_thread_start(&p->workers[p->worker_count], effnet_pipeline_work, p))
+        p->worker_count++;
+    if (p->worker_count) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_NOMEM, "pipeline: the system gives no thread");
+}
+
+int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline_options *from,
+                         effnet_source *source, void *context, effnet_pipeline **out,
+                         struct effnet_error *error)
+{
+    struct effnet_pipeline_options options = from ? *from : effnet_pipeline_defaults();
+    if (!out) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no place to put it");
+    *out = NULL;
+    if (!model || !source) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no model, or no source");
+    EFFNET_TRY(check_options(&options, error));
+    struct effnet_pipeline *p = calloc(1, sizeof *p);
+    if (!p) return effnet_fail_nomem(error, "a pipeline", sizeof *p);
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    p->model = model;
+    p->preprocess = &info->preprocess;
+    p->options = options;
+    p->source = source;
+    p->context = context;
+    p->crop_bytes = (size_t)info->preprocess.crop * (size_t)info->preprocess.crop * 3;
+    p->classes = info->classes;
+    p->forks = effnet_fork_count();
+    p->last_ready = &p->first_ready;
+    p->last_full = &p->full;
+    p->last_submitted = &p->submitted;
+    p->stats.threads = options.threads;
+    p->worker_slots = options.threads + EXTRA_WORKERS;
+    init_locks(p);
+    p->workers = calloc((size_t)p->worker_slots, sizeof *p->workers);
+    p->first_records = calloc((size_t)p->worker_slots, sizeof *p->first_records);
+    int status = EFFNET_OK;
+    if (!p->workers || !p->first_records)
+        status = effnet_fail_nomem(error, "a pipeline", (size_t)p->worker_slots * sizeof *p->first_records);
+    if (!status) {
+        add_records(p, p->first_records, p->worker_slots);
+        status = start_workers(p, error);
+    }
+    if (status)
+        effnet_pipeline_close(p);
+    else
+        *out = p;
+    return status;
+}
+
+/* ---------------------------------------------------------------- starting */
+
+static int count_records(const struct effnet_pipeline *p)
+{
+    int64_t count = BATCHES_OF_RECORDS * (int64_t)p->max_batch;
+    if (count < LEAST_RECORDS) count = LEAST_RECORDS;
+    count += p->worker_slots;
+    return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
+}
+
+/* Memory that depends on the session's batch. */
+static int allocate(struct effnet_pipeline *p, int records, struct effnet_error *error)
+{
+    const size_t batch = (size_t)p->max_batch, logits = (size_t)p->classes * sizeof(float);
+    p->more_records = calloc((size_t)(records - p->worker_slots), sizeof *p->more_records);
+    p->logits = malloc((size_t)records * logits);
+    p->batch_logits = malloc(batch * logits);
+    p->stages = calloc(BACKEND_STAGES, sizeof *p->stages);
+    p->seat_records = calloc(BACKEND_STAGES * batch, sizeof *p->seat_records);
+    if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records) return EFFNET_OK;
+    return effnet_fail_nomem(error, "the pipeline's results", ((size_t)records + batch) * logits);
+}
+
+/* Hands all of it to the workers. */
+static void spread(struct effnet_pipeline *p, effnet_session *session, int records)
+{
+    const int first = p->worker_slots;
+    pthread_mutex_lock(&p->lock);
+    for (int i = 0; i < records; i++) {
+        struct record *record = i < first ? &p->first_records[i] : &p->more_records[i - first];
+        record->logits = p->logits + (size_t)i * (size_t)p->classes;
+    }
+    add_records(p, p->more_records, records - first);
+    for (int i = 0; i < BACKEND_STAGES; i++) {
+        p->stages[i].records = p->seat_records + (size_t)i * (size_t)p->max_batch;
+        p->stages[i].next = p->free_stages;
+        p->free_stages = &p->stages[i];
+    }
+    p->session = session;
+    effnet_pipeline_wake_all(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+int effnet_pipeline_start(effnet_pipeline *p, effnet_session *session, struct effnet_error *error)
+{
+    if (!p || !session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no session");
+    if (p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was started before");
+    p->max_batch = effnet_session_get_info(session)->max_batch;
+    const int records = count_records(p);
+    EFFNET_TRY(allocate(p, records, error));
+    spread(p, session, records);
+    p->submitter_runs = !effnet_thread_start(&p->submitter, effnet_pipeline_submit, p);
+    p->collector_runs = !effnet_thread_start(&p->collector, effnet_pipeline_collect, p);
+    if (p->submitter_runs && p->collector_runs) return EFFNET_OK;
+    effnet_pipeline_cancel(p);
+    return effnet_fail(error, EFFNET_E_NOMEM, "pipeline: the system gives no thread");
+}
+
+/* ---------------------------------------------------------------- results */
+
+/* The record whose result is the next to be handed out; NULL: none is ready. */
+static struct record *take_ready(struct effnet_pipeline *p)
+{
+    struct record *record;
+    if (p->options.unordered) {
+        record = p->first_ready;
+        if (!record) return NULL;
+        p->first_ready = record->next;
+        if (!p->first_ready) p->last_ready = &p->first_ready;
+    } else {
+        record = p->ordered[p->next_out % MOST_RECORDS];
+        if (!record || record->state != RECORD_READY) return NULL;
+        p->ordered[p->next_out % MOST_RECORDS] = NULL;
+        p->next_out++;
+    }
+    p->under_way--;
+    return record;
+}
+
+/* The record before can be used again, and what its result points to. */
+static void take_back(struct effnet_pipeline *p)
+{
+    if (!p->handed_out) return;
+    p->handed_out->state = RECORD_FREE;
+    p->handed_out->next = p->free_records;
+    p->free_records = p->handed_out;
+    p->handed_out = NULL;
+    pthread_cond_signal(&p->record_free);
+}
+
+int effnet_pipeline_next(effnet_pipeline *p, const struct effnet_result **result, struct effnet_error *error)
+{
+    if (!p || !result)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no place for a result");
+    *result = NULL;
+    if (!p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was not started");
+    if (p->forks != effnet_fork_count())
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "pipeline: it belongs to the process that this one was forked from");
+    struct record *record = NULL;
+    pthread_mutex_lock(&p->lock);
+    take_back(p);
+    while (!(record = take_ready(p)) && !p->stop && !(p->source_ended && p->under_way == 0))
+        pthread_cond_wait(&p->result_ready, &p->lock);
+    p->handed_out = record;
+    const struct effnet_error failure = p->failure.status ? p->failure : p->source_failure;
+    pthread_mutex_unlock(&p->lock);
+    if (record) {
+        *result = &record->result;
+        return EFFNET_OK;
+    }
+    return failure.status ? effnet_fail(error, failure.status, "%s", failure.message) : EFFNET_OK;
+}
+
+void effnet_pipeline_get_stats(effnet_pipeline *p, struct effnet_pipeline_stats *stats)
+{
+    pthread_mutex_lock(&p->lock);
+    *stats = p->stats;
+    if (p->in_flight) stats->device_us += effnet_clock_us() - p->device_since_us;
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---------------------------------------------------------------- ending */
+
+void effnet_pipeline_cancel(effnet_pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    effnet_pipeline_wake_all(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Gives every stage back to the session, so that it can be used again. */
+static void return_stages(struct effnet_pipeline *p)
+{
+    int images = 1;
+    while (images && p->batch_logits) /* one that fails is over, too */
+        effnet_session_collect(p->session, p->batch_logits, &images, NULL);
+    for (int i = 0; p->stages && i < BACKEND_STAGES; i++)
+        if (p->stages[i].pixels) effnet_session_submit(p->session, p->stages[i].pixels, 0, NULL);
+}
+
+static void free_memory(struct effnet_pipeline *p)
+{
+    for (int i = 0; p->first_records && i < p->worker_slots; i++) free(p->first_records[i].name);
+    if (p->more_records)
+        for (int i = 0; i < count_records(p) - p->worker_slots; i++) free(p->more_records[i].name);
+    free(p->workers);
+    free(p->first_records);
+    free(p->more_records);
+    free(p->logits);
+    free(p->batch_logits);
+    free(p->stages);
+    free(p->seat_records);
+    free(p);
+}
+
+void effnet_pipeline_close(effnet_pipeline *p)
+{
+    if (!p) return;
+    if (p->forks != effnet_fork_count()) { /* its threads are not here, and its locks as they left them */
+        free_memory(p);
+        return;
+    }
+    effnet_pipeline_cancel(p);
+    for (int i = 0; i < p->worker_count; i++) pthread_join(p->workers[i], NULL);
+    if (p->submitter_runs) pthread_join(p->submitter, NULL);
+    if (p->collector_runs) pthread_join(p->collector, NULL);
+    if (p->session) return_stages(p);
+    pthread_cond_t *const conditions[] = {&p->record_free,      &p->processor_free, &p->seat_free,
+                                          &p->submitter_wanted, &p->pass_submitted, &p->result_ready};
+    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) pthread_cond_destroy(conditions[i]);
+    pthread_mutex_destroy(&p->lock);
+    pthread_mutex_destroy(&p->source_lock);
+    free_memory(p);
+}

@@ -1,0 +1,116 @@
+/* The inside of a pipeline. Its parts, each a file:
+ *
+ *   work.c      worker threads: item -> bytes -> pixels -> a seat in a stage
+ *   passes.c    two threads for the session: one submits stages, the other collects
+ *   pipeline.c  opening, results, closing
+ *
+ * An item goes through a *record*, which later holds its result. A *seat* is a place for one crop in a stage
+ * of the session. Seats are given to images in the order in which they are decoded, not in that of the items:
+ * an image's logits do not depend on its place, and a bad file leaves no hole. Records bring the order back.
+ */
+#ifndef EFFNET_PIPELINE_PIPELINE_H
+#define EFFNET_PIPELINE_PIPELINE_H
+
+#include "effnet.h"
+
+#include <pthread.h>
+
+enum {
+    /* Threads beyond those that decode, so that some may wait for slow files while others go on. */
+    EXTRA_WORKERS = 14,
+    LEAST_RECORDS = 512, /* beside those of a few batches; so many items may wait for an earlier one */
+    MOST_RECORDS = 1 << 16,
+    BATCHES_OF_RECORDS = 5, /* so that all stages can be full, and more images decoded */
+};
+
+enum record_state { RECORD_FREE, RECORD_TAKEN, RECORD_READY };
+
+struct record {
+    enum record_state state;
+    struct effnet_result result;
+    struct effnet_error error;
+    char *name; /* the item's, in memory that the record keeps */
+    size_t name_bytes;
+    const void *data;
+    size_t size_bytes;
+    float *logits;
+    struct record *next; /* in the list of free ones, or of ready ones where there is no order */
+};
+
+/* A batch that is being filled. */
+struct stage {
+    uint8_t *pixels; /* NULL: none */
+    int taken, filled;
+    struct record **records; /* [max_batch], whose image has which seat */
+    struct stage *next;      /* in the list that it is in */
+};
+
+struct effnet_pipeline {
+    const effnet_model *model;
+    const struct effnet_preprocess *preprocess;
+    struct effnet_pipeline_options options;
+    effnet_source *source;
+    void *context;
+    size_t crop_bytes;
+    int classes;
+
+    pthread_mutex_t source_lock; /* around a call of the source */
+
+    pthread_mutex_t lock;            /* guards all that follows */
+    pthread_cond_t record_free;      /* for workers: also when there are no more items */
+    pthread_cond_t processor_free;   /* for workers with bytes to decode */
+    pthread_cond_t seat_free;        /* for workers with a decoded image */
+    pthread_cond_t submitter_wanted; /* a seat is wanted, a stage is full, or nothing decodes */
+    pthread_cond_t pass_submitted;   /* for the collector */
+    pthread_cond_t result_ready;     /* for effnet_pipeline_next */
+    bool stop;                       /* cancelled, or failed */
+    bool source_ended;
+    struct effnet_error source_failure, failure; /* statuses EFFNET_OK: none */
+
+    struct record *free_records, *first_ready, **last_ready;
+    struct record *ordered[MOST_RECORDS]; /* item i's record is [i % MOST_RECORDS] */
+    struct record *handed_out;            /* effnet_pipeline_next's last */
+    int64_t next_in, next_out;            /* index of the next item; of the next result */
+    int64_t under_way;                    /* items that were taken and not handed out */
+
+    int decoding; /* workers that decode, fit, or wait to do so */
+    int running;  /* of these, workers that are allowed to */
+    int seats_wanted;
+
+    effnet_session *session;
+    int max_batch;
+    struct stage *filling;           /* gives seats; NULL: none */
+    struct stage *full, **last_full; /* all seats taken, perhaps not filled yet; the oldest first */
+    struct stage *submitted, **last_submitted;
+    struct stage *free_stages; /* none of the session's */
+    int in_flight;             /* passes submitted and not collected */
+    float *batch_logits;       /* [max_batch][classes], the collector's */
+
+    struct effnet_pipeline_stats stats;
+    double device_since_us; /* when in_flight last became 1 */
+
+    int worker_count, worker_slots;
+    pthread_t *workers, submitter, collector;
+    bool submitter_runs, collector_runs;
+    int forks;                                   /* effnet_fork_count when it was opened */
+    struct record *first_records, *more_records; /* [worker_slots], from the start; the rest */
+    struct stage *stages;                        /* [BACKEND_STAGES] */
+    struct record **seat_records;                /* [BACKEND_STAGES][max_batch] */
+    float *logits;                               /* [records][classes] */
+};
+
+/* work.c: a worker thread's function; the argument is the pipeline. */
+void *effnet_pipeline_work(void *pipeline);
+
+/* passes.c: the threads of the session. */
+void *effnet_pipeline_submit(void *pipeline);
+void *effnet_pipeline_collect(void *pipeline);
+
+/* pipeline.c, all with the lock held. */
+/* The record's result can be handed out. */
+void effnet_pipeline_finish(struct effnet_pipeline *pipeline, struct record *record);
+/* Stops everything; the first failure is what effnet_pipeline_next will return. */
+void effnet_pipeline_fail(struct effnet_pipeline *pipeline, const struct effnet_error *failure);
+void effnet_pipeline_wake_all(struct effnet_pipeline *pipeline);
+
+#endif

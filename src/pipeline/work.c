@@ -1,0 +1,211 @@
+/* The workers. Reading is not counted as work: a thread that waits for a slow disk leaves its processor to
+ * another one. */
+#include "pipeline/pipeline.h"
+
+#include "common/cpu.h"
+#include "common/error.h"
+#include "image/workspace.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Waits for a record that is free, and takes it; NULL: there is nothing more to do. */
+static struct record *take_record(struct effnet_pipeline *p)
+{
+    while (!p->free_records && !p->stop && !p->source_ended) pthread_cond_wait(&p->record_free, &p->lock);
+    if (p->stop || p->source_ended) return NULL;
+    struct record *record = p->free_records;
+    p->free_records = record->next;
+    return record;
+}
+
+static void give_back(struct effnet_pipeline *p, struct record *record)
+{
+    record->state = RECORD_FREE;
+    record->next = p->free_records;
+    p->free_records = record;
+}
+
+static bool keep_name(struct record *record, const char *name)
+{
+    const size_t bytes = strlen(name) + 1;
+    if (bytes > record->name_bytes) {
+        char *room = realloc(record->name, bytes);
+        if (!room) return false;
+        record->name = room;
+        record->name_bytes = bytes;
+    }
+    memcpy(record->name, name, bytes);
+    return true;
+}
+
+/* The item is the record's from now on. Without memory for its name it fails, but is not lost. */
+static void fill_record(struct effnet_pipeline *p, struct record *record, const struct effnet_item *item)
+{
+    const char *name = item->name ? item->name : "";
+    record->state = RECORD_TAKEN;
+    record->error = (struct effnet_error){0};
+    record->data = item->data;
+    record->size_bytes = item->size_bytes;
+    record->result = (struct effnet_result){.index = p->next_in, .tag = item->tag, .error = &record->error};
+    if (!keep_name(record, name)) effnet_fail_nomem(&record->error, "an item's name", strlen(name));
+    record->result.name = record->error.status ? "" : record->name;
+    p->ordered[p->next_in % MOST_RECORDS] = record;
+    p->next_in++;
+    p->under_way++;
+}
+
+/* The next item's record, or NULL: there are no more items. */
+static struct record *take_item(struct effnet_pipeline *p)
+{
+    struct effnet_item item = {0};
+    struct effnet_error error = {0};
+    pthread_mutex_lock(&p->source_lock);
+    pthread_mutex_lock(&p->lock);
+    struct record *record = take_record(p);
+    pthread_mutex_unlock(&p->lock);
+    const int given = record ? p->source(p->context, &item, &error) : 0;
+    pthread_mutex_lock(&p->lock);
+    if (record && given > 0 && !p->stop) {
+        fill_record(p, record, &item);
+    } else if (record) {
+        give_back(p, record);
+        record = NULL;
+        p->source_ended = true;
+        if (given < 0) {
+            p->source_failure = error;
+            p->source_failure.status = given;
+        }
+        effnet_pipeline_wake_all(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->source_lock);
+    return record;
+}
+
+/* Waits for one of the processors that may decode. False: the pipeline stops. */
+static bool begin_work(struct effnet_pipeline *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->decoding++;
+    while (p->running >= p->options.threads && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
+    p->running++;
+    const bool go = !p->stop;
+    pthread_mutex_unlock(&p->lock);
+    return go;
+}
+
+/* Waits for a seat and takes it. NULL: the pipeline stops. */
+static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, struct stage **stage)
+{
+    const double start_us = effnet_clock_us();
+    uint8_t *seat = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (!p->filling && !p->stop) {
+        p->seats_wanted++;
+        pthread_cond_signal(&p->submitter_wanted);
+        pthread_cond_wait(&p->seat_free, &p->lock);
+        p->seats_wanted--;
+    }
+    if (!p->stop) {
+        struct stage *filling = p->filling;
+        seat = filling->pixels + (size_t)filling->taken * p->crop_bytes;
+        filling->records[filling->taken++] = record;
+        *stage = filling;
+        if (filling->taken == p->max_batch) { /* the submitter brings another one */
+            p->filling = NULL;
+            *p->last_full = filling;
+            p->last_full = &filling->next;
+            pthread_cond_signal(&p->submitter_wanted);
+        }
+    }
+    p->stats.seat_wait_us += effnet_clock_us() - start_us;
+    pthread_mutex_unlock(&p->lock);
+    return seat;
+}
+
+/* What a worker has found out about its record; stage NULL: it has no seat. */
+static void end_work(struct effnet_pipeline *p, struct record *record, struct stage *stage, bool worked)
+{
+    const struct effnet_result *result = &record->result;
+    pthread_mutex_lock(&p->lock);
+    p->stats.read_us += result->read_us;
+    p->stats.decode_us += result->decode_us;
+    p->stats.fit_us += result->fit_us;
+    if (worked) {
+        p->decoding--;
+        p->running--;
+        pthread_cond_signal(&p->processor_free);
+    }
+    if (stage)
+        stage->filled++;
+    else
+        effnet_pipeline_finish(p, record);
+    if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
+        pthread_cond_signal(&p->submitter_wanted);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Adds the time since *since_us to *step_us, and restarts it. */
+static void lap(double *since_us, double *step_us)
+{
+    const double now_us = effnet_clock_us();
+    *step_us += now_us - *since_us;
+    *since_us = now_us;
+}
+
+/* From bytes to the crop in a seat. */
+static void decode_and_fit(struct effnet_pipeline *p, struct record *record,
+                           struct image_workspace *workspace)
+{
+    struct stage *stage = NULL;
+    struct effnet_result *result = &record->result;
+    if (begin_work(p)) {
+        double since_us = effnet_clock_us(), waited_us = 0;
+        int status = image_workspace_decode(workspace, record->data, record->size_bytes, record->name,
+                                            &p->options.image, p->preprocess, &record->error);
+        lap(&since_us, &result->decode_us);
+        uint8_t *seat = status ? NULL : take_seat(p, record, &stage);
+        lap(&since_us, &waited_us);
+        if (seat) {
+            result->blank_without_alpha = image_workspace_decoded(workspace).blank_without_alpha;
+            /* A crop that fails has a seat all the same: its pass computes what is there, for nobody. */
+            image_workspace_fit(workspace, p->preprocess, seat, &record->error);
+            memcpy(result->first_pixel, seat, sizeof result->first_pixel);
+            lap(&since_us, &result->fit_us);
+        }
+    }
+    end_work(p, record, stage, true);
+}
+
+static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *workspace)
+{
+    int status = record->error.status;
+    if (!status && !record->data) {
+        double since_us = effnet_clock_us();
+        status = image_workspace_read(workspace, record->name, &p->options.image, &record->error);
+        lap(&since_us, &record->result.read_us);
+    }
+    if (status)
+        end_work(p, record, NULL, false);
+    else
+        decode_and_fit(p, record, workspace);
+}
+
+void *effnet_pipeline_work(void *argument)
+{
+    struct effnet_pipeline *p = argument;
+    struct image_workspace *workspace = image_workspace_open();
+    struct record *record;
+    if (!workspace) {
+        struct effnet_error error;
+        effnet_fail_nomem(&error, "a thread that decodes", 0);
+        pthread_mutex_lock(&p->lock);
+        effnet_pipeline_fail(p, &error);
+        pthread_mutex_unlock(&p->lock);
+        return NULL;
+    }
+    while ((record = take_item(p))) do_item(p, record, workspace);
+    image_workspace_close(workspace);
+    return NULL;
+}
