@@ -94,7 +94,11 @@ int effnet_session_run_unit(effnet_session *session, int index, int n, const flo
  * as n fit.) cold: evict the last-level cache first. */
 int effnet_session_time(effnet_session *session, int n, bool cold, double *elapsed_us,
                         struct effnet_error *error);
-/* The same, unit by unit: unit_us[unit_count]. */
+/* The time that the pixels of n <= max_batch images take from the memory that a GPU reads to the GPU; 0 on
+ * the CPU, which computes from where they are. */
+int effnet_session_time_upload(effnet_session *session, int n, double *elapsed_us,
+                               struct effnet_error *error);
+/* A pass, unit by unit: unit_us[unit_count]. */
 int effnet_session_profile(effnet_session *session, int n, bool cold, double *unit_us,
                            struct effnet_error *error);
 

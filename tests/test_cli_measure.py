@@ -326,6 +326,10 @@ def test_bench_end_to_end(effnet, tiny, images):
     report = run_json(effnet, "bench", "-m", tiny, *QUICK, "-b", "2", "--end-to-end", *images)
     row = report["results"][-1]
     assert (row["measure"], row["images"], row["batch"], row["repetitions"]) == ("end-to-end", 5, 2, 7)
+    assert [r["measure"] for r in report["results"]] == ["compute", "run", "read", "decode", "fit", "end-to-end"]
+    assert all(r["images"] == 5 and r["median_ms"] > 0 for r in report["results"][2:])
+    text = effnet("bench", "-m", tiny, *QUICK, "-b", "1,2", "--end-to-end", *images).stdout
+    assert re.findall(r"^Batch (\d), from files: \w+ binds;", text, re.M) == ["1", "2"]
     done = effnet("bench", "-m", tiny, *QUICK, "--end-to-end", images[0], "missing.png")
     assert done.returncode == NO_INPUT and "missing.png" in done.stderr and "compute" in done.stdout
 

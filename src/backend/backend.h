@@ -62,6 +62,8 @@ struct backend {
                     struct effnet_error *error);
     int (*time)(struct backend_state *state, int n, bool cold, double *elapsed_us,
                 struct effnet_error *error);
+    int (*time_upload)(struct backend_state *state, int n, double *elapsed_us,
+                       struct effnet_error *error); /* NULL: there is none */
     int (*profile)(struct backend_state *state, int n, bool cold, double *unit_us,
                    struct effnet_error *error);
 };

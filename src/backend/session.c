@@ -346,6 +346,18 @@ int effnet_session_time(effnet_session *session, int n, bool cold, double *elaps
     return leave(session, session->backend->time(session->state, n, cold, elapsed_us, error));
 }
 
+int effnet_session_time_upload(effnet_session *session, int n, double *elapsed_us, struct effnet_error *error)
+{
+    if (!session || !elapsed_us)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "time_upload: a session and a place for the time are needed");
+    *elapsed_us = 0;
+    EFFNET_TRY(enter_pass(session, "time_upload", n, error));
+    const struct backend *backend = session->backend;
+    return leave(session, backend->time_upload ? backend->time_upload(session->state, n, elapsed_us, error)
+                                               : EFFNET_OK);
+}
+
 int effnet_session_profile(effnet_session *session, int n, bool cold, double *unit_us,
                            struct effnet_error *error)
 {

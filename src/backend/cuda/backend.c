@@ -154,5 +154,6 @@ const struct backend backend_cuda = {
     .finish = cuda_finish,
     .run_unit = cuda_run_unit,
     .time = cuda_time,
+    .time_upload = cuda_time_upload,
     .profile = cuda_profile,
 };

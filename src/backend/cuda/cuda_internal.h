@@ -98,6 +98,7 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
 int cuda_run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
                   struct effnet_error *error);
 int cuda_time(struct backend_state *state, int n, bool cold, double *elapsed_us, struct effnet_error *error);
+int cuda_time_upload(struct backend_state *state, int n, double *elapsed_us, struct effnet_error *error);
 int cuda_profile(struct backend_state *state, int n, bool cold, double *unit_us, struct effnet_error *error);
 
 #endif

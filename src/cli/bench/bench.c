@@ -114,6 +114,7 @@ static int bench_all(const struct bench_options *options, char *const *paths, in
     int status = setup_open_model(&options->setup, &bench.model);
     for (int i = 0; !status && i < options->batches.count; i++)
         status = bench_batch(&bench, (int)options->batches.values[i]);
+    for (int i = 0; i < bench.note_count; i++) report_note(bench.report, bench.notes[i]);
     int printed = report_close(bench.report); /* what was measured before a failure, too */
     effnet_model_close(bench.model);
     free(bench.reference);

@@ -35,6 +35,8 @@ struct bench_options {
     bool layers, end_to_end;
 };
 
+enum { BENCH_NOTE_SIZE = 160 };
+
 struct bench {
     const struct bench_options *options;
     char *const *paths; /* for end to end */
@@ -43,6 +45,8 @@ struct bench {
     float *reference; /* logits of image 0, or NULL until something is verified */
     double term_rms;  /* theirs: reference_term_rms */
     struct report *report;
+    char notes[INTEGER_LIST_MAX][BENCH_NOTE_SIZE]; /* for the end of the report */
+    int note_count;
 
     /* of the batch at hand */
     effnet_session *session;
