@@ -2,6 +2,7 @@
  *
  *   work.c      worker threads: item -> bytes -> pixels -> a seat in a stage
  *   passes.c    two threads for the session: one submits stages, the other collects
+ *   signals.c   what these tell one another
  *   pipeline.c  opening, results, closing
  *
  * An item goes through a *record*, which later holds its result. A *seat* is a place for one crop in a stage
@@ -106,7 +107,7 @@ void *effnet_pipeline_work(void *pipeline);
 void *effnet_pipeline_submit(void *pipeline);
 void *effnet_pipeline_collect(void *pipeline);
 
-/* pipeline.c, all with the lock held. */
+/* signals.c, all with the lock held. */
 /* The record's result can be handed out. */
 void effnet_pipeline_finish(struct effnet_pipeline *pipeline, struct record *record);
 /* Stops everything; the first failure is what effnet_pipeline_next will return. */

@@ -1,7 +1,7 @@
 /* What sessions on the GPU do to their surroundings, through effnet.h: the calling thread's current device
- * and context and the runtime's last error stay what they were; times are of the images asked for; sessions
- * that are opened side by side choose the same kernels; a child of the process may close a session, run none,
- * and leave.
+ * and context and the runtime's last error stay what they were; times are of the images asked for; a stream
+ * of batches gives the bits of a run; sessions that are opened side by side choose the same kernels; a child
+ * of the process may close a session, run none, and leave.
  * `--small`: without the child and without failures that compute-sanitizer would report. */
 #include <cudaTypedefs.h>
 #include <dlfcn.h>
@@ -198,6 +198,51 @@ static void check_times(const struct subject *s, const char *plan)
     effnet_session_close(session);
 }
 
+/* ---------------------------------------------------------------- a stream of batches */
+
+/* Batches of one image to as many as fit, several under way at once, each from a stage of its own: every
+ * image's logits are the bits of a run. */
+static void check_stream(const struct subject *s, const char *plan)
+{
+    enum { ROUNDS = 60, MOST = 16 };
+    struct {
+        int first, images;
+    } under_way[MOST];
+    effnet_session *session = open_session(s, "cuda", plan, s->max_batch);
+    if (!session) return;
+    const size_t image = s->crop_bytes;
+    float *expected = run(session, s, s->pixels, s->images);
+    float *logits = checked_malloc((size_t)s->max_batch * s->classes * sizeof *logits);
+    struct effnet_error error = {0};
+    int begun = 0, ended = 0, wrong = 0;
+    while (ended < ROUNDS) {
+        uint8_t *pixels = NULL;
+        expect(!effnet_session_stage(session, &pixels, &error), "%s: stage: %s", s->name, error.message);
+        if (pixels && begun < ROUNDS) {
+            const int images = 1 + begun % s->max_batch, first = begun * 7 % (s->images - images + 1);
+            memcpy(pixels, s->pixels + (size_t)first * image, (size_t)images * image);
+            under_way[begun++ % MOST].images = images;
+            under_way[(begun - 1) % MOST].first = first;
+            expect(!effnet_session_submit(session, pixels, images, &error), "%s: submit: %s", s->name,
+                   error.message);
+            continue;
+        }
+        if (pixels) effnet_session_submit(session, pixels, 0, NULL);
+        int images = -1;
+        memset(logits, 0xff, (size_t)s->max_batch * s->classes * sizeof *logits);
+        expect(!effnet_session_collect(session, logits, &images, &error), "%s: collect: %s", s->name,
+               error.message);
+        const int first = under_way[ended % MOST].first;
+        wrong += images != under_way[ended++ % MOST].images ||
+                 memcmp(logits, expected + (size_t)first * s->classes,
+                        (size_t)images * s->classes * sizeof *logits);
+    }
+    expect(!wrong, "%s, plan %s: %d of %d batches of a stream have other logits", s->name, plan, wrong,
+           ROUNDS);
+    free(expected), free(logits);
+    effnet_session_close(session);
+}
+
 /* ---------------------------------------------------------------- side by side */
 
 struct opened {
@@ -324,6 +369,7 @@ int main(int argc, char **argv)
     check_threads_surroundings(&lite, small);
     for (int plan = 0; plan < 2; plan++) {
         check_times(&lite, PLANS[plan]);
+        check_stream(&lite, PLANS[plan]);
         if (!small) check_times(&heads, PLANS[plan]);
     }
     if (!small) check_choices(&heads);

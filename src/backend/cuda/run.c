@@ -213,7 +213,7 @@ int cuda_finish(struct backend_state *state, int index, float *logits, struct ef
 enum {
     COPY_TASK_BYTES = 512 << 10, /* a thread's piece */
     UPLOAD_BYTES = 4 << 20,      /* copied to pinned memory before they go on to the device */
-    HALVED_BYTES = 16 << 20,     /* batches from here on: half of one computes while the rest is copied */
+    CUT_BYTES = 16 << 20,        /* batches from here on: a quarter computes while the rest is copied */
 };
 
 struct copy_job {
@@ -265,9 +265,9 @@ static int start_from(struct backend_state *state, struct cuda_stage *stage, con
 /* How many of the n images that are left the next pass takes. */
 static int choose_pass(const struct backend_state *state, int n, bool first)
 {
-    const int most = state->network.max_batch, part = graph_images(state, 1);
-    const bool halves = cuda_pixel_bytes(&state->network) >= HALVED_BYTES;
-    if (halves && n > part && (first || n <= most)) return part;
+    const int most = state->network.max_batch, part = graph_images(state, 2);
+    const bool cut = cuda_pixel_bytes(&state->network) >= CUT_BYTES;
+    if (cut && n > part && (first || n <= most)) return part;
     return n < most ? n : most;
 }
 
