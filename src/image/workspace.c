@@ -98,6 +98,17 @@ int image_workspace_read(struct image_workspace *workspace, const char *path,
     return EFFNET_OK;
 }
 
+void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to)
+{
+    const struct image_buffer bytes = to->bytes;
+    memcpy(to->name, from->name, sizeof to->name);
+    to->size_bytes = from->size_bytes;
+    to->more = from->more;
+    to->bytes = from->bytes;
+    from->bytes = bytes;
+    from->size_bytes = 0;
+}
+
 static bool is_blank(const struct effnet_image *image)
 {
     size_t size_bytes = (size_t)image->width * (size_t)image->height * 3;

@@ -19,6 +19,10 @@ void image_workspace_close(struct image_workspace *workspace); /* takes NULL */
 int image_workspace_read(struct image_workspace *workspace, const char *path,
                          const struct effnet_image_options *options, struct effnet_error *error);
 
+/* `to` gets the file that `from` has read last, as if it had read it, and `from` the memory that `to` had for
+ * files: so that one thread may read for another. */
+void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to);
+
 /* The pixels of `data`, size_bytes long and called `name` in messages; with `data` NULL, of the file that was
  * read last (`size_bytes` and `name` do not count then). At least those that image_workspace_fit needs with
  * the same `preprocess`; with NULL, all. `data` need not live longer than the call. */

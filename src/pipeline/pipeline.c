@@ -88,9 +88,13 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
     p->worker_slots = options.threads + EXTRA_WORKERS;
     init_locks(p);
     p->workers = calloc((size_t)p->worker_slots, sizeof *p->workers);
+    p->decoders = calloc((size_t)options.threads, sizeof *p->decoders);
     p->first_records = calloc((size_t)p->worker_slots, sizeof *p->first_records);
     int status = EFFNET_OK;
-    if (!p->workers || !p->first_records)
+    while (p->decoders && p->idle_decoders < options.threads &&
+           (p->decoders[p->idle_decoders] = image_workspace_open()))
+        p->idle_decoders++;
+    if (!p->workers || !p->first_records || p->idle_decoders < options.threads)
         status = effnet_fail_nomem(error, "a pipeline", (size_t)p->worker_slots * sizeof *p->first_records);
     if (!status) {
         add_records(p, p->first_records, p->worker_slots);
@@ -250,6 +254,8 @@ static void free_memory(struct effnet_pipeline *p)
     for (int i = 0; p->first_records && i < p->worker_slots; i++) free(p->first_records[i].name);
     if (p->more_records)
         for (int i = 0; i < count_records(p) - p->worker_slots; i++) free(p->more_records[i].name);
+    for (int i = 0; p->decoders && i < p->options.threads; i++) image_workspace_close(p->decoders[i]);
+    free(p->decoders);
     free(p->workers);
     free(p->first_records);
     free(p->more_records);

@@ -13,6 +13,7 @@
 #define EFFNET_PIPELINE_PIPELINE_H
 
 #include "effnet.h"
+#include "image/workspace.h"
 
 #include <pthread.h>
 
@@ -74,8 +75,9 @@ struct effnet_pipeline {
     int64_t next_in, next_out;            /* index of the next item; of the next result */
     int64_t under_way;                    /* items that were taken and not handed out */
 
+    struct image_workspace **decoders; /* [threads], of which the first idle_decoders are free */
+    int idle_decoders;
     int decoding; /* workers that decode, fit, or wait to do so */
-    int running;  /* of these, workers that are allowed to */
     int seats_wanted;
 
     effnet_session *session;

@@ -4,7 +4,6 @@
 
 #include "common/cpu.h"
 #include "common/error.h"
-#include "image/workspace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,16 +82,17 @@ static struct record *take_item(struct effnet_pipeline *p)
     return record;
 }
 
-/* Waits for one of the processors that may decode. False: the pipeline stops. */
-static bool begin_work(struct effnet_pipeline *p)
+/* Waits for what it takes to decode: as many workers have it as may decode at once, so that no more images
+ * than those are in memory. NULL: the pipeline stops. */
+static struct image_workspace *begin_work(struct effnet_pipeline *p)
 {
+    struct image_workspace *decoder = NULL;
     pthread_mutex_lock(&p->lock);
     p->decoding++;
-    while (p->running >= p->options.threads && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
-    p->running++;
-    const bool go = !p->stop;
+    while (!p->idle_decoders && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
+    if (!p->stop) decoder = p->decoders[--p->idle_decoders];
     pthread_mutex_unlock(&p->lock);
-    return go;
+    return decoder;
 }
 
 /* Waits for a seat and takes it. NULL: the pipeline stops. */
@@ -124,25 +124,31 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
     return seat;
 }
 
-/* What a worker has found out about its record; stage NULL: it has no seat. */
-static void end_work(struct effnet_pipeline *p, struct record *record, struct stage *stage, bool worked)
+/* The worker's part is done; stage NULL: its record has no seat, and a failure as its result, or none because the
+ * pipeline stops. */
+static void end_item(struct effnet_pipeline *p, struct record *record, struct stage *stage)
 {
     const struct effnet_result *result = &record->result;
-    pthread_mutex_lock(&p->lock);
     p->stats.read_us += result->read_us;
     p->stats.decode_us += result->decode_us;
     p->stats.fit_us += result->fit_us;
-    if (worked) {
-        p->decoding--;
-        p->running--;
-        pthread_cond_signal(&p->processor_free);
-    }
     if (stage)
         stage->filled++;
-    else
+    else if (record->error.status)
         effnet_pipeline_finish(p, record);
     if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
         pthread_cond_signal(&p->submitter_wanted);
+}
+
+/* After begin_work, whatever that returned. */
+static void end_work(struct effnet_pipeline *p, struct image_workspace *decoder, struct record *record,
+                     struct stage *stage)
+{
+    pthread_mutex_lock(&p->lock);
+    p->decoding--;
+    if (decoder) p->decoders[p->idle_decoders++] = decoder;
+    pthread_cond_signal(&p->processor_free);
+    end_item(p, record, stage);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -154,58 +160,62 @@ static void lap(double *since_us, double *step_us)
     *since_us = now_us;
 }
 
-/* From bytes to the crop in a seat. */
-static void decode_and_fit(struct effnet_pipeline *p, struct record *record,
-                           struct image_workspace *workspace)
+/* From bytes to the crop in a seat. `reader` has the item's, unless they are the caller's. */
+static void decode_and_fit(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
 {
     struct stage *stage = NULL;
     struct effnet_result *result = &record->result;
-    if (begin_work(p)) {
+    struct image_workspace *decoder = begin_work(p);
+    if (decoder) {
         double since_us = effnet_clock_us(), waited_us = 0;
-        int status = image_workspace_decode(workspace, record->data, record->size_bytes, record->name,
-                                            &p->options.image, p->preprocess, &record->error);
+        if (!record->data) image_workspace_hand_over(reader, decoder);
+        const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
+                                                  &p->options.image, p->preprocess, &record->error);
         lap(&since_us, &result->decode_us);
         uint8_t *seat = status ? NULL : take_seat(p, record, &stage);
         lap(&since_us, &waited_us);
         if (seat) {
-            result->blank_without_alpha = image_workspace_decoded(workspace).blank_without_alpha;
+            result->blank_without_alpha = image_workspace_decoded(decoder).blank_without_alpha;
             /* A crop that fails has a seat all the same: its pass computes what is there, for nobody. */
-            image_workspace_fit(workspace, p->preprocess, seat, &record->error);
+            image_workspace_fit(decoder, p->preprocess, seat, &record->error);
             memcpy(result->first_pixel, seat, sizeof result->first_pixel);
             lap(&since_us, &result->fit_us);
         }
     }
-    end_work(p, record, stage, true);
+    end_work(p, decoder, record, stage);
 }
 
-static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *workspace)
+static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
 {
     int status = record->error.status;
     if (!status && !record->data) {
         double since_us = effnet_clock_us();
-        status = image_workspace_read(workspace, record->name, &p->options.image, &record->error);
+        status = image_workspace_read(reader, record->name, &p->options.image, &record->error);
         lap(&since_us, &record->result.read_us);
     }
-    if (status)
-        end_work(p, record, NULL, false);
-    else
-        decode_and_fit(p, record, workspace);
+    if (status) {
+        pthread_mutex_lock(&p->lock);
+        end_item(p, record, NULL);
+        pthread_mutex_unlock(&p->lock);
+    } else {
+        decode_and_fit(p, record, reader);
+    }
 }
 
 void *effnet_pipeline_work(void *argument)
 {
     struct effnet_pipeline *p = argument;
-    struct image_workspace *workspace = image_workspace_open();
+    struct image_workspace *reader = image_workspace_open();
     struct record *record;
-    if (!workspace) {
+    if (!reader) {
         struct effnet_error error;
-        effnet_fail_nomem(&error, "a thread that decodes", 0);
+        effnet_fail_nomem(&error, "a thread that reads", 0);
         pthread_mutex_lock(&p->lock);
         effnet_pipeline_fail(p, &error);
         pthread_mutex_unlock(&p->lock);
         return NULL;
     }
-    while ((record = take_item(p))) do_item(p, record, workspace);
-    image_workspace_close(workspace);
+    while ((record = take_item(p))) do_item(p, record, reader);
+    image_workspace_close(reader);
     return NULL;
 }
