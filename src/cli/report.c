@@ -35,7 +35,7 @@ struct report_format {
     void (*end)(struct report *);
 };
 
-enum { FACTS_MAX = 32 };
+enum { FACTS_MAX = 48 };
 
 struct report {
     const struct report_format *format;
@@ -214,20 +214,25 @@ static void json_end(struct report *report)
 
 /* ---------------------------------------------------------------- csv: facts lead every record */
 
-static void csv_table(struct report *report, const struct table *table)
+/* The facts' keys or values, as the beginning of a record that goes on or as all of it. */
+static void csv_facts(struct report *report, bool keys, bool goes_on)
 {
     for (int f = 0; f < report->fact_count; f++) {
-        text_write_csv(report->out, report->facts[f].key);
-        fputc(',', report->out);
+        const struct fact *fact = &report->facts[f];
+        text_write_csv(report->out, keys ? fact->key : fact->value.text);
+        if (goes_on || f + 1 < report->fact_count) fputc(',', report->out);
     }
+}
+
+static void csv_table(struct report *report, const struct table *table)
+{
+    report->sections = true;
+    csv_facts(report, true, true);
     for (int c = 0; c < table->column_count; c++)
         fprintf(report->out, "%s%s", c ? "," : "", table->columns[c].key);
     fputs("\r\n", report->out);
     for (size_t r = 0; r < row_count(table); r++) {
-        for (int f = 0; f < report->fact_count; f++) {
-            text_write_csv(report->out, report->facts[f].value.text);
-            fputc(',', report->out);
-        }
+        csv_facts(report, false, true);
         for (int c = 0; c < table->column_count; c++) {
             if (c) fputc(',', report->out);
             text_write_csv(report->out, cell_at(table, r, c)->text);
@@ -236,13 +241,23 @@ static void csv_table(struct report *report, const struct table *table)
     }
 }
 
+/* Without a table, the facts are one. */
+static void csv_end(struct report *report)
+{
+    if (report->sections || report->no_memory) return;
+    csv_facts(report, true, false);
+    fputs("\r\n", report->out);
+    csv_facts(report, false, false);
+    fputs("\r\n", report->out);
+}
+
 int report_open(const char *format, FILE *out, struct report **report)
 {
     static const struct report_format formats[] = {
         {"text", text_fact, text_table, text_note, NULL},
         {"markdown", markdown_fact, markdown_table, markdown_note, NULL},
         {"json", json_fact, json_table, NULL, json_end},
-        {"csv", NULL, csv_table, NULL, NULL},
+        {"csv", NULL, csv_table, NULL, csv_end},
     };
     *report = calloc(1, sizeof **report);
     if (!*report) return cli_fail_nomem("the output");

@@ -1,9 +1,11 @@
-/* What info, verify and bench print: facts (a key and a value), then tables, in one of several formats.
+/* What info, verify, bench and evaluate print: facts (a key and a value), then tables, in one of several
+ * formats.
  *
  *   text      facts as lines, tables with aligned columns
  *   markdown  the same as a list and as tables
  *   json      one object: a member a fact, and an array of objects a table
- *   csv       the tables alone; every record begins with the facts, so that it can stand by itself */
+ *   csv       the tables alone; every record begins with the facts, so that it can stand by itself. Where
+ * there is no table, one record of the facts */
 #ifndef EFFNET_CLI_REPORT_H
 #define EFFNET_CLI_REPORT_H
 
