@@ -89,7 +89,7 @@ ALL_LDFLAGS += $(LDFLAGS)
 
 LIB_SOURCES := $(sort $(wildcard src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
 	src/pipeline/*.c src/backend/*.c src/backend/reference/*.c))
-CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c) src/main.c)
+CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c src/cli/evaluate/*.c) src/main.c)
 ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)
@@ -231,7 +231,9 @@ $(BUILD)/obj/%.o: %.cu $(BUILD)/nvcc.flags
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(SUPPORT_OBJECTS) $(BUILD)/objects.a -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/objects.a -lcmocka $(LDLIBS)
+
+$(BUILD)/tests/test_metrics: $(BUILD)/obj/src/cli/evaluate/metrics.o
 
 # The GPU tests run on machines that have little else: no cmocka, and no shared library that they do not use.
 $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/objects.a $(BUILD)/ld.flags
