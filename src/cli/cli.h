@@ -17,6 +17,7 @@ int cmd_classify(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_evaluate(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
 
 /* ---------------------------------------------------------------- status.c */
