@@ -3,6 +3,7 @@
 
     tools/compare_peers.py cpu      onnxruntime and OpenVINO: networks, whole processes, memory
     tools/compare_peers.py gpu      PyTorch, as CUDA graph and compiled: networks
+    tools/compare_peers.py files    Pillow with onnxruntime, OpenVINO or PyTorch, and torchvision's nvJPEG: files
     tools/compare_peers.py linear   PyTorch and cuBLAS: Linear + BatchNorm + GELU + ReLU, classifier heads
 
 All contenders take turns, round after round, so that a slow or a hot spell of the machine meets each of

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import common, cpu, gpu, linear
+from . import common, cpu, files, gpu, linear
 
 
 def numbers(text):
@@ -31,6 +31,15 @@ def parse(arguments):
     on_gpu.add_argument("--plan", action="append", metavar="PLAN", help="effnet's plans (default: auto)")
     on_gpu.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)")
 
+    on_files = commands.add_parser("files", help="Python programs, from files to classes")
+    on_files.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="JPEGs, or folders that hold some")
+    on_files.add_argument("--device", default="cpu", help="effnet's device, cpu or cuda: peers for the same (default cpu)")
+    on_files.add_argument("--threads", type=int, default=0, help="on the CPU (default: all)")
+    on_files.add_argument("--batch", type=numbers, default=[32], metavar="N", help="effnet's batch (default 32)")
+    on_files.add_argument("--peer-batch", type=int, default=32, metavar="N", help="the peers' batch (default 32)")
+    on_files.add_argument("--base", metavar="FOLDER", help="a second build of effnet, to be held against")
+    on_files.add_argument("--decode-gpu", action="store_true", help="effnet with --decode gpu, too")
+
     on_linear = commands.add_parser("linear", help="PyTorch and cuBLAS on single linear layers")
     on_linear.add_argument("--shape", action="append", metavar="M,N,K,EPILOGUE,OUTPUT",
                            help="as in 16384,4096,4096,bn-gelu-relu,fp32; again for more (default: a set)")
@@ -44,7 +53,7 @@ def main():
     os.chdir(root)
     report = common.Report()
     try:
-        {"cpu": cpu, "gpu": gpu, "linear": linear}[options.command].compare(options, report)
+        {"cpu": cpu, "files": files, "gpu": gpu, "linear": linear}[options.command].compare(options, report)
     except common.CannotCompare as error:
         print(f"compare_peers.py: {error}", file=sys.stderr)
         return 1
