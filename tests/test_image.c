@@ -497,6 +497,55 @@ static void orientations(void **state)
     }
 }
 
+/* What a large image took is given back; what a usual one took stays. */
+static void buffers(void **state)
+{
+    (void)state;
+    struct image_buffer buffer = {0};
+    assert_true(image_buffer_reserve(&buffer, 1000));
+    assert_int_equal(buffer.capacity, 1000);
+    const uint8_t *kept = buffer.data;
+    assert_true(image_buffer_reserve(&buffer, 1));
+    assert_ptr_equal(buffer.data, kept);
+    assert_int_equal(buffer.capacity, 1000);
+
+    assert_true(image_buffer_reserve(&buffer, 5 * IMAGE_KEPT_BYTES));
+    assert_true(image_buffer_reserve(&buffer, 2 * IMAGE_KEPT_BYTES));
+    assert_int_equal(buffer.capacity, 5 * IMAGE_KEPT_BYTES);
+    assert_true(image_buffer_reserve(&buffer, IMAGE_KEPT_BYTES));
+    assert_int_equal(buffer.capacity, IMAGE_KEPT_BYTES);
+
+    image_buffer_free(&buffer);
+    assert_null(buffer.data);
+    assert_int_equal(buffer.capacity, 0);
+}
+
+/* Where a window lies when its image is turned: the pixels say the same. */
+static void windows(void **state)
+{
+    (void)state;
+    enum { COLUMNS = 5, ROWS = 3 };
+    const struct image_window stored = {1, 0, 3, 2};
+    for (int orientation = 0; orientation <= 8; orientation++) {
+        uint8_t pixels[COLUMNS * ROWS * 3];
+        for (int i = 0; i < COLUMNS * ROWS; i++) {
+            int x = i % COLUMNS, y = i / COLUMNS;
+            bool inside = x >= stored.left && x < stored.right && y >= stored.top && y < stored.bottom;
+            memset(pixels + (size_t)i * 3, inside, 3);
+        }
+        struct effnet_image image = {.width = COLUMNS, .height = ROWS, .rgb = pixels};
+        struct image_buffer turned = {0};
+        assert_int_equal(image_orient(&image, orientation, &turned, "window", NULL), EFFNET_OK);
+        struct image_window window = image_orient_window(stored, COLUMNS, ROWS, orientation);
+        for (int i = 0; i < COLUMNS * ROWS; i++) {
+            int x = i % image.width, y = i / image.width;
+            bool inside = x >= window.left && x < window.right && y >= window.top && y < window.bottom;
+            assert_int_equal(image.rgb[(size_t)i * 3], inside);
+        }
+        image_buffer_free(&turned);
+    }
+}
+
 static void exif_blocks(void **state)
 {
     (void)state;
@@ -585,8 +634,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_files),    cmocka_unit_test(truncated_files), cmocka_unit_test(broken_files),
-        cmocka_unit_test(hostile_jpegs), cmocka_unit_test(orientations),    cmocka_unit_test(exif_blocks),
-        cmocka_unit_test(xmp_packets),   cmocka_unit_test(bmp_headers),     cmocka_unit_test(files),
+        cmocka_unit_test(hostile_jpegs), cmocka_unit_test(orientations),    cmocka_unit_test(buffers),
+        cmocka_unit_test(windows),       cmocka_unit_test(exif_blocks),     cmocka_unit_test(xmp_packets),
+        cmocka_unit_test(bmp_headers),   cmocka_unit_test(files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

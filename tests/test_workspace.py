@@ -76,9 +76,9 @@ def damaged(data, rng):
     return bytes(data)
 
 
-def test_jpegs(same, jpegs):
+def test_jpegs(has_libjpeg, same, jpegs):
     fitted, refused = same(jpegs, 4000)
-    assert refused == 0 and fitted > 0
+    assert fitted > 0 and (refused == 0 or not has_libjpeg)
 
 
 def test_damaged_jpegs(same, jpegs, tmp_path):

@@ -13,6 +13,9 @@
 #include "image/read.h"
 #include "image/resize.h"
 
+/* No more pixels than these are kept while the next file is read. */
+#define MOST_KEPT_BYTES ((size_t)64 << 20)
+
 struct image_workspace {
     struct image_buffer bytes, pixels, turned;
 
@@ -81,10 +84,21 @@ static struct image_source make_source(struct image_workspace *workspace, const 
                                  .ignore_exif = options->ignore_exif};
 }
 
+/* Before the next image: what was decoded is gone. The largest images leave no memory, which the next may
+ * want for its bytes. */
+static void forget_image(struct image_workspace *workspace)
+{
+    workspace->image = (struct effnet_image){0};
+    workspace->decoded = (struct image_decoded){0};
+    if (workspace->pixels.capacity > MOST_KEPT_BYTES) image_buffer_free(&workspace->pixels);
+    if (workspace->turned.capacity > MOST_KEPT_BYTES) image_buffer_free(&workspace->turned);
+}
+
 int image_workspace_read(struct image_workspace *workspace, const char *path,
                          const struct effnet_image_options *options, struct effnet_error *error)
 {
     if (!options) options = &default_options;
+    forget_image(workspace);
     workspace->size_bytes = 0;
     workspace->more = false;
     /* A path may be as long as the whole message; the reason must fit behind it. */
@@ -152,7 +166,10 @@ int image_find_window(const struct image_source *source, int width, int height, 
 static int turn(struct image_workspace *workspace, struct effnet_image *image, struct image_facts *facts,
                 const struct image_source *source)
 {
-    if (source->ignore_exif || facts->orientation < 2 || facts->orientation > 8) return EFFNET_OK;
+    if (source->ignore_exif || facts->orientation < 2 || facts->orientation > 8) {
+        if (workspace->turned.capacity > IMAGE_KEPT_BYTES) image_buffer_free(&workspace->turned);
+        return EFFNET_OK;
+    }
     if (workspace->bytes.capacity > IMAGE_KEPT_BYTES) {
         image_buffer_free(&workspace->bytes);
         workspace->size_bytes = 0;
@@ -170,9 +187,7 @@ int image_workspace_decode(struct image_workspace *workspace, const void *data, 
                            const char *name, const struct effnet_image_options *options,
                            const struct effnet_preprocess *preprocess, struct effnet_error *error)
 {
-    workspace->image = (struct effnet_image){0};
-    workspace->decoded = (struct image_decoded){0};
-    if (workspace->turned.capacity > IMAGE_KEPT_BYTES) image_buffer_free(&workspace->turned);
+    forget_image(workspace);
     if (!options) options = &default_options;
     char short_name[EFFNET_PATH_TEXT_SIZE];
     effnet_keep_end(short_name, sizeof short_name, data ? name : workspace->name);
@@ -213,6 +228,8 @@ int image_workspace_fit(struct image_workspace *workspace, const struct effnet_p
     size_t stride = (size_t)image->width * 3;
     const uint8_t *in = image->rgb + (size_t)row * stride + (size_t)column * 3;
     int status = image_fit_run(fit, in, stride, &workspace->scratch, crop);
+    if (workspace->scratch.size_bytes > IMAGE_KEPT_BYTES) image_scratch_free(&workspace->scratch);
+    if (fit->memory.size_bytes > IMAGE_KEPT_BYTES) image_fit_free(fit);
     return status ? effnet_fail(error, status, "out of memory while resizing") : EFFNET_OK;
 }
 

@@ -15,7 +15,8 @@ void image_workspace_close(struct image_workspace *workspace); /* takes NULL */
 /* Each step returns a status and writes *error, and after a failure the workspace is as good as new.
  * `options` NULL means the defaults. */
 
-/* As much of the file as its decoder may want. `path` "-" is standard input. */
+/* As much of the file as its decoder may want; what was decoded before is gone. `path` "-" is standard input.
+ */
 int image_workspace_read(struct image_workspace *workspace, const char *path,
                          const struct effnet_image_options *options, struct effnet_error *error);
 
