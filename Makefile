@@ -8,6 +8,7 @@
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
 #   JPEG=0             leave libjpeg-turbo out; stb_image decodes JPEG
+#   WEBP=0             leave libwebp out, and with it WebP
 #   BUILD=folder       build there and not in build; the folder may lie outside of the source
 #   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
 #   NETWORKS=          what `make weights` makes (default: lite1 b1-plain)
@@ -66,6 +67,9 @@ ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
 HAVE_ONEDNN := $(if $(filter 1,$(MSAN)),,$(filter 1,$(ONEDNN)))
 JPEG ?= $(if $(wildcard /usr/include/jpeglib.h /usr/local/include/jpeglib.h),1,0)
 HAVE_JPEG := $(filter 1,$(JPEG))
+# Only the header is wanted: the library is loaded when a file asks for it.
+WEBP ?= $(if $(wildcard /usr/include/webp/decode.h /usr/local/include/webp/decode.h),1,0)
+HAVE_WEBP := $(filter 1,$(WEBP))
 
 # ---------------------------------------------------------------- flags
 
@@ -77,7 +81,7 @@ export PWD := $(CURDIR)
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE $(WARNINGS) -ffile-prefix-map='$(CURDIR)=.' $(CPPFLAGS) $(CFLAGS) \
 	-fopenmp-simd -fPIC -fvisibility=hidden -Iinclude -Isrc -Ikernels -Itests
 ALL_LDFLAGS := -Wl,--as-needed
-LDLIBS := -lpng -lz -lcjson -lm -lpthread
+LDLIBS := -lpng -lz -lcjson -lm -lpthread -ldl
 ifneq ($(SANITIZERS),)
 ALL_CFLAGS += -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer
 ALL_LDFLAGS += -fsanitize=$(SANITIZERS)
@@ -93,6 +97,9 @@ CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c src/cli/evaluate/
 ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)
+endif
+ifeq ($(HAVE_WEBP),1)
+ALL_CFLAGS += -DEFFNET_HAVE_WEBP
 endif
 LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c,%/jpeg_turbo.c),$(LIB_SOURCES))
 # Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
@@ -111,7 +118,7 @@ ALL_CFLAGS += -DEFFNET_HAVE_CUDA -isystem $(CUDA)/include -isystem $(patsubst %/
 LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c src/backend/cuda/cudnn/*.c src/backend/cuda/ops/*.c))
 KERNEL_SOURCES := $(sort $(wildcard kernels/*.cu))
 GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
-LDLIBS += $(CUDART) -ldl -lrt -lstdc++
+LDLIBS += $(CUDART) -lrt -lstdc++
 endif
 
 # By itself nvcc compresses PTX alone: with machine code too the program takes 5 MB in place of 17.
@@ -255,7 +262,7 @@ $(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: F
 
 config: ## say what was found for the build, and what is left out
 	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
-		HAVE_ONEDNN='$(HAVE_ONEDNN)' HAVE_JPEG='$(HAVE_JPEG)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
+		HAVE_ONEDNN='$(HAVE_ONEDNN)' HAVE_JPEG='$(HAVE_JPEG)' HAVE_WEBP='$(HAVE_WEBP)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
 
 # ---------------------------------------------------------------- set-up, demo, weights
 

@@ -70,6 +70,12 @@ def has_libjpeg():
     return "-DEFFNET_HAVE_JPEG" in (BUILD / "cc.flags").read_text()
 
 
+@pytest.fixture(scope="session")
+def has_libwebp():
+    """Whether the program under test was built to read WebP."""
+    return "-DEFFNET_HAVE_WEBP" in (BUILD / "cc.flags").read_text()
+
+
 def weights_file(name):
     path = ROOT / "weights" / name
     assert path.exists(), f"{path} is missing: run `make weights`"

@@ -471,7 +471,7 @@ def heif(*brands):
 
 
 @pytest.mark.parametrize("what,content", [
-    ("a WebP image", b"RIFF\x24\0\0\0WEBPVP8 "), ("an AVIF image", heif(b"avif", b"mif1")),
+    ("an AVIF image", heif(b"avif", b"mif1")),
     ("an AVIF image", heif(b"mif1", b"miaf", b"avif")), ("a HEIC image", heif(b"heic", b"mif1", b"heic")),
     ("a TIFF image", b"II*\0\x08\0\0\0"), ("a TIFF image", b"MM\0*\0\0\0\x08"),
     ("a JPEG 2000 image", b"\0\0\0\x0cjP  \r\n\x87\n"), ("a JPEG 2000 image", b"\xff\x4f\xff\x51\0"),
@@ -502,7 +502,7 @@ def test_unread_formats_are_named(runner, tmp_path, what, content):
         assert (done.returncode, done.stderr.decode()) == (E_DATA, f"{path}: {what}, which is not read\n")
 
 
-@pytest.mark.parametrize("extension", ["webp", "tiff", "ico", "pdf", "jp2", "eps", "dds", "avif"])
+@pytest.mark.parametrize("extension", ["tiff", "ico", "pdf", "jp2", "eps", "dds", "avif"])
 def test_unread_formats_of_pillow(runner, tmp_path, extension):
     path = tmp_path / f"image.{extension}"
     try:
@@ -543,7 +543,7 @@ BMP_HEADER = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 0, 0, 0, 54, 40, 2, 2, 1, 
     (b"P6 100000 100000 255\n", "too large"), (b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2", "too large"),
     (png_header(100000, 100000, 8, 2), "too large"),
     (png_header(12000, 12000, 16, 6), "too large, its rows unpack to 1152012000 bytes, more than the limit of 805306368"),
-    (b"\0\0\2\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\x18\x20", "too large"), (b"RIFF\0\0\0\0WEBP", "a WebP image"),
+    (b"\0\0\2\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\x18\x20", "too large"),
     (b"\0", "not a PNG"),
 ])
 def test_huge_files_are_refused_by_their_start(runner, sanitized, tmp_path, start, reason):

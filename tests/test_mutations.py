@@ -95,8 +95,18 @@ def pnm_files(rng):
             yield header.encode() + body
 
 
+@kind("webp")
+def webp_files(_rng):
+    for options in ({}, {"lossless": True}, {"exif": exif_block(6)}, {"save_all": True, "append_images": [smooth_image(37, 29, 1)]}):
+        for mode in ("RGB", "RGBA"):
+            yield lambda path, mode=mode, options=options: \
+                smooth_image(37, 29).convert(mode).save(path, "WEBP", **options)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_damaged_files(build, tmp_path, name):
+def test_damaged_files(build, has_libwebp, tmp_path, name):
+    if name == "webp" and not has_libwebp:
+        pytest.skip("this build is without libwebp")
     paths = []
     for number, content in enumerate(FILES[name](np.random.default_rng(SEED))):
         paths.append(tmp_path / f"{number}.{name}")

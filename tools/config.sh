@@ -1,6 +1,6 @@
 #!/bin/sh
 # Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
-# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, CUDA_ARCHS and SANITIZERS. Fails when
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, HAVE_WEBP, CUDA_ARCHS and SANITIZERS. Fails when
 # something that effnet cannot do without is missing.
 set -eu
 
@@ -37,11 +37,15 @@ for need in png.h:libpng-dev zlib.h:zlib1g-dev cjson/cJSON.h:libcjson-dev $stb; 
 done
 
 line compiler "$(compiler)${SANITIZERS:+, sanitizers: $SANITIZERS}"
+png="libpng $(macro png.h PNG_LIBPNG_VER_STRING)" left=
 if [ "$HAVE_JPEG" = 1 ]; then
-    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING), libjpeg-turbo $(macro jconfig.h LIBJPEG_TURBO_VERSION)"
+    read="$png, libjpeg-turbo $(macro jconfig.h LIBJPEG_TURBO_VERSION)"
 else
-    line images "libpng $(macro png.h PNG_LIBPNG_VER_STRING) and stb_image; left out: libjpeg-turbo (libjpeg62-turbo-dev)"
+    read="$png and stb_image" left="libjpeg-turbo (libjpeg62-turbo-dev)"
 fi
+# Loaded while effnet runs, so its version here is that of no header.
+if [ "$HAVE_WEBP" = 1 ]; then read="$read, libwebp"; else left="${left:+$left, }libwebp (libwebp-dev)"; fi
+line images "$read${left:+; left out: $left}"
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
 else

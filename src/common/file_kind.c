@@ -26,7 +26,7 @@ static const struct {
     {SIGN("GIF8"), 0, NULL, {"a GIF image", FILE_IMAGE_READ}},
     {SIGN("BM"), 0, NULL, {"a BMP image", FILE_IMAGE_READ}},
     {SIGN("BA"), 0, "BM", {"an OS/2 bitmap array", FILE_IMAGE}},
-    {SIGN("WEBP"), 8, "RIFF", {"a WebP image", FILE_IMAGE}},
+    {SIGN("WEBP"), 8, "RIFF", {"a WebP image", FILE_IMAGE_READ}},
     {SIGN("II*\0"), 0, NULL, {"a TIFF image", FILE_IMAGE}},
     {SIGN("MM\0*"), 0, NULL, {"a TIFF image", FILE_IMAGE}},
     {SIGN("II+\0"), 0, NULL, {"a TIFF image", FILE_IMAGE}},

@@ -142,7 +142,7 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     const struct file_kind kind = effnet_file_kind(source->data, source->size_bytes);
     if (kind.what && kind.group != FILE_IMAGE_READ)
         return image_fail(source, "%s, which is not read", kind.what);
-    return image_fail(source, "not a PNG, JPEG, BMP, GIF, TGA or PNM image");
+    return image_fail(source, "not a PNG, JPEG, BMP, GIF, TGA, PNM or WebP image");
 }
 
 int image_find_window(const struct image_source *source, int width, int height, int orientation,

@@ -1,0 +1,271 @@
+/* WebP through libwebp, whose own conversion to RGB, with fancy upsampling, is what Pillow takes. The
+ * container is read here: of an animation the first frame counts, on a canvas that is transparent black
+ * elsewhere, as in Pillow. A file that is shorter than its RIFF header says is refused as truncated. */
+#include "image/formats/formats.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "image/formats/library.h"
+
+static bool matches(const uint8_t *data, size_t size_bytes)
+{
+    return size_bytes >= 12 && memcmp(data, "RIFF", 4) == 0 && memcmp(data + 8, "WEBP", 4) == 0;
+}
+
+#ifdef EFFNET_HAVE_WEBP
+#include <webp/decode.h>
+
+#define WEBP_FUNCTIONS(F) F(WebPGetFeaturesInternal) F(WebPDecodeRGBInto) F(WebPDecodeRGBAInto)
+
+static struct {
+    WEBP_FUNCTIONS(IMAGE_LIBRARY_POINTER)
+} webp;
+
+static const char *const webp_names[] = {WEBP_FUNCTIONS(IMAGE_LIBRARY_NAME) NULL};
+
+static struct image_library library = {.kind = "a WebP image",
+                                       .name = "libwebp",
+                                       .file = "libwebp.so.7",
+                                       .package = "libwebp7",
+                                       .functions = &webp,
+                                       .names = webp_names,
+                                       .lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* The file, the pixels, and what libwebp keeps beside them. */
+#define MAX_KEPT_BYTES INT64_C(1130000000)
+
+enum { RIFF_HEADER_BYTES = 12, CHUNK_HEADER_BYTES = 8, VP8X_BYTES = 10, FRAME_HEADER_BYTES = 16 };
+
+/* Of VP8X's first byte. */
+enum { FLAG_ANIMATION = 0x02, FLAG_XMP = 0x04, FLAG_EXIF = 0x08, FLAG_ALPHA = 0x10 };
+
+struct part {
+    const uint8_t *data; /* NULL: the file has none */
+    size_t size_bytes;
+};
+
+struct container {
+    struct part pixels; /* what libwebp decodes: a still image's whole file, or the first frame's chunks */
+    struct part exif, xmp;
+    int64_t width, height; /* of the canvas */
+    int64_t left, top;     /* of the frame on it */
+    bool alpha, animated;
+};
+
+static uint32_t get24(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+    return get24(p) | (uint32_t)p[3] << 24;
+}
+
+/* What the RIFF header says the file's size is. */
+static uint64_t riff_bytes(const struct image_source *source)
+{
+    return (uint64_t)get32(source->data + 4) + CHUNK_HEADER_BYTES;
+}
+
+/* Gives the chunk at *at and moves *at behind it; false where no whole one is left. */
+static bool next_chunk(const struct part *file, size_t *at, const uint8_t **name, struct part *chunk)
+{
+    if (file->size_bytes - *at < CHUNK_HEADER_BYTES) return false;
+    *name = file->data + *at;
+    uint32_t size_bytes = get32(*name + 4);
+    *at += CHUNK_HEADER_BYTES;
+    if (size_bytes > file->size_bytes - *at) return false;
+    *chunk = (struct part){file->data + *at, size_bytes};
+    *at += size_bytes;
+    if (size_bytes % 2 && *at < file->size_bytes) ++*at;
+    return true;
+}
+
+static bool is_extended(const struct image_source *source)
+{
+    return source->size_bytes >= RIFF_HEADER_BYTES + CHUNK_HEADER_BYTES + VP8X_BYTES &&
+           memcmp(source->data + RIFF_HEADER_BYTES, "VP8X", 4) == 0;
+}
+
+/* Size and alpha, told by the file's first bytes. */
+static int read_header(const struct image_source *source, struct container *container)
+{
+    if (is_extended(source)) {
+        const uint8_t *header = source->data + RIFF_HEADER_BYTES + CHUNK_HEADER_BYTES;
+        container->animated = header[0] & FLAG_ANIMATION;
+        container->alpha = header[0] & FLAG_ALPHA;
+        container->width = (int64_t)get24(header + 4) + 1;
+        container->height = (int64_t)get24(header + 7) + 1;
+    } else {
+        WebPBitstreamFeatures features;
+        VP8StatusCode status = webp.WebPGetFeaturesInternal(source->data, source->size_bytes, &features,
+                                                            WEBP_DECODER_ABI_VERSION);
+        if (status != VP8_STATUS_OK) return image_fail(source, "bad WebP: its header means nothing");
+        IMAGE_WRITTEN(&features, sizeof features);
+        container->alpha = features.has_alpha;
+        container->width = features.width;
+        container->height = features.height;
+    }
+    return image_check_size(source, container->width, container->height);
+}
+
+/* The first frame of an animation. */
+static void take_frame(struct container *container, const struct part *chunk)
+{
+    if (container->pixels.data || chunk->size_bytes < FRAME_HEADER_BYTES) return;
+    container->left = 2 * (int64_t)get24(chunk->data);
+    container->top = 2 * (int64_t)get24(chunk->data + 3);
+    container->pixels = (struct part){chunk->data + FRAME_HEADER_BYTES,
+                                      chunk->size_bytes - FRAME_HEADER_BYTES};
+}
+
+/* Finds pixels and metadata. As in Pillow, metadata counts only where VP8X announces it, and the first of
+ * each. */
+static int read_container(const struct image_source *source, struct container *container)
+{
+    struct part file = {source->data, source->size_bytes}, chunk;
+    if (source->size_bytes < riff_bytes(source)) return image_fail_truncated(source);
+    file.size_bytes = (size_t)riff_bytes(source);
+    EFFNET_TRY(read_header(source, container));
+    if (!container->animated) container->pixels = file;
+    if (!is_extended(source)) return EFFNET_OK;
+    const uint8_t *name;
+    int flags = source->data[RIFF_HEADER_BYTES + CHUNK_HEADER_BYTES];
+    for (size_t at = RIFF_HEADER_BYTES; next_chunk(&file, &at, &name, &chunk);) {
+        if (container->animated && memcmp(name, "ANMF", 4) == 0)
+            take_frame(container, &chunk);
+        else if (flags & FLAG_EXIF && !container->exif.data && memcmp(name, "EXIF", 4) == 0)
+            container->exif = chunk;
+        else if (flags & FLAG_XMP && !container->xmp.data && memcmp(name, "XMP ", 4) == 0)
+            container->xmp = chunk;
+    }
+    return container->pixels.data ? EFFNET_OK : image_fail(source, "bad WebP: no image in it");
+}
+
+static int read_features(const struct image_source *source, const struct container *container,
+                         WebPBitstreamFeatures *features)
+{
+    VP8StatusCode status = webp.WebPGetFeaturesInternal(container->pixels.data, container->pixels.size_bytes,
+                                                        features, WEBP_DECODER_ABI_VERSION);
+    IMAGE_WRITTEN(features, sizeof *features);
+    bool fits = status == VP8_STATUS_OK && features->width >= 1 && features->height >= 1 &&
+                container->left + features->width <= container->width &&
+                container->top + features->height <= container->height;
+    if (container->animated)
+        return fits ? EFFNET_OK : image_fail(source, "bad WebP: its first frame is damaged");
+    return fits && features->width == container->width && features->height == container->height
+               ? EFFNET_OK
+               : image_fail(source, "bad WebP: its header means nothing");
+}
+
+/* Lossless pixels are four bytes each within libwebp, alpha beside lossy ones takes two; the frame comes out
+ * with three or four. */
+static int check_cost(const struct image_source *source, const struct container *container,
+                      const WebPBitstreamFeatures *features)
+{
+    enum { LOSSLESS = 2 };
+    int64_t pixels = (int64_t)features->width * features->height,
+            canvas = container->width * container->height;
+    bool whole = pixels == canvas;
+    int64_t inside = features->format == LOSSLESS ? 4 : container->alpha ? 2 : 0;
+    int64_t bytes = (int64_t)source->size_bytes + pixels * (inside + (container->alpha ? 4 : 3)) +
+                    (whole ? 0 : 3 * canvas);
+    if (bytes <= MAX_KEPT_BYTES) return EFFNET_OK;
+    return image_fail(source,
+                      "too large, this WebP of %lld x %lld takes %lld MB to decode; the limit is %lld",
+                      (long long)container->width, (long long)container->height, (long long)bytes / 1000000,
+                      (long long)MAX_KEPT_BYTES / 1000000);
+}
+
+/* The frame alone, in RGB8; *out is the frame's size. */
+static int decode_frame(const struct image_source *source, const struct container *container,
+                        const WebPBitstreamFeatures *features, struct effnet_image *out,
+                        struct image_facts *facts)
+{
+    const size_t channels = container->alpha ? 4 : 3, width = (size_t)features->width;
+    const size_t pixels = width * (size_t)features->height, size_bytes = pixels * channels;
+    uint8_t *buffer = malloc(size_bytes);
+    if (!buffer) return effnet_fail_nomem(source->error, source->name, size_bytes);
+    *out = (struct effnet_image){.width = features->width, .height = features->height, .rgb = buffer};
+    int stride = (int)(width * channels);
+    uint8_t *done = container->alpha
+                        ? webp.WebPDecodeRGBAInto(container->pixels.data, container->pixels.size_bytes,
+                                                  buffer, size_bytes, stride)
+                        : webp.WebPDecodeRGBInto(container->pixels.data, container->pixels.size_bytes, buffer,
+                                                 size_bytes, stride);
+    if (!done) return image_fail(source, "bad WebP: its pixels are damaged or do not all come");
+    IMAGE_WRITTEN(buffer, size_bytes);
+    if (!container->alpha) return EFFNET_OK;
+    image_put_rgba(source, facts, buffer, pixels, buffer);
+    uint8_t *rgb = realloc(buffer, pixels * 3);
+    if (rgb) out->rgb = rgb;
+    return EFFNET_OK;
+}
+
+/* Puts the frame on its canvas, which shows the background, or black, around it. */
+static int place_frame(const struct image_source *source, const struct container *container,
+                       struct effnet_image *image, struct image_facts *facts)
+{
+    const bool shows = container->alpha && source->background;
+    struct effnet_image frame = *image;
+    *image = (struct effnet_image){0};
+    int status = image_alloc(source, container->width, container->height, image);
+    for (size_t i = 0; !status && i < (size_t)image->width * (size_t)image->height; i++)
+        memcpy(image->rgb + 3 * i, shows ? source->background : (const uint8_t[3]){0}, 3);
+    for (int64_t y = 0; !status && y < frame.height; y++)
+        memcpy(image->rgb + ((container->top + y) * container->width + container->left) * 3,
+               frame.rgb + y * frame.width * 3, (size_t)frame.width * 3);
+    if (container->alpha) image_note_alpha(facts, 0);
+    effnet_image_free(&frame);
+    return status;
+}
+
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
+{
+    struct container container = {0};
+    WebPBitstreamFeatures features;
+    EFFNET_TRY(image_library_load(&library, source));
+    EFFNET_TRY(read_container(source, &container));
+    EFFNET_TRY(read_features(source, &container, &features));
+    EFFNET_TRY(check_cost(source, &container, &features));
+    if (container.exif.data)
+        facts->orientation = image_exif_orientation(container.exif.data, container.exif.size_bytes);
+    if (!facts->orientation && container.xmp.data)
+        facts->orientation = image_xmp_orientation(container.xmp.data, container.xmp.size_bytes);
+    EFFNET_TRY(decode_frame(source, &container, &features, out, facts));
+    bool whole = out->width == container.width && out->height == container.height;
+    return whole ? EFFNET_OK : place_frame(source, &container, out, facts);
+}
+
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
+{
+    struct container container = {0};
+    EFFNET_TRY(image_library_load(&library, start));
+    *extent_bytes = riff_bytes(start);
+    return read_header(start, &container);
+}
+
+const struct image_format image_format_webp = {"WebP", matches, decode, extent};
+
+#else
+
+static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
+{
+    (void)out;
+    (void)facts;
+    return image_fail_left_out(source, "a WebP image", "libwebp");
+}
+
+/* Nothing more of the file is wanted. */
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
+{
+    *extent_bytes = start->size_bytes;
+    return EFFNET_OK;
+}
+
+const struct image_format image_format_webp = {"WebP", matches, decode, extent};
+
+#endif

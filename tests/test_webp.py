@@ -1,0 +1,125 @@
+"""WebP, through libwebp where the build has it. The reference is Pillow, which brings a libwebp of its own."""
+
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixels import E_DATA, SEED, assert_same, exif_block, pillow_rgb, smooth_image
+
+
+@pytest.fixture(autouse=True)
+def needs_libwebp(has_libwebp):
+    if not has_libwebp:
+        pytest.skip("this build is without libwebp")
+
+
+def riff(*chunks):
+    body = b"WEBP" + b"".join(name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+                              for name, data in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def chunks_of(data):
+    """[(name, content)] of a WebP file."""
+    found, at = [], 12
+    while at < len(data):
+        size, = struct.unpack_from("<I", data, at + 4)
+        found.append((data[at:at + 4], data[at + 8:at + 8 + size]))
+        at += 8 + size + size % 2
+    return found
+
+
+def with_alpha(image, seed=SEED):
+    rng = np.random.default_rng(seed)
+    image = image.convert("RGBA")
+    image.putalpha(Image.fromarray(rng.integers(0, 256, (image.height, image.width), dtype=np.uint8)))
+    return image
+
+
+@pytest.mark.parametrize("options", [
+    {"quality": 80}, {"quality": 5}, {"quality": 100, "method": 0}, {"lossless": True}, {"lossless": True, "quality": 100},
+    {"lossless": True, "exact": True}], ids=str)
+@pytest.mark.parametrize("alpha", [False, True], ids=["opaque", "alpha"])
+def test_pixels_are_pillows(decode, tmp_path, options, alpha):
+    path = tmp_path / "image.webp"
+    for width, height in [(1, 1), (2, 3), (17, 16), (61, 37), (200, 151), (500, 375)]:
+        image = smooth_image(width, height, width)
+        (with_alpha(image) if alpha else image).save(path, **options)
+        assert_same(decode(path), pillow_rgb(path))
+
+
+def test_palettes(decode, tmp_path):
+    """Few colours, which a lossless file packs several to a byte."""
+    path = tmp_path / "image.webp"
+    for colours in (2, 4, 16, 200):
+        smooth_image(77, 31, colours).quantize(colours).convert("RGB").save(path, lossless=True)
+        assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
+def test_background(decode, tmp_path, lossless):
+    path = tmp_path / "image.webp"
+    with_alpha(smooth_image(61, 37)).save(path, lossless=lossless, exact=True)
+    with Image.open(path) as image:
+        expected = Image.alpha_composite(Image.new("RGBA", image.size, (12, 130, 201, 255)), image).convert("RGB")
+    assert_same(decode(path, "--background", "0c82c9"), expected)
+
+
+@pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
+def test_animation(decode, tmp_path, lossless):
+    path = tmp_path / "image.webp"
+    first, second = (smooth_image(50, 40, seed) for seed in (1, 2))
+    first.save(path, save_all=True, append_images=[second], lossless=lossless, duration=50)
+    assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("alpha", [0, 0x10], ids=["opaque", "alpha"])
+def test_frame_on_a_larger_canvas(decode, tmp_path, alpha):
+    still = tmp_path / "still.webp"
+    smooth_image(20, 12).save(still)
+    frame = struct.pack("<I", 6 // 2)[:3] + struct.pack("<I", 4 // 2)[:3] + b"\x13\0\0" + b"\x0b\0\0" + b"\x32\0\0\0"
+    content, = (data for name, data in chunks_of(still.read_bytes()) if name == b"VP8 ")
+    content += b"\0" * (len(content) % 2)
+    frame += b"VP8 " + struct.pack("<I", len(content)) + content
+    path = tmp_path / "image.webp"
+    path.write_bytes(riff((b"VP8X", bytes([2 | alpha, 0, 0, 0]) + b"\x31\0\0" + b"\x27\0\0"), (b"ANIM", bytes(6)),
+                          (b"ANMF", frame)))
+    assert_same(decode(path), pillow_rgb(path))
+    over = decode(path, "--background", "ffffff")
+    assert over[0, 0].tolist() == [255 if alpha else 0] * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(decode, tmp_path, orientation):
+    """EXIF's; XMP's where EXIF is silent; neither where VP8X does not announce it."""
+    path = tmp_path / "image.webp"
+    smooth_image(41, 27).save(path, exif=b"Exif\0\0" + exif_block(orientation))
+    assert_same(decode(path), pillow_rgb(path))
+    chunks = chunks_of(path.read_bytes())
+    chunks[0] = (b"VP8X", bytes([0]) + chunks[0][1][1:])
+    path.write_bytes(riff(*chunks))
+    assert_same(decode(path), pillow_rgb(path))
+    smooth_image(41, 27).save(path, xmp=b'<x tiff:Orientation="%d"/>' % orientation)
+    assert_same(decode(path), pillow_rgb(path))
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": exif_block(6)}], ids=["lossy", "lossless", "extended"])
+def test_cut_files_are_truncated(runner, tmp_path, options):
+    whole = tmp_path / "whole.webp"
+    smooth_image(61, 37).save(whole, **options)
+    data = whole.read_bytes()
+    for length in (12, 16, 25, 30, len(data) // 2, len(data) - 2):
+        path = tmp_path / f"{length}.webp"
+        path.write_bytes(data[:length])
+        done = runner("decode", path)
+        assert done.returncode == E_DATA and b"truncated" in done.stderr, (length, done.stderr)
+
+
+def test_size_is_checked_first(runner, tmp_path):
+    """A canvas of 2^48 pixels in 30 bytes."""
+    path = tmp_path / "image.webp"
+    path.write_bytes(riff((b"VP8X", b"\x10\0\0\0" + b"\xff" * 6)))
+    done = runner("decode", path)
+    assert done.returncode == E_DATA and b"too large" in done.stderr
