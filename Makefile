@@ -160,7 +160,7 @@ ifeq ($(TSAN),1)
 TEST_PROGRAMS := $(filter %/test_threads %/test_thread_pool %/test_linear %/test_cpu_share,$(TEST_PROGRAMS))
 PYTHON_TESTS := tests/test_cli_classify.py
 endif
-IMAGE_TESTS := test_image test_image_resize run_fit_image run_mutate_images
+IMAGE_TESTS := test_image test_image_resize test_resize_kernels run_fit_image run_mutate_images
 GPU_TEST_PROGRAMS := $(GPU_TEST_SOURCES:%.c=$(BUILD)/%)
 RUNNER_PROGRAMS := $(TEST_RUNNERS:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(TEST_SUPPORT:%.c=$(BUILD)/obj/%.o)

@@ -22,28 +22,12 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/error.h"
 #include "image/image.h"
+#include "image/resize_kernels.h"
 
-enum {
-    WEIGHT_BITS = 22,
-    ROUND_HALF = 1 << (WEIGHT_BITS - 1),
-    STRIP_ROWS = 16,              /* rows that go through the pass along the rows together */
-    STRIP_PIXEL = STRIP_ROWS * 3, /* bytes of one of their columns */
-    BLOCK = STRIP_PIXEL,          /* bytes that are summed at a time; the sums stay in registers */
-    MAX_SHORT_SIDE = 1 << 16,
-};
-
-/* The same loops for newer processors, picked when the program starts. Integer sums do not depend on the
- * vectors' length. The thread sanitizer would instrument the choice, which runs before it is ready itself. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) &&             \
-    !defined(__SANITIZE_THREAD__)
-#define FOR_EVERY_CPU __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_EVERY_CPU
-#endif
+enum { MAX_SHORT_SIDE = 1 << 16 };
 
 struct filter {
     double radius;
@@ -93,7 +77,7 @@ static int compute_weights(int in, int64_t resized, int64_t i, const struct filt
 
 static int32_t to_fixed(double weight)
 {
-    double scaled = weight * (1 << WEIGHT_BITS);
+    double scaled = weight * (1 << RESIZE_WEIGHT_BITS);
     return (int32_t)(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
 }
 
@@ -129,96 +113,53 @@ static void axis_fill(struct image_axis *axis, int in, int64_t resized, int64_t 
     axis->weights = fixed;
 }
 
-static inline uint8_t clip(int32_t sum)
+/* ---------------------------------------------------------------- for the kernels */
+
+/* Units that an output may touch, wherever its first input lies in the first of them. */
+static int most_units(const struct image_axis *axis, int unit)
 {
-    sum >>= WEIGHT_BITS;
-    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+    return (axis->taps + 2 * unit - 2) / unit;
 }
 
-/* The weighted sum of `count` rows of `width` bytes (at most BLOCK), each `stride` bytes after the one
- * before. */
-static inline __attribute__((always_inline)) void
-blend_block(const int32_t *weights, int count, const uint8_t *rows, size_t stride, int width, uint8_t *out)
+/* int32_t values of a pass. */
+static size_t pass_values(const struct image_axis *axis, const struct resize_kernels *kernels)
 {
-    int32_t sum[BLOCK];
-    for (int x = 0; x < width; x++) sum[x] = ROUND_HALF;
-    for (int j = 0; j < count; j++) {
-        const uint8_t *row = rows + (size_t)j * stride;
-        for (int x = 0; x < width; x++) sum[x] += weights[j] * row[x];
-    }
-    for (int x = 0; x < width; x++) out[x] = clip(sum[x]);
+    size_t units = (size_t)most_units(axis, kernels->unit);
+    return (size_t)axis->outputs * (2 + units * (size_t)kernels->packed_values);
 }
 
-/* One output of the pass down the columns: from rows of `columns` bytes, `stride` apart, to one of them. */
-FOR_EVERY_CPU
-static void blend_rows(const struct image_axis *down, int output, const uint8_t *rows, size_t stride,
-                       size_t columns, uint8_t *out)
+/* The axis in units; `tables` has room for pass_values. */
+static struct resize_pass pass_make(const struct image_axis *axis, const struct resize_kernels *kernels,
+                                    int32_t *tables)
 {
-    const int32_t *weights = down->weights + (size_t)output * (size_t)down->taps;
-    int count = down->count[output];
-    const uint8_t *from = rows + (size_t)down->start[output] * stride;
-    size_t x = 0;
-    for (; columns - x >= BLOCK; x += BLOCK) blend_block(weights, count, from + x, stride, BLOCK, out + x);
-    if (x < columns) blend_block(weights, count, from + x, stride, (int)(columns - x), out + x);
-}
-
-/* All outputs of the pass along the rows, for a strip: in [inputs][3][STRIP_ROWS] -> out
- * [outputs][3][STRIP_ROWS]. A column of a strip is what a row is to the other pass. */
-FOR_EVERY_CPU
-static void blend_columns(const struct image_axis *across, const uint8_t *in, uint8_t *out)
-{
-    for (int i = 0; i < across->outputs; i++)
-        blend_block(across->weights + (size_t)i * (size_t)across->taps, across->count[i],
-                    in + (size_t)across->start[i] * STRIP_PIXEL, STRIP_PIXEL, BLOCK,
-                    out + (size_t)i * STRIP_PIXEL);
-}
-
-/* out[x][r] = in[r][x] for `columns` x and `rows` (at most STRIP_ROWS) r; strides in bytes. */
-FOR_EVERY_CPU
-static void transpose(const uint8_t *restrict in, size_t in_stride, size_t columns, int rows,
-                      uint8_t *restrict out, size_t out_stride)
-{
-    if (rows == STRIP_ROWS) { /* the usual case, with a fixed count for the compiler's sake */
-        for (size_t x = 0; x < columns; x++)
-            for (int r = 0; r < STRIP_ROWS; r++)
-                out[x * out_stride + (size_t)r] = in[(size_t)r * in_stride + x];
-    } else {
-        for (size_t x = 0; x < columns; x++)
-            for (int r = 0; r < rows; r++) out[x * out_stride + (size_t)r] = in[(size_t)r * in_stride + x];
-    }
-}
-
-/* The pass along the rows: in, `rows` rows that begin with pixel across->first and are `stride` bytes
- * apart -> out [rows][outputs][3]. `strips` has room for strips_bytes. */
-static void resize_rows(const struct image_axis *across, const uint8_t *in, size_t stride, int rows,
-                        uint8_t *strips, uint8_t *out)
-{
-    size_t in_bytes = (size_t)(across->end - across->first) * 3, out_bytes = (size_t)across->outputs * 3;
-    uint8_t *strip = strips, *resized = strips + in_bytes * STRIP_ROWS;
-    for (int y = 0; y < rows; y += STRIP_ROWS) {
-        int count = rows - y < STRIP_ROWS ? rows - y : STRIP_ROWS;
-        if (count < STRIP_ROWS) memset(strip, 0, in_bytes * STRIP_ROWS);
-        transpose(in + (size_t)y * stride, stride, in_bytes, count, strip, STRIP_ROWS);
-        blend_columns(across, strip, resized);
-        uint8_t *to = out + (size_t)y * out_bytes;
-        for (size_t x = 0; x < out_bytes; x += STRIP_ROWS) {
-            int width = out_bytes - x < STRIP_ROWS ? (int)(out_bytes - x) : STRIP_ROWS;
-            transpose(resized + x * STRIP_ROWS, STRIP_ROWS, (size_t)count, width, to + x, out_bytes);
+    const int unit = kernels->unit, values = kernels->packed_values;
+    int32_t *first = tables, *count = first + axis->outputs, *packed = count + axis->outputs;
+    const struct resize_pass pass = {axis->outputs, most_units(axis, unit) * values, first, count, packed};
+    for (int i = 0; i < axis->outputs; i++) {
+        const int32_t *weights = axis->weights + (size_t)i * (size_t)axis->taps;
+        int32_t *to = packed + (size_t)i * (size_t)pass.stride;
+        int begin = axis->start[i] / unit, end = (axis->start[i] + axis->count[i] + unit - 1) / unit;
+        for (int j = 0; j < end - begin; j++) {
+            int32_t one[RESIZE_MOST_UNIT] = {0};
+            for (int k = 0; k < unit; k++) {
+                int at = (begin + j) * unit + k - axis->start[i];
+                if (at >= 0 && at < axis->count[i]) one[k] = weights[at];
+            }
+            kernels->pack(one, to + (size_t)j * (size_t)values);
         }
+        first[i] = begin;
+        count[i] = end - begin;
     }
+    return pass;
 }
 
-static size_t strips_bytes(const struct image_axis *across)
-{
-    return ((size_t)(across->end - across->first) + (size_t)across->outputs) * STRIP_PIXEL;
-}
-
-/* At least `bytes` of scratch; NULL without memory. */
-static uint8_t *scratch_reserve(struct image_scratch *scratch, size_t bytes)
+/* At least `bytes`, aligned for the kernels; NULL without memory. */
+void *image_scratch_reserve(struct image_scratch *scratch, size_t bytes)
 {
     if (scratch->size_bytes >= bytes) return scratch->memory;
     image_scratch_free(scratch);
-    scratch->memory = malloc(bytes);
+    bytes = resize_align(bytes);
+    scratch->memory = aligned_alloc(RESIZE_ALIGN, bytes);
     if (scratch->memory) scratch->size_bytes = bytes;
     return scratch->memory;
 }
@@ -229,28 +170,7 @@ void image_scratch_free(struct image_scratch *scratch)
     *scratch = (struct image_scratch){0};
 }
 
-int image_fit_run(const struct image_fit *fit, const uint8_t *in, size_t stride,
-                  struct image_scratch *scratch, uint8_t *crop)
-{
-    const struct image_axis *across = &fit->across, *down = &fit->down;
-    size_t in_bytes = (size_t)(across->end - across->first) * 3, crop_bytes = (size_t)across->outputs * 3;
-    int rows = down->end - down->first;
-    size_t middle_bytes = fit->columns_first ? (size_t)down->outputs * in_bytes : (size_t)rows * crop_bytes;
-    uint8_t *middle = scratch_reserve(scratch, middle_bytes + strips_bytes(across));
-    if (!middle) return EFFNET_E_NOMEM;
-    uint8_t *strips = middle + middle_bytes;
-    if (fit->columns_first) {
-        for (int y = 0; y < down->outputs; y++)
-            blend_rows(down, y, in, stride, in_bytes, middle + (size_t)y * in_bytes);
-        resize_rows(across, middle, in_bytes, down->outputs, strips, crop);
-    } else {
-        resize_rows(across, in, stride, rows, strips, middle);
-        for (int y = 0; y < down->outputs; y++)
-            blend_rows(down, y, middle, crop_bytes, crop_bytes, crop + (size_t)y * crop_bytes);
-    }
-    return EFFNET_OK;
-}
-
+/* ---------------------------------------------------------------- the whole */
 /* What the whole image is resized to, and where the crop lies in that. */
 struct placing {
     int64_t width, height, left, top;
@@ -307,11 +227,14 @@ int image_fit_remake(struct image_fit *fit, int width, int height, const struct 
     struct image_axis across = {.outputs = p->crop, .taps = count_taps(width, to.width, filter)};
     struct image_axis down = {.outputs = p->crop, .taps = count_taps(height, to.height, filter)};
 
+    if (!fit->kernels) fit->kernels = resize_best_kernels();
     size_t across_values = axis_values(across.outputs, across.taps);
-    size_t table_bytes = (across_values + axis_values(down.outputs, down.taps)) * sizeof(int32_t);
-    size_t weights_at = (table_bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+    size_t table_values = across_values + axis_values(down.outputs, down.taps);
+    size_t across_packed = pass_values(&across, fit->kernels);
+    size_t all_values = table_values + across_packed + pass_values(&down, fit->kernels);
+    size_t weights_at = resize_align(all_values * sizeof(int32_t));
     size_t taps = (size_t)(across.taps > down.taps ? across.taps : down.taps);
-    uint8_t *memory = scratch_reserve(&fit->memory, weights_at + taps * sizeof(double));
+    uint8_t *memory = image_scratch_reserve(&fit->memory, weights_at + taps * sizeof(double));
     if (!memory) return effnet_fail_nomem(error, "resizing", weights_at + taps * sizeof(double));
     fit->tables = (int32_t *)(void *)memory;
     double *weights = (double *)(void *)(memory + weights_at);
@@ -319,7 +242,9 @@ int image_fit_remake(struct image_fit *fit, int width, int height, const struct 
     axis_fill(&down, height, to.height, to.top, filter, fit->tables + across_values, weights);
     fit->across = across;
     fit->down = down;
-    fit->table_bytes = table_bytes;
+    fit->table_bytes = table_values * sizeof(int32_t);
+    fit->across_pass = pass_make(&across, fit->kernels, fit->tables + table_values);
+    fit->down_pass = pass_make(&down, fit->kernels, fit->tables + table_values + across_packed);
     fit->columns_first = height > to.height && height - to.height > 2 * (width - to.width);
     fit->width = width;
     fit->height = height;

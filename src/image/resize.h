@@ -3,6 +3,7 @@
 #define EFFNET_IMAGE_RESIZE_H
 
 #include "effnet.h"
+#include "image/resize_kernels.h"
 
 /* One pass. Output i = clip((2^21 + sum_j weights[i][j] * input[first + start[i] + j]) >> 22), j < count[i],
  * clipped to 0..255; the sums fit 32 bits. start and start + count never fall from one output to the next. */
@@ -22,7 +23,8 @@ struct image_scratch {
     size_t size_bytes;
 };
 
-void image_scratch_free(struct image_scratch *scratch); /* {0} again */
+void *image_scratch_reserve(struct image_scratch *scratch, size_t bytes); /* lost: what was in it */
+void image_scratch_free(struct image_scratch *scratch);                   /* {0} again */
 
 /* From rows of `width` pixels to a crop, in two passes with 8 bits between them. {0}: made for nothing yet.
  */
@@ -34,6 +36,8 @@ struct image_fit {
     int width, height, short_side, crop; /* what the tables were made for */
     enum effnet_interpolation interpolation;
     enum effnet_resize resize;
+    const struct resize_kernels *kernels;      /* that run it; NULL before the first use means the fastest */
+    struct resize_pass across_pass, down_pass; /* the axes, as these kernels take them */
     struct image_scratch memory;
 };
 
