@@ -72,7 +72,7 @@ def test_version(effnet, root):
     (["classify", "-Z", "x"], "unknown option '-Z'"),
     (["classify", "--t", "x"], "ambiguous option '--t'"),
     (["classify", "x", "-k"], "-k/--topk needs an argument"),
-    (["classify", "--timing=yes", "x"], "--timing takes no argument"),
+    (["classify", "--stats=yes", "x"], "--stats takes no argument"),
     (["classify", "--format", "xml", "x"], "text|json|csv"),
     (["classify", "--format", "", "x"], "text|json|csv"),
     (["classify", "--precision", "fp8", "x"], "fp32|bf16|fp16"),

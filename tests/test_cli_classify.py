@@ -276,15 +276,22 @@ def test_long_names(classify, tmp_path):
 # ---------------------------------------------------------------- standard error and terminals
 
 
-def test_timing(classify, images):
-    done = classify("--timing", *images)
-    assert done.returncode == 0 and done.stdout == classify(*images).stdout
-    rows = dict(re.findall(r"^  ([a-z ]+?) +(\d+\.\d\d)", done.stderr, flags=re.M))
-    names = ["start", "load model", "open session", "wait", "run", "print", "other", "total", "decode", "fit"]
-    assert list(rows) == names
+def test_stats(classify, images, tmp_path):
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"no image")
+    done = classify("--stats", *images, junk)
+    assert done.returncode == DATA and done.stdout == classify(*images).stdout
+    assert "\nstats: 13 files, 1 failed, 0 skipped\n" in done.stderr
+    rows = dict(re.findall(r"^  ([a-z][a-z ]*?) +(\d+\.\d\d)(?:$|  )", done.stderr, flags=re.M))
+    names = ["start", "load model", "open session", "wait", "print", "other", "total"]
+    assert list(rows) == [*names, "compute", "read", "decode", "fit", "wait for seat"]
     values = {name: float(value) for name, value in rows.items()}
-    assert sum(values[n] for n in names[:7]) == pytest.approx(values["total"], abs=0.1)
-    assert values["run"] > 0 and values["decode"] > 0
+    assert sum(values[n] for n in names[:6]) == pytest.approx(values["total"], abs=0.1)
+    assert values["compute"] > 0 and values["decode"] > 0
+    slowest = re.findall(r"^ +(\d+\.\d\d) +(\d+\.\d\d) +(\d+\.\d\d)  (.*)$", done.stderr, flags=re.M)
+    times = [sum(map(float, row[:3])) for row in slowest]
+    assert len(slowest) == 5 and times == pytest.approx(sorted(times, reverse=True), abs=0.03)
+    assert {row[3] for row in slowest} <= {str(p) for p in [*images, junk]}
 
 
 def run_on_terminal(build, arguments, stdout, stderr, **environment):
@@ -327,7 +334,7 @@ def test_colour_on_a_terminal_only(build, tiny, images):
 def test_progress_on_a_terminal_only(build, tiny, images):
     command = ["classify", "-m", tiny, "--format", "json", "--device", "reference", *images]
     shown, results = run_on_terminal(build, command, False, True, TERM="xterm")
-    assert "\rclassify 12 of 12\x1b[K" in shown and shown.endswith("\r\x1b[K")
+    assert re.search(r"\rclassify 12 of 12, \d+ images/s\x1b\[K", shown) and shown.endswith("\r\x1b[K")
     assert len(parse_json(results)) == 12
     assert run_on_terminal(build, [*command, "-q"], False, True, TERM="xterm")[0] == ""
     both, _ = run_on_terminal(build, command, True, True, TERM="xterm")

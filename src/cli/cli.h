@@ -55,6 +55,14 @@ struct style style_for(FILE *stream);
 /* A line on standard error that overwrites itself, while standard error is a terminal and standard output
  * is not; else nothing. cli_fail and cli_notice clear it. */
 void progress_show(const char *what, int64_t done, int64_t total);
+/* The same with images a second and, where it is known how much is left, the time that will take. */
+struct pace {
+    double start_us;           /* by effnet_clock_us */
+    int64_t done, done_before; /* images so far; those of them that were done at the start */
+    int64_t total;             /* below 0: not known */
+    double part, part_before;  /* what part of all that is, from 0 to 1; below 0: not known */
+};
+void progress_show_rate(const char *what, const struct pace *pace);
 void progress_clear(void);
 
 /* ---------------------------------------------------------------- setup.c */

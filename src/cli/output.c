@@ -4,14 +4,92 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int fail(const char *path, int reason)
+static int fail(const char *name, int reason)
 {
-    return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, reason ? strerror(reason) : "cannot be written");
+    return cli_fail(EFFNET_E_OUTPUT, "%s: %s", name, reason ? strerror(reason) : "cannot be written");
+}
+
+int output_name(struct output *output, const char *name)
+{
+    struct stat status;
+    *output = (struct output){.name = name};
+    if (!name) {
+        output->file = stdout;
+        output->name = "standard output";
+        return EFFNET_OK;
+    }
+    if (!stat(name, &status)) {
+        if (S_ISDIR(status.st_mode)) return fail(name, EISDIR);
+        if (!S_ISREG(status.st_mode)) {
+            output->file = fopen(name, "we");
+            return output->file ? EFFNET_OK : fail(name, errno);
+        }
+        output->mode = status.st_mode & 07777;
+        output->final = realpath(name, NULL); /* a link stays, and what it leads to is replaced */
+    } else {
+        output->final = strdup(name);
+    }
+    if (!output->final || asprintf(&output->partial, "%s.partial", output->final) < 0) {
+        output->partial = NULL;
+        return cli_fail_nomem("an output's name");
+    }
+    return EFFNET_OK;
+}
+
+int output_open(struct output *output, bool ours, int64_t keep_bytes)
+{
+    struct stat status;
+    int fd = open(output->partial, O_RDWR | O_CREAT | O_CLOEXEC | (ours ? 0 : O_EXCL), 0666);
+    if (fd < 0 && errno == EEXIST)
+        return cli_fail(EFFNET_E_OUTPUT, "%s: is in the way: left by a run that broke off? Move or remove it",
+                        output->partial);
+    if (fd < 0) return fail(output->partial, errno);
+    if (fstat(fd, &status) || ftruncate(fd, status.st_size < keep_bytes ? status.st_size : keep_bytes) ||
+        lseek(fd, 0, SEEK_END) < 0 || (output->mode && fchmod(fd, output->mode)) ||
+        !(output->file = fdopen(fd, "r+"))) {
+        int reason = errno;
+        close(fd);
+        return fail(output->partial, reason);
+    }
+    if (fseeko(output->file, 0, SEEK_END)) return fail(output->partial, errno);
+    if (status.st_size < keep_bytes && ours && keep_bytes)
+        return cli_fail(EFFNET_E_OUTPUT,
+                        "%s: has lost what it held when the run broke off; to begin anew, "
+                        "remove it and its .resume file",
+                        output->partial);
+    return EFFNET_OK;
+}
+
+int output_check(struct output *output)
+{
+    if (output->file == stdout) return cli_check_output();
+    if (!ferror(output->file)) return EFFNET_OK;
+    if (output->reported) return EFFNET_E_OUTPUT;
+    output->reported = true;
+    return fail(output->name, errno);
+}
+
+int output_flush(struct output *output)
+{
+    if (output->file == stdout) return cli_flush_output();
+    const bool failed = ferror(output->file);
+    if (!fflush(output->file) && !failed) return EFFNET_OK;
+    if (output->reported) return EFFNET_E_OUTPUT;
+    output->reported = true;
+    return fail(output->name, errno);
+}
+
+int output_sync(struct output *output)
+{
+    EFFNET_TRY(output_flush(output));
+    if (!output->final || !fsync(fileno(output->file))) return EFFNET_OK;
+    return fail(output->name, errno);
 }
 
 /* The folder that a file of this path is in, with its slash; the caller's. NULL where memory is short. */
@@ -21,79 +99,62 @@ static char *folder_of(const char *path)
     return slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
 }
 
-/* Whether the path is there and no regular file. */
-static bool is_special(const char *path)
+/* A new name is safe once its folder is. Some file systems cannot do this, and lose nothing by it. */
+static void sync_folder(const char *path)
 {
-    struct stat info;
-    return !stat(path, &info) && !S_ISREG(info.st_mode);
+    char *folder = folder_of(path);
+    int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    free(folder);
+    if (fd < 0) return;
+    (void)fsync(fd);
+    close(fd);
 }
 
-int output_check(const char *path)
+int output_rename(const struct output *output)
+{
+    if (!output->final) return EFFNET_OK;
+    if (rename(output->partial, output->final) && errno != ENOENT) return fail(output->name, errno);
+    sync_folder(output->final);
+    return EFFNET_OK;
+}
+
+void output_close(struct output *output, bool keep)
+{
+    if (output->file && output->file != stdout) {
+        fclose(output->file);
+        if (output->partial && !keep) unlink(output->partial);
+    }
+    free(output->final);
+    free(output->partial);
+    *output = (struct output){0};
+}
+
+int output_check_place(const char *name)
 {
     struct stat info;
-    if (!stat(path, &info) && S_ISDIR(info.st_mode)) return fail(path, EISDIR);
-    if (is_special(path)) return EFFNET_OK;
-    char *folder = folder_of(path);
-    const int status = !folder                              ? cli_fail_nomem(path)
-                       : access(folder, F_OK | W_OK | X_OK) ? fail(path, errno)
+    const bool there = !stat(name, &info);
+    if (there && S_ISDIR(info.st_mode)) return fail(name, EISDIR);
+    if (there && !S_ISREG(info.st_mode)) return EFFNET_OK;
+    char *folder = folder_of(name);
+    const int status = !folder                              ? cli_fail_nomem(name)
+                       : access(folder, F_OK | W_OK | X_OK) ? fail(name, errno)
                                                             : EFFNET_OK;
     free(folder);
     return status;
 }
 
-/* Makes the temporary file, which may be read by whoever the umask lets. */
-static int open_temporary(struct output *out)
+int output_begin(struct output *output, const char *name)
 {
-    const mode_t mask = umask(0);
-    umask(mask);
-    if (asprintf(&out->temporary, "%s.XXXXXX", out->path) < 0) {
-        out->temporary = NULL;
-        return cli_fail_nomem(out->path);
-    }
-    const int fd = mkostemp(out->temporary, O_CLOEXEC);
-    const int reason = errno;
-    if (fd < 0) {
-        free(out->temporary);
-        out->temporary = NULL;
-        return fail(out->path, reason);
-    }
-    fchmod(fd, 0666 & ~mask);
-    out->file = fdopen(fd, "w");
-    if (out->file) return EFFNET_OK;
-    close(fd);
-    return cli_fail_nomem(out->path);
+    int status = output_name(output, name);
+    if (!status && output->partial) status = output_open(output, false, 0);
+    if (status) output_close(output, false);
+    return status;
 }
 
-int output_open(const char *path, struct output *out)
+int output_end(struct output *output, int status)
 {
-    int status = EFFNET_OK;
-    *out = (struct output){0};
-    if (is_special(path)) {
-        out->path = strdup(path);
-        if (!out->path) return cli_fail_nomem(path);
-        out->file = fopen(path, "we");
-        if (!out->file) status = fail(path, errno);
-    } else {
-        out->path = realpath(path, NULL); /* a link stays, and what it points to is replaced */
-        if (!out->path) out->path = strdup(path);
-        status = out->path ? open_temporary(out) : cli_fail_nomem(path);
-    }
-    return status ? output_close(out, status) : EFFNET_OK;
-}
-
-int output_close(struct output *output, int status)
-{
-    errno = 0;
-    if (output->file) {
-        const bool failed = ferror(output->file) != 0;
-        const bool closed = fclose(output->file) == 0;
-        if (!status && (failed || !closed)) status = fail(output->path, errno);
-    }
-    if (!status && output->temporary && rename(output->temporary, output->path))
-        status = fail(output->path, errno);
-    if (status && output->temporary) unlink(output->temporary);
-    free(output->temporary);
-    free(output->path);
-    memset(output, 0, sizeof *output);
+    if (!status) status = output_sync(output);
+    if (!status) status = output_rename(output);
+    output_close(output, status == EFFNET_OK); /* what was renamed is not to be removed */
     return status;
 }

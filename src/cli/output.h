@@ -1,21 +1,44 @@
-/* Files of results: written under another name and then renamed, so that a file of the name that was asked
- * for is whole or is the one from before. Functions report their own failures, as EFFNET_E_OUTPUT. */
+/* A file of results. It has a name of its own, NAME.partial, until it is whole: then it is synchronised with
+ * the disk and takes the place of NAME. What is no regular file (a terminal, a pipe, /dev/null) is written
+ * straight. */
 #ifndef EFFNET_CLI_OUTPUT_H
 #define EFFNET_CLI_OUTPUT_H
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 struct output {
-    FILE *file;
-    char *path,
-        *temporary; /* NULL: `path` is no regular file (a device, a pipe), and is written to as it is */
+    FILE *file;       /* NULL: there is none */
+    const char *name; /* as the user gave it, for messages */
+    char *final;      /* NULL: written straight */
+    char *partial;
+    unsigned mode; /* of the file that is replaced, or 0 */
+    bool reported;
 };
 
-/* Before long work: whether a file could be made there. */
-int output_check(const char *path);
-int output_open(const char *path, struct output *out);
-/* Closes the file and gives it its name; or, where something was not written or `status` is a failure, takes
- * it away. Returns status, or its own failure. */
-int output_close(struct output *output, int status);
+/* Fills in the names and opens nothing but what is written straight; name NULL is standard output. All that
+ * follow report their failures, by EFFNET_E_OUTPUT. */
+int output_name(struct output *output, const char *name);
+/* Opens the partial file. `ours`: one that is there is left by an earlier run of effnet; its first
+ * `keep_bytes` stay and what follows goes. Else none may be there. */
+int output_open(struct output *output, bool ours, int64_t keep_bytes);
+/* Right after printing, while errno still tells the reason: whether a write has failed. */
+int output_check(struct output *output);
+int output_flush(struct output *output);
+/* What is in the partial file becomes safe on disk; */
+int output_sync(struct output *output);
+/* then it takes its final name. One that is not there any more has taken it before. */
+int output_rename(const struct output *output);
+/* Closes the file, and removes the partial one unless it is to be kept. Takes zeroed structs. */
+void output_close(struct output *output, bool keep);
+
+/* For what is written in one go. Before long work: whether a file could be made there; */
+int output_check_place(const char *name);
+/* output_name and output_open; */
+int output_begin(struct output *output, const char *name);
+/* and the file takes its name or, where something was not written or `status` is a failure, is removed. Returns
+ * status, or its own failure. */
+int output_end(struct output *output, int status);
 
 #endif

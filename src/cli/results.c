@@ -7,9 +7,10 @@
 #include <string.h>
 
 /* Nine digits bring every float back unchanged. */
-static const char *probability_text(float probability, char text[32])
+static const char *score_text(const struct result *result, int i, char text[32])
 {
-    snprintf(text, 32, "%.9g", (double)probability);
+    const struct effnet_class *class = &result->top[i];
+    snprintf(text, 32, "%.9g", (double)(result->logits ? class->logit : class->probability));
     return text;
 }
 
@@ -25,8 +26,11 @@ static int text_print(FILE *out, const struct result *result)
     for (int i = 0; i < result->count; i++) {
         const struct effnet_class *class = &result->top[i];
         struct effnet_label label = effnet_model_label(result->model, class->index);
-        fprintf(out, "%s%4d  %6.2f %%  ", i == 0 ? style.good : "", i + 1,
-                100.0 * (double)class->probability);
+        fprintf(out, "%s%4d  ", i == 0 ? style.good : "", i + 1);
+        if (result->logits)
+            fprintf(out, "%9.4f  ", (double)class->logit);
+        else
+            fprintf(out, "%6.2f %%  ", 100.0 * (double)class->probability);
         text_write_printable(out, label.name);
         fputs(i == 0 ? style.reset : "", out);
         if (*label.id) {
@@ -55,10 +59,11 @@ static bool json_add_filename(cJSON *object, const char *filename)
     return ok;
 }
 
-static bool json_add_class(cJSON *classes, const effnet_model *model, const struct effnet_class *class)
+static bool json_add_class(cJSON *classes, const struct result *result, int i)
 {
-    struct effnet_label label = effnet_model_label(model, class->index);
-    char probability[32];
+    const struct effnet_class *class = &result->top[i];
+    struct effnet_label label = effnet_model_label(result->model, class->index);
+    char score[32];
     cJSON *object = cJSON_CreateObject();
     if (!object || !cJSON_AddItemToArray(classes, object)) {
         cJSON_Delete(object);
@@ -66,7 +71,7 @@ static bool json_add_class(cJSON *classes, const effnet_model *model, const stru
     }
     return cJSON_AddNumberToObject(object, "index", class->index) &&
            json_add_text(object, "label", label.name, NULL) && json_add_text(object, "id", label.id, NULL) &&
-           json_add_number(object, "probability", probability_text(class->probability, probability));
+           json_add_number(object, result->logits ? "logit" : "probability", score_text(result, i, score));
 }
 
 static int json_print(FILE *out, const struct result *result)
@@ -75,8 +80,7 @@ static int json_print(FILE *out, const struct result *result)
     bool ok = object && json_add_filename(object, result->filename);
     cJSON *classes = ok ? cJSON_AddArrayToObject(object, "classes") : NULL;
     ok = classes != NULL;
-    for (int i = 0; ok && i < result->count; i++)
-        ok = json_add_class(classes, result->model, &result->top[i]);
+    for (int i = 0; ok && i < result->count; i++) ok = json_add_class(classes, result, i);
     char *line = ok ? cJSON_PrintUnformatted(object) : NULL;
     cJSON_Delete(object);
     if (!line) return cli_fail_nomem("the output");
@@ -88,10 +92,11 @@ static int json_print(FILE *out, const struct result *result)
 /* ---------------------------------------------------------------- csv, as in RFC 4180 */
 
 /* All records have as many fields: those of classes that an image does not get are empty. */
-static void csv_begin(FILE *out, int most)
+static void csv_begin(FILE *out, int most, bool logits)
 {
     fputs("filename", out);
-    for (int i = 0; i < most; i++) fprintf(out, ",index_%d,label_%d,prob_%d", i, i, i);
+    for (int i = 0; i < most; i++)
+        fprintf(out, ",index_%d,label_%d,%s_%d", i, i, logits ? "logit" : "prob", i);
     fputs("\r\n", out);
 }
 
@@ -99,10 +104,10 @@ static int csv_print(FILE *out, const struct result *result)
 {
     text_write_csv(out, result->filename);
     for (int i = 0; i < result->count; i++) {
-        char probability[32];
+        char score[32];
         fprintf(out, ",%d,", result->top[i].index);
         text_write_csv(out, effnet_model_label(result->model, result->top[i].index).name);
-        fprintf(out, ",%s", probability_text(result->top[i].probability, probability));
+        fprintf(out, ",%s", score_text(result, i, score));
     }
     for (int i = result->count; i < result->most; i++) fputs(",,,", out);
     fputs("\r\n", out);

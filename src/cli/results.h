@@ -12,12 +12,14 @@ struct result {
     int count, most;                /* classes; and how many an image of this run has at most */
     const struct effnet_class *top; /* best first */
     double threshold;               /* where there are none: all are below it */
+    bool logits;                    /* are printed, and not probabilities */
 };
 
 struct result_format {
     const char *name;
-    /* Before the first result, or NULL; at most `most` classes an image will follow. */
-    void (*begin)(FILE *out, int most);
+    /* Before the first result, or NULL; at most `most` classes an image will follow, with probabilities or
+     * logits. */
+    void (*begin)(FILE *out, int most, bool logits);
     /* EFFNET_OK or EFFNET_E_NOMEM, reported. Write errors stay with the stream. */
     int (*print)(FILE *out, const struct result *result);
 };

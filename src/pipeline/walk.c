@@ -1,12 +1,16 @@
 #include "pipeline/walk.h"
 
 #include "common/error.h"
+#include "common/file_kind.h"
+#include "image/formats/formats.h"
 #include "pipeline/folder.h"
 #include "pipeline/list.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct walk {
     struct walk_options options;
@@ -118,6 +122,22 @@ int walk_next(struct walk *walk, struct walk_entry *entry, struct effnet_error *
     int found = next_of_all(walk, entry, error);
     if (found > 0) entry->done = part_done(walk);
     return found;
+}
+
+bool walk_is_image(const char *path)
+{
+    enum { FIRST_BYTES = 64 << 10 };
+    char *bytes = malloc(FIRST_BYTES);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    ssize_t size = bytes && fd >= 0 ? read(fd, bytes, FIRST_BYTES) : 0;
+    bool known = size <= 0 || image_find_format((const uint8_t *)bytes, (size_t)size);
+    if (!known) {
+        const enum file_group group = effnet_file_kind(bytes, (size_t)size).group;
+        known = group == FILE_IMAGE || group == FILE_IMAGE_READ;
+    }
+    if (fd >= 0) close(fd);
+    free(bytes);
+    return known;
 }
 
 void walk_close(struct walk *walk)

@@ -30,6 +30,9 @@ int walk_open(const struct walk_options *options, struct walk **out, struct effn
 int64_t walk_total(const struct walk *walk);
 /* The next name, in the order given: 1. 0: that was all. Negative: as list_next and folder_next. */
 int walk_next(struct walk *walk, struct walk_entry *entry, struct effnet_error *error);
+/* Whether a file is an image, by its first bytes, be it broken or of a format that is not read. A file that
+ * is empty or cannot be read may be one. */
+bool walk_is_image(const char *path);
 /* Takes NULL. */
 void walk_close(struct walk *walk);
 

@@ -191,8 +191,8 @@ static int read_dataset(struct job *job)
 static int evaluate(const struct evaluate_options *o)
 {
     struct job job = {.options = o};
-    if (o->predictions) EFFNET_TRY(output_check(o->predictions));
-    if (o->plot) EFFNET_TRY(output_check(o->plot));
+    if (o->predictions) EFFNET_TRY(output_check_place(o->predictions));
+    if (o->plot) EFFNET_TRY(output_check_place(o->plot));
     int status = setup_open_model(&o->setup, &job.model);
     if (!status) status = read_dataset(&job);
     if (!status) status = open_sides(&job);

@@ -213,7 +213,7 @@ int plot_write(const char *path, const effnet_model *model, const struct metrics
 {
     struct output output;
     char title[256];
-    EFFNET_TRY(output_open(path, &output));
+    EFFNET_TRY(output_begin(&output, path));
     snprintf(title, sizeof title, "%.100s: top-1 %.2f %%, top-5 %.2f %% of %" PRId64 " images",
              effnet_model_get_info(model)->network, percent(m->top1, m->images), percent(m->top5, m->images),
              m->images);
@@ -222,5 +222,5 @@ int plot_write(const char *path, const effnet_model *model, const struct metrics
     draw_calibration(output.file, m);
     draw_confusions(output.file, model, m);
     svg_end(output.file);
-    return output_close(&output, EFFNET_OK);
+    return output_end(&output, EFFNET_OK);
 }

@@ -203,7 +203,7 @@ int print_evaluation(const struct evaluation *evaluation, const char *format, bo
 int print_predictions(const struct evaluation *e, const char *path)
 {
     struct output output;
-    EFFNET_TRY(output_open(path, &output));
+    EFFNET_TRY(output_begin(&output, path));
     fputs("file,label,label_name,predicted,predicted_name,probability,rank\r\n", output.file);
     for (int64_t i = 0; i < e->dataset->count; i++) {
         const struct answer *a = &e->answers[i];
@@ -215,5 +215,5 @@ int print_predictions(const struct evaluation *e, const char *path)
         text_write_csv(output.file, effnet_model_label(e->model, a->predicted).name);
         fprintf(output.file, ",%.9g,%d\r\n", a->confidence, a->rank + 1);
     }
-    return output_close(&output, EFFNET_OK);
+    return output_end(&output, EFFNET_OK);
 }

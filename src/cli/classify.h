@@ -1,0 +1,75 @@
+/* The parts of `effnet classify`: options in classify.c, the run in classify_run.c, its files in
+ * classify_files.c, what --stats says in classify_stats.c. */
+#ifndef EFFNET_CLI_CLASSIFY_H
+#define EFFNET_CLI_CLASSIFY_H
+
+#include "cli/cli.h"
+#include "cli/output.h"
+#include "cli/results.h"
+#include "cli/resume.h"
+#include "pipeline/walk.h"
+
+struct classify_options {
+    struct setup setup;
+    struct walk_options inputs;
+    int64_t top_k, batch_size;
+    double threshold;
+    bool top_k_given, threshold_given;
+    const char *format, *scores, *shard;
+    const char *output, *logits; /* files, or NULL */
+    bool no_header, resume, stats;
+    struct effnet_image_options image;
+};
+
+int classify_run(const struct classify_options *options);
+
+/* ---------------------------------------------------------------- classify_files.c */
+
+/* What a run writes, and how far it has come. */
+struct classify_files {
+    struct output results, logits;
+    struct resume *resume;       /* NULL: it cannot go on where it broke off */
+    struct resume_record record; /* kept up by who prints */
+    int classes;
+    double noted_us;
+};
+
+/* Opens the outputs, and goes on with those of an earlier run where the options say so. All of these report
+ * their failures. */
+int classify_files_open(struct classify_files *files, const struct classify_options *options,
+                        const effnet_model *model, int top_k);
+/* A row of logits, or NULL for a row of NaN. */
+int classify_files_add_row(struct classify_files *files, const float *logits);
+/* After each item: what was written is passed on, and how far the run has come is noted, at once where `now`
+ * says so, else from time to time. */
+int classify_files_note(struct classify_files *files, bool now);
+/* All items are done: the files get their names. */
+int classify_files_finish(struct classify_files *files);
+/* Closes them. Unless `done`, what a later run can go on with is kept. */
+void classify_files_close(struct classify_files *files, bool done);
+
+/* ---------------------------------------------------------------- classify_stats.c */
+
+enum { SLOWEST = 5 };
+
+/* Where the time went, in microseconds. */
+struct classify_stats {
+    double before_main; /* processor time by then: loading libraries */
+    double start;       /* when the rest began, by effnet_clock_us */
+    double load_model, open_session, wait, print;
+    struct slow_file {
+        double read_us, decode_us, fit_us;
+        char *name;
+    } slowest[SLOWEST]; /* the slowest first */
+};
+
+void classify_stats_begin(struct classify_stats *stats);
+/* Adds what a step took since *since_us and restarts it. */
+void classify_stats_lap(double *since_us, double *step_us);
+void classify_stats_add(struct classify_stats *stats, const struct effnet_result *result);
+/* Prints them on standard error. */
+void classify_stats_print(const struct classify_stats *stats, const struct effnet_pipeline_stats *pipeline,
+                          const struct resume_record *record);
+void classify_stats_free(struct classify_stats *stats);
+
+#endif
