@@ -3,7 +3,7 @@
  * strip [pixel pair][3][8 rows][2 pixels], 16 bits each; a group [byte][4 rows]. The rows of four lie in the
  * order 0 2 1 3, so that the even bytes of a group's 32 bits are rows 0 and 1, the odd ones 2 and 3: a mask
  * or a shift makes pairs of 16 bits of them. */
-#include "image/resize_kernels.h"
+#include "image/resize_x86.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,14 +12,19 @@
 #define AVX2   __attribute__((target("avx2")))
 #define INLINE static inline __attribute__((always_inline, target("avx2")))
 
-enum { ROWS = 8, GROUP_ROWS = 4, LO_BITS = 8, VECTOR = 8 /* bytes of a row */ };
+enum {
+    ROWS = 8,
+    GROUP_ROWS = RESIZE_AVX2_GROUP_ROWS,
+    LO_BITS = RESIZE_AVX2_LO_BITS,
+    VECTOR = 8 /* bytes of a row */
+};
 
 static bool supported(void)
 {
     return __builtin_cpu_supports("avx2");
 }
 
-static void pack(const int32_t *weights, int32_t *packed)
+void resize_avx2_pack(const int32_t *weights, int32_t *packed)
 {
     const int16_t parts[4] = {(int16_t)(weights[0] >> LO_BITS), (int16_t)(weights[1] >> LO_BITS),
                               (int16_t)(weights[0] & ((1 << LO_BITS) - 1)),
@@ -148,7 +153,7 @@ INLINE void interleave_bytes(const uint8_t *const row[GROUP_ROWS], size_t at, __
     _mm_store_si128(to + 3, _mm_unpackhi_epi16(high_ab, high_cd));
 }
 
-AVX2 static void interleave(const uint8_t *in, size_t stride, int rows, size_t bytes, uint8_t *group)
+AVX2 void resize_avx2_interleave(const uint8_t *in, size_t stride, int rows, size_t bytes, uint8_t *group)
 {
     const uint8_t *row[GROUP_ROWS], *tail_row[GROUP_ROWS];
     uint8_t tail[GROUP_ROWS][16] = {{0}};
@@ -164,21 +169,12 @@ AVX2 static void interleave(const uint8_t *in, size_t stride, int rows, size_t b
     interleave_bytes(tail_row, 0, to);
 }
 
-/* What an output of the pass down the columns is made of. */
-struct column {
-    const int32_t *weights;
-    int pair, last;               /* [pair, last) */
-    const uint8_t *start, *group; /* the ring's first group, and that of the first pair */
-    size_t group_bytes, ring_bytes;
-};
-
-/* `vectors` vectors of the output, from byte x of the rows. */
-INLINE void sum_bytes(const struct column *column, size_t x, int vectors, __m256i *sum)
+/* `vectors` vectors of an output of the pass down the columns, from byte x of the rows. */
+INLINE void sum_bytes(const struct resize_column *column, size_t x, int vectors, __m256i *sum)
 {
     const __m256i even = _mm256_set1_epi16(255);
     const int32_t *weights = column->weights;
-    const uint8_t *group = column->group + x * GROUP_ROWS;
-    const uint8_t *end = column->start + column->ring_bytes + x * GROUP_ROWS;
+    const uint8_t *group = column->group + x * GROUP_ROWS, *end = column->end + x * GROUP_ROWS;
     struct sums sums[4];
     for (int v = 0; v < vectors; v++) sums[v] = sums_start();
     for (int pair = column->pair; pair < column->last; pair++, weights += 2) {
@@ -199,16 +195,7 @@ AVX2 static void down(const struct resize_pass *pass, int output, const struct r
                       size_t bytes, uint8_t *out)
 {
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const int first = pass->first[output];
-    const struct column column = {
-        .weights = pass->packed + (size_t)output * (size_t)pass->stride,
-        .pair = first,
-        .last = first + pass->count[output],
-        .start = ring->memory,
-        .group = ring->memory + (size_t)(first / 2 % ring->groups) * ring->group_bytes,
-        .group_bytes = ring->group_bytes,
-        .ring_bytes = (size_t)ring->groups * ring->group_bytes,
-    };
+    const struct resize_column column = resize_column(pass, output, ring);
     __m256i sum[4];
     size_t x = 0;
     for (; x + 4 * VECTOR <= bytes; x += 4 * VECTOR) {
@@ -233,10 +220,10 @@ const struct resize_kernels resize_avx2 = {
     .unit = 2,
     .packed_values = 2,
     .strip_bytes = ROWS * 2,
-    .pack = pack,
+    .pack = resize_avx2_pack,
     .load_strip = load_strip,
     .across = across,
-    .interleave = interleave,
+    .interleave = resize_avx2_interleave,
     .down = down,
 };
 #endif

@@ -4,6 +4,7 @@ const struct resize_kernels *const resize_all_kernels[] = {
     &resize_plain,
 #if defined(__x86_64__)
     &resize_avx2,
+    &resize_vnni,
 #endif
     NULL,
 };

@@ -69,7 +69,7 @@ struct resize_kernels {
 
 extern const struct resize_kernels resize_plain;
 #if defined(__x86_64__)
-extern const struct resize_kernels resize_avx2;
+extern const struct resize_kernels resize_avx2, resize_vnni;
 #endif
 
 /* All that were built, the slowest first; ends with NULL. */
