@@ -166,14 +166,45 @@ static void large_weights(void **state)
     }
 }
 
+/* One fit and one scratch from image to image, as a workspace keeps them: the bytes of fresh ones, and memory
+ * that only grows. */
+static void remade(void **state)
+{
+    (void)state;
+    uint64_t seed = random_seed("remade", 75);
+    static uint8_t want[40 * 40 * 3], got[40 * 40 * 3];
+    struct image_fit fit = {0};
+    struct image_scratch scratch = {0};
+    for (int round = 0; round < 300; round++) {
+        struct effnet_preprocess p = {.crop = random_int(&seed, 1, 40), .interpolation = EFFNET_BICUBIC};
+        p.short_side = p.crop + random_int(&seed, 0, 9);
+        struct effnet_image image = {.width = random_int(&seed, 1, 120), .height = random_int(&seed, 1, 120)};
+        size_t size = (size_t)image.width * (size_t)image.height * 3;
+        assert_non_null(image.rgb = malloc(size));
+        for (size_t i = 0; i < size; i++) image.rgb[i] = (uint8_t)random_next(&seed);
+        assert_int_equal(effnet_image_fit(&image, &p, want, NULL), EFFNET_OK);
+        size_t held = fit.memory.size_bytes + scratch.size_bytes;
+        for (int time = 0; time < 2; time++) {
+            const void *tables = fit.tables, *memory = scratch.memory;
+            assert_int_equal(image_fit_remake(&fit, image.width, image.height, &p, NULL), EFFNET_OK);
+            const uint8_t *first = image_fit_first_pixel(&fit, image.rgb);
+            assert_int_equal(image_fit_run(&fit, first, (size_t)image.width * 3, &scratch, got), EFFNET_OK);
+            assert_memory_equal(got, want, (size_t)p.crop * (size_t)p.crop * 3);
+            if (time == 1) assert_true(fit.tables == tables && scratch.memory == memory);
+        }
+        assert_true(fit.memory.size_bytes + scratch.size_bytes >= held);
+        free(image.rgb);
+    }
+    image_fit_free(&fit);
+    image_scratch_free(&scratch);
+}
+
 int main(void)
 {
     printf("fastest here: %s\n", resize_best_kernels()->name);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_shapes),
-        cmocka_unit_test(usual_shapes),
-        cmocka_unit_test(many_taps),
-        cmocka_unit_test(large_weights),
+        cmocka_unit_test(random_shapes), cmocka_unit_test(usual_shapes), cmocka_unit_test(many_taps),
+        cmocka_unit_test(large_weights), cmocka_unit_test(remade),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* What the files of src/image share. The way of an image, which workspace.c leads: read.c reads the bytes, a
  * decoder of formats/ recognises them and makes RGB8 of them, orient.c turns that as the EXIF data says,
- * resize.c makes the crop that the network takes. */
+ * resize_run.c makes the crop that the network takes, with the weights of resize.c. */
 #ifndef EFFNET_IMAGE_IMAGE_H
 #define EFFNET_IMAGE_IMAGE_H
 

@@ -272,17 +272,3 @@ const uint8_t *image_fit_first_pixel(const struct image_fit *fit, const uint8_t 
 {
     return rgb + ((size_t)fit->down.first * (size_t)fit->width + (size_t)fit->across.first) * 3;
 }
-
-int effnet_image_fit(const struct effnet_image *image, const struct effnet_preprocess *p, uint8_t *crop,
-                     struct effnet_error *error)
-{
-    struct image_fit fit;
-    struct image_scratch scratch = {0};
-    if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
-    EFFNET_TRY(image_fit_make(image->width, image->height, p, &fit, error));
-    const uint8_t *in = image_fit_first_pixel(&fit, image->rgb);
-    int status = image_fit_run(&fit, in, (size_t)image->width * 3, &scratch, crop);
-    image_scratch_free(&scratch);
-    image_fit_free(&fit);
-    return status ? effnet_fail(error, status, "out of memory while resizing") : EFFNET_OK;
-}

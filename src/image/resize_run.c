@@ -63,10 +63,11 @@ static uint8_t *take(uint8_t *base, size_t *used, size_t bytes)
 static size_t lay_out(struct run *run, uint8_t *base)
 {
     const struct resize_kernels *kernels = run->kernels;
-    const int block = RESIZE_OUTPUT_BLOCK, step = kernels->strip_rows / kernels->group_rows;
+    const int step = kernels->strip_rows / kernels->group_rows;
+    const size_t block = RESIZE_OUTPUT_BLOCK;
     size_t in_bytes = (size_t)run->pixels * 3, used = 0;
     size_t strip_pixels = ((size_t)run->pixels + block - 1) / block * block;
-    size_t out_bytes = (size_t)((run->fit->across.outputs + block - 1) / block * block) * 3;
+    size_t out_bytes = ((size_t)run->fit->across.outputs + block - 1) / block * block * 3;
     run->strip = take(base, &used, strip_pixels * 3 * (size_t)kernels->strip_bytes);
     bool columns_first = run->fit->columns_first;
     run->ring.groups = count_places(run, columns_first ? 1 : step);
@@ -154,4 +155,18 @@ int image_fit_run(const struct image_fit *fit, const uint8_t *in, size_t stride,
     else
         run_rows_first(&run, crop);
     return EFFNET_OK;
+}
+
+int effnet_image_fit(const struct effnet_image *image, const struct effnet_preprocess *p, uint8_t *crop,
+                     struct effnet_error *error)
+{
+    struct image_fit fit;
+    struct image_scratch scratch = {0};
+    if (!image->rgb) return effnet_fail(error, EFFNET_E_USAGE, "no pixels to resize");
+    EFFNET_TRY(image_fit_make(image->width, image->height, p, &fit, error));
+    const uint8_t *in = image_fit_first_pixel(&fit, image->rgb);
+    int status = image_fit_run(&fit, in, (size_t)image->width * 3, &scratch, crop);
+    image_scratch_free(&scratch);
+    image_fit_free(&fit);
+    return status ? effnet_fail(error, status, "out of memory while resizing") : EFFNET_OK;
 }
