@@ -148,9 +148,12 @@ int cmd_bench(int argc, char **argv)
         "[options] [--end-to-end FILE...]",
         "Measures speed: for each batch size, holds one image's logits against the reference,\n"
         "warms up, and times. 'compute' is the device's work alone on its own clock; 'run' is the\n"
-        "host's wall time from pixels in memory to logits; 'end-to-end' is that of all FILEs once,\n"
-        "decoded ahead in threads. Prints median, min, p90, p99 (nearest rank) and images/s of the\n"
-        "median. Exits with 1 where the results are wrong. 'effnet bench linear' measures one linear layer\n"
+        "host's wall time from pixels in memory to logits; on a GPU 'upload' is the pixels' way\n"
+        "there and 'stream' a batch of many that follow one another. With FILEs, 'end-to-end' is\n"
+        "the wall time of all of them once, as 'classify' takes them, 'read', 'decode' and 'fit'\n"
+        "what these steps take of it in all threads, over their number, and a note says which step\n"
+        "binds. Prints median, min, p90, p99 (nearest rank) and images/s of the median. Exits with\n"
+        "1 where the results are wrong. 'effnet bench linear' measures one linear layer\n"
         "instead: see its --help.",
     };
     struct bench_options o = {.batches = {.count = 1, .values = {1}}, .passes = pass_defaults};
