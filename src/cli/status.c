@@ -38,12 +38,26 @@ void cli_print_exit_statuses(FILE *out)
         fprintf(out, "  %2d  %s\n", statuses[i].exit_status, statuses[i].meaning);
 }
 
+static void write_notice(FILE *out, const char *message)
+{
+    fputs("effnet: ", out);
+    text_write_printable(out, message);
+    fputc('\n', out);
+}
+
+/* In one piece, since standard error has no buffer, and a million files may each have something to say. */
 void cli_notice(const char *message)
 {
+    char *line = NULL;
+    size_t bytes = 0;
+    FILE *whole = open_memstream(&line, &bytes);
     progress_clear();
-    fputs("effnet: ", stderr);
-    text_write_printable(stderr, message);
-    fputc('\n', stderr);
+    if (whole) write_notice(whole, message);
+    if (whole && !fclose(whole))
+        fwrite(line, 1, bytes, stderr);
+    else
+        write_notice(stderr, message);
+    free(line);
 }
 
 int cli_fail(int status, const char *format, ...)
