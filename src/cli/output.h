@@ -37,8 +37,8 @@ void output_close(struct output *output, bool keep);
 int output_check_place(const char *name);
 /* output_name and output_open; */
 int output_begin(struct output *output, const char *name);
-/* and the file takes its name or, where something was not written or `status` is a failure, is removed. Returns
- * status, or its own failure. */
+/* and the file takes its name or, where something was not written or `status` is a failure, is removed.
+ * Returns status, or its own failure. */
 int output_end(struct output *output, int status);
 
 #endif

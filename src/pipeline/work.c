@@ -124,8 +124,8 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
     return seat;
 }
 
-/* The worker's part is done; stage NULL: its record has no seat, and a failure as its result, or none because the
- * pipeline stops. */
+/* The worker's part is done; stage NULL: its record has no seat, and a failure as its result, or none because
+ * the pipeline stops. */
 static void end_item(struct effnet_pipeline *p, struct record *record, struct stage *stage)
 {
     const struct effnet_result *result = &record->result;
