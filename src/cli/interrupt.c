@@ -11,7 +11,8 @@
 enum { PATIENCE_SECONDS = 3 };
 
 static sigset_t caught, before;
-static atomic_int came; /* the signal, or 0 */
+static atomic_int came;    /* the signal, or 0 */
+static atomic_bool ending; /* the next signal is from interrupt_end */
 static pthread_t thread;
 static void (*call)(void *);
 static void *call_context;
@@ -30,7 +31,7 @@ static void *wait_for_signal(void *unused)
 {
     (void)unused;
     int number = 0;
-    if (sigwait(&caught, &number)) return NULL;
+    if (sigwait(&caught, &number) || atomic_load(&ending)) return NULL;
     atomic_store(&came, number);
     call(call_context);
     const struct timespec patience = {.tv_sec = PATIENCE_SECONDS};
@@ -69,7 +70,8 @@ void interrupt_end(void)
 {
     if (sigisemptyset(&caught)) return;
     if (interrupt_came()) die(atomic_load(&came));
-    pthread_cancel(thread);
+    atomic_store(&ending, true);
+    pthread_kill(thread, sigismember(&caught, SIGINT) ? SIGINT : SIGTERM);
     pthread_join(thread, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

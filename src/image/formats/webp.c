@@ -171,8 +171,8 @@ static int check_cost(const struct image_source *source, const struct container 
             canvas = container->width * container->height;
     bool whole = pixels == canvas;
     int64_t inside = features->format == LOSSLESS ? 4 : container->alpha ? 2 : 0;
-    int64_t bytes = (int64_t)source->size_bytes + pixels * (inside + (container->alpha ? 4 : 3)) +
-                    (whole ? 0 : 3 * canvas);
+    int64_t frame = whole && !container->alpha ? 0 : pixels * (container->alpha ? 4 : 3);
+    int64_t bytes = (int64_t)source->size_bytes + pixels * inside + frame + 3 * canvas;
     if (bytes <= MAX_KEPT_BYTES) return EFFNET_OK;
     return image_fail(source,
                       "too large, this WebP of %lld x %lld takes %lld MB to decode; the limit is %lld",
@@ -180,46 +180,55 @@ static int check_cost(const struct image_source *source, const struct container 
                       (long long)MAX_KEPT_BYTES / 1000000);
 }
 
-/* The frame alone, in RGB8; *out is the frame's size. */
+/* The frame, [height][width][4] with alpha, else [height][width][3]. */
 static int decode_frame(const struct image_source *source, const struct container *container,
-                        const WebPBitstreamFeatures *features, struct effnet_image *out,
-                        struct image_facts *facts)
+                        const WebPBitstreamFeatures *features, uint8_t *frame)
 {
     const size_t channels = container->alpha ? 4 : 3, width = (size_t)features->width;
-    const size_t pixels = width * (size_t)features->height, size_bytes = pixels * channels;
-    uint8_t *buffer = malloc(size_bytes);
-    if (!buffer) return effnet_fail_nomem(source->error, source->name, size_bytes);
-    *out = (struct effnet_image){.width = features->width, .height = features->height, .rgb = buffer};
-    int stride = (int)(width * channels);
+    const size_t size_bytes = width * (size_t)features->height * channels;
+    const struct part *pixels = &container->pixels;
+    const int stride = (int)(width * channels);
     uint8_t *done = container->alpha
-                        ? webp.WebPDecodeRGBAInto(container->pixels.data, container->pixels.size_bytes,
-                                                  buffer, size_bytes, stride)
-                        : webp.WebPDecodeRGBInto(container->pixels.data, container->pixels.size_bytes, buffer,
-                                                 size_bytes, stride);
+                        ? webp.WebPDecodeRGBAInto(pixels->data, pixels->size_bytes, frame, size_bytes, stride)
+                        : webp.WebPDecodeRGBInto(pixels->data, pixels->size_bytes, frame, size_bytes, stride);
     if (!done) return image_fail(source, "bad WebP: its pixels are damaged or do not all come");
-    IMAGE_WRITTEN(buffer, size_bytes);
-    if (!container->alpha) return EFFNET_OK;
-    image_put_rgba(source, facts, buffer, pixels, buffer);
-    uint8_t *rgb = realloc(buffer, pixels * 3);
-    if (rgb) out->rgb = rgb;
+    IMAGE_WRITTEN(frame, size_bytes);
     return EFFNET_OK;
 }
 
-/* Puts the frame on its canvas, which shows the background, or black, around it. */
-static int place_frame(const struct image_source *source, const struct container *container,
-                       struct effnet_image *image, struct image_facts *facts)
+/* Puts the frame, in RGB8, on its canvas, which shows the background, or black, around it. */
+static void place_frame(const struct image_source *source, const struct container *container,
+                        const struct effnet_image *frame, struct effnet_image *canvas,
+                        struct image_facts *facts)
 {
     const bool shows = container->alpha && source->background;
-    struct effnet_image frame = *image;
-    *image = (struct effnet_image){0};
-    int status = image_alloc(source, container->width, container->height, image);
-    for (size_t i = 0; !status && i < (size_t)image->width * (size_t)image->height; i++)
-        memcpy(image->rgb + 3 * i, shows ? source->background : (const uint8_t[3]){0}, 3);
-    for (int64_t y = 0; !status && y < frame.height; y++)
-        memcpy(image->rgb + ((container->top + y) * container->width + container->left) * 3,
-               frame.rgb + y * frame.width * 3, (size_t)frame.width * 3);
-    if (container->alpha) image_note_alpha(facts, 0);
-    effnet_image_free(&frame);
+    const bool whole = frame->width == canvas->width && frame->height == canvas->height;
+    for (size_t i = 0; !whole && i < (size_t)canvas->width * (size_t)canvas->height; i++)
+        memcpy(canvas->rgb + 3 * i, shows ? source->background : (const uint8_t[3]){0}, 3);
+    for (int64_t y = 0; y < frame->height; y++)
+        memcpy(canvas->rgb + ((container->top + y) * container->width + container->left) * 3,
+               frame->rgb + y * frame->width * 3, (size_t)frame->width * 3);
+    if (container->alpha && !whole) image_note_alpha(facts, 0);
+}
+
+/* Into the canvas. A frame that is all of it and has no alpha needs no memory of its own. */
+static int decode_canvas(const struct image_source *source, const struct container *container,
+                         const WebPBitstreamFeatures *features, struct effnet_image *canvas,
+                         struct image_facts *facts)
+{
+    const size_t pixels = (size_t)features->width * (size_t)features->height;
+    const size_t size_bytes = pixels * (container->alpha ? 4 : 3);
+    EFFNET_TRY(image_alloc(source, container->width, container->height, canvas));
+    if (!container->alpha && features->width == canvas->width && features->height == canvas->height)
+        return decode_frame(source, container, features, canvas->rgb);
+    struct effnet_image frame = {features->width, features->height, malloc(size_bytes), false};
+    if (!frame.rgb) return effnet_fail_nomem(source->error, source->name, size_bytes);
+    const int status = decode_frame(source, container, features, frame.rgb);
+    if (!status) {
+        if (container->alpha) image_put_rgba(source, facts, frame.rgb, pixels, frame.rgb);
+        place_frame(source, container, &frame, canvas, facts);
+    }
+    free(frame.rgb);
     return status;
 }
 
@@ -235,9 +244,7 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
         facts->orientation = image_exif_orientation(container.exif.data, container.exif.size_bytes);
     if (!facts->orientation && container.xmp.data)
         facts->orientation = image_xmp_orientation(container.xmp.data, container.xmp.size_bytes);
-    EFFNET_TRY(decode_frame(source, &container, &features, out, facts));
-    bool whole = out->width == container.width && out->height == container.height;
-    return whole ? EFFNET_OK : place_frame(source, &container, out, facts);
+    return decode_canvas(source, &container, &features, out, facts);
 }
 
 static int extent(const struct image_source *start, uint64_t *extent_bytes)
