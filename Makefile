@@ -115,7 +115,8 @@ LDLIBS += -ldnnl -lgomp
 endif
 ifeq ($(HAVE_CUDA),1)
 ALL_CFLAGS += -DEFFNET_HAVE_CUDA -isystem $(CUDA)/include -isystem $(patsubst %/,%,$(dir $(CUDNN_HEADER)))
-LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c src/backend/cuda/cudnn/*.c src/backend/cuda/ops/*.c))
+LIB_SOURCES += $(sort $(wildcard src/backend/cuda/*.c src/backend/cuda/cudnn/*.c src/backend/cuda/nvjpeg/*.c \
+	src/backend/cuda/ops/*.c))
 KERNEL_SOURCES := $(sort $(wildcard kernels/*.cu))
 GPU_TEST_SOURCES := $(sort $(wildcard tests/gpu/test_*.c))
 LDLIBS += $(CUDART) -lrt -lstdc++

@@ -63,7 +63,7 @@ static int append_exif(struct exif_data *exif, const struct jpeg_segment *segmen
 
 /* As Pillow does it: of the segments before the first scan, all of EXIF, joined, and the last of XMP count.
  */
-static int read_orientation(const struct image_source *source, int *orientation)
+int image_jpeg_orientation(const struct image_source *source, int *orientation)
 {
     static const char exif_name[] = "Exif\0", xmp_name[] = "http://ns.adobe.com/xap/1.0/";
     int xmp = 0, status = EFFNET_OK;
@@ -90,7 +90,7 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
-    EFFNET_TRY(read_orientation(source, &facts->orientation));
+    EFFNET_TRY(image_jpeg_orientation(source, &facts->orientation));
     return image_jpeg_decode(source, out, facts);
 }
 

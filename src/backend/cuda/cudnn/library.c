@@ -2,45 +2,15 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/cuda/toolkit.h"
 #include "common/error.h"
 
-enum { REASON = 256 };
-
-/* Opens the library of that path, or by the loader's own search where it is a name alone. The first failure's
- * reason stays in `reason`, since later ones only say that a file does not exist. */
-__attribute__((format(printf, 2, 3))) static void *open_path(char reason[REASON], const char *format, ...)
-{
-    char path[4096];
-    va_list arguments;
-    va_start(arguments, format);
-    const int length = vsnprintf(path, sizeof path, format, arguments);
-    va_end(arguments);
-    if (length >= (int)sizeof path) return NULL;
-    void *file = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-    const char *why = file ? NULL : dlerror();
-    if (!file && !*reason) snprintf(reason, REASON, "%.200s", why ? why : path);
-    return file;
-}
-
-/* By the loader's search, then in the folders where CUDA usually is. */
-static void *open_anywhere(const char *name, char reason[REASON])
-{
-    static const char *const subfolders[] = {"lib64", "lib", "targets/x86_64-linux/lib"};
-    const char *roots[] = {getenv("CUDA_HOME"), getenv("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda"};
-    void *file = open_path(reason, "%s", name);
-    for (size_t i = 0; !file && i < sizeof roots / sizeof *roots; i++)
-        for (size_t j = 0; !file && roots[i] && *roots[i] && j < sizeof subfolders / sizeof *subfolders; j++)
-            file = open_path(reason, "%s/%s/%s", roots[i], subfolders[j], name);
-    return file;
-}
-
-static void *open_cudnn(char reason[REASON])
+static void *open_cudnn(char reason[TOOLKIT_REASON])
 {
     /* libcudnn_graph holds the graph API and loads the rest of cuDNN as it needs it; libcudnn is the shim
      * over all parts, which forwards the same functions. */
@@ -49,18 +19,18 @@ static void *open_cudnn(char reason[REASON])
     struct stat status;
     void *file;
     if (!wanted || !*wanted) {
-        file = open_anywhere(graph_name, reason);
-        return file ? file : open_anywhere(shim_name, reason);
+        file = toolkit_open(graph_name, reason);
+        return file ? file : toolkit_open(shim_name, reason);
     }
     if (stat(wanted, &status) || !S_ISDIR(status.st_mode))
-        return open_path(reason, "%s%s", strchr(wanted, '/') ? "" : "./", wanted);
-    file = open_path(reason, "%s/%s", wanted, graph_name);
-    return file ? file : open_path(reason, "%s/%s", wanted, shim_name);
+        return toolkit_open_path(reason, "%s%s", strchr(wanted, '/') ? "" : "./", wanted);
+    file = toolkit_open_path(reason, "%s/%s", wanted, graph_name);
+    return file ? file : toolkit_open_path(reason, "%s/%s", wanted, shim_name);
 }
 
 static int load(struct cudnn_library *library, struct effnet_error *error)
 {
-    char reason[REASON] = "";
+    char reason[TOOLKIT_REASON] = "";
     void *file = open_cudnn(reason);
     if (!file)
         return effnet_fail(
@@ -103,7 +73,7 @@ int cudnn_library_need_cublaslt(const struct cudnn_library *library, struct effn
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static void *file;
 
-    char name[64], reason[REASON] = "", unused[REASON] = "";
+    char name[64], reason[TOOLKIT_REASON] = "", unused[TOOLKIT_REASON] = "";
     const size_t cuda = library->get_cudart_version() / 1000;
     snprintf(name, sizeof name, "libcublasLt.so.%zu", cuda);
     pthread_mutex_lock(&mutex);
@@ -113,10 +83,10 @@ int cudnn_library_need_cublaslt(const struct cudnn_library *library, struct effn
         const char *slash = strrchr(where.dli_fname, '/');
         const char *const folders[] = {"", "/../../cublas/lib", "/../../cu13/lib", "/../../cu12/lib"};
         for (size_t i = 0; !file && slash && i < sizeof folders / sizeof *folders; i++)
-            file = open_path(unused, "%.*s%s/%s", (int)(slash - where.dli_fname), where.dli_fname, folders[i],
-                             name);
+            file = toolkit_open_path(unused, "%.*s%s/%s", (int)(slash - where.dli_fname), where.dli_fname,
+                                     folders[i], name);
     }
-    if (!file) file = open_anywhere(name, reason);
+    if (!file) file = toolkit_open(name, reason);
     bool found = file != NULL;
     pthread_mutex_unlock(&mutex);
     if (found) return EFFNET_OK;

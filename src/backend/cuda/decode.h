@@ -1,0 +1,46 @@
+/* JPEGs from memory to crops on the device, which never come back to the host: nvJPEG decodes them, by the
+ * GPU's JPEG engines where it has some, and kernels/resize makes the crops.
+ *
+ * Pixels are libjpeg's but for rounding here and there (docs/decoding_gpu.md has figures), the resize is
+ * exact. What nvJPEG does not say is that a JPEG's codes are damaged or end early: it draws something. */
+#ifndef EFFNET_BACKEND_CUDA_DECODE_H
+#define EFFNET_BACKEND_CUDA_DECODE_H
+
+#include "backend/cuda/device.h"
+
+struct cuda_decoder;
+
+struct cuda_jpeg {
+    const uint8_t *data;
+    size_t size_bytes;
+    int width, height; /* as cuda_decoder_accepts gave them */
+};
+
+enum cuda_decode_by { CUDA_DECODE_BEST, CUDA_DECODE_ENGINES, CUDA_DECODE_SMS };
+
+/* For up to max_batch images at a time, on the current device; takes about 0.3 s where there are engines.
+ * `by`: the engines where the GPU has some, these or none (EFFNET_E_UNAVAILABLE), or its SMs with a thread's
+ * help. EFFNET_E_UNAVAILABLE without nvJPEG. On failure *out is NULL. */
+int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess, enum cuda_decode_by by,
+                      struct cuda_decoder **out, struct effnet_error *error);
+/* Waits for what is under way. Takes NULL. `abandoned`: CUDA must not be called any more. */
+void cuda_decoder_close(struct cuda_decoder *decoder, bool abandoned);
+
+/* What decodes, for people. */
+const char *cuda_decoder_name(const struct cuda_decoder *decoder);
+
+/* Whether it can decode these bytes: fills *jpeg, which refers to them. From any thread, on the device; takes
+ * a few microseconds. What it does not accept is for the CPU, which says what is wrong with it if anything
+ * is. */
+bool cuda_decoder_accepts(struct cuda_decoder *decoder, const void *data, size_t size_bytes,
+                          struct cuda_jpeg *jpeg);
+
+/* Decodes n <= max_batch accepted JPEGs and puts onto `stream` what writes their crops,
+ * crops[n][crop][crop][3] on the device. Waits for the decoding, not for `stream`; the bytes live until it
+ * has come so far. Like anything else on `stream`, the crops are written after what was there before. One
+ * call at a time. After a failure no crop counts, and each JPEG is for the CPU: EFFNET_E_NOMEM, or what
+ * nvJPEG says. */
+int cuda_decoder_run(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs, int n, uint8_t *crops,
+                     cudaStream_t stream, struct effnet_error *error);
+
+#endif
