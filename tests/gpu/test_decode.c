@@ -131,8 +131,7 @@ static void check_pixels(struct cuda_decoder *decoder, bool small, uint64_t *sta
     struct difference all = {0};
     if (decode(decoder, jpegs, n, crops))
         for (int i = 0; i < n; i++) compare(&jpegs[i], crops + (size_t)i * CROP_BYTES, &all);
-    printf("%s: %d JPEGs, mean difference %.5f, largest %d\n", cuda_decoder_name(decoder), n,
-           all.sum / all.bytes, all.largest);
+    printf("%d JPEGs, mean difference %.5f, largest %d\n", n, all.sum / all.bytes, all.largest);
     for (int first = 0, count; first < n; first += count) { /* in other company, the same bits */
         count = random_int(state, 1, 9);
         if (count > n - first) count = n - first;
@@ -215,7 +214,7 @@ static void check_memory(uint64_t *state)
     for (int round = 0; round < 4; round++) {
         struct cuda_decoder *decoder;
         struct effnet_error error;
-        if (cuda_decoder_open(4, &USUAL, CUDA_DECODE_BEST, &decoder, &error)) {
+        if (cuda_decoder_open(4, &USUAL, &decoder, &error)) {
             expect(false, "%s", error.message);
             break;
         }
@@ -263,8 +262,8 @@ static void bench(struct cuda_decoder *decoder, char **paths, int count)
         for (int i = n; n && i < MOST; i++) jpegs[i] = jpegs[i % n];
         n = n ? MOST : 0;
     }
-    printf("%s: %d of %d accepted, %.1f us each, of which our own check %.1f\n", cuda_decoder_name(decoder),
-           n, count, 1e6 * spent / count, 1e6 * check / count);
+    printf("%d of %d accepted, %.1f us each, of which our own check %.1f\n", n, count, 1e6 * spent / count,
+           1e6 * check / count);
     for (int batch = 8; n && batch <= MOST; batch *= 2) {
         double best = 0;
         for (int round = 0; round < 4; round++) {
@@ -288,44 +287,33 @@ static void bench(struct cuda_decoder *decoder, char **paths, int count)
     }
 }
 
-static bool open_decoder(enum cuda_decode_by by, struct cuda_decoder **decoder)
-{
-    struct effnet_error error;
-    const double start = seconds();
-    const int status = cuda_decoder_open(MOST, &USUAL, by, decoder, &error);
-    if (status)
-        printf("%s\n", error.message);
-    else
-        printf("%s, opened in %.0f ms\n", cuda_decoder_name(*decoder), 1e3 * (seconds() - start));
-    expect(!status || status == EFFNET_E_UNAVAILABLE, "%s", error.message);
-    return !status;
-}
-
 int main(int argc, char **argv)
 {
     const bool small = argc > 1 && !strcmp(argv[1], "--small");
     struct cuda_decoder *decoder;
+    struct effnet_error error;
     gpu_require();
     CUDA_OK(cudaFree(0));
     uint64_t state = random_seed("images", 20261128);
-    int opened = 0;
-    for (int by = CUDA_DECODE_ENGINES; by <= (small ? CUDA_DECODE_ENGINES : CUDA_DECODE_SMS); by++) {
-        if (!open_decoder((enum cuda_decode_by)by, &decoder)) continue;
-        opened++;
-        if (argc > 1 && !strcmp(argv[1], "--bench")) {
-            bench(decoder, argv + 2, argc - 2);
-        } else {
-            check_pixels(decoder, small, &state);
-            check_damage(decoder, small ? 2 : 30, &state);
-            if (!small) check_parts(decoder, &state);
-        }
-        cuda_decoder_close(decoder, false);
-    }
-    if (!opened) {
-        printf("skipped: no nvJPEG, or no JPEG engines\n");
+    const double start = seconds();
+    const int status = cuda_decoder_open(MOST, &USUAL, &decoder, &error);
+    if (status == EFFNET_E_UNAVAILABLE) {
+        printf("skipped: %s\n", error.message);
         return GPU_EXIT_SKIPPED;
     }
-    if (argc == 1) check_memory(&state);
+    expect(!status, "%s", error.message);
+    if (status) return finish();
+    printf("opened in %.0f ms\n", 1e3 * (seconds() - start));
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        bench(decoder, argv + 2, argc - 2);
+        cuda_decoder_close(decoder, false);
+        return 0;
+    }
+    check_pixels(decoder, small, &state);
+    check_damage(decoder, small ? 2 : 30, &state);
+    if (!small) check_parts(decoder, &state);
+    cuda_decoder_close(decoder, false);
+    if (!small) check_memory(&state);
     return finish();
 }
 

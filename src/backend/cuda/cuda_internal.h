@@ -8,7 +8,10 @@
  *   tune.c     measuring it
  *   memory.c   one arena: lifetimes -> offsets, weights
  *   run.c      enqueueing, staging, passes
+ *   decode.c   JPEGs to crops on the device
  *   cudnn/     cuDNN's convolutions
+ *   nvjpeg/    nvJPEG's library
+ *   toolkit.c  where such libraries are found
  *   backend.c  the table of functions */
 #ifndef EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H
 #define EFFNET_BACKEND_CUDA_CUDA_INTERNAL_H

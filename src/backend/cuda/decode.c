@@ -51,7 +51,6 @@ struct cuda_decoder {
     nvjpegJpegState_t state;
     nvjpegJpegStream_t header; /* for accepts, */
     pthread_mutex_t header_lock;
-    bool engines;
     int max_batch, initialized; /* the batch that nvJPEG was last told of */
     struct effnet_preprocess preprocess;
 
@@ -93,25 +92,18 @@ static int grow(struct memory *memory, size_t bytes, bool pinned, struct effnet_
 
 /* ---------------------------------------------------------------- opening */
 
-static int open_library(struct cuda_decoder *decoder, enum cuda_decode_by by, struct effnet_error *error)
+static int open_library(struct cuda_decoder *decoder, struct effnet_error *error)
 {
-    enum { DEFAULT_BACKEND = 0 };
     const struct nvjpeg_library *library;
     EFFNET_TRY(nvjpeg_library_load(&library, error));
     decoder->library = library;
-    nvjpegStatus_t status = NVJPEG_STATUS_ARCH_MISMATCH;
-    if (by != CUDA_DECODE_SMS)
-        status = library->create(NVJPEG_BACKEND_HARDWARE, NULL, NULL,
-                                 NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION, &decoder->handle);
-    decoder->engines = status == NVJPEG_STATUS_SUCCESS;
-    if (!decoder->engines && by != CUDA_DECODE_ENGINES)
-        status = library->create(DEFAULT_BACKEND, NULL, NULL, NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION,
-                                 &decoder->handle);
-    if (status) {
-        decoder->handle = NULL;
-        return nvjpeg_fail(status, "start", error);
-    }
-    status = library->state_create(decoder->handle, &decoder->state);
+    nvjpegStatus_t status = library->create(NVJPEG_BACKEND_HARDWARE, NULL, NULL,
+                                            NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION, &decoder->handle);
+    if (status) decoder->handle = NULL;
+    if (status == NVJPEG_STATUS_ARCH_MISMATCH)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "this GPU has no JPEG engines; A100, A30, H100, H200 and newer have");
+    if (!status) status = library->state_create(decoder->handle, &decoder->state);
     if (!status) status = library->stream_create(decoder->handle, &decoder->header);
     return status ? nvjpeg_fail(status, "start", error) : EFFNET_OK;
 }
@@ -133,8 +125,8 @@ static int open_memory(struct cuda_decoder *decoder, struct effnet_error *error)
     return EFFNET_OK;
 }
 
-int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess, enum cuda_decode_by by,
-                      struct cuda_decoder **out, struct effnet_error *error)
+int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess, struct cuda_decoder **out,
+                      struct effnet_error *error)
 {
     *out = NULL;
     struct cuda_decoder *decoder = calloc(1, sizeof *decoder);
@@ -142,7 +134,7 @@ int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess,
     decoder->max_batch = max_batch;
     decoder->preprocess = *preprocess;
     pthread_mutex_init(&decoder->header_lock, NULL);
-    int status = open_library(decoder, by, error);
+    int status = open_library(decoder, error);
     if (!status) status = open_memory(decoder, error);
     if (status)
         cuda_decoder_close(decoder, false);
@@ -183,11 +175,6 @@ void cuda_decoder_close(struct cuda_decoder *decoder, bool abandoned)
     free(decoder);
 }
 
-const char *cuda_decoder_name(const struct cuda_decoder *decoder)
-{
-    return decoder->engines ? "nvJPEG, JPEG engines" : "nvJPEG";
-}
-
 bool cuda_decoder_accepts(struct cuda_decoder *decoder, const void *data, size_t size_bytes,
                           struct cuda_jpeg *jpeg)
 {
@@ -199,8 +186,7 @@ bool cuda_decoder_accepts(struct cuda_decoder *decoder, const void *data, size_t
     /* What nvJPEG would refuse fails the whole batch. */
     pthread_mutex_lock(&decoder->header_lock);
     nvjpegStatus_t status = library->parse_header(decoder->handle, data, size_bytes, decoder->header);
-    if (!status && decoder->engines)
-        status = library->batch_supported(decoder->handle, decoder->header, &reason_against);
+    if (!status) status = library->batch_supported(decoder->handle, decoder->header, &reason_against);
     pthread_mutex_unlock(&decoder->header_lock);
     return !status && !reason_against;
 }

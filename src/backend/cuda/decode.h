@@ -1,5 +1,5 @@
-/* JPEGs from memory to crops on the device, which never come back to the host: nvJPEG decodes them, by the
- * GPU's JPEG engines where it has some, and kernels/resize makes the crops.
+/* JPEGs from memory to crops on the device, which never come back to the host: nvJPEG decodes them by the
+ * GPU's JPEG engines, and kernels/resize makes the crops.
  *
  * Pixels are libjpeg's but for rounding here and there (docs/decoding_gpu.md has figures), the resize is
  * exact. What nvJPEG does not say is that a JPEG's codes are damaged or end early: it draws something. */
@@ -16,18 +16,12 @@ struct cuda_jpeg {
     int width, height; /* as cuda_decoder_accepts gave them */
 };
 
-enum cuda_decode_by { CUDA_DECODE_BEST, CUDA_DECODE_ENGINES, CUDA_DECODE_SMS };
-
-/* For up to max_batch images at a time, on the current device; takes about 0.3 s where there are engines.
- * `by`: the engines where the GPU has some, these or none (EFFNET_E_UNAVAILABLE), or its SMs with a thread's
- * help. EFFNET_E_UNAVAILABLE without nvJPEG. On failure *out is NULL. */
-int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess, enum cuda_decode_by by,
-                      struct cuda_decoder **out, struct effnet_error *error);
+/* For up to max_batch images at a time, on the current device; takes 0.3 to 0.7 s. EFFNET_E_UNAVAILABLE
+ * without nvJPEG, or where the GPU has no JPEG engines. On failure *out is NULL. */
+int cuda_decoder_open(int max_batch, const struct effnet_preprocess *preprocess, struct cuda_decoder **out,
+                      struct effnet_error *error);
 /* Waits for what is under way. Takes NULL. `abandoned`: CUDA must not be called any more. */
 void cuda_decoder_close(struct cuda_decoder *decoder, bool abandoned);
-
-/* What decodes, for people. */
-const char *cuda_decoder_name(const struct cuda_decoder *decoder);
 
 /* Whether it can decode these bytes: fills *jpeg, which refers to them. From any thread, on the device; takes
  * a few microseconds. What it does not accept is for the CPU, which says what is wrong with it if anything
