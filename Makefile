@@ -249,7 +249,7 @@ $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/objects.a $(BUILD)/ld.
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/objects.a $(LDLIBS)
 
-$(BUILD)/tests/gpu/test_network $(BUILD)/tests/gpu/test_session $(BUILD)/tests/gpu/test_threads: \
+$(addprefix $(BUILD)/tests/gpu/,test_network test_pipeline_decode test_session test_threads): \
 	$(BUILD)/obj/tests/weights_builder.o
 
 # Each of these files holds what its dependents were made with, and is written only when that changes.

@@ -259,6 +259,7 @@ struct effnet_pipeline_options {
     struct effnet_image_options image;
     int threads;          /* that decode; 0 is as many as the process may use */
     bool unordered;       /* results as they come; else in the order of the items */
+    bool decode_gpu;      /* the session's GPU decodes plain JPEGs, beside the threads */
     uint64_t reserved[8]; /* 0 */
 };
 
@@ -269,23 +270,31 @@ struct effnet_result {
     int64_t index;    /* of the item, from 0, as the source gave them */
     const char *name; /* the item's */
     void *tag;
-    int status;                       /* EFFNET_OK, or why the item has no logits: */
-    const struct effnet_error *error; /* set where status is not EFFNET_OK */
-    const float *logits;              /* [classes]; NULL where status is not EFFNET_OK */
-    bool blank_without_alpha;         /* as in struct effnet_image */
-    uint8_t first_pixel[3];           /* of the crop: the colour of all of it then */
-    double read_us, decode_us, fit_us;
+    int status;                        /* EFFNET_OK, or why the item has no logits: */
+    const struct effnet_error *error;  /* set where status is not EFFNET_OK */
+    const float *logits;               /* [classes]; NULL where status is not EFFNET_OK */
+    bool blank_without_alpha;          /* as in struct effnet_image */
+    uint8_t first_pixel[3];            /* of the crop: the colour of all of it then; else it may be 0 */
+    double read_us, decode_us, fit_us; /* the last two 0 where the GPU did it */
 };
 
 /* What was done so far. Times are summed over the threads, in microseconds. */
 struct effnet_pipeline_stats {
     int64_t items, failed, passes;
     double read_us, decode_us, fit_us;
-    double seat_wait_us; /* decoded images waited for a place in a batch: the device binds */
-    double device_us;    /* with a pass under way; not summed */
+    double seat_wait_us;  /* decoded images waited for a place in a batch: the device binds */
+    double device_us;     /* with a pass under way; not summed */
+    int64_t decoded_gpu;  /* items; */
+    double decode_gpu_us; /* the GPU's decoder at work for them; not summed */
     int threads;
 };
 
+/* decode_gpu needs a session on a GPU with JPEG engines (A100, A30, H100, H200, newer) and NVIDIA's nvJPEG,
+ * and is EFFNET_E_UNAVAILABLE without: from effnet_pipeline_start, and from effnet_pipeline_next where the
+ * engines are missing, which is found out late. Until the decoder is open, some tenths of a second after the
+ * session, and for all that it does not take, the threads decode. Its crops differ by rounding here and
+ * there, so that an image's logits differ a little with who decoded it, which is not the same from run to
+ * run; and damage within a JPEG's codes, which the threads would refuse, it does not see. */
 typedef struct effnet_pipeline effnet_pipeline;
 
 /* Threads read, decode and fit items straight into a session's stages, passes run as these are filled, and

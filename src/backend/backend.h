@@ -18,6 +18,15 @@ struct backend_state; /* each backend's own */
  * last image, one that computes and one whose pixels travel. */
 enum { BACKEND_STAGES = 4 };
 
+/* JPEGs that a device decodes at a time, at most; and no more than the session's batch. */
+enum { BACKEND_DECODE_BATCH = 128 };
+
+struct backend_jpeg {
+    const uint8_t *data;
+    size_t size_bytes;
+    int width, height; /* as accepts gave them */
+};
+
 struct backend {
     const char *name;
 
@@ -57,6 +66,21 @@ struct backend {
     int (*start)(struct backend_state *state, int index, int n, struct effnet_error *error);
     int (*finish)(struct backend_state *state, int index, float *logits, struct effnet_error *error);
 
+    /* A device that decodes JPEGs itself; all NULL: none does. load_decoder loads what that takes beyond the
+     * backend; it needs no state, and may be called before there is one. open_decoder makes the state's
+     * decoder, if it has none yet. accepts tells, in any thread, whether a JPEG is for it, fills *jpeg, which
+     * refers to the bytes, and takes microseconds. decode turns n <= BACKEND_DECODE_BATCH of these into crops
+     * on the device, and waits until the bytes are not needed any more; after a failure all are for the CPU.
+     * start_decoded is start over the crops that decode has left, which takes them. One thread may be in
+     * open_decoder or decode while others use stages; start_decoded is not called while decode is. */
+    int (*load_decoder)(struct effnet_error *error);
+    int (*open_decoder)(struct backend_state *state, struct effnet_error *error);
+    bool (*accepts)(struct backend_state *state, const void *data, size_t size_bytes,
+                    struct backend_jpeg *jpeg);
+    int (*decode)(struct backend_state *state, const struct backend_jpeg *jpegs, int n,
+                  struct effnet_error *error);
+    int (*start_decoded)(struct backend_state *state, int index, int n, struct effnet_error *error);
+
     /* As their namesakes in effnet_lab.h, arguments checked already. */
     int (*run_unit)(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
                     struct effnet_error *error);
@@ -90,6 +114,21 @@ struct backend_choice {
 int effnet_session_open_from(const struct backend_choice *choice, const effnet_model *model,
                              const struct effnet_session_options *options, effnet_session **out,
                              struct effnet_error *error);
+
+/* session.c, for the pipeline: a session's device decodes JPEGs. They are as in struct backend. */
+/* Loads what this build's sessions may want, so that the next has less to do; the next says whether it
+ * failed. */
+void effnet_preload_decoder(void);
+/* Loads it. EFFNET_E_UNAVAILABLE where the session's device does not decode, or it is not there. */
+int effnet_session_load_decoder(const effnet_session *session, struct effnet_error *error);
+int effnet_session_open_decoder(effnet_session *session, struct effnet_error *error);
+bool effnet_session_accepts(effnet_session *session, const void *data, size_t size_bytes,
+                            struct backend_jpeg *jpeg);
+int effnet_session_decode(effnet_session *session, const struct backend_jpeg *jpegs, int n,
+                          struct effnet_error *error);
+/* As effnet_session_submit, over the n crops that were decoded last. */
+int effnet_session_submit_decoded(effnet_session *session, uint8_t *pixels, int n,
+                                  struct effnet_error *error);
 
 extern const struct backend backend_reference;
 extern const struct backend backend_onednn;

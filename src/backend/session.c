@@ -286,7 +286,7 @@ int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struc
                            "submit: %d images, not from 0 to the session's batch of %d", n,
                            session->info.max_batch);
     EFFNET_TRY(enter(session, "submit", error));
-    return leave(session, effnet_stages_submit(&session->stages, pixels, n, error));
+    return leave(session, effnet_stages_submit(&session->stages, pixels, n, false, error));
 }
 
 int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error)
@@ -298,6 +298,51 @@ int effnet_session_collect(effnet_session *session, float *logits, int *n, struc
     EFFNET_TRY(enter(session, "collect", error));
     return leave(session, effnet_stages_collect(&session->stages, logits, n, error));
 }
+
+/* ---------------------------------------------------------------- decoding on the device */
+
+void effnet_preload_decoder(void)
+{
+    if (cuda_backend) cuda_backend->load_decoder(NULL);
+}
+
+int effnet_session_load_decoder(const effnet_session *session, struct effnet_error *error)
+{
+    if (session->backend->load_decoder) return session->backend->load_decoder(error);
+    return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                       "decoding on a GPU: the network runs on the CPU, by backend %s",
+                       session->info.backend);
+}
+
+int effnet_session_open_decoder(effnet_session *session, struct effnet_error *error)
+{
+    EFFNET_TRY(enter(session, "decoder", error));
+    return leave(session, session->backend->open_decoder(session->state, error));
+}
+
+bool effnet_session_accepts(effnet_session *session, const void *data, size_t size_bytes,
+                            struct backend_jpeg *jpeg)
+{
+    if (enter(session, "decoder", NULL)) return false;
+    const bool accepted = session->backend->accepts(session->state, data, size_bytes, jpeg);
+    leave(session, EFFNET_OK);
+    return accepted;
+}
+
+int effnet_session_decode(effnet_session *session, const struct backend_jpeg *jpegs, int n,
+                          struct effnet_error *error)
+{
+    EFFNET_TRY(enter(session, "decoder", error));
+    return leave(session, session->backend->decode(session->state, jpegs, n, error));
+}
+
+int effnet_session_submit_decoded(effnet_session *session, uint8_t *pixels, int n, struct effnet_error *error)
+{
+    EFFNET_TRY(enter(session, "submit", error));
+    return leave(session, effnet_stages_submit(&session->stages, pixels, n, true, error));
+}
+
+/* ---------------------------------------------------------------- units and measures */
 
 int effnet_session_unit_count(const effnet_session *session)
 {

@@ -74,8 +74,10 @@ static int find(struct stages *stages, const uint8_t *pixels)
     return found;
 }
 
-int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, struct effnet_error *error)
+int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, bool decoded,
+                         struct effnet_error *error)
 {
+    const struct backend *backend = stages->backend;
     const int index = find(stages, pixels);
     if (index < 0)
         return effnet_fail(error, EFFNET_E_USAGE, "submit: these pixels are no stage that was handed out");
@@ -83,7 +85,10 @@ int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, st
         set_busy(stages, index, false);
         return EFFNET_OK;
     }
-    if (stages->backend->start) EFFNET_TRY(stages->backend->start(stages->state, index, n, error));
+    if (decoded)
+        EFFNET_TRY(backend->start_decoded(stages->state, index, n, error));
+    else if (backend->start)
+        EFFNET_TRY(backend->start(stages->state, index, n, error));
     pthread_mutex_lock(&stages->lock);
     stages->stage[index].images = n;
     stages->queue[(stages->first + stages->count++) % BACKEND_STAGES] = index;

@@ -27,9 +27,11 @@ void effnet_stages_open(struct stages *stages, const struct backend *backend, st
 void effnet_stages_close(struct stages *stages);
 /* Whether any is handed out or submitted. */
 bool effnet_stages_busy(struct stages *stages);
-/* As their namesakes of effnet.h; n is at most the session's batch. */
+/* As their namesakes of effnet.h; n is at most the session's batch. `decoded`: the images are those that the
+ * backend has decoded last, not what is in the stage. */
 int effnet_stages_take(struct stages *stages, uint8_t **pixels, struct effnet_error *error);
-int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, struct effnet_error *error);
+int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, bool decoded,
+                         struct effnet_error *error);
 int effnet_stages_collect(struct stages *stages, float *logits, int *n, struct effnet_error *error);
 
 #endif

@@ -112,6 +112,13 @@ int image_workspace_read(struct image_workspace *workspace, const char *path,
     return EFFNET_OK;
 }
 
+bool image_workspace_bytes(const struct image_workspace *workspace, const void **data, size_t *size_bytes)
+{
+    *data = workspace->bytes.data;
+    *size_bytes = workspace->size_bytes;
+    return !workspace->more;
+}
+
 void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to)
 {
     const struct image_buffer bytes = to->bytes;

@@ -20,6 +20,9 @@ void image_workspace_close(struct image_workspace *workspace); /* takes NULL */
 int image_workspace_read(struct image_workspace *workspace, const char *path,
                          const struct effnet_image_options *options, struct effnet_error *error);
 
+/* The bytes that were read last, until the next call; false: `path` may go on behind them. */
+bool image_workspace_bytes(const struct image_workspace *workspace, const void **data, size_t *size_bytes);
+
 /* `to` gets the file that `from` has read last, as if it had read it, and `from` the memory that `to` had for
  * files: so that one thread may read for another. */
 void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to);

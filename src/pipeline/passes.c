@@ -35,8 +35,8 @@ static void wait_patiently(struct effnet_pipeline *p)
     pthread_cond_timedwait(&p->submitter_wanted, &p->lock, &until);
 }
 
-/* A stage to submit, or NULL: first there are seats to bring (p->filling is NULL and some are wanted), or
- * there is an end. */
+/* A stage to submit, or NULL: first there are decoded images to submit (p->encoded.submit), or seats to bring
+ * (p->filling is NULL and some are wanted), or there is an end. */
 static struct stage *wait_for_stage(struct effnet_pipeline *p)
 {
     bool waited = false;
@@ -47,7 +47,7 @@ static struct stage *wait_for_stage(struct effnet_pipeline *p)
             if (!p->full) p->last_full = &p->full;
             return stage;
         }
-        if (!p->filling && p->seats_wanted && p->free_stages) return NULL;
+        if (((!p->filling && p->seats_wanted) || p->encoded.submit) && p->free_stages) return NULL;
         if (is_stuck(p) && (waited || p->source_ended)) {
             stage = p->filling;
             p->filling = NULL;
@@ -69,7 +69,8 @@ static void submit(struct effnet_pipeline *p, struct stage *stage)
     *p->last_submitted = stage;
     p->last_submitted = &stage->next;
     pthread_mutex_unlock(&p->lock);
-    const int status = effnet_session_submit(p->session, stage->pixels, stage->taken, &error);
+    const int status = (stage->decoded ? effnet_session_submit_decoded : effnet_session_submit)(
+        p->session, stage->pixels, stage->taken, &error);
     pthread_mutex_lock(&p->lock);
     if (status) {
         effnet_pipeline_fail(p, &error);
@@ -80,8 +81,8 @@ static void submit(struct effnet_pipeline *p, struct stage *stage)
     pthread_cond_signal(&p->pass_submitted);
 }
 
-/* The next stage's seats are there. */
-static void bring_seats(struct effnet_pipeline *p)
+/* A free stage, of which there is one; NULL: that failed. */
+static struct stage *open_stage(struct effnet_pipeline *p)
 {
     struct effnet_error error;
     uint8_t *pixels;
@@ -92,15 +93,35 @@ static void bring_seats(struct effnet_pipeline *p)
         effnet_fail(&error, EFFNET_E_USAGE, "pipeline: the session's stages are in use elsewhere");
     if (!pixels) {
         effnet_pipeline_fail(p, &error);
-    } else {
-        struct stage *stage = p->free_stages;
-        p->free_stages = stage->next;
-        stage->next = NULL;
-        stage->pixels = pixels;
-        stage->taken = stage->filled = 0;
-        p->filling = stage;
-        pthread_cond_broadcast(&p->seat_free);
+        return NULL;
     }
+    struct stage *stage = p->free_stages;
+    p->free_stages = stage->next;
+    stage->next = NULL;
+    stage->pixels = pixels;
+    stage->taken = stage->filled = 0;
+    stage->decoded = false;
+    return stage;
+}
+
+/* The next stage's seats are there. */
+static void bring_seats(struct effnet_pipeline *p)
+{
+    p->filling = open_stage(p);
+    if (p->filling) pthread_cond_broadcast(&p->seat_free);
+}
+
+/* What the device has decoded goes through the network; it may decode the next then. */
+static void submit_decoded(struct effnet_pipeline *p)
+{
+    struct stage *stage = open_stage(p);
+    if (!stage) return;
+    stage->decoded = true;
+    stage->taken = stage->filled = p->encoded.submit;
+    memcpy(stage->records, p->encoded.records, (size_t)stage->taken * sizeof *stage->records);
+    submit(p, stage);
+    p->encoded.submit = 0;
+    pthread_cond_broadcast(&p->encoded.changed);
 }
 
 void *effnet_pipeline_submit(void *argument)
@@ -111,6 +132,8 @@ void *effnet_pipeline_submit(void *argument)
         struct stage *stage = wait_for_stage(p);
         if (stage)
             submit(p, stage);
+        else if (!p->stop && p->encoded.submit)
+            submit_decoded(p);
         else if (!p->stop)
             bring_seats(p);
     }

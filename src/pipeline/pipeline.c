@@ -37,10 +37,15 @@ static void add_records(struct effnet_pipeline *p, struct record *records, int c
     }
 }
 
+#define CONDITIONS(p)                                                                                        \
+    {                                                                                                        \
+        &(p)->record_free, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,                    \
+            &(p)->pass_submitted, &(p)->result_ready, &(p)->encoded.changed                                  \
+    }
+
 static void init_locks(struct effnet_pipeline *p)
 {
-    pthread_cond_t *const conditions[] = {&p->record_free,      &p->processor_free, &p->seat_free,
-                                          &p->submitter_wanted, &p->pass_submitted, &p->result_ready};
+    pthread_cond_t *const conditions[] = CONDITIONS(p);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -49,6 +54,14 @@ static void init_locks(struct effnet_pipeline *p)
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->source_lock, NULL);
+}
+
+static void destroy_locks(struct effnet_pipeline *p)
+{
+    pthread_cond_t *const conditions[] = CONDITIONS(p);
+    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) pthread_cond_destroy(conditions[i]);
+    pthread_mutex_destroy(&p->lock);
+    pthread_mutex_destroy(&p->source_lock);
 }
 
 /* As many workers as the system gives; none is a failure. */
@@ -100,6 +113,7 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
         add_records(p, p->first_records, p->worker_slots);
         status = start_workers(p, error);
     }
+    if (!status && options.decode_gpu) status = effnet_pipeline_open_decoder(p, error);
     if (status)
         effnet_pipeline_close(p);
     else
@@ -111,7 +125,8 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
 
 static int count_records(const struct effnet_pipeline *p)
 {
-    int64_t count = BATCHES_OF_RECORDS * (int64_t)p->max_batch;
+    /* Where two ways of decoding fill batches, each waits for the other's. */
+    int64_t count = (p->options.decode_gpu ? 2 : 1) * BATCHES_OF_RECORDS * (int64_t)p->max_batch;
     if (count < LEAST_RECORDS) count = LEAST_RECORDS;
     count += p->worker_slots;
     return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
@@ -154,6 +169,7 @@ int effnet_pipeline_start(effnet_pipeline *p, effnet_session *session, struct ef
 {
     if (!p || !session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no session");
     if (p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was started before");
+    if (p->options.decode_gpu) EFFNET_TRY(effnet_session_load_decoder(session, error));
     p->max_batch = effnet_session_get_info(session)->max_batch;
     const int records = count_records(p);
     EFFNET_TRY(allocate(p, records, error));
@@ -249,11 +265,18 @@ static void return_stages(struct effnet_pipeline *p)
         if (p->stages[i].pixels) effnet_session_submit(p->session, p->stages[i].pixels, 0, NULL);
 }
 
+static void free_records(struct record *records, int count)
+{
+    for (int i = 0; i < count; i++) {
+        free(records[i].name);
+        free(records[i].copy);
+    }
+}
+
 static void free_memory(struct effnet_pipeline *p)
 {
-    for (int i = 0; p->first_records && i < p->worker_slots; i++) free(p->first_records[i].name);
-    if (p->more_records)
-        for (int i = 0; i < count_records(p) - p->worker_slots; i++) free(p->more_records[i].name);
+    if (p->first_records) free_records(p->first_records, p->worker_slots);
+    if (p->more_records) free_records(p->more_records, count_records(p) - p->worker_slots);
     for (int i = 0; p->decoders && i < p->options.threads; i++) image_workspace_close(p->decoders[i]);
     free(p->decoders);
     free(p->workers);
@@ -263,6 +286,7 @@ static void free_memory(struct effnet_pipeline *p)
     free(p->batch_logits);
     free(p->stages);
     free(p->seat_records);
+    free(p->encoded.records);
     free(p);
 }
 
@@ -277,11 +301,8 @@ void effnet_pipeline_close(effnet_pipeline *p)
     for (int i = 0; i < p->worker_count; i++) pthread_join(p->workers[i], NULL);
     if (p->submitter_runs) pthread_join(p->submitter, NULL);
     if (p->collector_runs) pthread_join(p->collector, NULL);
+    effnet_pipeline_close_decoder(p);
     if (p->session) return_stages(p);
-    pthread_cond_t *const conditions[] = {&p->record_free,      &p->processor_free, &p->seat_free,
-                                          &p->submitter_wanted, &p->pass_submitted, &p->result_ready};
-    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) pthread_cond_destroy(conditions[i]);
-    pthread_mutex_destroy(&p->lock);
-    pthread_mutex_destroy(&p->source_lock);
+    destroy_locks(p);
     free_memory(p);
 }

@@ -1,6 +1,7 @@
 /* The inside of a pipeline. Its parts, each a file:
  *
  *   work.c      worker threads: item -> bytes -> pixels -> a seat in a stage
+ *   encoded.c   with decode_gpu a thread more: what the device decodes, and a batch of that for a pass
  *   passes.c    two threads for the session: one submits stages, the other collects
  *   signals.c   what these tell one another
  *   pipeline.c  opening, results, closing
@@ -12,7 +13,7 @@
 #ifndef EFFNET_PIPELINE_PIPELINE_H
 #define EFFNET_PIPELINE_PIPELINE_H
 
-#include "effnet.h"
+#include "backend/backend.h"
 #include "image/workspace.h"
 
 #include <pthread.h>
@@ -35,14 +36,31 @@ struct record {
     size_t name_bytes;
     const void *data;
     size_t size_bytes;
+    void *copy;               /* of a file's bytes, for the device's decoder; NULL: none */
+    struct backend_jpeg jpeg; /* the item, where the device decodes it */
     float *logits;
     struct record *next; /* in the list of free ones, or of ready ones where there is no order */
+};
+
+/* Items that the device decodes: a queue, a batch that is decoded, then waits for a stage. */
+struct encoded {
+    pthread_cond_t changed; /* for the thread: there is a session, something queued, nothing to submit */
+    bool ready;             /* the decoder is open */
+    int batch;              /* items that are decoded at a time, at most */
+    struct record *first, **last; /* the queue; */
+    int waiting;                  /* so many are in it */
+    size_t bytes;                 /* of copies that are not freed yet */
+    struct record **records;      /* [batch], of the batch; */
+    int submit;                   /* so many wait to be submitted; 0: none do */
+    pthread_t thread;
+    bool runs;
 };
 
 /* A batch that is being filled. */
 struct stage {
     uint8_t *pixels; /* NULL: none */
     int taken, filled;
+    bool decoded;            /* its images are the device's, not in `pixels` */
     struct record **records; /* [max_batch], whose image has which seat */
     struct stage *next;      /* in the list that it is in */
 };
@@ -91,6 +109,7 @@ struct effnet_pipeline {
 
     struct effnet_pipeline_stats stats;
     double device_since_us; /* when in_flight last became 1 */
+    struct encoded encoded;
 
     int worker_count, worker_slots;
     pthread_t *workers, submitter, collector;
@@ -104,6 +123,21 @@ struct effnet_pipeline {
 
 /* work.c: a worker thread's function; the argument is the pipeline. */
 void *effnet_pipeline_work(void *pipeline);
+
+/* From bytes to the crop in a seat, on the calling thread. `reader` has the bytes where the record's data is
+ * NULL. */
+void effnet_pipeline_decode_and_fit(struct effnet_pipeline *pipeline, struct record *record,
+                                    struct image_workspace *reader);
+
+/* encoded.c: for pipelines with decode_gpu. */
+/* The decoder's library is loaded in a thread that later decodes. */
+int effnet_pipeline_open_decoder(struct effnet_pipeline *pipeline, struct effnet_error *error);
+/* Whether the record was taken for the device's decoder: then it is not the caller's any more. `reader` as
+ * above. Any pipeline. */
+bool effnet_pipeline_take_encoded(struct effnet_pipeline *pipeline, struct record *record,
+                                  const struct image_workspace *reader);
+/* Waits for the thread, and frees what it had but for the records' copies. Any pipeline. */
+void effnet_pipeline_close_decoder(struct effnet_pipeline *pipeline);
 
 /* passes.c: the threads of the session. */
 void *effnet_pipeline_submit(void *pipeline);

@@ -160,8 +160,8 @@ static void lap(double *since_us, double *step_us)
     *since_us = now_us;
 }
 
-/* From bytes to the crop in a seat. `reader` has the item's, unless they are the caller's. */
-static void decode_and_fit(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
+void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *record,
+                                    struct image_workspace *reader)
 {
     struct stage *stage = NULL;
     struct effnet_result *result = &record->result;
@@ -197,8 +197,8 @@ static void do_item(struct effnet_pipeline *p, struct record *record, struct ima
         pthread_mutex_lock(&p->lock);
         end_item(p, record, NULL);
         pthread_mutex_unlock(&p->lock);
-    } else {
-        decode_and_fit(p, record, reader);
+    } else if (!effnet_pipeline_take_encoded(p, record, reader)) {
+        effnet_pipeline_decode_and_fit(p, record, reader);
     }
 }
 

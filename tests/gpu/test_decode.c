@@ -9,56 +9,14 @@
 #include "backend/cuda/decode.h"
 #include "image/plain_jpeg.h"
 
-#include <jpeglib.h>
 #include <time.h>
+
+#include "jpegs.h"
 
 enum { MOST = 256, MAX_DIFFERENCE = 2 };
 static const double MOST_MEAN = 0.05;
 static const struct effnet_preprocess USUAL = {.short_side = 272, .crop = 240};
 enum { CROP_BYTES = 240 * 240 * 3 };
-
-struct jpeg {
-    uint8_t *data;
-    unsigned long size;
-    int width, height;
-    char name[48];
-};
-
-/* h, v: of luma, where chroma has one sample; 0: grey. A picture with edges, colour and some noise. */
-static struct jpeg make_jpeg(int width, int height, int h, int v, int quality, uint64_t *state)
-{
-    struct jpeg jpeg = {.width = width, .height = height};
-    struct jpeg_compress_struct c;
-    struct jpeg_error_mgr errors;
-    const int channels = h ? 3 : 1, phase = random_int(state, 0, 200), slope = random_int(state, 1, 9);
-    uint8_t *row = checked_malloc((size_t)width * 3);
-    c.err = jpeg_std_error(&errors);
-    jpeg_create_compress(&c);
-    jpeg_mem_dest(&c, &jpeg.data, &jpeg.size);
-    c.image_width = (JDIMENSION)width;
-    c.image_height = (JDIMENSION)height;
-    c.input_components = channels;
-    c.in_color_space = h ? JCS_RGB : JCS_GRAYSCALE;
-    jpeg_set_defaults(&c);
-    jpeg_set_quality(&c, quality, TRUE);
-    if (h) c.comp_info[0].h_samp_factor = h, c.comp_info[0].v_samp_factor = v;
-    if (phase % 3 == 0) c.restart_in_rows = 1;
-    jpeg_start_compress(&c, TRUE);
-    for (int y = 0; y < height; y++) {
-        for (int x = 0; x < width; x++)
-            for (int i = 0; i < channels; i++) {
-                const int wave = (x * slope / 8 + y * (i + 1) + phase) % 256,
-                          edge = ((x / 37 + y / 23 + i) & 1) * 60;
-                row[x * channels + i] = (uint8_t)((wave * 3 / 5 + edge + random_int(state, 0, 20)) % 256);
-            }
-        jpeg_write_scanlines(&c, &row, 1);
-    }
-    jpeg_finish_compress(&c);
-    jpeg_destroy_compress(&c);
-    free(row);
-    snprintf(jpeg.name, sizeof jpeg.name, "%d x %d, %dx%d, quality %d", width, height, h, v, quality);
-    return jpeg;
-}
 
 static void reference_crop(const struct jpeg *jpeg, uint8_t *crop)
 {
@@ -75,7 +33,7 @@ static void reference_crop(const struct jpeg *jpeg, uint8_t *crop)
 /* n JPEGs, all accepted -> crops on the host, with the places behind the last one untouched. */
 static bool decode(struct cuda_decoder *decoder, const struct jpeg *jpegs, int n, uint8_t *crops)
 {
-    struct cuda_jpeg accepted[MOST];
+    struct backend_jpeg accepted[MOST];
     struct effnet_error error = {0};
     struct guarded device = guarded_alloc((size_t)n * CROP_BYTES);
     for (int i = 0; i < n; i++) {
@@ -151,7 +109,7 @@ static void check_damage(struct cuda_decoder *decoder, int rounds, uint64_t *sta
     int damaged = 0;
     decode(decoder, &good, 1, alone);
     for (int round = 0; round < rounds; round++) {
-        struct cuda_jpeg jpeg;
+        struct backend_jpeg jpeg;
         int n = 0;
         batch[n++] = good;
         for (int i = 0; i < 7; i++) {
@@ -237,7 +195,7 @@ static double seconds(void)
 /* Images/s over files that are in memory: acceptance by one thread, and decode + resize. */
 static void bench(struct cuda_decoder *decoder, char **paths, int count)
 {
-    static struct cuda_jpeg jpegs[4096];
+    static struct backend_jpeg jpegs[4096];
     static uint8_t *data[4096];
     uint8_t *crops;
     int n = 0;

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "backend/cuda/cudnn/conv.h"
+#include "backend/cuda/nvjpeg/library.h"
 #include "common/thread_pool.h"
 
 /* Past this the memory is the limit. */
@@ -16,6 +17,7 @@ static void close_state(struct backend_state *state)
     if (!state) return;
     /* Where CUDA must not be called any more only host memory is freed. */
     const bool abandoned = !state->device.context || cuda_device_enter(&state->device, NULL) != EFFNET_OK;
+    cuda_jpegs_close(&state->jpegs, abandoned);
     for (int i = 0; i < CUDA_SLOTS && !abandoned; i++) cuda_slot_close(&state->slots[i]);
     for (int i = 0; i < BACKEND_STAGES && !abandoned; i++) cuda_stage_close(&state->stages[i]);
     effnet_pool_close(state->pool);
@@ -138,6 +140,12 @@ static int enter(const struct backend_state *state, struct effnet_error *error)
     return cuda_device_enter(&state->device, error);
 }
 
+static int load_decoder(struct effnet_error *error)
+{
+    const struct nvjpeg_library *library;
+    return nvjpeg_library_load(&library, error);
+}
+
 const struct backend backend_cuda = {
     .name = "cuda",
     .devices = cuda_devices,
@@ -152,6 +160,11 @@ const struct backend backend_cuda = {
     .stage = cuda_stage,
     .start = cuda_start,
     .finish = cuda_finish,
+    .load_decoder = load_decoder,
+    .open_decoder = cuda_open_decoder,
+    .accepts = cuda_accepts,
+    .decode = cuda_decode,
+    .start_decoded = cuda_start_decoded,
     .run_unit = cuda_run_unit,
     .time = cuda_time,
     .time_upload = cuda_time_upload,

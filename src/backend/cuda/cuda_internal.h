@@ -9,6 +9,7 @@
  *   memory.c   one arena: lifetimes -> offsets, weights
  *   run.c      enqueueing, staging, passes
  *   decode.c   JPEGs to crops on the device
+ *   jpegs.c    a session's decoder, and its crops on their way into a pass
  *   cudnn/     cuDNN's convolutions
  *   nvjpeg/    nvJPEG's library
  *   toolkit.c  where such libraries are found
@@ -42,6 +43,17 @@ struct cuda_stage {
     int images; /* of the pass under way; 0: none */
 };
 
+/* JPEGs that become crops without the host: decode.c's output, on a stream of its own. */
+struct cuda_jpegs {
+    struct cuda_decoder *decoder; /* NULL: not open */
+    cudaStream_t stream;
+    struct cuda_crops {
+        uint8_t *crops;          /* [BACKEND_DECODE_BATCH or max_batch][crop][crop][3], on the device */
+        cudaEvent_t made, taken; /* the crops are there; they were copied to a slot */
+    } crops[2];                  /* one is filled while the other waits for its slot */
+    int last;                    /* which was filled last */
+};
+
 struct backend_state {
     struct cuda_network network;
     struct cuda_device device;
@@ -60,6 +72,7 @@ struct backend_state {
     struct cuda_timer timer;
     struct cuda_slot slots[CUDA_SLOTS];
     struct cuda_stage stages[BACKEND_STAGES];
+    struct cuda_jpegs jpegs;
     int passes;        /* begun so far, modulo CUDA_SLOTS */
     int copy_threads;  /* that bring a caller's pixels into pinned memory; */
     struct pool *pool; /* these, from the first call on that has many */
@@ -87,6 +100,16 @@ size_t cuda_logit_bytes(const struct cuda_network *network);
 /* Allocates the arena, uploads the weights. EFFNET_E_NOMEM says what would fit. */
 int cuda_memory_open(struct backend_state *state, struct effnet_error *error);
 
+/* jpegs.c; as in struct backend, but for: */
+int cuda_open_decoder(struct backend_state *state, struct effnet_error *error);
+bool cuda_accepts(struct backend_state *state, const void *data, size_t size_bytes,
+                  struct backend_jpeg *jpeg);
+int cuda_decode(struct backend_state *state, const struct backend_jpeg *jpegs, int n,
+                struct effnet_error *error);
+/* The crops of the last n that were decoded are on their way to a slot, on the copy stream. */
+int cuda_take_crops(struct backend_state *state, struct cuda_slot *slot, int n, struct effnet_error *error);
+void cuda_jpegs_close(struct cuda_jpegs *jpegs, bool abandoned);
+
 /* run.c */
 /* Takes one that an earlier try has left half open. */
 int cuda_slot_open(struct backend_state *state, struct cuda_slot *slot, struct effnet_error *error);
@@ -95,6 +118,7 @@ void cuda_stage_close(struct cuda_stage *stage);
 /* As in struct backend. */
 int cuda_stage(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error);
 int cuda_start(struct backend_state *state, int index, int n, struct effnet_error *error);
+int cuda_start_decoded(struct backend_state *state, int index, int n, struct effnet_error *error);
 int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error);
 int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
              struct effnet_error *error);

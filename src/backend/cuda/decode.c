@@ -176,11 +176,11 @@ void cuda_decoder_close(struct cuda_decoder *decoder, bool abandoned)
 }
 
 bool cuda_decoder_accepts(struct cuda_decoder *decoder, const void *data, size_t size_bytes,
-                          struct cuda_jpeg *jpeg)
+                          struct backend_jpeg *jpeg)
 {
     const struct nvjpeg_library *library = decoder->library;
     int reason_against = 0;
-    *jpeg = (struct cuda_jpeg){.data = data, .size_bytes = size_bytes};
+    *jpeg = (struct backend_jpeg){.data = data, .size_bytes = size_bytes};
     if (!image_is_plain_jpeg(data, size_bytes, &jpeg->width, &jpeg->height)) return false;
     if ((int64_t)jpeg->width * jpeg->height > MOST_PIXELS) return false;
     /* What nvJPEG would refuse fails the whole batch. */
@@ -217,7 +217,7 @@ static int find_fit(struct cuda_decoder *decoder, int width, int height, struct 
 }
 
 /* Takes as many of the n JPEGs as go together, at least one, and finds their places. */
-static int plan_part(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs, int n,
+static int plan_part(struct cuda_decoder *decoder, const struct backend_jpeg *jpegs, int n,
                      struct layout *layout, struct effnet_error *error)
 {
     *layout = (struct layout){0};
@@ -257,7 +257,7 @@ static struct resize_axis axis_on_device(const struct image_axis *axis, const in
 }
 
 /* Memory for the part, tables in it, and what the resizes are given but for the crops. */
-static int fill_part(struct cuda_decoder *decoder, struct part *part, const struct cuda_jpeg *jpegs,
+static int fill_part(struct cuda_decoder *decoder, struct part *part, const struct backend_jpeg *jpegs,
                      const struct layout *layout, struct effnet_error *error)
 {
     size_t scratch = 0;
@@ -318,7 +318,7 @@ static int resize_part(struct cuda_decoder *decoder, struct part *part, const st
     return EFFNET_OK;
 }
 
-static int run_part(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs, int n, uint8_t *crops,
+static int run_part(struct cuda_decoder *decoder, const struct backend_jpeg *jpegs, int n, uint8_t *crops,
                     cudaStream_t stream, int *done, struct effnet_error *error)
 {
     struct layout layout;
@@ -333,7 +333,7 @@ static int run_part(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs,
     return status;
 }
 
-int cuda_decoder_run(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs, int n, uint8_t *crops,
+int cuda_decoder_run(struct cuda_decoder *decoder, const struct backend_jpeg *jpegs, int n, uint8_t *crops,
                      cudaStream_t stream, struct effnet_error *error)
 {
     const size_t crop_bytes = 3 * (size_t)decoder->preprocess.crop * (size_t)decoder->preprocess.crop;

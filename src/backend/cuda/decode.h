@@ -6,15 +6,10 @@
 #ifndef EFFNET_BACKEND_CUDA_DECODE_H
 #define EFFNET_BACKEND_CUDA_DECODE_H
 
+#include "backend/backend.h"
 #include "backend/cuda/device.h"
 
 struct cuda_decoder;
-
-struct cuda_jpeg {
-    const uint8_t *data;
-    size_t size_bytes;
-    int width, height; /* as cuda_decoder_accepts gave them */
-};
 
 /* For up to max_batch images at a time, on the current device; takes 0.3 to 0.7 s. EFFNET_E_UNAVAILABLE
  * without nvJPEG, or where the GPU has no JPEG engines. On failure *out is NULL. */
@@ -27,14 +22,14 @@ void cuda_decoder_close(struct cuda_decoder *decoder, bool abandoned);
  * a few microseconds. What it does not accept is for the CPU, which says what is wrong with it if anything
  * is. */
 bool cuda_decoder_accepts(struct cuda_decoder *decoder, const void *data, size_t size_bytes,
-                          struct cuda_jpeg *jpeg);
+                          struct backend_jpeg *jpeg);
 
 /* Decodes n <= max_batch accepted JPEGs and puts onto `stream` what writes their crops,
  * crops[n][crop][crop][3] on the device. Waits for the decoding, not for `stream`; the bytes live until it
  * has come so far. Like anything else on `stream`, the crops are written after what was there before. One
  * call at a time. After a failure no crop counts, and each JPEG is for the CPU: EFFNET_E_NOMEM, or what
  * nvJPEG says. */
-int cuda_decoder_run(struct cuda_decoder *decoder, const struct cuda_jpeg *jpegs, int n, uint8_t *crops,
+int cuda_decoder_run(struct cuda_decoder *decoder, const struct backend_jpeg *jpegs, int n, uint8_t *crops,
                      cudaStream_t stream, struct effnet_error *error);
 
 #endif

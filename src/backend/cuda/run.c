@@ -198,6 +198,16 @@ int cuda_start(struct backend_state *state, int index, int n, struct effnet_erro
     return status;
 }
 
+int cuda_start_decoded(struct backend_state *state, int index, int n, struct effnet_error *error)
+{
+    struct cuda_slot *slot;
+    int status = next_slot(state, &slot, error);
+    if (!status) status = cuda_take_crops(state, slot, n, error);
+    if (!status) status = compute(state, slot, &state->stages[index], n, error);
+    if (status) wait_for_all(state);
+    return status;
+}
+
 int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error)
 {
     struct cuda_stage *stage = &state->stages[index];
