@@ -40,10 +40,11 @@ static int print_help(void)
            "      --version  print the version and exit\n\n"
            "'effnet COMMAND --help' lists a command's options.\n\n"
            "Environment:\n"
-           "  EFFNET_MODEL  weights file, or name of a network, where -m does not say it\n"
-           "  EFFNET_CACHE  folder for what was measured on a GPU (default: ~/.cache/effnet)\n"
-           "  EFFNET_CUDNN  cuDNN's library or its folder, where the loader does not find it\n"
-           "  NO_COLOR      if set and not empty: no colour\n\n"
+           "  EFFNET_MODEL   weights file, or name of a network, where -m does not say it\n"
+           "  EFFNET_CACHE   folder for what was measured on a GPU (default: ~/.cache/effnet)\n"
+           "  EFFNET_CUDNN   cuDNN's library or its folder, where the loader does not find it\n"
+           "  EFFNET_NVJPEG  nvJPEG's library, where the loader does not find it\n"
+           "  NO_COLOR       if set and not empty: no colour\n\n"
            "Exit status:\n");
     cli_print_exit_statuses(stdout);
     return EFFNET_OK;

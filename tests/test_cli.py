@@ -76,6 +76,7 @@ def test_version(effnet, root):
     (["classify", "--format", "xml", "x"], "text|json|csv"),
     (["classify", "--format", "", "x"], "text|json|csv"),
     (["classify", "--precision", "fp8", "x"], "fp32|bf16|fp16"),
+    (["classify", "--decode", "fast", "x"], "cpu|gpu"),
     (["classify", "--plan", "fast", "x"], "auto|cudnn"),
     (["classify", "-m", "", "x"], "empty"),
     (["classify", "-", "-"], "only once"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cli_model import LABELS, write_image
 
-USAGE, DATA, NO_INPUT = 64, 65, 66
+USAGE, DATA, NO_INPUT, UNAVAILABLE = 64, 65, 66, 69
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +271,14 @@ def test_long_names(classify, tmp_path):
     assert done.returncode == NO_INPUT and len(lines) == 2
     for line in lines:
         assert re.search(r"No such file|cannot read input|too long", line), line[-100:]
+
+
+def test_decode(classify, images):
+    """What --decode gpu needs and the CPU has not is said before anything is printed."""
+    assert classify("--decode", "cpu", *images).stdout == classify(*images).stdout
+    done = classify("--decode", "gpu", *images)
+    assert (done.returncode, done.stdout) == (UNAVAILABLE, "")
+    assert re.fullmatch(r"effnet: decoding on a GPU: the network runs on the CPU.*\n", done.stderr)
 
 
 # ---------------------------------------------------------------- standard error and terminals

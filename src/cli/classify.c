@@ -124,6 +124,7 @@ int cmd_classify(int argc, char **argv)
                                  .threshold = 0.5,
                                  .format = "text",
                                  .scores = "probabilities",
+                                 .decode = "cpu",
                                  .image = effnet_image_defaults()};
     const struct option_spec options[] = {
         FLAG('r', "recursive",
@@ -169,6 +170,10 @@ int cmd_classify(int argc, char **argv)
                     "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
                     "white or grey (default: ignore transparency)",
                     OPTION_COLOUR, uint8_t, o.image.background, 0, 0, &o.image.has_background),
+        CHOICE(0, "decode", "cpu|gpu",
+               "what decodes; gpu: a GPU's JPEG engines beside the CPU, with pixels that\n"
+               "differ by rounding (default cpu)",
+               &o.decode),
         FLAG(0, "stats", "say on standard error where the time went, and which files were slowest", &o.stats),
     };
     int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);

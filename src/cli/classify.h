@@ -15,7 +15,7 @@ struct classify_options {
     int64_t top_k, batch_size;
     double threshold;
     bool top_k_given, threshold_given;
-    const char *format, *scores, *shard;
+    const char *format, *scores, *shard, *decode;
     const char *output, *logits; /* files, or NULL */
     bool no_header, resume, stats;
     struct effnet_image_options image;

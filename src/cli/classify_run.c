@@ -238,6 +238,7 @@ static int open_pipeline(struct job *job)
     struct effnet_pipeline_options options = effnet_pipeline_defaults();
     options.image = o->image;
     options.threads = setup_threads(&o->setup);
+    options.decode_gpu = !strcmp(o->decode, "gpu");
     if (effnet_pipeline_open(job->model, &options, next_item, job, &job->pipeline, &error))
         return cli_fail_library(&error);
     job->signals = interrupt_begin(stop_pipeline, job->pipeline);
@@ -316,8 +317,13 @@ int classify_run(const struct classify_options *options)
     const int first_failure = (int)job.files.record.status;
     classify_files_close(&job.files, done);
     if (job.signals) interrupt_end();
-    /* a worker may be waiting for standard input or a pipe, for ever */
-    if (status && job.pipeline) cli_exit_now(status);
+    /* A worker may be waiting for standard input or a pipe, for ever; the GPU's decoder may only be opening.
+     */
+    if (job.pipeline && (status || !strcmp(options->decode, "gpu"))) {
+        const int written = cli_flush_output();
+        if (!status) status = first_failure ? first_failure : written;
+        cli_exit_now(status);
+    }
     close_all(&job);
     return status ? status : first_failure;
 }

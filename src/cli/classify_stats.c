@@ -68,6 +68,10 @@ void classify_stats_print(const struct classify_stats *stats, const struct effne
     print_row("decode", pipeline->decode_us, "  likewise");
     print_row("fit", pipeline->fit_us, "  likewise");
     print_row("wait for seat", pipeline->seat_wait_us, "  likewise: for the network");
+    if (pipeline->decoded_gpu) {
+        snprintf(beside, sizeof beside, "  of %" PRId64 " files, beside the above", pipeline->decoded_gpu);
+        print_row("decode gpu", pipeline->decode_gpu_us, beside);
+    }
     fputs("slowest files, ms: read, decode, fit\n", stderr);
     for (int i = 0; i < SLOWEST && stats->slowest[i].name; i++) {
         const struct slow_file *file = &stats->slowest[i];

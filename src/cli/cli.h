@@ -40,7 +40,7 @@ int cli_flush_output(void);
 /* Right after printing, while errno still tells the reason: whether a write has failed, as above. */
 int cli_check_output(void);
 /* Ends the process at once with the exit status for `status`, for when a thread may be blocked in a read
- * that never ends. What standard output still buffers is lost. */
+ * that never ends, or busy for long. What standard output still buffers is lost. */
 _Noreturn void cli_exit_now(int status);
 
 /* ---------------------------------------------------------------- terminal.c */
