@@ -1,6 +1,7 @@
 /* The inside of a pipeline. Its parts, each a file:
  *
- *   work.c      worker threads: item -> bytes -> pixels -> a seat in a stage
+ *   work.c      worker threads: item -> bytes
+ *   crop.c      bytes -> pixels -> a seat in a stage
  *   encoded.c   with decode_gpu a thread more: what the device decodes, and a batch of that for a pass
  *   passes.c    two threads for the session: one submits stages, the other collects
  *   signals.c   what these tell one another
@@ -124,10 +125,15 @@ struct effnet_pipeline {
 /* work.c: a worker thread's function; the argument is the pipeline. */
 void *effnet_pipeline_work(void *pipeline);
 
+/* crop.c */
 /* From bytes to the crop in a seat, on the calling thread. `reader` has the bytes where the record's data is
  * NULL. */
 void effnet_pipeline_decode_and_fit(struct effnet_pipeline *pipeline, struct record *record,
                                     struct image_workspace *reader);
+
+/* With the lock held: the worker's part is done; stage NULL: its record has no seat, and a failure as its
+ * result, or none because the pipeline stops. */
+void effnet_pipeline_end_item(struct effnet_pipeline *pipeline, struct record *record, struct stage *stage);
 
 /* encoded.c: for pipelines with decode_gpu. */
 /* The decoder's library is loaded in a thread that later decodes. */
@@ -143,7 +149,10 @@ void effnet_pipeline_close_decoder(struct effnet_pipeline *pipeline);
 void *effnet_pipeline_submit(void *pipeline);
 void *effnet_pipeline_collect(void *pipeline);
 
-/* signals.c, all with the lock held. */
+/* signals.c */
+/* Adds the time since *since_us to *step_us, and restarts it. */
+void effnet_pipeline_lap(double *since_us, double *step_us);
+/* All with the lock held. */
 /* The record's result can be handed out. */
 void effnet_pipeline_finish(struct effnet_pipeline *pipeline, struct record *record);
 /* Stops everything; the first failure is what effnet_pipeline_next will return. */

@@ -82,120 +82,17 @@ static struct record *take_item(struct effnet_pipeline *p)
     return record;
 }
 
-/* Waits for what it takes to decode: as many workers have it as may decode at once, so that no more images
- * than those are in memory. NULL: the pipeline stops. */
-static struct image_workspace *begin_work(struct effnet_pipeline *p)
-{
-    struct image_workspace *decoder = NULL;
-    pthread_mutex_lock(&p->lock);
-    p->decoding++;
-    while (!p->idle_decoders && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
-    if (!p->stop) decoder = p->decoders[--p->idle_decoders];
-    pthread_mutex_unlock(&p->lock);
-    return decoder;
-}
-
-/* Waits for a seat and takes it. NULL: the pipeline stops. */
-static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, struct stage **stage)
-{
-    const double start_us = effnet_clock_us();
-    uint8_t *seat = NULL;
-    pthread_mutex_lock(&p->lock);
-    while (!p->filling && !p->stop) {
-        p->seats_wanted++;
-        pthread_cond_signal(&p->submitter_wanted);
-        pthread_cond_wait(&p->seat_free, &p->lock);
-        p->seats_wanted--;
-    }
-    if (!p->stop) {
-        struct stage *filling = p->filling;
-        seat = filling->pixels + (size_t)filling->taken * p->crop_bytes;
-        filling->records[filling->taken++] = record;
-        *stage = filling;
-        if (filling->taken == p->max_batch) { /* the submitter brings another one */
-            p->filling = NULL;
-            *p->last_full = filling;
-            p->last_full = &filling->next;
-            pthread_cond_signal(&p->submitter_wanted);
-        }
-    }
-    p->stats.seat_wait_us += effnet_clock_us() - start_us;
-    pthread_mutex_unlock(&p->lock);
-    return seat;
-}
-
-/* The worker's part is done; stage NULL: its record has no seat, and a failure as its result, or none because
- * the pipeline stops. */
-static void end_item(struct effnet_pipeline *p, struct record *record, struct stage *stage)
-{
-    const struct effnet_result *result = &record->result;
-    p->stats.read_us += result->read_us;
-    p->stats.decode_us += result->decode_us;
-    p->stats.fit_us += result->fit_us;
-    if (stage)
-        stage->filled++;
-    else if (record->error.status)
-        effnet_pipeline_finish(p, record);
-    if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
-        pthread_cond_signal(&p->submitter_wanted);
-}
-
-/* After begin_work, whatever that returned. */
-static void end_work(struct effnet_pipeline *p, struct image_workspace *decoder, struct record *record,
-                     struct stage *stage)
-{
-    pthread_mutex_lock(&p->lock);
-    p->decoding--;
-    if (decoder) p->decoders[p->idle_decoders++] = decoder;
-    pthread_cond_signal(&p->processor_free);
-    end_item(p, record, stage);
-    pthread_mutex_unlock(&p->lock);
-}
-
-/* Adds the time since *since_us to *step_us, and restarts it. */
-static void lap(double *since_us, double *step_us)
-{
-    const double now_us = effnet_clock_us();
-    *step_us += now_us - *since_us;
-    *since_us = now_us;
-}
-
-void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *record,
-                                    struct image_workspace *reader)
-{
-    struct stage *stage = NULL;
-    struct effnet_result *result = &record->result;
-    struct image_workspace *decoder = begin_work(p);
-    if (decoder) {
-        double since_us = effnet_clock_us(), waited_us = 0;
-        if (!record->data) image_workspace_hand_over(reader, decoder);
-        const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
-                                                  &p->options.image, p->preprocess, &record->error);
-        lap(&since_us, &result->decode_us);
-        uint8_t *seat = status ? NULL : take_seat(p, record, &stage);
-        lap(&since_us, &waited_us);
-        if (seat) {
-            result->blank_without_alpha = image_workspace_decoded(decoder).blank_without_alpha;
-            /* A crop that fails has a seat all the same: its pass computes what is there, for nobody. */
-            image_workspace_fit(decoder, p->preprocess, seat, &record->error);
-            memcpy(result->first_pixel, seat, sizeof result->first_pixel);
-            lap(&since_us, &result->fit_us);
-        }
-    }
-    end_work(p, decoder, record, stage);
-}
-
 static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
 {
     int status = record->error.status;
     if (!status && !record->data) {
         double since_us = effnet_clock_us();
         status = image_workspace_read(reader, record->name, &p->options.image, &record->error);
-        lap(&since_us, &record->result.read_us);
+        effnet_pipeline_lap(&since_us, &record->result.read_us);
     }
     if (status) {
         pthread_mutex_lock(&p->lock);
-        end_item(p, record, NULL);
+        effnet_pipeline_end_item(p, record, NULL);
         pthread_mutex_unlock(&p->lock);
     } else if (!effnet_pipeline_take_encoded(p, record, reader)) {
         effnet_pipeline_decode_and_fit(p, record, reader);
