@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH_MAX = 4096 };
-
 #define SHARD_WORD "{shard}"
 
 /* The name with "2-of-4", in five digits each so that they sort, in place of {shard}. The caller frees it. */
@@ -160,16 +158,7 @@ int cmd_classify(int argc, char **argv)
              "NaN for a file that fails",
              &o.logits),
         FLAG(0, "resume", "go on with the --output of a run that broke off", &o.resume),
-        INTEGER('b', "batch-size", "N",
-                "images a pass through the network\n(default: as many as there are, at most 32)",
-                &o.batch_size, 1, BATCH_MAX),
-        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)",
-                &o.image.max_pixels, 1, INT_MAX),
-        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &o.image.ignore_exif),
-        OPTION_SPEC(0, "background", "COLOUR",
-                    "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
-                    "white or grey (default: ignore transparency)",
-                    OPTION_COLOUR, uint8_t, o.image.background, 0, 0, &o.image.has_background),
+        IMAGE_OPTIONS(&o.batch_size, &o.image),
         CHOICE(0, "decode", "cpu|gpu",
                "what decodes; gpu: a GPU's JPEG engines beside the CPU, with pixels that\n"
                "differ by rounding (default cpu)",

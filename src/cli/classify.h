@@ -64,8 +64,6 @@ struct classify_stats {
 };
 
 void classify_stats_begin(struct classify_stats *stats);
-/* Adds what a step took since *since_us and restarts it. */
-void classify_stats_lap(double *since_us, double *step_us);
 void classify_stats_add(struct classify_stats *stats, const struct effnet_result *result);
 /* Prints them on standard error. */
 void classify_stats_print(const struct classify_stats *stats, const struct effnet_pipeline_stats *pipeline,

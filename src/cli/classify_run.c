@@ -10,8 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { BATCH_DEFAULT_MAX = 32 }; /* past this a bigger batch is hardly faster, and results come later */
-
 struct job {
     const struct classify_options *options;
     int classes;
@@ -171,10 +169,10 @@ static int run_all(struct job *job)
         struct effnet_error error;
         double since_us = effnet_clock_us();
         int status = effnet_pipeline_next(job->pipeline, &result, &error);
-        classify_stats_lap(&since_us, &job->stats.wait);
+        effnet_clock_lap(&since_us, &job->stats.wait);
         if (status) status = cli_fail_library(&error);
         if (!status && result) status = handle_result(job, result);
-        classify_stats_lap(&since_us, &job->stats.print);
+        effnet_clock_lap(&since_us, &job->stats.print);
         if (!status && result) continue;
         progress_clear();
         return status;
@@ -212,7 +210,7 @@ static int batch_size(const struct classify_options *o)
 {
     const bool known = !o->inputs.list && !o->inputs.recursive;
     if (o->batch_size) return (int)o->batch_size;
-    return known && o->inputs.count < BATCH_DEFAULT_MAX ? o->inputs.count : BATCH_DEFAULT_MAX;
+    return known && o->inputs.count < IMAGE_BATCH_DEFAULT ? o->inputs.count : IMAGE_BATCH_DEFAULT;
 }
 
 static int open_inputs(struct job *job)
@@ -221,7 +219,7 @@ static int open_inputs(struct job *job)
     struct effnet_error error;
     double since_us = effnet_clock_us();
     int status = setup_open_model(&o->setup, &job->model);
-    classify_stats_lap(&since_us, &job->stats.load_model);
+    effnet_clock_lap(&since_us, &job->stats.load_model);
     if (status) return status;
     EFFNET_TRY(limit_classes(job, effnet_model_get_info(job->model)));
     if (walk_open(&o->inputs, &job->walk, &error)) return cli_fail_library(&error);
@@ -245,7 +243,7 @@ static int open_pipeline(struct job *job)
     job->pace.start_us = effnet_clock_us();
     double since_us = effnet_clock_us();
     int status = setup_open_session(&o->setup, job->model, batch_size(o), &job->session);
-    classify_stats_lap(&since_us, &job->stats.open_session);
+    effnet_clock_lap(&since_us, &job->stats.open_session);
     if (status) return status;
     if (effnet_pipeline_start(job->pipeline, job->session, &error)) return cli_fail_library(&error);
     return EFFNET_OK;

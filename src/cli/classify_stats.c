@@ -15,13 +15,6 @@ void classify_stats_begin(struct classify_stats *stats)
                                      .start = effnet_clock_us()};
 }
 
-void classify_stats_lap(double *since_us, double *step_us)
-{
-    double now = effnet_clock_us();
-    *step_us += now - *since_us;
-    *since_us = now;
-}
-
 static double time_of(const struct slow_file *file)
 {
     return file->read_us + file->decode_us + file->fit_us;

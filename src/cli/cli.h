@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "effnet.h"
 
+#include <limits.h>
 #include <stdio.h>
 
 /* A subcommand returns EFFNET_OK, a negative enum effnet_status, or CLI_MISS: it ran, and what it checked
@@ -77,6 +78,24 @@ struct setup {
  * and sets it. */
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
                 struct setup *setup, bool *plan_given, int argc, char **argv);
+
+/* Rows of an option table, for commands that take image files: how many go through the network at a time
+ * (int64_t *batch_size; 0: not given) and how they are read (struct effnet_image_options *image). */
+enum {
+    IMAGE_BATCH_DEFAULT = 32, /* past this a bigger batch is hardly faster, and results come later */
+    IMAGE_BATCH_MAX = 4096,
+};
+#define IMAGE_OPTIONS(batch_size, image)                                                                     \
+    INTEGER('b', "batch-size", "N",                                                                          \
+            "images a pass through the network\n(default: as many as there are, at most 32)", batch_size, 1, \
+            IMAGE_BATCH_MAX),                                                                                \
+        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)",                  \
+                &(image)->max_pixels, 1, INT_MAX),                                                           \
+        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &(image)->ignore_exif),        \
+        OPTION_SPEC(0, "background", "COLOUR",                                                               \
+                    "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"               \
+                    "white or grey (default: ignore transparency)",                                          \
+                    OPTION_COLOUR, uint8_t, (image)->background, 0, 0, &(image)->has_background)
 
 /* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed folder) and opens it. */
 int setup_open_model(const struct setup *setup, effnet_model **out);

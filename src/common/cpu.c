@@ -44,6 +44,13 @@ double effnet_clock_us(void)
     return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
 }
 
+void effnet_clock_lap(double *since_us, double *step_us)
+{
+    const double now_us = effnet_clock_us();
+    *step_us += now_us - *since_us;
+    *since_us = now_us;
+}
+
 int effnet_evict_caches(struct effnet_error *error)
 {
     long cache = 0;

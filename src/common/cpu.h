@@ -14,6 +14,8 @@ int effnet_cpu_threads(void);
 
 /* Microseconds on the monotonic clock, from an arbitrary start. */
 double effnet_clock_us(void);
+/* Adds the time since *since_us to *step_us, and restarts it. */
+void effnet_clock_lap(double *since_us, double *step_us);
 
 /* Replaces what the processor's caches hold by writing twice the last level's size. */
 int effnet_evict_caches(struct effnet_error *error);

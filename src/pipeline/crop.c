@@ -85,15 +85,15 @@ void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *re
         if (!record->data) image_workspace_hand_over(reader, decoder);
         const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
                                                   &p->options.image, p->preprocess, &record->error);
-        effnet_pipeline_lap(&since_us, &result->decode_us);
+        effnet_clock_lap(&since_us, &result->decode_us);
         uint8_t *seat = status ? NULL : take_seat(p, record, &stage);
-        effnet_pipeline_lap(&since_us, &waited_us);
+        effnet_clock_lap(&since_us, &waited_us);
         if (seat) {
             result->blank_without_alpha = image_workspace_decoded(decoder).blank_without_alpha;
             /* A crop that fails has a seat all the same: its pass computes what is there, for nobody. */
             image_workspace_fit(decoder, p->preprocess, seat, &record->error);
             memcpy(result->first_pixel, seat, sizeof result->first_pixel);
-            effnet_pipeline_lap(&since_us, &result->fit_us);
+            effnet_clock_lap(&since_us, &result->fit_us);
         }
     }
     end_work(p, decoder, record, stage);

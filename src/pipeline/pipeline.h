@@ -149,10 +149,7 @@ void effnet_pipeline_close_decoder(struct effnet_pipeline *pipeline);
 void *effnet_pipeline_submit(void *pipeline);
 void *effnet_pipeline_collect(void *pipeline);
 
-/* signals.c */
-/* Adds the time since *since_us to *step_us, and restarts it. */
-void effnet_pipeline_lap(double *since_us, double *step_us);
-/* All with the lock held. */
+/* signals.c, all with the lock held. */
 /* The record's result can be handed out. */
 void effnet_pipeline_finish(struct effnet_pipeline *pipeline, struct record *record);
 /* Stops everything; the first failure is what effnet_pipeline_next will return. */

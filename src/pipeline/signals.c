@@ -1,8 +1,6 @@
 /* What the parts of a pipeline tell one another. */
 #include "pipeline/pipeline.h"
 
-#include "common/cpu.h"
-
 void effnet_pipeline_wake_all(struct effnet_pipeline *p)
 {
     pthread_cond_broadcast(&p->record_free);
@@ -33,11 +31,4 @@ void effnet_pipeline_finish(struct effnet_pipeline *p, struct record *record)
         p->last_ready = &record->next;
     }
     pthread_cond_signal(&p->result_ready);
-}
-
-void effnet_pipeline_lap(double *since_us, double *step_us)
-{
-    const double now_us = effnet_clock_us();
-    *step_us += now_us - *since_us;
-    *since_us = now_us;
 }

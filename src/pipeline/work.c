@@ -88,7 +88,7 @@ static void do_item(struct effnet_pipeline *p, struct record *record, struct ima
     if (!status && !record->data) {
         double since_us = effnet_clock_us();
         status = image_workspace_read(reader, record->name, &p->options.image, &record->error);
-        effnet_pipeline_lap(&since_us, &record->result.read_us);
+        effnet_clock_lap(&since_us, &record->result.read_us);
     }
     if (status) {
         pthread_mutex_lock(&p->lock);

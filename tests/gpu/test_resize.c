@@ -1,7 +1,6 @@
 /* kernels/resize against effnet_image_fit, byte for byte, and so against Pillow, which that one is held
  * against. `--small`: few and small images, for compute-sanitizer. `--bench`: times instead. */
-#include "image/resize.h"
-#include "resize.h"
+#include "backend/cuda/resize_axis.h"
 #include "small.h"
 
 struct problem {
@@ -10,18 +9,6 @@ struct problem {
     void *device_image, *tables;
     struct guarded scratch, crop;
 };
-
-static struct resize_axis axis_on_device(const struct image_axis *axis, const int32_t *host,
-                                         const int32_t *device)
-{
-    return (struct resize_axis){.outputs = axis->outputs,
-                                .first = axis->first,
-                                .end = axis->end,
-                                .taps = axis->taps,
-                                .start = device + (axis->start - host),
-                                .count = device + (axis->count - host),
-                                .weights = device + (axis->weights - host)};
-}
 
 /* Noise; `extreme`: of 0 and 255 alone, which bicubic weights drive out of the range at both ends. */
 static struct problem problem_new(int width, int height, const struct effnet_preprocess *p, bool extreme,

@@ -6,9 +6,8 @@
 #include <string.h>
 
 #include "backend/cuda/nvjpeg/library.h"
+#include "backend/cuda/resize_axis.h"
 #include "image/plain_jpeg.h"
-#include "image/resize.h"
-#include "resize.h"
 
 enum {
     MOST_PIXELS = 64 << 20, /* of an image; sides are below 65536 in any JPEG */
@@ -242,18 +241,6 @@ static int plan_part(struct cuda_decoder *decoder, const struct backend_jpeg *jp
         layout->images++;
     }
     return EFFNET_OK;
-}
-
-static struct resize_axis axis_on_device(const struct image_axis *axis, const int32_t *host,
-                                         const int32_t *device)
-{
-    return (struct resize_axis){.outputs = axis->outputs,
-                                .first = axis->first,
-                                .end = axis->end,
-                                .taps = axis->taps,
-                                .start = device + (axis->start - host),
-                                .count = device + (axis->count - host),
-                                .weights = device + (axis->weights - host)};
 }
 
 /* Memory for the part, tables in it, and what the resizes are given but for the crops. */

@@ -13,11 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    BATCH_DEFAULT_MAX = 32, /* past this a bigger batch is hardly faster */
-    BATCH_MAX = 4096,
-};
-
 struct evaluate_options {
     struct setup setup;
     const char *folder, *labels_from;
@@ -63,7 +58,7 @@ static int next_item(void *context, struct effnet_item *item, struct effnet_erro
 static int open_side(struct job *job, struct side *side, const struct setup *setup)
 {
     const struct evaluate_options *o = job->options;
-    const int64_t batch = o->batch_size ? o->batch_size : BATCH_DEFAULT_MAX;
+    const int64_t batch = o->batch_size ? o->batch_size : IMAGE_BATCH_DEFAULT;
     struct effnet_pipeline_options pipeline = effnet_pipeline_defaults();
     struct effnet_error error;
     pipeline.image = o->image;
@@ -279,16 +274,7 @@ int cmd_evaluate(int argc, char **argv)
                "text for people; json, one object; csv, one record that begins with the\n"
                "columns of timm's validate.py, or with --per-class one a class\n(default text)",
                &o.format),
-        INTEGER('b', "batch-size", "N",
-                "images a pass through the network\n(default: as many as there are, at most 32)",
-                &o.batch_size, 1, BATCH_MAX),
-        INTEGER(0, "max-pixels", "N", "refuse an image of more pixels (default 178956970)",
-                &o.image.max_pixels, 1, INT_MAX),
-        FLAG(0, "ignore-exif", "ignore the orientation in EXIF and XMP data", &o.image.ignore_exif),
-        OPTION_SPEC(0, "background", "COLOUR",
-                    "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"
-                    "white or grey (default: ignore transparency)",
-                    OPTION_COLOUR, uint8_t, o.image.background, 0, 0, &o.image.has_background),
+        IMAGE_OPTIONS(&o.batch_size, &o.image),
     };
     int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
     if (first <= 0) return first;
