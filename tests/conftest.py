@@ -165,3 +165,9 @@ def tiny(tmp_path_factory):
 def image(tmp_path):
     """One image for it."""
     return write_image(tmp_path / "image.png", 1)
+
+
+@pytest.fixture(scope="session")
+def classify(effnet, tiny):
+    """classify(files..., option=...) -> CompletedProcess, of a tiny network on the CPU"""
+    return lambda *arguments, **options: effnet("classify", "-m", tiny, "--device", "cpu", *arguments, **options)

@@ -26,12 +26,6 @@ def images(tmp_path_factory):
     return [write_image(folder / f"{i:02}.png", i) for i in range(12)]
 
 
-@pytest.fixture(scope="module")
-def classify(effnet, tiny):
-    """classify(files..., option=...) -> CompletedProcess"""
-    return lambda *arguments, **options: effnet("classify", "-m", tiny, "--device", "cpu", *arguments, **options)
-
-
 def parse_json(text):
     return [json.loads(line) for line in text.splitlines()]
 

@@ -20,11 +20,6 @@ def images(tmp_path_factory):
     return [write_image(folder / f"{i:02}.png", i) for i in range(12)]
 
 
-@pytest.fixture(scope="module")
-def classify(effnet, tiny):
-    return lambda *arguments, **options: effnet("classify", "-m", tiny, "--device", "cpu", *arguments, **options)
-
-
 @pytest.mark.parametrize("form", ["json", "csv", "text"])
 def test_output_is_what_would_be_printed(classify, images, tmp_path, form):
     out = tmp_path / "out"
