@@ -260,10 +260,11 @@ struct effnet_pipeline_options {
     int threads;          /* that decode; 0 is as many as the process may use */
     bool unordered;       /* results as they come; else in the order of the items */
     bool decode_gpu;      /* the session's GPU decodes plain JPEGs, beside the threads */
-    uint64_t reserved[8]; /* 0 */
+    int64_t early_bytes;  /* memory for crops that are made before start; each is copied once more then */
+    uint64_t reserved[7]; /* 0 */
 };
 
-/* effnet_image_defaults, all threads, in order. */
+/* effnet_image_defaults, all threads, in order, no early crops. */
 struct effnet_pipeline_options effnet_pipeline_defaults(void);
 
 struct effnet_result {
@@ -301,7 +302,8 @@ typedef struct effnet_pipeline effnet_pipeline;
  * results are handed out. Memory does not grow with the number of items; an item that takes long to read, or
  * to decode, does not hold up the others until some hundreds of them wait for it to be handed out in order.
  *
- * open starts on the first items at once, while the session may still be opened; start gives it to the
+ * open starts on the first items at once, while the session may still be opened: with early_bytes on as many
+ * as their crops fit into, else on one for each thread. start gives the session to the
  * pipeline, which alone uses it until the pipeline is closed. The model is the session's. `context` is the
  * source's. */
 int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline_options *options,

@@ -146,6 +146,8 @@ static void check_result(const struct effnet_result *result, const struct list *
     }
 }
 
+static int64_t early_bytes; /* of the pipelines that follow */
+
 static effnet_pipeline *open_pipeline(struct list *list, int threads, bool unordered)
 {
     struct effnet_pipeline_options options = effnet_pipeline_defaults();
@@ -153,6 +155,7 @@ static effnet_pipeline *open_pipeline(struct list *list, int threads, bool unord
     effnet_pipeline *pipeline;
     options.threads = threads;
     options.unordered = unordered;
+    options.early_bytes = early_bytes;
     if (effnet_pipeline_open(model, &options, next_item, list, &pipeline, &error))
         fail_msg("%s", error.message);
     return pipeline;
@@ -213,6 +216,50 @@ static void test_whole(void **state)
                     run_whole("cpu", batches[b], threads, counts[c], unordered);
 }
 
+/* A source that waits for long after some items: these are answered meanwhile. */
+struct gate {
+    struct list list;
+    pthread_mutex_t lock;
+    int opens_at; /* the source gives no more than so many items until the lock is free */
+};
+
+static int next_behind_gate(void *context, struct effnet_item *item, struct effnet_error *error)
+{
+    struct gate *gate = context;
+    if (gate->list.next == gate->opens_at) {
+        pthread_mutex_lock(&gate->lock);
+        pthread_mutex_unlock(&gate->lock);
+    }
+    return next_item(&gate->list, item, error);
+}
+
+static void test_source_waits(void **state)
+{
+    (void)state;
+    effnet_session *session = open_session("cpu", 8);
+    for (early_bytes = 0; early_bytes <= 5000000; early_bytes += 5000000) {
+        struct gate gate = {.list = {.count = 30, .fails_at = -1}, .opens_at = 12};
+        struct effnet_pipeline_options options = effnet_pipeline_defaults();
+        effnet_pipeline *pipeline;
+        options.early_bytes = early_bytes;
+        pthread_mutex_init(&gate.lock, NULL);
+        pthread_mutex_lock(&gate.lock);
+        assert_int_equal(effnet_pipeline_open(model, &options, next_behind_gate, &gate, &pipeline, NULL),
+                         EFFNET_OK);
+        usleep(20000); /* the source is likely to be called for the last time before it waits */
+        assert_int_equal(effnet_pipeline_start(pipeline, session, NULL), EFFNET_OK);
+        for (int i = 0; i < 30; i++) {
+            if (i == 12) pthread_mutex_unlock(&gate.lock);
+            check_result(next_result(pipeline), &gate.list);
+        }
+        assert_null(next_result(pipeline));
+        effnet_pipeline_close(pipeline);
+        pthread_mutex_destroy(&gate.lock);
+    }
+    early_bytes = 0;
+    effnet_session_close(session);
+}
+
 static void test_source_fails(void **state)
 {
     (void)state;
@@ -230,6 +277,22 @@ static void test_source_fails(void **state)
     }
     effnet_pipeline_close(pipeline);
     effnet_session_close(session);
+}
+
+static void test_cancel(void **state);
+
+/* Crops that are made before there is a session: few, and more than there are items. */
+static void test_early(void **state)
+{
+    for (early_bytes = 5000; early_bytes <= 5000000; early_bytes *= 1000) {
+        for (int unordered = 0; unordered < 2; unordered++) {
+            run_whole("cpu", 3, 1, 31, unordered);
+            run_whole("cpu", 32, 4, 1500, unordered);
+        }
+        test_source_fails(state);
+        test_cancel(state);
+    }
+    early_bytes = 0;
 }
 
 /* Whenever it is closed, nothing hangs, and the session can be used again. */
@@ -330,6 +393,9 @@ static void test_arguments(void **state)
     expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error,
                  "-1 threads");
     options = effnet_pipeline_defaults();
+    options.early_bytes = -1;
+    expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error, "early");
+    options = effnet_pipeline_defaults();
     options.reserved[3] = 1;
     expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error,
                  "pipeline");
@@ -408,9 +474,10 @@ static void test_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream), cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_whole),  cmocka_unit_test(test_source_fails),
-        cmocka_unit_test(test_cancel), cmocka_unit_test(test_slow_file),
+        cmocka_unit_test(test_stream),       cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_whole),        cmocka_unit_test(test_early),
+        cmocka_unit_test(test_source_waits), cmocka_unit_test(test_source_fails),
+        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_slow_file),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

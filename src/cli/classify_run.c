@@ -10,6 +10,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* A GPU takes 0.3 s to open, in which 16 cores make 3,400 crops: of 240 x 240 pixels 590 MB. A session on the
+ * CPU is there long before so many. */
+enum { EARLY_BYTES = 640 << 20 };
+
 struct job {
     const struct classify_options *options;
     int classes;
@@ -237,6 +241,7 @@ static int open_pipeline(struct job *job)
     options.image = o->image;
     options.threads = setup_threads(&o->setup);
     options.decode_gpu = !strcmp(o->decode, "gpu");
+    options.early_bytes = EARLY_BYTES;
     if (effnet_pipeline_open(job->model, &options, next_item, job, &job->pipeline, &error))
         return cli_fail_library(&error);
     job->signals = interrupt_begin(stop_pipeline, job->pipeline);

@@ -4,6 +4,7 @@
 #include "common/cpu.h"
 #include "common/error.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Waits for what it takes to decode: as many workers have it as may decode at once, so that no more images
@@ -48,18 +49,51 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
     return seat;
 }
 
+/* While there is no session there are no seats either: memory for a crop until then, as far as it goes. NULL:
+ * it takes a seat. */
+static uint8_t *make_early(struct effnet_pipeline *p, struct record *record)
+{
+    pthread_mutex_lock(&p->lock);
+    const bool may = !p->session && p->early_left > 0;
+    p->early_left -= may;
+    pthread_mutex_unlock(&p->lock);
+    if (may) record->early = malloc(p->crop_bytes);
+    return record->early;
+}
+
+/* With the lock held: the crop waits for a seat in its turn. */
+static void line_up(struct effnet_pipeline *p, struct record *record)
+{
+    record->next = NULL;
+    *p->last_early = record;
+    p->last_early = &record->next;
+}
+
+/* With the lock held: a crop is in the stage, or there is none; the stage may be complete, or as complete as
+ * it gets. */
+static void wake_submitter(struct effnet_pipeline *p, const struct stage *stage)
+{
+    if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
+        pthread_cond_signal(&p->submitter_wanted);
+}
+
 void effnet_pipeline_end_item(struct effnet_pipeline *p, struct record *record, struct stage *stage)
 {
     const struct effnet_result *result = &record->result;
     p->stats.read_us += result->read_us;
     p->stats.decode_us += result->decode_us;
     p->stats.fit_us += result->fit_us;
+    if (record->error.status) {
+        free(record->early);
+        record->early = NULL;
+    }
     if (stage)
         stage->filled++;
+    else if (record->early)
+        line_up(p, record);
     else if (record->error.status)
         effnet_pipeline_finish(p, record);
-    if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
-        pthread_cond_signal(&p->submitter_wanted);
+    wake_submitter(p, stage);
 }
 
 /* After begin_work, whatever that returned. */
@@ -86,7 +120,8 @@ void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *re
         const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
                                                   &p->options.image, p->preprocess, &record->error);
         effnet_clock_lap(&since_us, &result->decode_us);
-        uint8_t *seat = status ? NULL : take_seat(p, record, &stage);
+        uint8_t *seat = status ? NULL : make_early(p, record);
+        if (!status && !seat) seat = take_seat(p, record, &stage);
         effnet_clock_lap(&since_us, &waited_us);
         if (seat) {
             result->blank_without_alpha = image_workspace_decoded(decoder).blank_without_alpha;
@@ -97,4 +132,18 @@ void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *re
         }
     }
     end_work(p, decoder, record, stage);
+}
+
+void effnet_pipeline_place_early(struct effnet_pipeline *p, struct record *record)
+{
+    struct stage *stage = NULL;
+    uint8_t *early = record->early, *seat = take_seat(p, record, &stage);
+    record->early = NULL;
+    if (seat) memcpy(seat, early, p->crop_bytes);
+    free(early);
+    pthread_mutex_lock(&p->lock);
+    p->decoding--;
+    if (stage) stage->filled++;
+    wake_submitter(p, stage);
+    pthread_mutex_unlock(&p->lock);
 }

@@ -19,8 +19,8 @@ enum { PATIENCE_NS = 5000000 };
 static bool is_stuck(const struct effnet_pipeline *p)
 {
     const struct stage *stage = p->filling;
-    return stage && stage->taken > 0 && stage->filled == stage->taken && p->decoding == 0 && !p->in_flight &&
-           !p->full;
+    return stage && stage->taken > 0 && stage->filled == stage->taken && p->decoding == 0 &&
+           !p->first_early && !p->in_flight && !p->full;
 }
 
 static void wait_patiently(struct effnet_pipeline *p)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_THREADS = 1024 };
+enum { MOST_THREADS = 1024, MOST_EARLY = MOST_RECORDS / 4 };
 
 struct effnet_pipeline_options effnet_pipeline_defaults(void)
 {
@@ -23,6 +23,9 @@ static int check_options(struct effnet_pipeline_options *options, struct effnet_
     if (options->threads < 0 || options->threads > MOST_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "pipeline: %d threads: from 1 to %d, or 0 for all",
                            options->threads, MOST_THREADS);
+    if (options->early_bytes < 0)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: %lld bytes for early crops",
+                           (long long)options->early_bytes);
     EFFNET_TRY(effnet_check_reserved(options->reserved, sizeof options->reserved, "pipeline", error));
     if (!options->threads) options->threads = effnet_cpu_threads();
     if (options->threads > MOST_THREADS) options->threads = MOST_THREADS;
@@ -39,7 +42,7 @@ static void add_records(struct effnet_pipeline *p, struct record *records, int c
 
 #define CONDITIONS(p)                                                                                        \
     {                                                                                                        \
-        &(p)->record_free, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,                    \
+        &(p)->work_there, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,                     \
             &(p)->pass_submitted, &(p)->result_ready, &(p)->encoded.changed                                  \
     }
 
@@ -53,7 +56,6 @@ static void init_locks(struct effnet_pipeline *p)
         pthread_cond_init(conditions[i], &monotonic);
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&p->lock, NULL);
-    pthread_mutex_init(&p->source_lock, NULL);
 }
 
 static void destroy_locks(struct effnet_pipeline *p)
@@ -61,7 +63,6 @@ static void destroy_locks(struct effnet_pipeline *p)
     pthread_cond_t *const conditions[] = CONDITIONS(p);
     for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) pthread_cond_destroy(conditions[i]);
     pthread_mutex_destroy(&p->lock);
-    pthread_mutex_destroy(&p->source_lock);
 }
 
 /* As many workers as the system gives; none is a failure. */
@@ -72,6 +73,12 @@ static int start_workers(struct effnet_pipeline *p, struct effnet_error *error)
         p->worker_count++;
     if (p->worker_count) return EFFNET_OK;
     return effnet_fail(error, EFFNET_E_NOMEM, "pipeline: the system gives no thread");
+}
+
+static int count_early(const struct effnet_pipeline *p)
+{
+    const int64_t count = p->options.early_bytes / (int64_t)p->crop_bytes;
+    return count < MOST_EARLY ? (int)count : MOST_EARLY;
 }
 
 int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline_options *from,
@@ -95,22 +102,25 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
     p->classes = info->classes;
     p->forks = effnet_fork_count();
     p->last_ready = &p->first_ready;
+    p->last_early = &p->first_early;
     p->last_full = &p->full;
     p->last_submitted = &p->submitted;
     p->stats.threads = options.threads;
     p->worker_slots = options.threads + EXTRA_WORKERS;
+    p->early_left = count_early(p);
+    p->first_count = p->worker_slots + p->early_left;
     init_locks(p);
     p->workers = calloc((size_t)p->worker_slots, sizeof *p->workers);
     p->decoders = calloc((size_t)options.threads, sizeof *p->decoders);
-    p->first_records = calloc((size_t)p->worker_slots, sizeof *p->first_records);
+    p->first_records = calloc((size_t)p->first_count, sizeof *p->first_records);
     int status = EFFNET_OK;
     while (p->decoders && p->idle_decoders < options.threads &&
            (p->decoders[p->idle_decoders] = image_workspace_open()))
         p->idle_decoders++;
     if (!p->workers || !p->first_records || p->idle_decoders < options.threads)
-        status = effnet_fail_nomem(error, "a pipeline", (size_t)p->worker_slots * sizeof *p->first_records);
+        status = effnet_fail_nomem(error, "a pipeline", (size_t)p->first_count * sizeof *p->first_records);
     if (!status) {
-        add_records(p, p->first_records, p->worker_slots);
+        add_records(p, p->first_records, p->first_count);
         status = start_workers(p, error);
     }
     if (!status && options.decode_gpu) status = effnet_pipeline_open_decoder(p, error);
@@ -128,7 +138,7 @@ static int count_records(const struct effnet_pipeline *p)
     /* Where two ways of decoding fill batches, each waits for the other's. */
     int64_t count = (p->options.decode_gpu ? 2 : 1) * BATCHES_OF_RECORDS * (int64_t)p->max_batch;
     if (count < LEAST_RECORDS) count = LEAST_RECORDS;
-    count += p->worker_slots;
+    count += p->first_count;
     return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
 }
 
@@ -136,7 +146,7 @@ static int count_records(const struct effnet_pipeline *p)
 static int allocate(struct effnet_pipeline *p, int records, struct effnet_error *error)
 {
     const size_t batch = (size_t)p->max_batch, logits = (size_t)p->classes * sizeof(float);
-    p->more_records = calloc((size_t)(records - p->worker_slots), sizeof *p->more_records);
+    p->more_records = calloc((size_t)(records - p->first_count), sizeof *p->more_records);
     p->logits = malloc((size_t)records * logits);
     p->batch_logits = malloc(batch * logits);
     p->stages = calloc(BACKEND_STAGES, sizeof *p->stages);
@@ -148,7 +158,7 @@ static int allocate(struct effnet_pipeline *p, int records, struct effnet_error 
 /* Hands all of it to the workers. */
 static void spread(struct effnet_pipeline *p, effnet_session *session, int records)
 {
-    const int first = p->worker_slots;
+    const int first = p->first_count;
     pthread_mutex_lock(&p->lock);
     for (int i = 0; i < records; i++) {
         struct record *record = i < first ? &p->first_records[i] : &p->more_records[i - first];
@@ -210,7 +220,7 @@ static void take_back(struct effnet_pipeline *p)
     p->handed_out->next = p->free_records;
     p->free_records = p->handed_out;
     p->handed_out = NULL;
-    pthread_cond_signal(&p->record_free);
+    pthread_cond_signal(&p->work_there);
 }
 
 int effnet_pipeline_next(effnet_pipeline *p, const struct effnet_result **result, struct effnet_error *error)
@@ -270,13 +280,14 @@ static void free_records(struct record *records, int count)
     for (int i = 0; i < count; i++) {
         free(records[i].name);
         free(records[i].copy);
+        free(records[i].early);
     }
 }
 
 static void free_memory(struct effnet_pipeline *p)
 {
-    if (p->first_records) free_records(p->first_records, p->worker_slots);
-    if (p->more_records) free_records(p->more_records, count_records(p) - p->worker_slots);
+    if (p->first_records) free_records(p->first_records, p->first_count);
+    if (p->more_records) free_records(p->more_records, count_records(p) - p->first_count);
     for (int i = 0; p->decoders && i < p->options.threads; i++) image_workspace_close(p->decoders[i]);
     free(p->decoders);
     free(p->workers);

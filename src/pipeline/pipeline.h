@@ -1,7 +1,7 @@
 /* The inside of a pipeline. Its parts, each a file:
  *
  *   work.c      worker threads: item -> bytes
- *   crop.c      bytes -> pixels -> a seat in a stage
+ *   crop.c      bytes -> pixels -> a seat in a stage, or before there is a session memory of the record's own
  *   encoded.c   with decode_gpu a thread more: what the device decodes, and a batch of that for a pass
  *   passes.c    two threads for the session: one submits stages, the other collects
  *   signals.c   what these tell one another
@@ -40,7 +40,8 @@ struct record {
     void *copy;               /* of a file's bytes, for the device's decoder; NULL: none */
     struct backend_jpeg jpeg; /* the item, where the device decodes it */
     float *logits;
-    struct record *next; /* in the list of free ones, or of ready ones where there is no order */
+    uint8_t *early;      /* the crop, while it waits for a session; NULL: none */
+    struct record *next; /* in the list of free ones, of early ones, or of ready ones without an order */
 };
 
 /* Items that the device decodes: a queue, a batch that is decoded, then waits for a stage. */
@@ -75,16 +76,15 @@ struct effnet_pipeline {
     size_t crop_bytes;
     int classes;
 
-    pthread_mutex_t source_lock; /* around a call of the source */
-
     pthread_mutex_t lock;            /* guards all that follows */
-    pthread_cond_t record_free;      /* for workers: also when there are no more items */
+    pthread_cond_t work_there;       /* for workers that have no item: next_record says what counts */
     pthread_cond_t processor_free;   /* for workers with bytes to decode */
     pthread_cond_t seat_free;        /* for workers with a decoded image */
     pthread_cond_t submitter_wanted; /* a seat is wanted, a stage is full, or nothing decodes */
     pthread_cond_t pass_submitted;   /* for the collector */
     pthread_cond_t result_ready;     /* for effnet_pipeline_next */
     bool stop;                       /* cancelled, or failed */
+    bool source_busy;                /* a worker is calling it */
     bool source_ended;
     struct effnet_error source_failure, failure; /* statuses EFFNET_OK: none */
 
@@ -101,8 +101,10 @@ struct effnet_pipeline {
 
     effnet_session *session;
     int max_batch;
-    struct stage *filling;           /* gives seats; NULL: none */
-    struct stage *full, **last_full; /* all seats taken, perhaps not filled yet; the oldest first */
+    struct record *first_early, **last_early; /* with crops that wait for seats */
+    int early_left;                           /* so many more crops may be made before there is a session */
+    struct stage *filling;                    /* gives seats; NULL: none */
+    struct stage *full, **last_full;          /* all seats taken, perhaps not filled yet; the oldest first */
     struct stage *submitted, **last_submitted;
     struct stage *free_stages; /* none of the session's */
     int in_flight;             /* passes submitted and not collected */
@@ -116,7 +118,8 @@ struct effnet_pipeline {
     pthread_t *workers, submitter, collector;
     bool submitter_runs, collector_runs;
     int forks;                                   /* effnet_fork_count when it was opened */
-    struct record *first_records, *more_records; /* [worker_slots], from the start; the rest */
+    int first_count;                             /* worker_slots, and one for each early crop */
+    struct record *first_records, *more_records; /* [first_count], from the start; the rest */
     struct stage *stages;                        /* [BACKEND_STAGES] */
     struct record **seat_records;                /* [BACKEND_STAGES][max_batch] */
     float *logits;                               /* [records][classes] */
@@ -130,6 +133,10 @@ void *effnet_pipeline_work(void *pipeline);
  * NULL. */
 void effnet_pipeline_decode_and_fit(struct effnet_pipeline *pipeline, struct record *record,
                                     struct image_workspace *reader);
+
+/* Gives a record's early crop a seat. p->decoding counts the calling thread from when the record left its
+ * list. */
+void effnet_pipeline_place_early(struct effnet_pipeline *pipeline, struct record *record);
 
 /* With the lock held: the worker's part is done; stage NULL: its record has no seat, and a failure as its
  * result, or none because the pipeline stops. */

@@ -8,16 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Waits for a record that is free, and takes it; NULL: there is nothing more to do. */
-static struct record *take_record(struct effnet_pipeline *p)
-{
-    while (!p->free_records && !p->stop && !p->source_ended) pthread_cond_wait(&p->record_free, &p->lock);
-    if (p->stop || p->source_ended) return NULL;
-    struct record *record = p->free_records;
-    p->free_records = record->next;
-    return record;
-}
-
 static void give_back(struct effnet_pipeline *p, struct record *record)
 {
     record->state = RECORD_FREE;
@@ -54,31 +44,58 @@ static void fill_record(struct effnet_pipeline *p, struct record *record, const 
     p->under_way++;
 }
 
-/* The next item's record, or NULL: there are no more items. */
+/* Asks the source for an item; returns its record, or NULL where there are no more items. With the lock held,
+ * but for the call of the source. */
 static struct record *take_item(struct effnet_pipeline *p)
 {
     struct effnet_item item = {0};
     struct effnet_error error = {0};
-    pthread_mutex_lock(&p->source_lock);
-    pthread_mutex_lock(&p->lock);
-    struct record *record = take_record(p);
+    struct record *record = p->free_records;
+    p->free_records = record->next;
+    p->source_busy = true;
     pthread_mutex_unlock(&p->lock);
-    const int given = record ? p->source(p->context, &item, &error) : 0;
+    const int given = p->source(p->context, &item, &error);
     pthread_mutex_lock(&p->lock);
-    if (record && given > 0 && !p->stop) {
+    p->source_busy = false;
+    if (given > 0 && !p->stop) {
         fill_record(p, record, &item);
-    } else if (record) {
-        give_back(p, record);
-        record = NULL;
-        p->source_ended = true;
-        if (given < 0) {
-            p->source_failure = error;
-            p->source_failure.status = given;
-        }
-        effnet_pipeline_wake_all(p);
+        pthread_cond_signal(&p->work_there);
+        return record;
+    }
+    give_back(p, record);
+    p->source_ended = true;
+    if (given < 0) {
+        p->source_failure = error;
+        p->source_failure.status = given;
+    }
+    effnet_pipeline_wake_all(p);
+    return NULL;
+}
+
+static struct record *take_early(struct effnet_pipeline *p)
+{
+    struct record *record = p->first_early;
+    p->first_early = record->next;
+    if (!p->first_early) p->last_early = &p->first_early;
+    p->decoding++;
+    return record;
+}
+
+/* Waits for the next record to work on: with a crop that waits for a seat, or of a new item. NULL: there is
+ * nothing more to do. */
+static struct record *next_record(struct effnet_pipeline *p)
+{
+    struct record *record = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (!record && !p->stop && !(p->source_ended && !p->first_early)) {
+        if (p->session && p->first_early)
+            record = take_early(p);
+        else if (!p->source_ended && !p->source_busy && p->free_records)
+            record = take_item(p);
+        else
+            pthread_cond_wait(&p->work_there, &p->lock);
     }
     pthread_mutex_unlock(&p->lock);
-    pthread_mutex_unlock(&p->source_lock);
     return record;
 }
 
@@ -112,7 +129,12 @@ void *effnet_pipeline_work(void *argument)
         pthread_mutex_unlock(&p->lock);
         return NULL;
     }
-    while ((record = take_item(p))) do_item(p, record, reader);
+    while ((record = next_record(p))) {
+        if (record->early)
+            effnet_pipeline_place_early(p, record);
+        else
+            do_item(p, record, reader);
+    }
     image_workspace_close(reader);
     return NULL;
 }
