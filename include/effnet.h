@@ -147,7 +147,8 @@ struct effnet_model_info {
     int classes;
     int64_t parameters, multiply_adds;
     struct effnet_preprocess preprocess;
-    bool multi_label; /* the classes do not exclude one another: effnet_top_k_multi_label */
+    bool multi_label;     /* the classes do not exclude one another: effnet_top_k_multi_label */
+    int feature_channels; /* of what the last pooling gives, which the linear layers at the end read */
 };
 
 typedef struct effnet_model effnet_model;
@@ -163,6 +164,12 @@ struct effnet_label effnet_model_label(const effnet_model *model, int class_inde
 
 /* ---------------------------------------------------------------- sessions */
 
+/* What a session hands out beside the logits. */
+enum effnet_features {
+    EFFNET_FEATURES_NONE,
+    EFFNET_FEATURES_POOLED, /* [feature_channels]: an embedding of the image */
+};
+
 struct effnet_session_options {
     const char *device; /* "auto", "cpu", "reference", "cuda", "cuda:N"; NULL is auto */
     const char
@@ -170,10 +177,11 @@ struct effnet_session_options {
     const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
     int max_batch;    /* images a pass at most; 0 is 1 */
     int threads;      /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
-    uint64_t reserved[8]; /* 0 */
+    enum effnet_features features;
+    uint64_t reserved[7]; /* 0 */
 };
 
-/* Device "auto", its own precision, plan "auto", one image a pass, all threads: zeros. */
+/* Device "auto", its own precision, plan "auto", one image a pass, all threads, no features: zeros. */
 struct effnet_session_options effnet_session_defaults(void);
 
 struct effnet_session_info {
@@ -184,6 +192,7 @@ struct effnet_session_info {
                            went unused */
     int max_batch, threads;
     int64_t memory_bytes; /* activations, weights and workspaces that the session holds */
+    int feature_count;    /* numbers an image of the features that it hands out; 0: it hands out none */
 };
 
 typedef struct effnet_session effnet_session;
@@ -198,6 +207,11 @@ const struct effnet_session_info *effnet_session_get_info(const effnet_session *
  * passes. Image i's logits do not depend on the other images, bit for bit. */
 int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, float *logits,
                        struct effnet_error *error);
+
+/* The same, and features [n][info->feature_count], as the device computed them, widened to float. They are as
+ * independent of the other images. EFFNET_E_USAGE where the session hands out none. */
+int effnet_session_run_features(effnet_session *session, const uint8_t *pixels, int n, float *logits,
+                                float *features, struct effnet_error *error);
 
 /* A stream of batches, with several under way at once. A session has a few *stages*: memory for a batch's
  * pixels, [max_batch][crop][crop][3], from which its device reads.
@@ -218,6 +232,9 @@ int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struc
 /* Waits for the oldest pass, writes its logits [*n][classes], and its stage is free again. *n = 0: no pass is
  * under way. A pass that fails is over, too. */
 int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error);
+/* The same, and features [*n][info->feature_count], as effnet_session_run_features. */
+int effnet_session_collect_features(effnet_session *session, float *logits, float *features, int *n,
+                                    struct effnet_error *error);
 
 /* Lists the devices of this machine, one call each: name as `--device` takes it, what it is, and the
  * backend and precisions that would run; available false comes with the reason in `detail`. */
@@ -277,6 +294,7 @@ struct effnet_result {
     bool blank_without_alpha;          /* as in struct effnet_image */
     uint8_t first_pixel[3];            /* of the crop: the colour of all of it then; else it may be 0 */
     double read_us, decode_us, fit_us; /* the last two 0 where the GPU did it */
+    const float *features; /* [feature_count] of the session; NULL where that is 0, or logits are NULL */
 };
 
 /* What was done so far. Times are summed over the threads, in microseconds. */

@@ -51,6 +51,8 @@ struct effnet_layer {
 
 /* index in [0, layer_count) */
 const struct effnet_layer *effnet_model_layer(const effnet_model *model, int index);
+/* The layer whose output the linear layers at the network's end read: always a pool. */
+int effnet_model_head_pool(const effnet_model *model);
 /* Name of an input as the weights file has it: of layer `index`, or "image" for EFFNET_IMAGE. */
 const char *effnet_input_name(const effnet_model *model, int index);
 /* Elements of one image in what layer->inputs[input] names, and in the layer's output. */

@@ -12,6 +12,11 @@ static void *checked(void *memory)
 
 float *reference_logits(const effnet_model *model, const uint8_t *pixels, int n)
 {
+    return reference_output(model, pixels, n, effnet_model_get_info(model)->layer_count - 1);
+}
+
+float *reference_output(const effnet_model *model, const uint8_t *pixels, int n, int kept)
+{
     const struct effnet_model_info *info = effnet_model_get_info(model);
     float **outputs = checked(calloc((size_t)info->layer_count, sizeof *outputs));
     float *image = checked(
@@ -29,9 +34,10 @@ float *reference_logits(const effnet_model *model, const uint8_t *pixels, int n)
             exit(1);
         }
     }
-    float *logits = outputs[info->layer_count - 1];
-    for (int i = 0; i + 1 < info->layer_count; i++) free(outputs[i]);
+    float *output = outputs[kept];
+    for (int i = 0; i < info->layer_count; i++)
+        if (i != kept) free(outputs[i]);
     free(outputs);
     free(image);
-    return logits;
+    return output;
 }

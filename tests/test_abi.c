@@ -36,6 +36,7 @@ static void test_places(void **state)
     assert_int_equal(offsetof(struct effnet_model_info, preprocess), 72);
     assert_int_equal(offsetof(struct effnet_model_info, multi_label), 136);
     assert_int_equal(offsetof(struct effnet_session_options, threads), 28);
+    assert_int_equal(offsetof(struct effnet_session_options, features), 32);
     assert_int_equal(offsetof(struct effnet_session_info, memory_bytes), 40);
     assert_int_equal(offsetof(struct effnet_device, available), 40);
     assert_int_equal(offsetof(struct effnet_linear_args, activation), 100);

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from cli_model import DATA, OUTPUT, USAGE, assert_one_line, write_image, write_tiny_model
+from safetensors import safe_open
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,12 @@ def test_output_to_what_is_no_file(classify, images, tmp_path, build, tiny):
     assert_one_line(classify("-o", tmp_path / "no/out", images[0]), OUTPUT, "No such file")
     assert_one_line(classify("--resume", "-o", "/dev/null", images[0]), USAGE, "no regular file")
     assert_one_line(classify("--resume", images[0]), USAGE, "--output")
-    assert_one_line(classify("--logits", "/dev/null", images[0]), USAGE, "no regular file")
+    for option in ("--logits", "--embeddings"):
+        assert_one_line(classify(option, "/dev/null", images[0]), USAGE, f"{option}: /dev/null is no regular file")
+    same = tmp_path / "same"
+    for first, second in itertools.combinations(("--output", "--logits", "--embeddings"), 2):
+        done = classify(first, same, second, same, images[0])
+        assert_one_line(done, USAGE, f"{first} and {second} name the same file")
     done = classify("-o", "/dev/full", images[0])
     assert done.returncode == OUTPUT and done.stderr == "effnet: /dev/full: No space left on device\n"
     pipe = tmp_path / "pipe"
@@ -62,7 +69,7 @@ def test_output_to_what_is_no_file(classify, images, tmp_path, build, tiny):
 def test_output_that_is_an_image_is_left_alone(classify, images, tmp_path):
     image = write_image(tmp_path / "image.png", 5)
     before = image.read_bytes()
-    for option in ("-o", "--logits"):
+    for option in ("-o", "--logits", "--embeddings"):
         done = classify(option, image, *images)
         assert done.returncode == OUTPUT and "an image, which is not overwritten" in done.stderr
     assert image.read_bytes() == before and os.listdir(tmp_path) == ["image.png"]
@@ -134,6 +141,32 @@ def test_logits_of_many_classes_and_of_none(effnet, tmp_path, image):
     empty.mkdir()
     effnet("classify", "-m", model, "--device", "cpu", "--logits", tmp_path / "l.npy", "-r", empty)
     assert np.load(tmp_path / "l.npy").shape == (0, 3)
+
+
+def test_embeddings(classify, tiny, images, tmp_path):
+    """They are what the classifier makes its logits of."""
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"no image")
+    files = [*images[:5], junk, *images[5:]]
+    arrays = {name: tmp_path / f"{name}.npy" for name in ("logits", "embeddings")}
+    options = [word for name, path in arrays.items() for word in (f"--{name}", path)]
+    done = classify(*options, *files)
+    assert done.returncode == DATA and done.stdout == classify(*files).stdout
+    assert done.stderr.splitlines()[1:] == [f"effnet: {path}: 1 of 13 rows are NaN: those of files that failed"
+                                            for path in arrays.values()]
+    logits, embeddings = (np.load(path) for path in arrays.values())
+    assert embeddings.shape == (13, 8) and embeddings.dtype == np.float32
+    assert np.isnan(embeddings[5]).all() and not np.isnan(np.delete(embeddings, 5, axis=0)).any()
+    with safe_open(tiny, "numpy") as model:
+        weight, bias = (model.get_tensor(f"classifier.{part}") for part in ("weight", "bias"))
+    np.testing.assert_allclose(embeddings @ weight.T + bias, logits, rtol=1e-5, atol=1e-5)
+    assert len(np.unique(embeddings[:, 0])) > 5, "images have embeddings of their own"
+    classify("--embeddings", tmp_path / "alone.npy", *files)
+    np.testing.assert_array_equal(np.load(tmp_path / "alone.npy"), embeddings)
+    for shard in ("1/2", "2/2"):
+        classify("--shard", shard, "--embeddings", tmp_path / "part-{shard}.npy", *files)
+    parts = [np.load(tmp_path / f"part-0000{i}-of-00002.npy") for i in (1, 2)]
+    np.testing.assert_array_equal(np.concatenate(parts), embeddings)
 
 
 # ---------------------------------------------------------------- signals

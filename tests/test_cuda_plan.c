@@ -76,6 +76,7 @@ static int setup(void **out)
     f->state.network = (struct cuda_network){.model = f->model,
                                              .info = effnet_model_get_info(f->model),
                                              .max_batch = 3,
+                                             .features_layer = -1,
                                              .sms = 100,
                                              .chip = "test chip",
                                              .without_cudnn = true};
@@ -176,6 +177,30 @@ static void test_tensors(void **state)
     assert_int_equal(s->tensors[s->units[0].output].bytes, cuda_aligned(2u * 3 * 8 * 8 * 16));
 }
 
+/* A layer whose output is handed out ends a unit, and what it gives stays to the end of the pass. */
+static void test_features(void **state)
+{
+    struct fixture *f = *state;
+    const struct backend_state *s = &f->state;
+    measured(f, "pointwise", HEAD, POOL, 1);
+    measured(f, "pointwise", HEAD, HEAD, 4);
+    measured(f, "pool", POOL, POOL, 5);
+    f->state.network.features_layer = HEAD;
+    assert_string_equal(plan_text(f),
+                        "first_block 0-2, pointwise 3, depthwise 4, pointwise 5, pointwise 6, pool 7, "
+                        "linear 8");
+    assert_int_equal(s->features_tensor, s->units[4].output);
+    assert_int_equal(s->tensors[s->features_tensor].last, 6);
+    f->state.network.features_layer = POOL;
+    assert_string_equal(plan_text(f),
+                        "first_block 0-2, pointwise 3, depthwise 4, pointwise 5, pointwise 6-7, linear 8");
+    assert_int_equal(s->features_tensor, s->units[4].output);
+    assert_int_equal(s->tensors[s->features_tensor].last, 5);
+    f->state.network.features_layer = -1;
+    plan_text(f);
+    assert_int_equal(s->features_tensor, -1);
+}
+
 /* A candidate of an entry that does not exist or does not fit is passed over. */
 static void test_unknown_candidate(void **state)
 {
@@ -249,6 +274,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_scale_with_two_readers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_least_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tensors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_features, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unknown_candidate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plan_cudnn, setup, teardown),
     };

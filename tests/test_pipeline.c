@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { CLASSES = 11, IMAGES = 97, MAX_FILE_BYTES = 64 + 3 * 40 * 40 };
+enum { CLASSES = 11, CHANNELS = 65, IMAGES = 97, MAX_FILE_BYTES = 64 + 3 * 40 * 40 };
 
 static effnet_model *model;
 
@@ -29,11 +29,12 @@ struct fixture {
     size_t sizes[IMAGES];
     int status[IMAGES];
     float logits[IMAGES][CLASSES];
+    float features[IMAGES][CHANNELS];
 };
 
 static struct fixture fixture;
 
-static effnet_session *open_session(const char *device, int max_batch)
+static effnet_session *open_session_for(const char *device, int max_batch, enum effnet_features features)
 {
     struct effnet_session_options options = effnet_session_defaults();
     struct effnet_error error = {0};
@@ -41,8 +42,14 @@ static effnet_session *open_session(const char *device, int max_batch)
     options.device = device;
     options.max_batch = max_batch;
     options.threads = 2;
+    options.features = features;
     if (effnet_session_open(model, &options, &session, &error)) fail_msg("%s: %s", device, error.message);
     return session;
+}
+
+static effnet_session *open_session(const char *device, int max_batch)
+{
+    return open_session_for(device, max_batch, EFFNET_FEATURES_NONE);
 }
 
 /* A PPM of random size and pixels; every tenth is cut short. */
@@ -62,7 +69,7 @@ static int set_up(void **state)
     uint64_t random = 20261128;
     model = weights_open(weights_tiny(1));
     const struct effnet_preprocess *p = &effnet_model_get_info(model)->preprocess;
-    effnet_session *session = open_session("cpu", 1);
+    effnet_session *session = open_session_for("cpu", 1, EFFNET_FEATURES_POOLED);
     uint8_t *crop = malloc((size_t)p->crop * (size_t)p->crop * 3);
     for (int i = 0; i < IMAGES; i++) {
         struct effnet_image image;
@@ -70,7 +77,8 @@ static int set_up(void **state)
         fixture.status[i] = effnet_image_decode(fixture.files[i], fixture.sizes[i], "x", NULL, &image, NULL);
         if (fixture.status[i]) continue;
         if (effnet_image_fit(&image, p, crop, NULL)) return -1;
-        if (effnet_session_run(session, crop, 1, fixture.logits[i], NULL)) return -1;
+        if (effnet_session_run_features(session, crop, 1, fixture.logits[i], fixture.features[i], NULL))
+            return -1;
         effnet_image_free(&image);
     }
     free(crop);
@@ -171,11 +179,12 @@ static const struct effnet_result *next_result(effnet_pipeline *pipeline)
 
 /* ---------------------------------------------------------------- tests */
 
-static void run_whole(const char *device, int max_batch, int threads, int count, bool unordered)
+static void run_whole(const char *device, int max_batch, int threads, int count, bool unordered,
+                      enum effnet_features features)
 {
     struct list list = {.count = count, .fails_at = -1};
     effnet_pipeline *pipeline = open_pipeline(&list, threads, unordered);
-    effnet_session *session = open_session(device, max_batch);
+    effnet_session *session = open_session_for(device, max_batch, features);
     char *seen = calloc((size_t)count + 1, 1);
     const struct effnet_result *result;
     int failed = 0;
@@ -187,6 +196,11 @@ static void run_whole(const char *device, int max_batch, int threads, int count,
         seen[result->index] = 1;
         failed += result->status != EFFNET_OK;
         check_result(result, &list);
+        if (features && !result->status)
+            assert_memory_equal(result->features, fixture.features[result->index % IMAGES],
+                                sizeof fixture.features[0]);
+        else
+            assert_null(result->features);
     }
     assert_null(next_result(pipeline)); /* it stays ended */
     for (int i = 0; i < count; i++) assert_true(seen[i]);
@@ -213,7 +227,8 @@ static void test_whole(void **state)
         for (int b = 0; b < 3; b++)
             for (int threads = 1; threads <= 4; threads += 3)
                 for (int unordered = 0; unordered < 2; unordered++)
-                    run_whole("cpu", batches[b], threads, counts[c], unordered);
+                    run_whole("cpu", batches[b], threads, counts[c], unordered,
+                              unordered ? EFFNET_FEATURES_POOLED : EFFNET_FEATURES_NONE);
 }
 
 /* A source that waits for long after some items: these are answered meanwhile. */

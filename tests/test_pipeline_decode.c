@@ -86,9 +86,10 @@ static int fake_start(struct backend_state *state, int index, int n, struct effn
     return EFFNET_OK;
 }
 
-static int fake_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error)
+static int fake_finish(struct backend_state *state, int index, float *logits, float *features,
+                       struct effnet_error *error)
 {
-    return backend_reference.run(state, device.stages[index], device.images[index], logits, error);
+    return backend_reference.run(state, device.stages[index], device.images[index], logits, features, error);
 }
 
 static int fake_load_decoder(struct effnet_error *error)

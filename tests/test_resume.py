@@ -52,14 +52,24 @@ def test_killed_at_random_points(command, images, tmp_path, form):
     files.write_text("\n".join(map(str, images * 50)) + "\n")
     inputs = ["--format", form, "--files-from", files]
     start = time.monotonic()
-    whole = run(command, *inputs, "-o", tmp_path / "whole", "--logits", tmp_path / "whole.npy")
+    names = ["out", "logits.npy", "embeddings.npy"]
+
+    def outputs(folder):
+        return [word for option, name in zip(("-o", "--logits", "--embeddings"), names, strict=True)
+                for word in (option, folder / name)]
+
+    def assert_whole():
+        for name in names:
+            assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    (tmp_path / "whole").mkdir()
+    whole = run(command, *inputs, *outputs(tmp_path / "whole"))
     seconds = time.monotonic() - start
     assert whole.returncode == DATA
     seed = int(os.environ.get("EFFNET_TEST_SEED", random.randrange(1 << 30)))
     print("seed", seed)
     draw = random.Random(seed)
-    out, array = tmp_path / "out", tmp_path / "out.npy"
-    arguments = [*inputs, "-o", out, "--logits", array, "--resume"]
+    arguments = [*inputs, *outputs(tmp_path), "--resume"]
     errors, finished = "", 0
     for _ in range(ROUNDS):
         stderr, status = kill_after(command, arguments, draw.uniform(0, 0.6 * seconds))
@@ -67,16 +77,14 @@ def test_killed_at_random_points(command, images, tmp_path, form):
         if status != -9:
             assert status == DATA, stderr
             finished += 1
-            assert out.read_bytes() == (tmp_path / "whole").read_bytes()
-            assert array.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-            assert not re.search("out.*(partial|resume)", " ".join(os.listdir(tmp_path)))
-            out.unlink()
+            assert_whole()
+            assert not re.search("partial|resume", " ".join(os.listdir(tmp_path)))
+            (tmp_path / "out").unlink()
     done = run(command, *arguments)
     assert done.returncode == DATA, done.stderr
     errors += done.stderr
-    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
-    assert array.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["list", "out", "out.npy", "whole", "whole.npy"]
+    assert_whole()
+    assert sorted(os.listdir(tmp_path)) == sorted(["list", "whole", *names])
     for path in images[7::10]:  # a line may come again where the kill fell behind it
         assert errors.count(f"effnet: {path}: ") >= 50 * (finished + 1)
 
@@ -134,6 +142,7 @@ def test_without_the_option_nothing_is_lost(command, images, tmp_path):
     (["--scores", "logits"], "scores=probabilities"),
     (["--background", "white"], "background"),
     (["--ignore-exif"], "ignore-exif=0"),
+    (["--embeddings", "e.npy"], "embeddings=0, and this one has embeddings=1"),
     (["-b", "4"], "batch-size=8"),
     (["--shard", "1/1"], None),
     (["--shard", "1/2"], "shard=1/1, and this one has shard=1/2"),

@@ -10,6 +10,7 @@ struct backend_options {
     const char *precision; /* NULL: the backend's own */
     const char *plan;      /* never NULL */
     int max_batch, threads, device_index;
+    int features_layer; /* its output is handed out beside the logits; -1: none is */
 };
 
 struct backend_state; /* each backend's own */
@@ -54,8 +55,9 @@ struct backend {
     int (*enter)(const struct backend_state *state, struct effnet_error *error);
     void (*leave)(void);
 
-    /* As effnet_session_run; any n >= 1, the backend splits it into passes. */
-    int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+    /* As effnet_session_run_features; any n >= 1, the backend splits it into passes. features NULL: they are
+     * not wanted. */
+    int (*run)(struct backend_state *state, const uint8_t *pixels, int n, float *logits, float *features,
                struct effnet_error *error);
 
     /* Stages of its own and passes over them; all three NULL: session.c has stages in ordinary memory, and
@@ -64,7 +66,8 @@ struct backend {
      * thread while another one is in stage or start. Not while run is. */
     int (*stage)(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error);
     int (*start)(struct backend_state *state, int index, int n, struct effnet_error *error);
-    int (*finish)(struct backend_state *state, int index, float *logits, struct effnet_error *error);
+    int (*finish)(struct backend_state *state, int index, float *logits, float *features,
+                  struct effnet_error *error);
 
     /* A device that decodes JPEGs itself; all NULL: none does. load_decoder loads what that takes beyond the
      * backend; it needs no state, and may be called before there is one. open_decoder makes the state's

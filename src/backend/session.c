@@ -68,8 +68,8 @@ static bool is_one_of(const char *word, const char *const *list)
 }
 
 /* Checks the options that every backend has, and applies the defaults. */
-static int check_options(const struct effnet_session_options *from, struct backend_options *to,
-                         struct effnet_error *error)
+static int check_options(const effnet_model *model, const struct effnet_session_options *from,
+                         struct backend_options *to, struct effnet_error *error)
 {
     static const char *const precisions[] = {"fp32", "bf16", "fp16", NULL};
     static const char *const plans[] = {"auto", "cudnn", NULL};
@@ -85,6 +85,8 @@ static int check_options(const struct effnet_session_options *from, struct backe
     if (from->threads < 0 || from->threads > MAX_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
                            MAX_THREADS);
+    if ((unsigned)from->features > EFFNET_FEATURES_POOLED)
+        return effnet_fail(error, EFFNET_E_USAGE, "session: unknown features %d", (int)from->features);
     EFFNET_TRY(effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error));
     int cpu_threads = effnet_cpu_threads();
     *to = (struct backend_options){
@@ -94,6 +96,7 @@ static int check_options(const struct effnet_session_options *from, struct backe
         .threads = from->threads               ? from->threads
                    : cpu_threads < MAX_THREADS ? cpu_threads
                                                : MAX_THREADS,
+        .features_layer = from->features ? effnet_model_head_pool(model) : -1,
     };
     return EFFNET_OK;
 }
@@ -142,7 +145,7 @@ static int open_device(struct effnet_session *session, const struct backend_choi
 {
     struct backend_options options;
     enum backend_device kind;
-    EFFNET_TRY(check_options(from, &options, error));
+    EFFNET_TRY(check_options(session->model, from, &options, error));
     EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
     int status = EFFNET_OK;
     struct effnet_error reason = {0};
@@ -168,6 +171,9 @@ static int open_device(struct effnet_session *session, const struct backend_choi
         .notice = session->notice,
         .max_batch = options.max_batch,
     };
+    if (options.features_layer >= 0)
+        session->info.feature_count = (int)effnet_layer_out_size(
+            effnet_model_layer(session->model, options.features_layer));
     session->backend->describe(session->state, &session->info);
     const struct effnet_model_info *info = effnet_model_get_info(session->model);
     effnet_stages_open(&session->stages, session->backend, session->state,
@@ -210,7 +216,7 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
     enum backend_device kind;
     if (!model) return effnet_fail(error, EFFNET_E_USAGE, "tuning: no model");
     if (!from) from = &defaults;
-    EFFNET_TRY(check_options(from, &options, error));
+    EFFNET_TRY(check_options(model, from, &options, error));
     EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
     if (kind != DEVICE_AUTO && kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device %s has nothing to tune; a GPU has",
@@ -259,13 +265,38 @@ const struct effnet_session_info *effnet_session_get_info(const effnet_session *
     return &session->info;
 }
 
+/* Whether the session can be asked for features. */
+static int check_features(const effnet_session *session, const char *what, const float *features,
+                          struct effnet_error *error)
+{
+    if (!features) return effnet_fail(error, EFFNET_E_USAGE, "%s: a place for features is needed", what);
+    if (session->info.feature_count) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_USAGE, "%s: the session was opened without features", what);
+}
+
+static int run(effnet_session *session, const char *what, const uint8_t *pixels, int n, float *logits,
+               float *features, struct effnet_error *error)
+{
+    EFFNET_TRY(enter_alone(session, what, error));
+    return leave(session, session->backend->run(session->state, pixels, n, logits, features, error));
+}
+
 int effnet_session_run(effnet_session *session, const uint8_t *pixels, int n, float *logits,
                        struct effnet_error *error)
 {
     if (!session || !pixels || !logits || n < 1)
         return effnet_fail(error, EFFNET_E_USAGE, "run: a session, pixels, logits and n >= 1 are needed");
-    EFFNET_TRY(enter_alone(session, "run", error));
-    return leave(session, session->backend->run(session->state, pixels, n, logits, error));
+    return run(session, "run", pixels, n, logits, NULL, error);
+}
+
+int effnet_session_run_features(effnet_session *session, const uint8_t *pixels, int n, float *logits,
+                                float *features, struct effnet_error *error)
+{
+    if (!session || !pixels || !logits || n < 1)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "run_features: a session, pixels, logits and n >= 1 are needed");
+    EFFNET_TRY(check_features(session, "run_features", features, error));
+    return run(session, "run_features", pixels, n, logits, features, error);
 }
 
 int effnet_session_stage(effnet_session *session, uint8_t **pixels, struct effnet_error *error)
@@ -289,14 +320,31 @@ int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struc
     return leave(session, effnet_stages_submit(&session->stages, pixels, n, false, error));
 }
 
+static int collect(effnet_session *session, const char *what, float *logits, float *features, int *n,
+                   struct effnet_error *error)
+{
+    *n = 0;
+    EFFNET_TRY(enter(session, what, error));
+    return leave(session, effnet_stages_collect(&session->stages, logits, features, n, error));
+}
+
 int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error)
 {
     if (!session || !logits || !n)
         return effnet_fail(error, EFFNET_E_USAGE,
                            "collect: a session, logits and a place for their number are needed");
+    return collect(session, "collect", logits, NULL, n, error);
+}
+
+int effnet_session_collect_features(effnet_session *session, float *logits, float *features, int *n,
+                                    struct effnet_error *error)
+{
+    if (!session || !logits || !n)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "collect_features: a session, logits and a place for their number are needed");
     *n = 0;
-    EFFNET_TRY(enter(session, "collect", error));
-    return leave(session, effnet_stages_collect(&session->stages, logits, n, error));
+    EFFNET_TRY(check_features(session, "collect_features", features, error));
+    return collect(session, "collect_features", logits, features, n, error);
 }
 
 /* ---------------------------------------------------------------- decoding on the device */

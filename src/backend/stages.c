@@ -96,7 +96,8 @@ int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, bo
     return EFFNET_OK;
 }
 
-int effnet_stages_collect(struct stages *stages, float *logits, int *n, struct effnet_error *error)
+int effnet_stages_collect(struct stages *stages, float *logits, float *features, int *n,
+                          struct effnet_error *error)
 {
     pthread_mutex_lock(&stages->lock);
     const int index = stages->count ? stages->queue[stages->first] : -1;
@@ -104,9 +105,9 @@ int effnet_stages_collect(struct stages *stages, float *logits, int *n, struct e
     pthread_mutex_unlock(&stages->lock);
     if (index < 0) return EFFNET_OK;
     const int status = stages->backend->finish
-                           ? stages->backend->finish(stages->state, index, logits, error)
+                           ? stages->backend->finish(stages->state, index, logits, features, error)
                            : stages->backend->run(stages->state, stages->stage[index].pixels, *n, logits,
-                                                  error);
+                                                  features, error);
     pthread_mutex_lock(&stages->lock);
     stages->first = (stages->first + 1) % BACKEND_STAGES;
     stages->count--;

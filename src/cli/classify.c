@@ -7,6 +7,14 @@
 
 #define SHARD_WORD "{shard}"
 
+enum { OUTPUTS = 1 + ARRAYS };
+
+/* The name of output `i`, or NULL: the results come first, then the arrays. */
+static const char **output_at(struct classify_options *o, int i)
+{
+    return i == 0 ? &o->output : &o->arrays[i - 1];
+}
+
 /* The name with "2-of-4", in five digits each so that they sort, in place of {shard}. The caller frees it. */
 static char *name_with_shard(const char *name, const struct shard *shard)
 {
@@ -57,17 +65,18 @@ static int find_shard(struct classify_options *o)
     else
         strcpy(message, "--shard auto: the environment has neither Slurm's nor MPI's tasks: all files");
     if (!o->setup.quiet) cli_notice(message);
-    const char *names[] = {o->output, o->logits};
-    for (int i = 0; shard->count > 1 && i < 2; i++)
-        if (names[i] && !strstr(names[i], SHARD_WORD))
+    for (int i = 0; shard->count > 1 && i < OUTPUTS; i++) {
+        const char *name = *output_at(o, i);
+        if (name && !strstr(name, SHARD_WORD))
             return cli_fail(EFFNET_E_USAGE,
                             "classify: %s: all %lld processes would write it; " SHARD_WORD
                             " in the name stands for the shard",
-                            names[i], (long long)shard->count);
+                            name, (long long)shard->count);
+    }
     return EFFNET_OK;
 }
 
-static int check_options(const struct classify_options *o)
+static int check_options(struct classify_options *o)
 {
     const struct walk_options *inputs = &o->inputs;
     int standard_inputs = 0;
@@ -81,8 +90,8 @@ static int check_options(const struct classify_options *o)
     if (standard_inputs > 1) return cli_fail(EFFNET_E_USAGE, "classify: - can be named only once");
     if (o->resume && !o->output)
         return cli_fail(EFFNET_E_USAGE, "classify: --resume needs --output, whose results it goes on with");
-    if (inputs->recursive && inputs->shard.count > 1 && o->output) EFFNET_TRY(check_outside(o, o->output));
-    if (inputs->recursive && inputs->shard.count > 1 && o->logits) EFFNET_TRY(check_outside(o, o->logits));
+    for (int i = 0; inputs->recursive && inputs->shard.count > 1 && i < OUTPUTS; i++)
+        if (*output_at(o, i)) EFFNET_TRY(check_outside(o, *output_at(o, i)));
     return EFFNET_OK;
 }
 
@@ -90,18 +99,17 @@ static int classify(struct classify_options *o)
 {
     EFFNET_TRY(find_shard(o));
     EFFNET_TRY(check_options(o));
-    char *output = o->output ? name_with_shard(o->output, &o->inputs.shard) : NULL;
-    char *logits = o->logits ? name_with_shard(o->logits, &o->inputs.shard) : NULL;
-    int status;
-    if ((o->output && !output) || (o->logits && !logits)) {
-        status = cli_fail_nomem("the outputs' names");
-    } else {
-        o->output = output;
-        o->logits = logits;
-        status = classify_run(o);
+    if (o->arrays[ARRAY_EMBEDDINGS]) o->setup.features = EFFNET_FEATURES_POOLED;
+    char *names[OUTPUTS] = {NULL};
+    int status = EFFNET_OK;
+    for (int i = 0; i < OUTPUTS && !status; i++) {
+        const char **name = output_at(o, i);
+        if (!*name) continue;
+        *name = names[i] = name_with_shard(*name, &o->inputs.shard);
+        if (!names[i]) status = cli_fail_nomem("the outputs' names");
     }
-    free(output);
-    free(logits);
+    if (!status) status = classify_run(o);
+    for (int i = 0; i < OUTPUTS; i++) free(names[i]);
     return status;
 }
 
@@ -156,7 +164,11 @@ int cmd_classify(int argc, char **argv)
         TEXT(0, "logits", "FILE",
              "also write all logits, as a NumPy array (.npy) [files][classes]; a row of\n"
              "NaN for a file that fails",
-             &o.logits),
+             &o.arrays[ARRAY_LOGITS]),
+        TEXT(0, "embeddings", "FILE",
+             "also write the features behind the last pooling, which the classifier\n"
+             "reads, the same way: [files][channels]",
+             &o.arrays[ARRAY_EMBEDDINGS]),
         FLAG(0, "resume", "go on with the --output of a run that broke off", &o.resume),
         IMAGE_OPTIONS(&o.batch_size, &o.image),
         CHOICE(0, "decode", "cpu|gpu",

@@ -9,6 +9,9 @@
 #include "cli/resume.h"
 #include "pipeline/walk.h"
 
+/* Arrays that are written beside the results, a row a file. */
+enum classify_array { ARRAY_LOGITS, ARRAY_EMBEDDINGS, ARRAYS };
+
 struct classify_options {
     struct setup setup;
     struct walk_options inputs;
@@ -16,7 +19,7 @@ struct classify_options {
     double threshold;
     bool top_k_given, threshold_given;
     const char *format, *scores, *shard, *decode;
-    const char *output, *logits; /* files, or NULL */
+    const char *output, *arrays[ARRAYS]; /* files, or NULL */
     bool no_header, resume, stats;
     struct effnet_image_options image;
 };
@@ -27,10 +30,10 @@ int classify_run(const struct classify_options *options);
 
 /* What a run writes, and how far it has come. */
 struct classify_files {
-    struct output results, logits;
+    struct output results, arrays[ARRAYS];
+    int columns[ARRAYS];
     struct resume *resume;       /* NULL: it cannot go on where it broke off */
     struct resume_record record; /* kept up by who prints */
-    int classes;
     double noted_us;
 };
 
@@ -38,8 +41,8 @@ struct classify_files {
  * their failures. */
 int classify_files_open(struct classify_files *files, const struct classify_options *options,
                         const effnet_model *model, int top_k);
-/* A row of logits, or NULL for a row of NaN. */
-int classify_files_add_row(struct classify_files *files, const float *logits);
+/* A row of each array; of an item that failed, of NaN. */
+int classify_files_add_rows(struct classify_files *files, const struct effnet_result *result);
 /* After each item: what was written is passed on, and how far the run has come is noted, at once where `now`
  * says so, else from time to time. */
 int classify_files_note(struct classify_files *files, bool now);

@@ -12,6 +12,11 @@
 
 enum { NOTE_EVERY_US = 500000 };
 
+static const char *const array_options[ARRAYS] = {
+    [ARRAY_LOGITS] = "--logits",
+    [ARRAY_EMBEDDINGS] = "--embeddings",
+};
+
 static int hash_file(const char *path, uint64_t *hash)
 {
     FILE *file = fopen(path, "re");
@@ -36,30 +41,32 @@ static int describe(const struct classify_options *o, const effnet_model *model,
     const struct effnet_image_options *image = &o->image;
     uint64_t weights;
     EFFNET_TRY(hash_file(effnet_model_get_info(model)->path, &weights));
-    snprintf(text, size,
-             "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
-             "logits=%d\nshard=%" PRId64 "/%" PRId64 "\nmax-pixels=%" PRId64 "\nignore-exif=%d\n"
-             "background=%d %02x%02x%02x\nbatch-size=%" PRId64
-             "\ndevice=%.80s\nprecision=%.80s\nplan=%.80s\n",
-             weights, o->format, o->no_header, o->scores, top_k, o->threshold, o->threshold_given,
-             o->logits != NULL, o->inputs.shard.number, o->inputs.shard.count, image->max_pixels,
-             image->ignore_exif, image->has_background, image->background[0], image->background[1],
-             image->background[2], o->batch_size, or_default(o->setup.device), or_default(o->setup.precision),
-             or_default(o->setup.plan));
+    snprintf(
+        text, size,
+        "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
+        "logits=%d\nembeddings=%d\nshard=%" PRId64 "/%" PRId64 "\nmax-pixels=%" PRId64 "\nignore-exif=%d\n"
+        "background=%d %02x%02x%02x\nbatch-size=%" PRId64 "\ndevice=%.80s\nprecision=%.80s\nplan=%.80s\n",
+        weights, o->format, o->no_header, o->scores, top_k, o->threshold, o->threshold_given,
+        o->arrays[ARRAY_LOGITS] != NULL, o->arrays[ARRAY_EMBEDDINGS] != NULL, o->inputs.shard.number,
+        o->inputs.shard.count, image->max_pixels, image->ignore_exif, image->has_background,
+        image->background[0], image->background[1], image->background[2], o->batch_size,
+        or_default(o->setup.device), or_default(o->setup.precision), or_default(o->setup.plan));
     return EFFNET_OK;
 }
 
-static int64_t row_bytes(const struct classify_files *files)
-{
-    return (int64_t)files->classes * (int64_t)sizeof(float);
-}
-
-static int write_array_header(struct classify_files *files)
+static int write_array_header(struct classify_files *files, int array)
 {
     char header[NPY_HEADER_BYTES];
-    npy_header(header, files->record.rows, files->classes);
-    fwrite(header, 1, sizeof header, files->logits.file);
-    return output_check(&files->logits);
+    npy_header(header, files->record.rows, files->columns[array]);
+    fwrite(header, 1, sizeof header, files->arrays[array].file);
+    return output_check(&files->arrays[array]);
+}
+
+/* The results come last: where they have their name, all have. */
+static int rename_all(const struct classify_files *files)
+{
+    for (int i = 0; i < ARRAYS; i++) EFFNET_TRY(output_rename(&files->arrays[i]));
+    return output_rename(&files->results);
 }
 
 static int open_resume(struct classify_files *files, const struct classify_options *options,
@@ -71,8 +78,7 @@ static int open_resume(struct classify_files *files, const struct classify_optio
     int status = resume_open(path, text, options->resume, &files->resume, &files->record, found);
     if (!status && files->record.finished && !options->resume) {
         /* an earlier run was killed as it changed names: that is done first, and this run begins anew */
-        status = output_rename(&files->results);
-        if (!status && files->logits.final) status = output_rename(&files->logits);
+        status = rename_all(files);
         resume_close(files->resume, !status);
         files->resume = NULL;
         if (!status) status = resume_open(path, text, false, &files->resume, &files->record, found);
@@ -95,27 +101,47 @@ static int open_outputs(struct classify_files *files, bool ours)
 {
     const int64_t rows = files->record.rows;
     if (files->results.final) EFFNET_TRY(output_open(&files->results, ours, files->record.bytes));
-    if (!files->logits.final) return EFFNET_OK;
-    EFFNET_TRY(output_open(&files->logits, ours, rows ? NPY_HEADER_BYTES + rows * row_bytes(files) : 0));
-    return rows ? EFFNET_OK : write_array_header(files);
+    for (int i = 0; i < ARRAYS; i++) {
+        const int64_t row_bytes = (int64_t)files->columns[i] * (int64_t)sizeof(float);
+        if (!files->arrays[i].final) continue;
+        EFFNET_TRY(output_open(&files->arrays[i], ours, rows ? NPY_HEADER_BYTES + rows * row_bytes : 0));
+        if (!rows) EFFNET_TRY(write_array_header(files, i));
+    }
+    return EFFNET_OK;
+}
+
+/* Fills in the names, and refuses what cannot be. */
+static int name_outputs(struct classify_files *files, const struct classify_options *options)
+{
+    EFFNET_TRY(output_name(&files->results, options->output));
+    if (options->resume && !files->results.final)
+        return cli_fail(EFFNET_E_USAGE, "--resume: %s is no regular file", options->output);
+    EFFNET_TRY(check_no_image(&files->results));
+    for (int i = 0; i < ARRAYS; i++) {
+        struct output *array = &files->arrays[i];
+        if (!options->arrays[i]) continue;
+        EFFNET_TRY(output_name(array, options->arrays[i]));
+        if (!array->final)
+            return cli_fail(EFFNET_E_USAGE, "%s: %s is no regular file", array_options[i], array->name);
+        EFFNET_TRY(check_no_image(array));
+        if (files->results.final && !strcmp(files->results.final, array->final))
+            return cli_fail(EFFNET_E_USAGE, "--output and %s name the same file", array_options[i]);
+        for (int k = 0; k < i; k++)
+            if (files->arrays[k].final && !strcmp(files->arrays[k].final, array->final))
+                return cli_fail(EFFNET_E_USAGE, "%s and %s name the same file", array_options[k],
+                                array_options[i]);
+    }
+    return EFFNET_OK;
 }
 
 int classify_files_open(struct classify_files *files, const struct classify_options *options,
                         const effnet_model *model, int top_k)
 {
     bool found = false;
-    files->classes = effnet_model_get_info(model)->classes;
+    files->columns[ARRAY_LOGITS] = effnet_model_get_info(model)->classes;
+    files->columns[ARRAY_EMBEDDINGS] = effnet_model_get_info(model)->feature_channels;
     files->record = (struct resume_record){.names = HASH_START};
-    EFFNET_TRY(output_name(&files->results, options->output));
-    if (options->logits) EFFNET_TRY(output_name(&files->logits, options->logits));
-    if (options->logits && !files->logits.final)
-        return cli_fail(EFFNET_E_USAGE, "--logits: %s is no regular file", options->logits);
-    EFFNET_TRY(check_no_image(&files->results));
-    if (options->logits) EFFNET_TRY(check_no_image(&files->logits));
-    if (options->resume && !files->results.final)
-        return cli_fail(EFFNET_E_USAGE, "--resume: %s is no regular file", options->output);
-    if (options->logits && files->results.final && !strcmp(files->results.final, files->logits.final))
-        return cli_fail(EFFNET_E_USAGE, "--output and --logits name the same file");
+    EFFNET_TRY(name_outputs(files, options));
     if (files->results.final) EFFNET_TRY(open_resume(files, options, model, top_k, &found));
     int status = files->record.finished ? EFFNET_OK : open_outputs(files, found);
     if (status && !found) {
@@ -126,14 +152,19 @@ int classify_files_open(struct classify_files *files, const struct classify_opti
     return status;
 }
 
-int classify_files_add_row(struct classify_files *files, const float *logits)
+int classify_files_add_rows(struct classify_files *files, const struct effnet_result *result)
 {
+    const float *const rows[ARRAYS] = {
+        [ARRAY_LOGITS] = result->logits, [ARRAY_EMBEDDINGS] = result->features};
     files->record.rows++;
-    if (!files->logits.file) return EFFNET_OK;
-    if (logits) fwrite(logits, sizeof *logits, (size_t)files->classes, files->logits.file);
-    for (int i = 0; !logits && i < files->classes; i++)
-        fwrite(&(float){NAN}, sizeof(float), 1, files->logits.file);
-    return output_check(&files->logits);
+    for (int i = 0; i < ARRAYS; i++) {
+        FILE *file = files->arrays[i].file;
+        if (!file) continue;
+        if (rows[i]) fwrite(rows[i], sizeof(float), (size_t)files->columns[i], file);
+        for (int k = 0; !rows[i] && k < files->columns[i]; k++) fwrite(&(float){NAN}, sizeof(float), 1, file);
+        EFFNET_TRY(output_check(&files->arrays[i]));
+    }
+    return EFFNET_OK;
 }
 
 int classify_files_note(struct classify_files *files, bool now)
@@ -143,7 +174,8 @@ int classify_files_note(struct classify_files *files, bool now)
     if (!now && now_us - files->noted_us < NOTE_EVERY_US) return EFFNET_OK;
     files->noted_us = now_us;
     EFFNET_TRY(output_flush(&files->results));
-    if (files->logits.file) EFFNET_TRY(output_flush(&files->logits));
+    for (int i = 0; i < ARRAYS; i++)
+        if (files->arrays[i].file) EFFNET_TRY(output_flush(&files->arrays[i]));
     files->record.bytes = ftello(files->results.file);
     return resume_note(files->resume, &files->record);
 }
@@ -151,24 +183,24 @@ int classify_files_note(struct classify_files *files, bool now)
 int classify_files_finish(struct classify_files *files)
 {
     if (!files->record.finished) {
-        if (files->logits.file) {
-            rewind(files->logits.file);
-            EFFNET_TRY(write_array_header(files));
-            EFFNET_TRY(output_sync(&files->logits));
+        for (int i = 0; i < ARRAYS; i++) {
+            if (!files->arrays[i].file) continue;
+            rewind(files->arrays[i].file);
+            EFFNET_TRY(write_array_header(files, i));
+            EFFNET_TRY(output_sync(&files->arrays[i]));
         }
         EFFNET_TRY(output_sync(&files->results));
         files->record.finished = 1;
         if (files->resume) EFFNET_TRY(resume_note(files->resume, &files->record));
     }
-    if (files->logits.final) EFFNET_TRY(output_rename(&files->logits));
-    return output_rename(&files->results);
+    return rename_all(files);
 }
 
 void classify_files_close(struct classify_files *files, bool done)
 {
     const bool keep = done || files->resume;
     output_close(&files->results, keep);
-    output_close(&files->logits, keep);
+    for (int i = 0; i < ARRAYS; i++) output_close(&files->arrays[i], keep);
     resume_close(files->resume, done);
     files->resume = NULL;
 }

@@ -153,7 +153,7 @@ static int handle_result(struct job *job, const struct effnet_result *result)
         EFFNET_TRY(print_result(job, result));
     }
     record->skipped += skipped;
-    if (!skipped) EFFNET_TRY(classify_files_add_row(&job->files, result->logits));
+    if (!skipped) EFFNET_TRY(classify_files_add_rows(&job->files, result));
     count_item(record, result->name);
     classify_stats_add(&job->stats, result);
     job->pace.done = record->items;
@@ -257,19 +257,19 @@ static int open_pipeline(struct job *job)
 static void notice_end(const struct job *job)
 {
     const struct resume_record *record = &job->files.record;
-    char message[EFFNET_PATH_TEXT_SIZE + 128];
+    char message[EFFNET_PATH_TEXT_SIZE + 128], name[EFFNET_PATH_TEXT_SIZE];
     if (job->options->setup.quiet) return;
     if (record->skipped) {
         snprintf(message, sizeof message, "skipped %" PRId64 " file%s of folders: no image%s",
                  record->skipped, record->skipped == 1 ? "" : "s", record->skipped == 1 ? "" : "s");
         cli_notice(message);
     }
-    if (record->failed && job->options->logits) {
-        snprintf(
-            message, sizeof message,
-            "%s: %" PRId64 " of %" PRId64 " rows are NaN: those of files that failed",
-            effnet_keep_end((char[EFFNET_PATH_TEXT_SIZE]){""}, EFFNET_PATH_TEXT_SIZE, job->options->logits),
-            record->failed, record->rows);
+    for (int i = 0; record->failed && i < ARRAYS; i++) {
+        if (!job->options->arrays[i]) continue;
+        effnet_keep_end(name, sizeof name, job->options->arrays[i]);
+        snprintf(message, sizeof message,
+                 "%s: %" PRId64 " of %" PRId64 " rows are NaN: those of files that failed", name,
+                 record->failed, record->rows);
         cli_notice(message);
     }
     if (!record->items && job->options->inputs.shard.count == 1) cli_notice("there is no file to classify");

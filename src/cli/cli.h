@@ -73,6 +73,7 @@ struct setup {
     const char *model, *device, *precision, *plan;
     int64_t threads;
     bool quiet;
+    enum effnet_features features; /* of a session; what the command wants, and no option */
 };
 /* args_parse with a command's own options and these. Where plan_given is not NULL, --plan needs no argument
  * and sets it. */

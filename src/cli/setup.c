@@ -112,6 +112,7 @@ struct effnet_session_options setup_session_options(const struct setup *setup, i
     options.plan = setup->plan;
     options.max_batch = max_batch;
     options.threads = (int)setup->threads;
+    options.features = setup->features;
     return options;
 }
 

@@ -143,15 +143,19 @@ void *effnet_pipeline_submit(void *argument)
 
 /* ---------------------------------------------------------------- collecting */
 
-/* The oldest pass's logits go to the records of its images. */
-static void hand_logits(struct effnet_pipeline *p, struct stage *stage)
+/* What the oldest pass gave goes to the records of its images. */
+static void hand_results(struct effnet_pipeline *p, struct stage *stage)
 {
-    const size_t classes = (size_t)p->classes;
+    const size_t classes = (size_t)p->classes, features = (size_t)p->feature_count;
     for (int i = 0; i < stage->taken; i++) {
         struct record *record = stage->records[i];
         if (!record->error.status) {
             memcpy(record->logits, p->batch_logits + (size_t)i * classes, classes * sizeof *record->logits);
             record->result.logits = record->logits;
+            if (features)
+                memcpy(record->features, p->batch_features + (size_t)i * features,
+                       features * sizeof *record->features);
+            record->result.features = record->features;
         }
         effnet_pipeline_finish(p, record);
     }
@@ -163,7 +167,10 @@ static void collect(struct effnet_pipeline *p)
     int images;
     struct stage *stage = p->submitted;
     pthread_mutex_unlock(&p->lock);
-    const int status = effnet_session_collect(p->session, p->batch_logits, &images, &error);
+    const int status = p->feature_count
+                           ? effnet_session_collect_features(p->session, p->batch_logits, p->batch_features,
+                                                             &images, &error)
+                           : effnet_session_collect(p->session, p->batch_logits, &images, &error);
     pthread_mutex_lock(&p->lock);
     if (--p->in_flight == 0) p->stats.device_us += effnet_clock_us() - p->device_since_us;
     if (status) {
@@ -172,7 +179,7 @@ static void collect(struct effnet_pipeline *p)
     }
     p->submitted = stage->next;
     if (!p->submitted) p->last_submitted = &p->submitted;
-    hand_logits(p, stage);
+    hand_results(p, stage);
     stage->next = p->free_stages;
     p->free_stages = stage;
     pthread_cond_signal(&p->submitter_wanted); /* a stage is free, and the device perhaps */

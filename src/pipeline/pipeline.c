@@ -146,13 +146,19 @@ static int count_records(const struct effnet_pipeline *p)
 static int allocate(struct effnet_pipeline *p, int records, struct effnet_error *error)
 {
     const size_t batch = (size_t)p->max_batch, logits = (size_t)p->classes * sizeof(float);
+    const size_t features = (size_t)p->feature_count * sizeof(float);
     p->more_records = calloc((size_t)(records - p->first_count), sizeof *p->more_records);
     p->logits = malloc((size_t)records * logits);
     p->batch_logits = malloc(batch * logits);
     p->stages = calloc(BACKEND_STAGES, sizeof *p->stages);
     p->seat_records = calloc(BACKEND_STAGES * batch, sizeof *p->seat_records);
-    if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records) return EFFNET_OK;
-    return effnet_fail_nomem(error, "the pipeline's results", ((size_t)records + batch) * logits);
+    if (features) p->features = malloc((size_t)records * features);
+    if (features) p->batch_features = malloc(batch * features);
+    if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records &&
+        (!features || (p->features && p->batch_features)))
+        return EFFNET_OK;
+    return effnet_fail_nomem(error, "the pipeline's results",
+                             ((size_t)records + batch) * (logits + features));
 }
 
 /* Hands all of it to the workers. */
@@ -163,6 +169,7 @@ static void spread(struct effnet_pipeline *p, effnet_session *session, int recor
     for (int i = 0; i < records; i++) {
         struct record *record = i < first ? &p->first_records[i] : &p->more_records[i - first];
         record->logits = p->logits + (size_t)i * (size_t)p->classes;
+        if (p->features) record->features = p->features + (size_t)i * (size_t)p->feature_count;
     }
     add_records(p, p->more_records, records - first);
     for (int i = 0; i < BACKEND_STAGES; i++) {
@@ -181,6 +188,7 @@ int effnet_pipeline_start(effnet_pipeline *p, effnet_session *session, struct ef
     if (p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was started before");
     if (p->options.decode_gpu) EFFNET_TRY(effnet_session_load_decoder(session, error));
     p->max_batch = effnet_session_get_info(session)->max_batch;
+    p->feature_count = effnet_session_get_info(session)->feature_count;
     const int records = count_records(p);
     EFFNET_TRY(allocate(p, records, error));
     spread(p, session, records);
@@ -295,6 +303,8 @@ static void free_memory(struct effnet_pipeline *p)
     free(p->more_records);
     free(p->logits);
     free(p->batch_logits);
+    free(p->features);
+    free(p->batch_features);
     free(p->stages);
     free(p->seat_records);
     free(p->encoded.records);

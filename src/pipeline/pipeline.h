@@ -40,6 +40,7 @@ struct record {
     void *copy;               /* of a file's bytes, for the device's decoder; NULL: none */
     struct backend_jpeg jpeg; /* the item, where the device decodes it */
     float *logits;
+    float *features;     /* NULL: the session hands out none */
     uint8_t *early;      /* the crop, while it waits for a session; NULL: none */
     struct record *next; /* in the list of free ones, of early ones, or of ready ones without an order */
 };
@@ -101,6 +102,7 @@ struct effnet_pipeline {
 
     effnet_session *session;
     int max_batch;
+    int feature_count;                        /* of an image; 0: the session hands out none */
     struct record *first_early, **last_early; /* with crops that wait for seats */
     int early_left;                           /* so many more crops may be made before there is a session */
     struct stage *filling;                    /* gives seats; NULL: none */
@@ -109,6 +111,7 @@ struct effnet_pipeline {
     struct stage *free_stages; /* none of the session's */
     int in_flight;             /* passes submitted and not collected */
     float *batch_logits;       /* [max_batch][classes], the collector's */
+    float *batch_features;     /* [max_batch][feature_count], the same */
 
     struct effnet_pipeline_stats stats;
     double device_since_us; /* when in_flight last became 1 */
@@ -123,6 +126,7 @@ struct effnet_pipeline {
     struct stage *stages;                        /* [BACKEND_STAGES] */
     struct record **seat_records;                /* [BACKEND_STAGES][max_batch] */
     float *logits;                               /* [records][classes] */
+    float *features;                             /* [records][feature_count] */
 };
 
 /* work.c: a worker thread's function; the argument is the pipeline. */

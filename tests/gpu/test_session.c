@@ -1,7 +1,7 @@
 /* What sessions on the GPU do to their surroundings, through effnet.h: the calling thread's current device
  * and context and the runtime's last error stay what they were; times are of the images asked for; a stream
- * of batches gives the bits of a run; sessions that are opened side by side choose the same kernels; a child
- * of the process may close a session, run none, and leave.
+ * of batches gives the bits of a run; so do features, whose asking changes no logit; sessions that are opened
+ * side by side choose the same kernels; a child of the process may close a session, run none, and leave.
  * `--small`: without the child and without failures that compute-sanitizer would report. */
 #include <cudaTypedefs.h>
 #include <dlfcn.h>
@@ -200,6 +200,82 @@ static void check_times(const struct subject *s, const char *plan)
 
 /* ---------------------------------------------------------------- a stream of batches */
 
+/* A session that hands out features; NULL, and one failure counted, where it does not open. */
+static effnet_session *open_with_features(const struct subject *s, const char *device, const char *plan,
+                                          enum effnet_features features)
+{
+    const struct effnet_session_options options = {
+        .device = device, .plan = plan, .max_batch = s->max_batch, .features = features};
+    struct effnet_error error = {0};
+    effnet_session *session;
+    expect(!effnet_session_open(s->model, &options, &session, &error), "%s on %s, plan %s, features: %s",
+           s->name, device, plan, error.message);
+    return session;
+}
+
+/* The features of all images, which the caller frees; *logits too. */
+static float *run_features(effnet_session *session, const struct subject *s, float **logits)
+{
+    const size_t count = (size_t)s->images * (size_t)effnet_session_get_info(session)->feature_count;
+    struct effnet_error error = {0};
+    float *features = poisoned(count);
+    *logits = poisoned((size_t)s->images * s->classes);
+    expect(!effnet_session_run_features(session, s->pixels, s->images, *logits, features, &error), "%s: %s",
+           s->name, error.message);
+    expect(filled(features, count) && filled(*logits, (size_t)s->images * s->classes),
+           "%s: features or logits unwritten, or written beyond", s->name);
+    return features;
+}
+
+/* Against the reference; against a session without; against a stream of two passes under way at once. */
+static void check_features(const struct subject *s, const char *plan, enum effnet_features kind)
+{
+    effnet_session *session = open_with_features(s, "cuda", plan, kind);
+    effnet_session *reference = open_with_features(s, "reference", plan, kind);
+    effnet_session *plain = open_session(s, "cuda", plan, s->max_batch);
+    if (session && reference && plain) {
+        const size_t count = (size_t)effnet_session_get_info(session)->feature_count;
+        float *logits, *reference_logits, *again = poisoned((size_t)s->max_batch * s->classes);
+        float *features = run_features(session, s, &logits),
+              *streamed = poisoned((size_t)s->max_batch * count);
+        float *expected = run_features(reference, s, &reference_logits);
+        float *plain_logits = run(plain, s, s->pixels, s->images);
+        double error = 0, norm = 0;
+        for (size_t i = 0; i < (size_t)s->images * count; i++) {
+            const double difference = (double)features[i] - (double)expected[i];
+            error += difference * difference, norm += (double)expected[i] * (double)expected[i];
+        }
+        expect(error <= 1e-2 * 1e-2 * norm, "%s, plan %s, features %d: relative L2 %g", s->name, plan, kind,
+               sqrt(error / norm));
+        expect(!memcmp(logits, plain_logits, (size_t)s->images * s->classes * sizeof *logits),
+               "%s, plan %s, features %d: other logits than without", s->name, plan, kind);
+        uint8_t *stages[2];
+        for (int pass = 0; pass < 2; pass++) { /* the images from `pass` on */
+            expect(!effnet_session_stage(session, &stages[pass], NULL) && stages[pass], "%s: no stage",
+                   s->name);
+            memcpy(stages[pass], s->pixels + (size_t)pass * s->crop_bytes,
+                   (size_t)s->max_batch * s->crop_bytes);
+            expect(!effnet_session_submit(session, stages[pass], s->max_batch, NULL), "%s: submit", s->name);
+        }
+        for (int pass = 0; pass < 2; pass++) {
+            int n = 0;
+            expect(!effnet_session_collect_features(session, again, streamed, &n, NULL) &&
+                       n == s->max_batch &&
+                       !memcmp(streamed, features + (size_t)pass * count,
+                               (size_t)s->max_batch * count * sizeof *features) &&
+                       !memcmp(again, logits + (size_t)pass * s->classes,
+                               (size_t)s->max_batch * s->classes * sizeof *logits),
+                   "%s, plan %s, features %d: pass %d of a stream differs", s->name, plan, kind, pass);
+        }
+        expect(filled(streamed, (size_t)s->max_batch * count), "%s: features written beyond", s->name);
+        free(logits), free(reference_logits), free(plain_logits), free(again);
+        free(features), free(expected), free(streamed);
+    }
+    effnet_session_close(session);
+    effnet_session_close(reference);
+    effnet_session_close(plain);
+}
+
 /* Batches of one image to as many as fit, several under way at once, each from a stage of its own: every
  * image's logits are the bits of a run. */
 static void check_stream(const struct subject *s, const char *plan)
@@ -365,11 +441,13 @@ int main(int argc, char **argv)
     gpu_require();
     seed = random_seed("weights and images", seed);
     struct subject lite = subject_new("lite", lite_model(), 5, 3);
-    struct subject heads = subject_new("heads", heads_model(), 5, 5);
+    struct subject heads = subject_new("heads", heads_model(), 6, 5);
     check_threads_surroundings(&lite, small);
     for (int plan = 0; plan < 2; plan++) {
         check_times(&lite, PLANS[plan]);
         check_stream(&lite, PLANS[plan]);
+        check_features(&lite, PLANS[plan], EFFNET_FEATURES_POOLED);
+        check_features(&heads, PLANS[plan], EFFNET_FEATURES_POOLED);
         if (!small) check_times(&heads, PLANS[plan]);
     }
     if (!small) check_choices(&heads);

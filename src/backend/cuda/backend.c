@@ -76,8 +76,10 @@ static int open_with(const effnet_model *model, const struct backend_options *op
     EFFNET_TRY(cuda_network_check(model, options->max_batch, error));
     struct backend_state *state = calloc(1, sizeof *state);
     if (!state) return effnet_fail_nomem(error, "cuda backend", sizeof *state);
-    state->network = (struct cuda_network){
-        .model = model, .info = effnet_model_get_info(model), .max_batch = options->max_batch};
+    state->network = (struct cuda_network){.model = model,
+                                           .info = effnet_model_get_info(model),
+                                           .max_batch = options->max_batch,
+                                           .features_layer = options->features_layer};
     state->copy_threads = options->threads < MOST_COPY_THREADS ? options->threads : MOST_COPY_THREADS;
     state->cudnn_only = !strcmp(options->plan, "cudnn");
     int status = cuda_device_open(options->device_index, &state->device, error);

@@ -39,6 +39,7 @@ struct cuda_slot {
 struct cuda_stage {
     uint8_t *pixels; /* [max_batch][crop][crop][3] */
     float *logits;   /* [max_batch][classes] */
+    void *features;  /* fp16, [max_batch] of the layer's output; NULL where none is handed out */
     cudaEvent_t done;
     int images; /* of the pass under way; 0: none */
 };
@@ -64,7 +65,8 @@ struct backend_state {
     int unit_count;
     struct lifetime *tensors; /* fp16 NHWC activations of max_batch images; steps are units */
     int tensor_count;
-    int image_tensor; /* of the normalised image; -1: no unit reads it */
+    int image_tensor;    /* of the normalised image; -1: no unit reads it */
+    int features_tensor; /* that is handed out beside the logits; -1: none is */
 
     unsigned char *arena; /* weights, activations, workspace, pixels and logits, in this order */
     size_t arena_bytes, activation_offset, workspace_offset, slot_offset;
@@ -119,8 +121,9 @@ void cuda_stage_close(struct cuda_stage *stage);
 int cuda_stage(struct backend_state *state, int index, uint8_t **pixels, struct effnet_error *error);
 int cuda_start(struct backend_state *state, int index, int n, struct effnet_error *error);
 int cuda_start_decoded(struct backend_state *state, int index, int n, struct effnet_error *error);
-int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error);
-int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+int cuda_finish(struct backend_state *state, int index, float *logits, float *features,
+                struct effnet_error *error);
+int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits, float *features,
              struct effnet_error *error);
 int cuda_run_unit(struct backend_state *state, int index, int n, const float *const *inputs, float *output,
                   struct effnet_error *error);

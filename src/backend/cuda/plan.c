@@ -72,11 +72,12 @@ struct step {
 /* The best covers of the layers before each layer, by the form in which the last unit leaves its output. */
 typedef struct step cover[CUDA_FORMS];
 
-/* Whether nobody behind `last` reads what the layers first..last-1 compute. */
+/* Whether nobody behind `last` reads what the layers first..last-1 compute, nor is it handed out. */
 static bool inside_only(const struct cuda_network *network, int first, int last)
 {
     for (int i = first; i < last; i++)
-        if (effnet_model_layer(network->model, i)->last_reader > last) return false;
+        if (effnet_model_layer(network->model, i)->last_reader > last || i == network->features_layer)
+            return false;
     return true;
 }
 
@@ -166,7 +167,7 @@ static int input_tensor(struct backend_state *state, const struct cuda_unit *u, 
 /* Gives the units their tensors. */
 static void connect(struct backend_state *state)
 {
-    state->image_tensor = -1;
+    state->image_tensor = state->features_tensor = -1;
     for (int i = 0; i < state->unit_count; i++) {
         struct cuda_unit *u = &state->units[i];
         for (int k = 0; k < u->unit.input_count; k++) {
@@ -180,7 +181,10 @@ static void connect(struct backend_state *state)
             u->sums = u[-1].sums, u->parts = u[-1].parts;
             state->tensors[u->sums].last = i;
         }
+        if (u->unit.last == state->network.features_layer) state->features_tensor = u->output;
     }
+    if (state->features_tensor >= 0) /* until it is copied to the host */
+        state->tensors[state->features_tensor].last = state->unit_count - 1;
 }
 
 /* The units of the best cover, last first, and what each one runs. */

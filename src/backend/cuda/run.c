@@ -122,6 +122,9 @@ int cuda_stage(struct backend_state *state, int index, uint8_t **pixels, struct 
         cuda_stage_close(stage);
         CUDA_TRY(cudaMallocHost((void **)&stage->pixels, cuda_pixel_bytes(&state->network)), "pinned memory");
         CUDA_TRY(cudaMallocHost((void **)&stage->logits, cuda_logit_bytes(&state->network)), "pinned memory");
+        if (state->features_tensor >= 0)
+            CUDA_TRY(cudaMallocHost(&stage->features, state->tensors[state->features_tensor].bytes),
+                     "pinned memory");
         CUDA_TRY(cudaEventCreateWithFlags(&stage->done, cudaEventDisableTiming), "event");
     }
     *pixels = stage->pixels;
@@ -132,6 +135,7 @@ void cuda_stage_close(struct cuda_stage *stage)
 {
     cudaFreeHost(stage->pixels);
     cudaFreeHost(stage->logits);
+    cudaFreeHost(stage->features);
     if (stage->done) cudaEventDestroy(stage->done);
     *stage = (struct cuda_stage){0};
 }
@@ -158,6 +162,13 @@ static int next_slot(struct backend_state *state, struct cuda_slot **slot, struc
     return EFFNET_OK;
 }
 
+/* Of one image's features; 0: they are not handed out. */
+static size_t feature_count(const struct backend_state *state)
+{
+    const int layer = state->network.features_layer;
+    return layer < 0 ? 0 : effnet_layer_out_size(effnet_model_layer(state->network.model, layer));
+}
+
 /* Images first .. first + count - 1 of the stage are on their way to the slot. */
 static int upload(struct backend_state *state, struct cuda_slot *slot, const struct cuda_stage *stage,
                   int first, int count, struct effnet_error *error)
@@ -169,9 +180,9 @@ static int upload(struct backend_state *state, struct cuda_slot *slot, const str
     return EFFNET_OK;
 }
 
-/* What follows the upload of n images: the network, and the logits back to the stage. Whatever n is, each
- * unit runs the same configuration, chosen for max_batch images, so that an image's logits are the same bits
- * whatever comes with it; what the unused places hold does not matter. */
+/* What follows the upload of n images: the network, and logits and features back to the stage. Whatever n is,
+ * each unit runs the same configuration, chosen for max_batch images, so that an image's logits are the same
+ * bits whatever comes with it; what the unused places hold does not matter. */
 static int compute(struct backend_state *state, struct cuda_slot *slot, struct cuda_stage *stage, int n,
                    struct effnet_error *error)
 {
@@ -182,6 +193,11 @@ static int compute(struct backend_state *state, struct cuda_slot *slot, struct c
     CUDA_TRY(cudaEventRecord(slot->read, state->stream), "pass");
     CUDA_TRY(cudaMemcpyAsync(stage->logits, slot->logits, logit_bytes, cudaMemcpyDeviceToHost, state->stream),
              "logits");
+    if (stage->features)
+        CUDA_TRY(cudaMemcpyAsync(stage->features, tensor_data(state, slot, state->features_tensor),
+                                 (size_t)n * feature_count(state) * sizeof(half), cudaMemcpyDeviceToHost,
+                                 state->stream),
+                 "features");
     CUDA_TRY(cudaEventRecord(stage->done, state->stream), "pass");
     stage->images = n;
     return EFFNET_OK;
@@ -208,13 +224,16 @@ int cuda_start_decoded(struct backend_state *state, int index, int n, struct eff
     return status;
 }
 
-int cuda_finish(struct backend_state *state, int index, float *logits, struct effnet_error *error)
+int cuda_finish(struct backend_state *state, int index, float *logits, float *features,
+                struct effnet_error *error)
 {
     struct cuda_stage *stage = &state->stages[index];
     const size_t count = (size_t)stage->images * (size_t)state->network.info->classes;
+    const size_t values = features ? (size_t)stage->images * feature_count(state) : 0;
     stage->images = 0;
     CUDA_TRY(cudaEventSynchronize(stage->done), "pass");
     memcpy(logits, stage->logits, count * sizeof *logits);
+    for (size_t i = 0; i < values; i++) features[i] = half_to_float(((const half *)stage->features)[i]);
     return EFFNET_OK;
 }
 
@@ -281,11 +300,19 @@ static int choose_pass(const struct backend_state *state, int n, bool first)
     return n < most ? n : most;
 }
 
-int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+/* Finishes the pass whose first image is image `first` of a run. */
+static int finish_at(struct backend_state *state, int index, int first, float *logits, float *features,
+                     struct effnet_error *error)
+{
+    return cuda_finish(state, index, logits + (size_t)first * (size_t)state->network.info->classes,
+                       features ? features + (size_t)first * feature_count(state) : NULL, error);
+}
+
+int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits, float *features,
              struct effnet_error *error)
 {
-    const size_t image = image_bytes(state), classes = (size_t)state->network.info->classes;
-    float *destinations[BACKEND_STAGES];
+    const size_t image = image_bytes(state);
+    int firsts[CUDA_SLOTS]; /* of the pass in each slot's stage */
     int status = EFFNET_OK, index = 0, pass = 0;
     for (int first = 0, images; first < n && !status; first += images, pass++) {
         uint8_t *stage_pixels;
@@ -293,15 +320,15 @@ int cuda_run(struct backend_state *state, const uint8_t *pixels, int n, float *l
         images = choose_pass(state, n - first, first == 0);
         status = cuda_stage(state, index, &stage_pixels, error);
         if (!status && state->stages[index].images)
-            status = cuda_finish(state, index, destinations[index], error);
-        destinations[index] = logits + (size_t)first * classes;
+            status = finish_at(state, index, firsts[index], logits, features, error);
+        firsts[index] = first;
         if (!status)
             status = start_from(state, &state->stages[index], pixels + (size_t)first * image, images, error);
     }
     for (int i = 1; i <= CUDA_SLOTS; i++) { /* the oldest first */
         index = (pass + i - 1) % CUDA_SLOTS;
         if (!state->stages[index].images) continue;
-        const int finished = cuda_finish(state, index, destinations[index], status ? NULL : error);
+        const int finished = finish_at(state, index, firsts[index], logits, features, status ? NULL : error);
         if (!status) status = finished;
     }
     if (status) wait_for_all(state);

@@ -19,6 +19,7 @@ struct cuda_network {
     const effnet_model *model;
     const struct effnet_model_info *info;
     int max_batch;
+    int features_layer;          /* its output is handed out; -1: none is */
     int sms;                     /* of the device */
     char chip[TUNING_TEXT];      /* the device, as the tuning table has it */
     bool without_cudnn;          /* no unit may use it */

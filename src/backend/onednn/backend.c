@@ -303,6 +303,7 @@ static int open_unforked(const effnet_model *model, const struct backend_options
     state->info = effnet_model_get_info(model);
     state->type = type;
     state->max_batch = options->max_batch;
+    state->features_layer = options->features_layer;
     int status = build(state, options->threads, error);
     if (status)
         close_state(state);

@@ -85,6 +85,7 @@ struct backend_state {
     const struct effnet_model_info *info;
     dnnl_data_type_t type; /* of weights and activations: dnnl_f32 or dnnl_bf16 */
     int max_batch;
+    int features_layer; /* -1: none */
     int images_at_once; /* workers with an arena */
     dnnl_engine_t engine;
     struct pool *pool;
@@ -136,7 +137,7 @@ void effnet_onednn_mean_of_sums(const struct effnet_layer *layer, const float *s
 
 /* run.c */
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
-                      struct effnet_error *error);
+                      float *features, struct effnet_error *error);
 int effnet_onednn_run_unit(struct backend_state *state, int index, int n, const float *const *inputs,
                            float *output, struct effnet_error *error);
 int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *elapsed_us,

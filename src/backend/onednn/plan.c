@@ -33,7 +33,9 @@ static void find_lives(const struct backend_state *state, struct lifetime *lives
         /* Logits are float, unless a tensor of another type is added to them. */
         bool last = i + 1 == info->layer_count;
         layer->destination_type = last && from->residual < 0 ? dnnl_f32 : state->type;
-        lives[i + 1] = new_life(effnet_layer_out_size(from), layer->destination_type, i, from->last_reader);
+        const bool kept = i == state->features_layer; /* until it is handed out */
+        lives[i + 1] = new_life(effnet_layer_out_size(from), layer->destination_type, i,
+                                kept ? info->layer_count - 1 : from->last_reader);
         for (int k = 0; k < from->input_count; k++)
             if (from->inputs[k] == EFFNET_IMAGE) lives[0].last = i;
     }

@@ -54,6 +54,28 @@ static size_t image_pixels(const struct backend_state *state)
     return (size_t)state->info->height * (size_t)state->info->width;
 }
 
+/* What a run hands out, image by image. */
+struct outputs {
+    float *logits;
+    float *features; /* NULL: not wanted */
+};
+
+static void convert_output(const struct backend_state *state, int index, size_t image, const char *arena,
+                           float *to)
+{
+    const struct onednn_layer *layer = &state->layers[index];
+    const size_t size = effnet_layer_out_size(layer->layer);
+    onednn_convert_out(arena + layer->destination_offset, size, layer->destination_type, to + image * size);
+}
+
+/* Of the image whose activations are in the arena. */
+static void hand_out(const struct backend_state *state, const char *arena, size_t image,
+                     const struct outputs *to)
+{
+    convert_output(state, state->info->layer_count - 1, image, arena, to->logits);
+    if (to->features) convert_output(state, state->features_layer, image, arena, to->features);
+}
+
 /* ---------------------------------------------------------------- one strip */
 
 /* Runs one strip of a layer in an arena, with a worker's own handles. */
@@ -141,12 +163,11 @@ static int run_shared_unit(struct shared_image *job, int index, struct effnet_er
     return EFFNET_OK;
 }
 
-/* The whole network. unit_us, where not NULL, has each unit's time added, the first with normalisation;
- * cold evicts the caches before each, which is not counted. */
-static int run_shared(struct backend_state *state, const uint8_t *pixels, float *logits, double *unit_us,
-                      bool cold, struct effnet_error *error)
+/* The whole network, for one image. unit_us, where not NULL, has each unit's time added, the first with
+ * normalisation; cold evicts the caches before each, which is not counted. */
+static int run_shared(struct backend_state *state, const uint8_t *pixels, double *unit_us, bool cold,
+                      struct effnet_error *error)
 {
-    int last = state->info->layer_count - 1;
     struct shared_image job = {.state = state, .pixels = pixels};
     job.normalise_strips = effnet_pool_threads(state->pool);
     for (int u = 0; u < state->unit_count; u++) {
@@ -157,9 +178,6 @@ static int run_shared(struct backend_state *state, const uint8_t *pixels, float 
         EFFNET_TRY(run_shared_unit(&job, u, error));
         if (unit_us) unit_us[u] += effnet_clock_us() - start;
     }
-    const struct onednn_layer *layer = &state->layers[last];
-    onednn_convert_out(state->workers[0].arena + layer->destination_offset, (size_t)state->info->classes,
-                       layer->destination_type, logits);
     return EFFNET_OK;
 }
 
@@ -168,7 +186,7 @@ static int run_shared(struct backend_state *state, const uint8_t *pixels, float 
 struct own_images {
     struct backend_state *state;
     const uint8_t *pixels;
-    float *logits;
+    const struct outputs *outputs;
     bool profile; /* add up the workers' layer_us */
 };
 
@@ -192,8 +210,7 @@ static int image_task(void *context, int worker_number, int index)
         worker->layer_us[i] += end - start;
         start = end;
     }
-    onednn_convert_out(worker->arena + layer->destination_offset, (size_t)state->info->classes,
-                       layer->destination_type, job->logits + (size_t)index * (size_t)state->info->classes);
+    hand_out(state, worker->arena, (size_t)index, job->outputs);
     return 0;
 }
 
@@ -207,32 +224,37 @@ static int count_own(const struct backend_state *state, int n)
     return n - rest > 0 && 4 * at_once > 3 * threads ? n - rest : 0;
 }
 
-static int run_own(struct backend_state *state, const uint8_t *pixels, int n, float *logits, bool profile,
-                   struct effnet_error *error)
+static int run_own(struct backend_state *state, const uint8_t *pixels, int n, const struct outputs *outputs,
+                   bool profile, struct effnet_error *error)
 {
-    struct own_images job = {.state = state, .pixels = pixels, .logits = logits, .profile = profile};
+    struct own_images job = {.state = state, .pixels = pixels, .outputs = outputs, .profile = profile};
     return report(state, effnet_pool_run(state->pool, state->images_at_once, n, image_task, &job), error);
 }
 
 /* One pass of n <= max_batch images. */
-static int run_pass(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+static int run_pass(struct backend_state *state, const uint8_t *pixels, int n, const struct outputs *outputs,
                     struct effnet_error *error)
 {
     int own = count_own(state, n);
-    if (own > 0) EFFNET_TRY(run_own(state, pixels, own, logits, false, error));
-    for (int i = own; i < n; i++)
-        EFFNET_TRY(run_shared(state, pixels + (size_t)i * image_pixels(state) * 3,
-                              logits + (size_t)i * (size_t)state->info->classes, NULL, false, error));
+    if (own > 0) EFFNET_TRY(run_own(state, pixels, own, outputs, false, error));
+    for (int i = own; i < n; i++) {
+        EFFNET_TRY(run_shared(state, pixels + (size_t)i * image_pixels(state) * 3, NULL, false, error));
+        hand_out(state, state->workers[0].arena, (size_t)i, outputs);
+    }
     return EFFNET_OK;
 }
 
 int effnet_onednn_run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
-                      struct effnet_error *error)
+                      float *features, struct effnet_error *error)
 {
+    struct outputs outputs = {logits, features};
     for (int done = 0; done < n; done += state->max_batch) {
         int pass = n - done < state->max_batch ? n - done : state->max_batch;
-        EFFNET_TRY(run_pass(state, pixels + (size_t)done * image_pixels(state) * 3, pass,
-                            logits + (size_t)done * (size_t)state->info->classes, error));
+        EFFNET_TRY(run_pass(state, pixels + (size_t)done * image_pixels(state) * 3, pass, &outputs, error));
+        outputs.logits += (size_t)pass * (size_t)state->info->classes;
+        if (features)
+            outputs.features += (size_t)pass *
+                                effnet_layer_out_size(state->layers[state->features_layer].layer);
     }
     return EFFNET_OK;
 }
@@ -294,7 +316,8 @@ int effnet_onednn_time(struct backend_state *state, int n, bool cold, double *el
     EFFNET_TRY(prepare_timing(state, error));
     if (cold) EFFNET_TRY(effnet_evict_caches(error));
     double start = effnet_clock_us();
-    int status = run_pass(state, state->timing_pixels, n, state->timing_logits, error);
+    int status = run_pass(state, state->timing_pixels, n, &(struct outputs){state->timing_logits, NULL},
+                          error);
     *elapsed_us = effnet_clock_us() - start;
     return status;
 }
@@ -311,13 +334,13 @@ int effnet_onednn_profile(struct backend_state *state, int n, bool cold, double 
         if (cold) EFFNET_TRY(effnet_evict_caches(error));
         for (int w = 0; w < state->images_at_once; w++)
             memset(state->workers[w].layer_us, 0, (size_t)layers * sizeof(double));
-        EFFNET_TRY(run_own(state, state->timing_pixels, own, state->timing_logits, true, error));
+        EFFNET_TRY(run_own(state, state->timing_pixels, own, &(struct outputs){state->timing_logits, NULL},
+                           true, error));
         for (int u = 0; u < state->unit_count; u++)
             for (int i = state->units[u].unit.first; i <= state->units[u].unit.last; i++)
                 for (int w = 0; w < state->images_at_once; w++)
                     unit_us[u] += state->workers[w].layer_us[i] / state->images_at_once;
     }
-    for (int i = own; i < n; i++)
-        EFFNET_TRY(run_shared(state, state->timing_pixels, state->timing_logits, unit_us, cold, error));
+    for (int i = own; i < n; i++) EFFNET_TRY(run_shared(state, state->timing_pixels, unit_us, cold, error));
     return EFFNET_OK;
 }

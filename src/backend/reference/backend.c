@@ -16,6 +16,7 @@ struct backend_state {
     char *memory;              /* where the outputs lie */
     float *input;              /* normalised image tensor */
     double *workspace;
+    int features_layer; /* -1: none */
     int64_t memory_bytes;
 };
 
@@ -60,6 +61,7 @@ static int build(struct backend_state *state, struct effnet_error *error)
         size_t values = effnet_layer_out_size(layer), bytes = effnet_reference_workspace_bytes(layer);
         state->lives[i] = (struct lifetime){
             .bytes = values * sizeof(float), .first = i, .last = layer->last_reader};
+        if (i == state->features_layer) state->lives[i].last = info->layer_count - 1; /* until it is copied */
         for (int k = 0; k < layer->input_count; k++) values += effnet_layer_in_size(layer, k);
         struct effnet_unit *unit = &state->units[i];
         *unit = effnet_unit_of(state->model, i, i);
@@ -93,6 +95,7 @@ static int open_state(const effnet_model *model, const struct backend_options *o
     if (!state) return effnet_fail_nomem(error, "reference", sizeof *state);
     state->model = model;
     state->info = effnet_model_get_info(model);
+    state->features_layer = options->features_layer;
     int status = build(state, error);
     if (status)
         close_state(state);
@@ -119,17 +122,24 @@ static void run_layer(struct backend_state *state, int index)
     effnet_reference_compute(layer, 1, inputs, false, state->workspace, output_of(state, index));
 }
 
-static int run(struct backend_state *state, const uint8_t *pixels, int n, float *logits,
+/* Image `image`'s share of what run hands out. */
+static void copy_output(const struct backend_state *state, int layer, size_t image, float *to)
+{
+    const size_t size = effnet_layer_out_size(effnet_model_layer(state->model, layer));
+    memcpy(to + image * size, output_of(state, layer), size * sizeof *to);
+}
+
+static int run(struct backend_state *state, const uint8_t *pixels, int n, float *logits, float *features,
                struct effnet_error *error)
 {
     (void)error;
     const struct effnet_model_info *info = state->info;
     size_t image_bytes = (size_t)info->height * (size_t)info->width * (size_t)info->channels;
-    size_t classes = (size_t)info->classes;
     for (size_t i = 0; i < (size_t)n; i++) {
         effnet_reference_normalise(&info->preprocess, 1, pixels + i * image_bytes, state->input);
         for (int layer = 0; layer < info->layer_count; layer++) run_layer(state, layer);
-        memcpy(logits + i * classes, output_of(state, info->layer_count - 1), classes * sizeof *logits);
+        copy_output(state, info->layer_count - 1, i, logits);
+        if (features) copy_output(state, state->features_layer, i, features);
     }
     return EFFNET_OK;
 }
