@@ -147,8 +147,11 @@ struct effnet_model_info {
     int classes;
     int64_t parameters, multiply_adds;
     struct effnet_preprocess preprocess;
-    bool multi_label;     /* the classes do not exclude one another: effnet_top_k_multi_label */
-    int feature_channels; /* of what the last pooling gives, which the linear layers at the end read */
+    bool multi_label; /* the classes do not exclude one another: effnet_top_k_multi_label */
+    /* Of the map that the last pooling averages; the linear layers at the end read its feature_channels
+     * means.
+     */
+    int feature_channels, feature_height, feature_width;
 };
 
 typedef struct effnet_model effnet_model;
@@ -164,10 +167,12 @@ struct effnet_label effnet_model_label(const effnet_model *model, int class_inde
 
 /* ---------------------------------------------------------------- sessions */
 
-/* What a session hands out beside the logits. */
+/* What a session hands out beside the logits. For a map, a GPU may run other kernels, whose logits differ by
+ * rounding. */
 enum effnet_features {
     EFFNET_FEATURES_NONE,
     EFFNET_FEATURES_POOLED, /* [feature_channels]: an embedding of the image */
+    EFFNET_FEATURES_MAP, /* [feature_height][feature_width][feature_channels]: for effnet_class_activation */
 };
 
 struct effnet_session_options {
@@ -258,6 +263,14 @@ int effnet_top_k(const float *logits, int classes, int k, struct effnet_class *t
  * the sigmoid of the class's own logit. */
 int effnet_top_k_multi_label(const float *logits, int classes, int k, struct effnet_class *top);
 
+/* How much each place of an image speaks for a class, its class activation map (Zhou and others, 2016): from
+ * the map [feature_height][feature_width][feature_channels] that a session hands out,
+ * activation[feature_height][feature_width]. Its mean, plus the class's bias, is the logit.
+ * EFFNET_E_UNAVAILABLE where the network's head is not one linear layer behind the pooling. With map and
+ * activation NULL, that is all that is checked. */
+int effnet_class_activation(const effnet_model *model, int class_index, const float *map, float *activation,
+                            struct effnet_error *error);
+
 /* ---------------------------------------------------------------- from files to logits */
 
 /* What is to be classified. */
@@ -277,6 +290,7 @@ struct effnet_pipeline_options {
     int threads;          /* that decode; 0 is as many as the process may use */
     bool unordered;       /* results as they come; else in the order of the items */
     bool decode_gpu;      /* the session's GPU decodes plain JPEGs, beside the threads */
+    bool crops;           /* results have their crops; not with decode_gpu, whose crops stay on the GPU */
     int64_t early_bytes;  /* memory for crops that are made before start; each is copied once more then */
     uint64_t reserved[7]; /* 0 */
 };
@@ -295,6 +309,7 @@ struct effnet_result {
     uint8_t first_pixel[3];            /* of the crop: the colour of all of it then; else it may be 0 */
     double read_us, decode_us, fit_us; /* the last two 0 where the GPU did it */
     const float *features; /* [feature_count] of the session; NULL where that is 0, or logits are NULL */
+    const uint8_t *crop;   /* [crop][crop][3]; NULL where options.crops is false, or logits are NULL */
 };
 
 /* What was done so far. Times are summed over the threads, in microseconds. */

@@ -103,18 +103,47 @@ static void check_other_ways(const struct subject *s, effnet_session *session)
     free_guarded(features, s->count);
 }
 
+/* A class's map adds up to its logit. */
+static void check_activation(const struct subject *s, const float *bias, double allowance)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(s->model);
+    const size_t pixels = (size_t)info->feature_height * (size_t)info->feature_width;
+    float *activation = malloc(pixels * sizeof *activation);
+    assert_non_null(activation);
+    for (size_t i = 0; i < IMAGES; i++)
+        for (size_t class = 0; class < s->classes; class ++) {
+            const float logit = s->logits[i * s->classes + class];
+            double mean = 0, size = 0;
+            assert_int_equal(
+                effnet_class_activation(s->model, (int)class, s->features + i * s->count, activation, NULL),
+                EFFNET_OK);
+            for (size_t p = 0; p < pixels; p++) {
+                mean += (double)activation[p] / (double)pixels;
+                size += fabs((double)activation[p]) / (double)pixels;
+            }
+            if (!(fabs(mean + (double)bias[class] - (double)logit) <= allowance * (1 + size)))
+                fail_msg("class %zu: mean %g and bias %g, but logit %g", class, mean, (double)bias[class],
+                         (double)logit);
+        }
+    free(activation);
+}
+
 /* `allowance`: of the features' relative L2; 0: they are the reference's bits. */
-static void check(const effnet_model *model, const char *device, const char *precision, double allowance)
+static void check(const effnet_model *model, enum effnet_features kind, const char *device,
+                  const char *precision, double allowance)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
+    const int pool = effnet_model_head_pool(model);
+    const int source = kind == EFFNET_FEATURES_MAP ? effnet_model_layer(model, pool)->inputs[0] : pool;
+    const struct effnet_layer *last = effnet_model_layer(model, info->layer_count - 1);
     struct effnet_session_options options = {
         .device = device, .precision = precision, .max_batch = BATCH, .threads = 2};
     struct subject s = {.model = model,
                         .classes = (size_t)info->classes,
-                        .count = (size_t)info->feature_channels,
+                        .count = effnet_layer_out_size(effnet_model_layer(model, source)),
                         .image = (size_t)info->height * (size_t)info->width * 3};
     effnet_session *plain = open_session(model, options);
-    options.features = EFFNET_FEATURES_POOLED;
+    options.features = kind;
     effnet_session *session = open_session(model, options);
     assert_int_equal(effnet_session_get_info(plain)->feature_count, 0);
     assert_int_equal(effnet_session_get_info(session)->feature_count, s.count);
@@ -125,9 +154,11 @@ static void check(const effnet_model *model, const char *device, const char *pre
     s.features = poisoned(s.count);
     assert_int_equal(effnet_session_run_features(session, s.pixels, IMAGES, s.logits, s.features, NULL),
                      EFFNET_OK);
-    float *expected = reference_output(model, s.pixels, IMAGES, effnet_model_head_pool(model));
+    float *expected = reference_output(model, s.pixels, IMAGES, source);
     check_near(&s, expected, allowance);
     check_other_ways(&s, session);
+    if (kind == EFFNET_FEATURES_MAP && last->inputs[0] == pool)
+        check_activation(&s, last->bias, precision ? 2e-2 : 1e-5);
     float *logits = poisoned(s.classes);
     assert_int_equal(effnet_session_run(plain, s.pixels, IMAGES, logits, NULL), EFFNET_OK);
     assert_memory_equal(logits, s.logits, IMAGES * s.classes * sizeof *logits);
@@ -152,9 +183,11 @@ static bool has_bf16(const effnet_model *model)
 
 static void check_devices(effnet_model *model)
 {
-    check(model, "reference", NULL, 0);
-    check(model, "cpu", NULL, 1e-5);
-    if (has_bf16(model)) check(model, "cpu", "bf16", 5e-2);
+    for (enum effnet_features kind = EFFNET_FEATURES_POOLED; kind <= EFFNET_FEATURES_MAP; kind++) {
+        check(model, kind, "reference", NULL, 0);
+        check(model, kind, "cpu", NULL, 1e-5);
+        if (has_bf16(model)) check(model, kind, "cpu", "bf16", 5e-2);
+    }
     effnet_model_close(model);
 }
 
@@ -200,11 +233,51 @@ static void test_refusals(void **state)
     effnet_model_close(model);
 }
 
+/* A network whose only pool reads `what`, behind which `activation` follows its one linear layer. */
+static effnet_model *short_model(const char *what, const char *activation)
+{
+    struct weights *w = weights_new(7, 5, 5);
+    if (strcmp(what, "image") != 0) weights_conv(w, what, 8, 3, 2, WEIGHTS_SAME, "relu6");
+    weights_layer(w, "pool", "pool", w->channels, 1, 1, NULL, NULL, NULL, -1);
+    weights_layer(w, "classifier", "linear", 11, 1, 1, NULL, activation, NULL, -1);
+    weights_labels(w, 11);
+    return weights_open(w);
+}
+
+static void test_no_map(void **state)
+{
+    (void)state;
+    struct effnet_error error = {0};
+    struct effnet_session_options options = {.device = "reference", .features = EFFNET_FEATURES_MAP};
+    effnet_session *session;
+    effnet_model *model = short_model("image", "none");
+    assert_int_equal(effnet_session_open(model, &options, &session, &error), EFFNET_E_UNAVAILABLE);
+    assert_non_null(strstr(error.message, "has no feature map: its last pooling reads the image"));
+    effnet_model_close(model);
+
+    effnet_model *const others[] = {deep_head(5), short_model("stem", "sigmoid")};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(effnet_class_activation(others[i], 0, NULL, NULL, &error), EFFNET_E_UNAVAILABLE);
+        assert_non_null(strstr(error.message, "is not one linear layer behind the pooling"));
+        effnet_model_close(others[i]);
+    }
+    model = short_model("stem", "none");
+    float map[3 * 3 * 8] = {0}, activation[3 * 3];
+    assert_int_equal(effnet_class_activation(model, 0, NULL, NULL, &error), EFFNET_OK);
+    assert_int_equal(effnet_class_activation(model, 10, map, activation, &error), EFFNET_OK);
+    assert_int_equal(effnet_class_activation(model, 11, map, activation, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_class_activation(model, -1, map, activation, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_class_activation(model, 0, map, NULL, &error), EFFNET_E_USAGE);
+    assert_int_equal(effnet_class_activation(NULL, 0, map, activation, &error), EFFNET_E_USAGE);
+    effnet_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_networks),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,13 @@
 
 #include <cmocka.h>
 
-enum { CLASSES = 11, CHANNELS = 65, IMAGES = 97, MAX_FILE_BYTES = 64 + 3 * 40 * 40 };
+enum {
+    CLASSES = 11,
+    CHANNELS = 65,
+    CROP_BYTES = 21 * 21 * 3,
+    IMAGES = 97,
+    MAX_FILE_BYTES = 64 + 3 * 40 * 40
+};
 
 static effnet_model *model;
 
@@ -30,6 +36,7 @@ struct fixture {
     int status[IMAGES];
     float logits[IMAGES][CLASSES];
     float features[IMAGES][CHANNELS];
+    uint8_t crops[IMAGES][CROP_BYTES];
 };
 
 static struct fixture fixture;
@@ -70,18 +77,17 @@ static int set_up(void **state)
     model = weights_open(weights_tiny(1));
     const struct effnet_preprocess *p = &effnet_model_get_info(model)->preprocess;
     effnet_session *session = open_session_for("cpu", 1, EFFNET_FEATURES_POOLED);
-    uint8_t *crop = malloc((size_t)p->crop * (size_t)p->crop * 3);
     for (int i = 0; i < IMAGES; i++) {
         struct effnet_image image;
         make_file(i, &random);
         fixture.status[i] = effnet_image_decode(fixture.files[i], fixture.sizes[i], "x", NULL, &image, NULL);
+        uint8_t *crop = fixture.crops[i];
         if (fixture.status[i]) continue;
         if (effnet_image_fit(&image, p, crop, NULL)) return -1;
         if (effnet_session_run_features(session, crop, 1, fixture.logits[i], fixture.features[i], NULL))
             return -1;
         effnet_image_free(&image);
     }
-    free(crop);
     effnet_session_close(session);
     return 0;
 }
@@ -156,7 +162,7 @@ static void check_result(const struct effnet_result *result, const struct list *
 
 static int64_t early_bytes; /* of the pipelines that follow */
 
-static effnet_pipeline *open_pipeline(struct list *list, int threads, bool unordered)
+static effnet_pipeline *open_pipeline_for(struct list *list, int threads, bool unordered, bool crops)
 {
     struct effnet_pipeline_options options = effnet_pipeline_defaults();
     struct effnet_error error = {0};
@@ -164,9 +170,15 @@ static effnet_pipeline *open_pipeline(struct list *list, int threads, bool unord
     options.threads = threads;
     options.unordered = unordered;
     options.early_bytes = early_bytes;
+    options.crops = crops;
     if (effnet_pipeline_open(model, &options, next_item, list, &pipeline, &error))
         fail_msg("%s", error.message);
     return pipeline;
+}
+
+static effnet_pipeline *open_pipeline(struct list *list, int threads, bool unordered)
+{
+    return open_pipeline_for(list, threads, unordered, false);
 }
 
 static const struct effnet_result *next_result(effnet_pipeline *pipeline)
@@ -179,11 +191,11 @@ static const struct effnet_result *next_result(effnet_pipeline *pipeline)
 
 /* ---------------------------------------------------------------- tests */
 
-static void run_whole(const char *device, int max_batch, int threads, int count, bool unordered,
+static void run_whole(const char *device, int max_batch, int threads, int count, bool unordered, bool crops,
                       enum effnet_features features)
 {
     struct list list = {.count = count, .fails_at = -1};
-    effnet_pipeline *pipeline = open_pipeline(&list, threads, unordered);
+    effnet_pipeline *pipeline = open_pipeline_for(&list, threads, unordered, crops);
     effnet_session *session = open_session_for(device, max_batch, features);
     char *seen = calloc((size_t)count + 1, 1);
     const struct effnet_result *result;
@@ -201,6 +213,10 @@ static void run_whole(const char *device, int max_batch, int threads, int count,
                                 sizeof fixture.features[0]);
         else
             assert_null(result->features);
+        if (crops && !result->status)
+            assert_memory_equal(result->crop, fixture.crops[result->index % IMAGES], CROP_BYTES);
+        else
+            assert_null(result->crop);
     }
     assert_null(next_result(pipeline)); /* it stays ended */
     for (int i = 0; i < count; i++) assert_true(seen[i]);
@@ -227,7 +243,7 @@ static void test_whole(void **state)
         for (int b = 0; b < 3; b++)
             for (int threads = 1; threads <= 4; threads += 3)
                 for (int unordered = 0; unordered < 2; unordered++)
-                    run_whole("cpu", batches[b], threads, counts[c], unordered,
+                    run_whole("cpu", batches[b], threads, counts[c], unordered, batches[b] % 2,
                               unordered ? EFFNET_FEATURES_POOLED : EFFNET_FEATURES_NONE);
 }
 
@@ -410,6 +426,10 @@ static void test_arguments(void **state)
     options = effnet_pipeline_defaults();
     options.early_bytes = -1;
     expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error, "early");
+    options = effnet_pipeline_defaults();
+    options.crops = options.decode_gpu = true;
+    expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error,
+                 "crops that a GPU decodes");
     options = effnet_pipeline_defaults();
     options.reserved[3] = 1;
     expect_usage(effnet_pipeline_open(model, &options, next_item, &list, &pipeline, &error), &error,

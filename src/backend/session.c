@@ -67,6 +67,14 @@ static bool is_one_of(const char *word, const char *const *list)
     return *list != NULL;
 }
 
+/* The layer whose output these are; -1: none. */
+static int features_layer(const effnet_model *model, enum effnet_features features)
+{
+    const int pool = effnet_model_head_pool(model);
+    if (features == EFFNET_FEATURES_POOLED) return pool;
+    return features == EFFNET_FEATURES_MAP ? effnet_model_layer(model, pool)->inputs[0] : -1;
+}
+
 /* Checks the options that every backend has, and applies the defaults. */
 static int check_options(const effnet_model *model, const struct effnet_session_options *from,
                          struct backend_options *to, struct effnet_error *error)
@@ -85,7 +93,7 @@ static int check_options(const effnet_model *model, const struct effnet_session_
     if (from->threads < 0 || from->threads > MAX_THREADS)
         return effnet_fail(error, EFFNET_E_USAGE, "%d threads: from 1 to %d, or 0 for all", from->threads,
                            MAX_THREADS);
-    if ((unsigned)from->features > EFFNET_FEATURES_POOLED)
+    if ((unsigned)from->features > EFFNET_FEATURES_MAP)
         return effnet_fail(error, EFFNET_E_USAGE, "session: unknown features %d", (int)from->features);
     EFFNET_TRY(effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error));
     int cpu_threads = effnet_cpu_threads();
@@ -96,8 +104,12 @@ static int check_options(const effnet_model *model, const struct effnet_session_
         .threads = from->threads               ? from->threads
                    : cpu_threads < MAX_THREADS ? cpu_threads
                                                : MAX_THREADS,
-        .features_layer = from->features ? effnet_model_head_pool(model) : -1,
+        .features_layer = features_layer(model, from->features),
     };
+    if (from->features && to->features_layer < 0)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "network %s has no feature map: its last pooling reads the image",
+                           effnet_model_get_info(model)->network);
     return EFFNET_OK;
 }
 

@@ -180,7 +180,10 @@ static int read_network(struct effnet_model *model, struct json_context *context
     info->height = table.image.out_height;
     info->width = table.image.out_width;
     info->classes = table.layers[table.layer_count - 1].out_channels;
-    info->feature_channels = table.layers[effnet_model_head_pool(model)].out_channels;
+    const struct effnet_layer *pool = &table.layers[effnet_model_head_pool(model)];
+    info->feature_channels = pool->in_channels;
+    info->feature_height = pool->in_height;
+    info->feature_width = pool->in_width;
     for (int i = 0; i < table.layer_count; i++) {
         info->parameters += table.layers[i].parameters;
         info->multiply_adds += table.layers[i].multiply_adds;
@@ -263,15 +266,6 @@ const struct effnet_layer *effnet_model_layer(const effnet_model *model, int ind
 {
     assert(index >= 0 && index < model->info.layer_count);
     return &model->layers[index];
-}
-
-/* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */
-int effnet_model_head_pool(const effnet_model *model)
-{
-    int index = model->info.layer_count - 1;
-    while (effnet_model_layer(model, index)->op == EFFNET_OP_LINEAR)
-        index = effnet_model_layer(model, index)->inputs[0];
-    return index;
 }
 
 const char *effnet_input_name(const effnet_model *model, int index)

@@ -156,9 +156,17 @@ static void hand_results(struct effnet_pipeline *p, struct stage *stage)
                 memcpy(record->features, p->batch_features + (size_t)i * features,
                        features * sizeof *record->features);
             record->result.features = record->features;
+            record->result.crop = record->crop;
         }
         effnet_pipeline_finish(p, record);
     }
+}
+
+/* While the stage is not collected yet: then others may write to it. */
+static void keep_crops(const struct effnet_pipeline *p, const struct stage *stage)
+{
+    for (int i = 0; i < stage->taken; i++)
+        memcpy(stage->records[i]->crop, stage->pixels + (size_t)i * p->crop_bytes, p->crop_bytes);
 }
 
 static void collect(struct effnet_pipeline *p)
@@ -167,6 +175,7 @@ static void collect(struct effnet_pipeline *p)
     int images;
     struct stage *stage = p->submitted;
     pthread_mutex_unlock(&p->lock);
+    if (p->crops) keep_crops(p, stage);
     const int status = p->feature_count
                            ? effnet_session_collect_features(p->session, p->batch_logits, p->batch_features,
                                                              &images, &error)

@@ -27,6 +27,8 @@ static int check_options(struct effnet_pipeline_options *options, struct effnet_
         return effnet_fail(error, EFFNET_E_USAGE, "pipeline: %lld bytes for early crops",
                            (long long)options->early_bytes);
     EFFNET_TRY(effnet_check_reserved(options->reserved, sizeof options->reserved, "pipeline", error));
+    if (options->crops && options->decode_gpu)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: crops that a GPU decodes stay there");
     if (!options->threads) options->threads = effnet_cpu_threads();
     if (options->threads > MOST_THREADS) options->threads = MOST_THREADS;
     return EFFNET_OK;
@@ -133,11 +135,20 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
 
 /* ---------------------------------------------------------------- starting */
 
+/* Bytes of one result. */
+static size_t result_bytes(const struct effnet_pipeline *p)
+{
+    return ((size_t)p->classes + (size_t)p->feature_count) * sizeof(float) +
+           (p->options.crops ? p->crop_bytes : 0);
+}
+
 static int count_records(const struct effnet_pipeline *p)
 {
+    const int64_t affordable = LEAST_BYTES / (int64_t)result_bytes(p);
+    const int64_t least = affordable < LEAST_RECORDS ? affordable : LEAST_RECORDS;
     /* Where two ways of decoding fill batches, each waits for the other's. */
     int64_t count = (p->options.decode_gpu ? 2 : 1) * BATCHES_OF_RECORDS * (int64_t)p->max_batch;
-    if (count < LEAST_RECORDS) count = LEAST_RECORDS;
+    if (count < least) count = least;
     count += p->first_count;
     return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
 }
@@ -154,11 +165,12 @@ static int allocate(struct effnet_pipeline *p, int records, struct effnet_error 
     p->seat_records = calloc(BACKEND_STAGES * batch, sizeof *p->seat_records);
     if (features) p->features = malloc((size_t)records * features);
     if (features) p->batch_features = malloc(batch * features);
+    if (p->options.crops) p->crops = malloc((size_t)records * p->crop_bytes);
     if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records &&
-        (!features || (p->features && p->batch_features)))
+        (!features || (p->features && p->batch_features)) && (!p->options.crops || p->crops))
         return EFFNET_OK;
     return effnet_fail_nomem(error, "the pipeline's results",
-                             ((size_t)records + batch) * (logits + features));
+                             (size_t)records * result_bytes(p) + batch * (logits + features));
 }
 
 /* Hands all of it to the workers. */
@@ -170,6 +182,7 @@ static void spread(struct effnet_pipeline *p, effnet_session *session, int recor
         struct record *record = i < first ? &p->first_records[i] : &p->more_records[i - first];
         record->logits = p->logits + (size_t)i * (size_t)p->classes;
         if (p->features) record->features = p->features + (size_t)i * (size_t)p->feature_count;
+        if (p->crops) record->crop = p->crops + (size_t)i * p->crop_bytes;
     }
     add_records(p, p->more_records, records - first);
     for (int i = 0; i < BACKEND_STAGES; i++) {
@@ -305,6 +318,7 @@ static void free_memory(struct effnet_pipeline *p)
     free(p->batch_logits);
     free(p->features);
     free(p->batch_features);
+    free(p->crops);
     free(p->stages);
     free(p->seat_records);
     free(p->encoded.records);

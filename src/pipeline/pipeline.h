@@ -22,7 +22,8 @@
 enum {
     /* Threads beyond those that decode, so that some may wait for slow files while others go on. */
     EXTRA_WORKERS = 14,
-    LEAST_RECORDS = 512, /* beside those of a few batches; so many items may wait for an earlier one */
+    LEAST_RECORDS = 512,    /* beside those of a few batches; so many items may wait for an earlier one, */
+    LEAST_BYTES = 32 << 20, /* unless their results take more than this */
     MOST_RECORDS = 1 << 16,
     BATCHES_OF_RECORDS = 5, /* so that all stages can be full, and more images decoded */
 };
@@ -41,6 +42,7 @@ struct record {
     struct backend_jpeg jpeg; /* the item, where the device decodes it */
     float *logits;
     float *features;     /* NULL: the session hands out none */
+    uint8_t *crop;       /* NULL: not kept */
     uint8_t *early;      /* the crop, while it waits for a session; NULL: none */
     struct record *next; /* in the list of free ones, of early ones, or of ready ones without an order */
 };
@@ -127,6 +129,7 @@ struct effnet_pipeline {
     struct record **seat_records;                /* [BACKEND_STAGES][max_batch] */
     float *logits;                               /* [records][classes] */
     float *features;                             /* [records][feature_count] */
+    uint8_t *crops;                              /* [records][crop_bytes] */
 };
 
 /* work.c: a worker thread's function; the argument is the pipeline. */

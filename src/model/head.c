@@ -1,0 +1,41 @@
+/* The network's end: a pooling, and the linear layers that read what it gives. */
+#include "common/error.h"
+#include "effnet_lab.h"
+
+/* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */
+int effnet_model_head_pool(const effnet_model *model)
+{
+    int index = effnet_model_get_info(model)->layer_count - 1;
+    while (effnet_model_layer(model, index)->op == EFFNET_OP_LINEAR)
+        index = effnet_model_layer(model, index)->inputs[0];
+    return index;
+}
+
+/* Where a logit is a weighted sum of the features and a bias, it is the mean over the map of such sums. */
+int effnet_class_activation(const effnet_model *model, int class_index, const float *map, float *activation,
+                            struct effnet_error *error)
+{
+    if (!model || !map != !activation)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "class activation: a model, a map and a place for the result are needed");
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    const struct effnet_layer *last = effnet_model_layer(model, info->layer_count - 1);
+    if (class_index < 0 || class_index >= info->classes)
+        return effnet_fail(error, EFFNET_E_USAGE, "class activation: there is no class %d, only 0 to %d",
+                           class_index, info->classes - 1);
+    if (last->inputs[0] != effnet_model_head_pool(model) || last->residual >= 0 ||
+        last->activation != EFFNET_ACT_NONE)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "network %s has no class activation maps: its head is not one linear layer behind "
+                           "the pooling",
+                           info->network);
+    const size_t channels = (size_t)info->feature_channels;
+    const size_t pixels = map ? (size_t)info->feature_height * (size_t)info->feature_width : 0;
+    const float *weight = last->weight + (size_t)class_index * channels;
+    for (size_t p = 0; p < pixels; p++) {
+        double sum = 0;
+        for (size_t c = 0; c < channels; c++) sum += (double)weight[c] * (double)map[p * channels + c];
+        activation[p] = (float)sum;
+    }
+    return EFFNET_OK;
+}
