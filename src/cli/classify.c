@@ -4,15 +4,16 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SHARD_WORD "{shard}"
 
-enum { OUTPUTS = 1 + ARRAYS };
+enum { OUTPUTS = 2 + ARRAYS };
 
-/* The name of output `i`, or NULL: the results come first, then the arrays. */
+/* The name of output `i`, or NULL: the results, what --cam draws, the arrays. */
 static const char **output_at(struct classify_options *o, int i)
 {
-    return i == 0 ? &o->output : &o->arrays[i - 1];
+    return i == 0 ? &o->output : i == 1 ? &o->cam : &o->arrays[i - 2];
 }
 
 /* The name with "2-of-4", in five digits each so that they sort, in place of {shard}. The caller frees it. */
@@ -28,8 +29,8 @@ static char *name_with_shard(const char *name, const struct shard *shard)
 }
 
 /* Results below a folder that several processes go through are among its files, or not, by chance: then the
- * processes do not agree about who takes what. */
-static int check_outside(const struct classify_options *o, const char *output)
+ * processes do not agree about who takes what. Drawings would even be taken for images. */
+static int check_outside(const struct classify_options *o, const char *option, const char *output)
 {
     const char *slash = strrchr(output, '/');
     char *folder = slash ? strndup(output, (size_t)(slash - output) + 1) : strdup(".");
@@ -39,7 +40,7 @@ static int check_outside(const struct classify_options *o, const char *output)
         char *operand = realpath(o->inputs.operands[i], NULL);
         size_t length = operand ? strlen(operand) : 0;
         if (operand && !strncmp(real, operand, length) && (!real[length] || real[length] == '/'))
-            status = cli_fail(EFFNET_E_USAGE, "classify: with --shard, %s may not lie in the folder %s",
+            status = cli_fail(EFFNET_E_USAGE, "classify: with %s, %s may not lie in the folder %s", option,
                               output, o->inputs.operands[i]);
         free(operand);
     }
@@ -76,6 +77,40 @@ static int find_shard(struct classify_options *o)
     return EFFNET_OK;
 }
 
+static int check_cam(struct classify_options *o)
+{
+    const struct walk_options *inputs = &o->inputs;
+    struct stat status;
+    char *folder;
+    if (o->arrays[ARRAY_EMBEDDINGS])
+        return cli_fail(EFFNET_E_USAGE, "classify: --cam or --embeddings, not both");
+    if (!strcmp(o->decode, "gpu"))
+        return cli_fail(EFFNET_E_USAGE,
+                        "classify: --cam draws over crops, which --decode gpu leaves on the GPU");
+    if (!cam_is_folder(o->cam) && (inputs->count != 1 || inputs->recursive))
+        return cli_fail(EFFNET_E_USAGE,
+                        "classify: --cam %s: one file is for one image; for several, name a folder", o->cam);
+    if (inputs->shard.count > 1 && !strstr(o->cam, SHARD_WORD))
+        return cli_fail(EFFNET_E_USAGE,
+                        "classify: --cam %s: other shards may draw there at the same time; " SHARD_WORD
+                        " in the name stands for the shard",
+                        o->cam);
+    for (int i = 0; i < OUTPUTS; i++) {
+        const char *name = *output_at(o, i);
+        if (name && name != o->cam && !strcmp(name, o->cam))
+            return cli_fail(EFFNET_E_USAGE, "classify: --cam and another option name %s", name);
+    }
+    if (!inputs->recursive) return EFFNET_OK;
+    size_t length = strlen(o->cam);
+    while (length > 1 && o->cam[length - 1] == '/') length--;
+    const bool there = !stat(o->cam, &status); /* else the folder counts where it will be made */
+    if (asprintf(&folder, "%.*s%s", (int)length, o->cam, there ? "/" : "") < 0)
+        return cli_fail_nomem("the outputs' names");
+    const int outside = check_outside(o, "--cam", folder);
+    free(folder);
+    return outside;
+}
+
 static int check_options(struct classify_options *o)
 {
     const struct walk_options *inputs = &o->inputs;
@@ -91,8 +126,8 @@ static int check_options(struct classify_options *o)
     if (o->resume && !o->output)
         return cli_fail(EFFNET_E_USAGE, "classify: --resume needs --output, whose results it goes on with");
     for (int i = 0; inputs->recursive && inputs->shard.count > 1 && i < OUTPUTS; i++)
-        if (*output_at(o, i)) EFFNET_TRY(check_outside(o, *output_at(o, i)));
-    return EFFNET_OK;
+        if (*output_at(o, i)) EFFNET_TRY(check_outside(o, "--shard", *output_at(o, i)));
+    return o->cam ? check_cam(o) : EFFNET_OK;
 }
 
 static int classify(struct classify_options *o)
@@ -100,6 +135,7 @@ static int classify(struct classify_options *o)
     EFFNET_TRY(find_shard(o));
     EFFNET_TRY(check_options(o));
     if (o->arrays[ARRAY_EMBEDDINGS]) o->setup.features = EFFNET_FEATURES_POOLED;
+    if (o->cam) o->setup.features = EFFNET_FEATURES_MAP;
     char *names[OUTPUTS] = {NULL};
     int status = EFFNET_OK;
     for (int i = 0; i < OUTPUTS && !status; i++) {
@@ -169,6 +205,11 @@ int cmd_classify(int argc, char **argv)
              "also write the features behind the last pooling, which the classifier\n"
              "reads, the same way: [files][channels]",
              &o.arrays[ARRAY_EMBEDDINGS]),
+        TEXT(0, "cam", "OUT",
+             "draw where the image shows its first class, over the crop that the\n"
+             "network takes (class activation map): one image to OUT.png, any number\n"
+             "into the folder OUT",
+             &o.cam),
         FLAG(0, "resume", "go on with the --output of a run that broke off", &o.resume),
         IMAGE_OPTIONS(&o.batch_size, &o.image),
         CHOICE(0, "decode", "cpu|gpu",

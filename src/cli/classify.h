@@ -1,5 +1,5 @@
 /* The parts of `effnet classify`: options in classify.c, the run in classify_run.c, its files in
- * classify_files.c, what --stats says in classify_stats.c. */
+ * classify_files.c, what --stats says in classify_stats.c, class activation maps in classify_cam.c. */
 #ifndef EFFNET_CLI_CLASSIFY_H
 #define EFFNET_CLI_CLASSIFY_H
 
@@ -20,6 +20,7 @@ struct classify_options {
     bool top_k_given, threshold_given;
     const char *format, *scores, *shard, *decode;
     const char *output, *arrays[ARRAYS]; /* files, or NULL */
+    const char *cam;                     /* a PNG or a folder, or NULL */
     bool no_header, resume, stats;
     struct effnet_image_options image;
 };
@@ -72,5 +73,17 @@ void classify_stats_add(struct classify_stats *stats, const struct effnet_result
 void classify_stats_print(const struct classify_stats *stats, const struct effnet_pipeline_stats *pipeline,
                           const struct resume_record *record);
 void classify_stats_free(struct classify_stats *stats);
+
+/* ---------------------------------------------------------------- classify_cam.c */
+
+struct cam;
+
+/* Whether --cam names a folder, which may not be there yet, and not one PNG. */
+bool cam_is_folder(const char *path);
+/* Makes the folder, and refuses what cannot be drawn or written. These report their failures. */
+int cam_open(struct cam **cam, const struct classify_options *options, const effnet_model *model);
+/* Draws the map of a class, from the result's feature map and crop. */
+int cam_draw(struct cam *cam, const struct effnet_result *result, int class_index);
+void cam_close(struct cam *cam);
 
 #endif

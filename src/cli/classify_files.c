@@ -41,16 +41,18 @@ static int describe(const struct classify_options *o, const effnet_model *model,
     const struct effnet_image_options *image = &o->image;
     uint64_t weights;
     EFFNET_TRY(hash_file(effnet_model_get_info(model)->path, &weights));
-    snprintf(
-        text, size,
-        "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
-        "logits=%d\nembeddings=%d\nshard=%" PRId64 "/%" PRId64 "\nmax-pixels=%" PRId64 "\nignore-exif=%d\n"
-        "background=%d %02x%02x%02x\nbatch-size=%" PRId64 "\ndevice=%.80s\nprecision=%.80s\nplan=%.80s\n",
-        weights, o->format, o->no_header, o->scores, top_k, o->threshold, o->threshold_given,
-        o->arrays[ARRAY_LOGITS] != NULL, o->arrays[ARRAY_EMBEDDINGS] != NULL, o->inputs.shard.number,
-        o->inputs.shard.count, image->max_pixels, image->ignore_exif, image->has_background,
-        image->background[0], image->background[1], image->background[2], o->batch_size,
-        or_default(o->setup.device), or_default(o->setup.precision), or_default(o->setup.plan));
+    snprintf(text, size,
+             "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
+             "logits=%d\nembeddings=%d\ncam=%d\nshard=%" PRId64 "/%" PRId64 "\nmax-pixels=%" PRId64
+             "\nignore-exif=%d\n"
+             "background=%d %02x%02x%02x\nbatch-size=%" PRId64
+             "\ndevice=%.80s\nprecision=%.80s\nplan=%.80s\n",
+             weights, o->format, o->no_header, o->scores, top_k, o->threshold, o->threshold_given,
+             o->arrays[ARRAY_LOGITS] != NULL, o->arrays[ARRAY_EMBEDDINGS] != NULL, o->cam != NULL,
+             o->inputs.shard.number, o->inputs.shard.count, image->max_pixels, image->ignore_exif,
+             image->has_background, image->background[0], image->background[1], image->background[2],
+             o->batch_size, or_default(o->setup.device), or_default(o->setup.precision),
+             or_default(o->setup.plan));
     return EFFNET_OK;
 }
 

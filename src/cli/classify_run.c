@@ -26,6 +26,7 @@ struct job {
     effnet_pipeline *pipeline;
     struct effnet_class *top;
     struct classify_files files;
+    struct cam *cam; /* NULL: none is drawn */
     struct classify_stats stats;
     struct pace pace;
     bool signals; /* interrupt_begin was called */
@@ -154,6 +155,7 @@ static int handle_result(struct job *job, const struct effnet_result *result)
     }
     record->skipped += skipped;
     if (!skipped) EFFNET_TRY(classify_files_add_rows(&job->files, result));
+    if (!failed && job->cam) EFFNET_TRY(cam_draw(job->cam, result, job->top->index));
     count_item(record, result->name);
     classify_stats_add(&job->stats, result);
     job->pace.done = record->items;
@@ -227,6 +229,7 @@ static int open_inputs(struct job *job)
     if (status) return status;
     EFFNET_TRY(limit_classes(job, effnet_model_get_info(job->model)));
     if (walk_open(&o->inputs, &job->walk, &error)) return cli_fail_library(&error);
+    if (o->cam) EFFNET_TRY(cam_open(&job->cam, o, job->model));
     EFFNET_TRY(classify_files_open(&job->files, o, job->model, job->top_k));
     job->pace.total = walk_total(job->walk);
     return job->files.record.finished ? EFFNET_OK : skip_done(job);
@@ -241,7 +244,8 @@ static int open_pipeline(struct job *job)
     options.image = o->image;
     options.threads = setup_threads(&o->setup);
     options.decode_gpu = !strcmp(o->decode, "gpu");
-    options.early_bytes = EARLY_BYTES;
+    options.crops = job->cam != NULL;
+    if (!options.crops) options.early_bytes = EARLY_BYTES; /* else each would have a second crop beside it */
     if (effnet_pipeline_open(job->model, &options, next_item, job, &job->pipeline, &error))
         return cli_fail_library(&error);
     job->signals = interrupt_begin(stop_pipeline, job->pipeline);
@@ -290,6 +294,7 @@ static void close_all(struct job *job)
 {
     effnet_pipeline_close(job->pipeline);
     effnet_session_close(job->session);
+    cam_close(job->cam);
     walk_close(job->walk);
     effnet_model_close(job->model);
     classify_stats_free(&job->stats);

@@ -88,7 +88,7 @@ int output_flush(struct output *output)
 int output_sync(struct output *output)
 {
     EFFNET_TRY(output_flush(output));
-    if (!output->final || !fsync(fileno(output->file))) return EFFNET_OK;
+    if (!output->final || output->hasty || !fsync(fileno(output->file))) return EFFNET_OK;
     return fail(output->name, errno);
 }
 
@@ -114,7 +114,7 @@ int output_rename(const struct output *output)
 {
     if (!output->final) return EFFNET_OK;
     if (rename(output->partial, output->final) && errno != ENOENT) return fail(output->name, errno);
-    sync_folder(output->final);
+    if (!output->hasty) sync_folder(output->final);
     return EFFNET_OK;
 }
 

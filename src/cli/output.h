@@ -14,6 +14,7 @@ struct output {
     char *final;      /* NULL: written straight */
     char *partial;
     unsigned mode; /* of the file that is replaced, or 0 */
+    bool hasty;    /* takes its name without waiting for the disk: one of many, which can be made again */
     bool reported;
 };
 

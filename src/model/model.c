@@ -268,6 +268,15 @@ const struct effnet_layer *effnet_model_layer(const effnet_model *model, int ind
     return &model->layers[index];
 }
 
+/* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */
+int effnet_model_head_pool(const effnet_model *model)
+{
+    int index = model->info.layer_count - 1;
+    while (effnet_model_layer(model, index)->op == EFFNET_OP_LINEAR)
+        index = effnet_model_layer(model, index)->inputs[0];
+    return index;
+}
+
 const char *effnet_input_name(const effnet_model *model, int index)
 {
     return index == EFFNET_IMAGE ? TABLE_IMAGE : effnet_model_layer(model, index)->name;

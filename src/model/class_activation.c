@@ -1,15 +1,6 @@
-/* The network's end: a pooling, and the linear layers that read what it gives. */
+/* Class activation maps. */
 #include "common/error.h"
 #include "effnet_lab.h"
-
-/* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */
-int effnet_model_head_pool(const effnet_model *model)
-{
-    int index = effnet_model_get_info(model)->layer_count - 1;
-    while (effnet_model_layer(model, index)->op == EFFNET_OP_LINEAR)
-        index = effnet_model_layer(model, index)->inputs[0];
-    return index;
-}
 
 /* Where a logit is a weighted sum of the features and a bias, it is the mean over the map of such sums. */
 int effnet_class_activation(const effnet_model *model, int class_index, const float *map, float *activation,

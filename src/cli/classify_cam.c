@@ -1,0 +1,239 @@
+/* What --cam draws: for each image a PNG of its crop, with the map of its most probable class.
+ *
+ * A file of this kind is known by its first text, "Software", which also holds a hash of the image's name. So
+ * a later run, or one that goes on, replaces the map of the same image, and nothing else. */
+#include "cli/classify.h"
+#include "cli/heatmap.h"
+#include "common/hash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <png.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SOFTWARE "effnet class activation map "
+#define SUFFIX   ".png"
+
+struct cam {
+    const effnet_model *model;
+    const char *path; /* of the one file, or of the folder */
+    bool folder;
+    float *activation; /* of one image */
+    uint8_t *pixels;
+};
+
+/* ---------------------------------------------------------------- whose file it is */
+
+/* A PNG's start: signature and IHDR, of which the last 17 bytes differ from file to file, then the text. */
+static const char file_start[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+                  file_text[] = "\0\0\0\x35tEXtSoftware\0" SOFTWARE;
+enum {
+    START_BYTES = sizeof file_start - 1,
+    TEXT_AT = START_BYTES + 17,
+    HASH_AT = TEXT_AT + sizeof file_text - 1,
+    HASH_DIGITS = 16,
+    KNOWN_BYTES = HASH_AT + HASH_DIGITS,
+};
+
+enum owner { NOBODY, OURS, OTHERS };
+
+static bool begins_with(const char *bytes, size_t size, size_t at, const char *expected, size_t length)
+{
+    return size <= at || !memcmp(bytes + at, expected, size - at < length ? size - at : length);
+}
+
+/* *image becomes the hash of the image's name, or 0 where the file is torn before that. */
+static enum owner find_owner(const char *path, uint64_t *image)
+{
+    char bytes[KNOWN_BYTES + 1] = "";
+    struct stat status;
+    *image = 0;
+    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return errno == ENOENT ? NOBODY : OTHERS;
+    const bool regular = !fstat(fd, &status) && S_ISREG(status.st_mode);
+    const ssize_t got = regular ? read(fd, bytes, KNOWN_BYTES) : -1;
+    close(fd);
+    if (got < 0 || !begins_with(bytes, (size_t)got, 0, file_start, START_BYTES) ||
+        !begins_with(bytes, (size_t)got, TEXT_AT, file_text, sizeof file_text - 1))
+        return OTHERS;
+    if (got == KNOWN_BYTES) *image = strtoull(bytes + HASH_AT, NULL, 16);
+    return OURS;
+}
+
+static uint64_t hash_name(const char *name)
+{
+    const uint64_t hash = hash_add(HASH_START, name, strlen(name));
+    return hash ? hash : 1;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static bool is_directory(const char *path)
+{
+    struct stat status;
+    return !stat(path, &status) && S_ISDIR(status.st_mode);
+}
+
+static int make_folder(const char *path)
+{
+    const int reason = mkdir(path, 0777) ? errno : 0;
+    if (!reason || (reason == EEXIST && is_directory(path))) return EFFNET_OK;
+    return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(reason));
+}
+
+int cam_open(struct cam **out, const struct classify_options *options, const effnet_model *model)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    struct effnet_error error;
+    uint64_t image;
+    *out = NULL;
+    if (effnet_class_activation(model, 0, NULL, NULL, &error)) return cli_fail_library(&error);
+    struct cam *cam = calloc(1, sizeof *cam);
+    if (cam) {
+        *cam = (struct cam){.model = model, .path = options->cam, .folder = cam_is_folder(options->cam)};
+        cam->activation = malloc((size_t)info->feature_height * (size_t)info->feature_width *
+                                 sizeof *cam->activation);
+        cam->pixels = malloc((size_t)info->height * (size_t)info->width * 3);
+    }
+    int status = EFFNET_OK;
+    if (!cam || !cam->activation || !cam->pixels)
+        status = cli_fail_nomem("a class activation map");
+    else if (!cam->folder && find_owner(cam->path, &image) == OTHERS)
+        status = cli_fail(EFFNET_E_OUTPUT, "%s: is no map that effnet drew, and not overwritten", cam->path);
+    else
+        status = cam->folder ? make_folder(cam->path) : output_check_place(cam->path);
+    if (status)
+        cam_close(cam);
+    else
+        *out = cam;
+    return status;
+}
+
+void cam_close(struct cam *cam)
+{
+    if (!cam) return;
+    free(cam->activation);
+    free(cam->pixels);
+    free(cam);
+}
+
+bool cam_is_folder(const char *path)
+{
+    const size_t length = strlen(path), suffix = strlen(SUFFIX);
+    return is_directory(path) || length <= suffix || strcasecmp(path + length - suffix, SUFFIX) != 0;
+}
+
+/* ---------------------------------------------------------------- names */
+
+enum { NAME_MOST = 200 }; /* bytes that leave room for a number and endings */
+
+/* How much of an image's name its map has: no folder, no ending. */
+static int base_length(const char *base)
+{
+    const char *dot = strrchr(base, '.');
+    size_t length = dot && dot > base ? (size_t)(dot - base) : strlen(base);
+    if (length > NAME_MOST)
+        for (length = NAME_MOST; length && ((unsigned char)base[length] & 0xc0) == 0x80;)
+            length--; /* UTF-8 */
+    return (int)length;
+}
+
+/* The map's path, which the caller frees: the first of NAME.png, NAME-2.png, ... that is nobody's, or that is
+ * this image's of an earlier run. NULL without memory. */
+static char *find_path(const struct cam *cam, const char *image)
+{
+    if (!cam->folder) return strdup(cam->path);
+    const char *slash = strrchr(image, '/');
+    const char *base = !strcmp(image, "-") ? "stdin" : slash ? slash + 1 : image;
+    const uint64_t hash = hash_name(image);
+    for (int number = 1;; number++) {
+        char *path, digits[16] = "";
+        uint64_t known;
+        if (number > 1) snprintf(digits, sizeof digits, "-%d", number);
+        if (asprintf(&path, "%s/%.*s%s" SUFFIX, cam->path, base_length(base), base, digits) < 0) return NULL;
+        const enum owner owner = find_owner(path, &known);
+        if (owner == NOBODY || (owner == OURS && known == hash)) return path;
+        free(path);
+    }
+}
+
+/* ---------------------------------------------------------------- files */
+
+static void ignore_message(png_structp png, png_const_charp message)
+{
+    (void)png, (void)message;
+}
+
+static void leave(png_structp png, png_const_charp message)
+{
+    (void)message;
+    longjmp(png_jmpbuf(png), 1);
+}
+
+/* Between the two structs' creation and their end; libpng leaves through longjmp. */
+static bool write_chunks(png_structp png, png_infop info, FILE *file, const uint8_t *rgb, int side,
+                         png_text *software)
+{
+    if (setjmp(png_jmpbuf(png))) return false;
+    png_init_io(png, file);
+    png_set_IHDR(png, info, (png_uint_32)side, (png_uint_32)side, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
+                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_text(png, info, software, 1);
+    png_write_info(png, info);
+    for (int y = 0; y < side; y++) png_write_row(png, rgb + (size_t)y * (size_t)side * 3);
+    png_write_end(png, NULL);
+    return true;
+}
+
+static int write_png(struct output *output, const uint8_t *rgb, int side, uint64_t image)
+{
+    char key[] = "Software", value[sizeof SOFTWARE + HASH_DIGITS];
+    png_text software = {.compression = PNG_TEXT_COMPRESSION_NONE, .key = key, .text = value};
+    snprintf(value, sizeof value, SOFTWARE "%016" PRIx64, image);
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, leave, ignore_message);
+    png_infop info = png ? png_create_info_struct(png) : NULL;
+    const bool written = info && write_chunks(png, info, output->file, rgb, side, &software);
+    int status = output_check(output);
+    if (!status && !written) status = cli_fail_nomem("a class activation map");
+    png_destroy_write_struct(&png, &info);
+    return status;
+}
+
+/* Its partial file has a name that no other output's has. */
+static int write_file(const char *path, const uint8_t *rgb, int side, uint64_t image)
+{
+    struct output output;
+    uint64_t known;
+    EFFNET_TRY(output_name(&output, path));
+    free(output.partial);
+    output.hasty = true;
+    int status = EFFNET_OK;
+    if (!output.final || asprintf(&output.partial, "%s.cam.partial", output.final) < 0) {
+        output.partial = NULL;
+        status = cli_fail_nomem("an output's name");
+    }
+    if (!status) status = output_open(&output, find_owner(output.partial, &known) == OURS, 0);
+    if (!status) status = write_png(&output, rgb, side, image);
+    return output_end(&output, status);
+}
+
+int cam_draw(struct cam *cam, const struct effnet_result *result, int class_index)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(cam->model);
+    struct effnet_error error;
+    if (effnet_class_activation(cam->model, class_index, result->features, cam->activation, &error))
+        return cli_fail_library(&error);
+    memcpy(cam->pixels, result->crop, (size_t)info->height * (size_t)info->width * 3);
+    heatmap_draw(cam->activation, info->feature_height, info->feature_width, cam->pixels, info->width);
+    char *path = find_path(cam, result->name);
+    const int status = path ? write_file(path, cam->pixels, info->width, hash_name(result->name))
+                            : cli_fail_nomem("a class activation map's name");
+    free(path);
+    return status;
+}
