@@ -123,3 +123,13 @@ def test_size_is_checked_first(runner, tmp_path):
     path.write_bytes(riff((b"VP8X", b"\x10\0\0\0" + b"\xff" * 6)))
     done = runner("decode", path)
     assert done.returncode == E_DATA and b"too large" in done.stderr
+
+
+@pytest.mark.parametrize("size", range(5))
+def test_header_of_its_own_end(runner, tmp_path, size):
+    """The RIFF header says that the file ends within it, or right behind."""
+    path = tmp_path / "image.webp"
+    data = riff((b"VP8X", bytes(10)), (b"ANMF", bytes(16)))
+    path.write_bytes(data[:4] + struct.pack("<I", size) + data[8:])
+    done = runner("decode", path)
+    assert done.returncode == E_DATA and b"bad WebP" in done.stderr

@@ -129,6 +129,7 @@ static int read_container(const struct image_source *source, struct container *c
     struct part file = {source->data, source->size_bytes}, chunk;
     if (source->size_bytes < riff_bytes(source)) return image_fail_truncated(source);
     file.size_bytes = (size_t)riff_bytes(source);
+    if (file.size_bytes < RIFF_HEADER_BYTES) return image_fail(source, "bad WebP: its header means nothing");
     EFFNET_TRY(read_header(source, container));
     if (!container->animated) container->pixels = file;
     if (!is_extended(source)) return EFFNET_OK;
