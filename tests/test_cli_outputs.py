@@ -75,6 +75,14 @@ def test_output_that_is_an_image_is_left_alone(classify, images, tmp_path):
     assert image.read_bytes() == before and os.listdir(tmp_path) == ["image.png"]
 
 
+def test_results_that_begin_as_an_image_does(classify, images, tmp_path):
+    """BM, a BMP's two letters, are those of results whose first file is so named."""
+    (tmp_path / "BMW.png").write_bytes(images[0].read_bytes())
+    for _ in range(2):
+        assert classify("--format", "csv", "--no-header", "-o", "out", "BMW.png", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out").read_text().startswith("BMW.png,")
+
+
 def test_output_on_a_full_disk(classify, images, tmp_path):
     import resource
 

@@ -130,8 +130,10 @@ bool walk_is_image(const char *path)
     char *bytes = malloc(FIRST_BYTES);
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     ssize_t size = bytes && fd >= 0 ? read(fd, bytes, FIRST_BYTES) : 0;
-    bool known = size <= 0 || image_find_format((const uint8_t *)bytes, (size_t)size);
-    if (!known) {
+    /* Text may begin with a BMP's two letters, as results do whose first image is BMW.png. */
+    const bool text = size > 2 && !memcmp(bytes, "BM", 2) && !memchr(bytes, '\0', (size_t)size);
+    bool known = size <= 0 || (!text && image_find_format((const uint8_t *)bytes, (size_t)size));
+    if (!known && !text) {
         const enum file_group group = effnet_file_kind(bytes, (size_t)size).group;
         known = group == FILE_IMAGE || group == FILE_IMAGE_READ;
     }
