@@ -63,6 +63,7 @@ def test_version(effnet, root):
     (["help", "frobnicate"], "unknown command 'frobnicate'"),
     (["clasify", "x"], "unknown command 'clasify': did you mean classify?"),
     (["ifno"], "did you mean info?"),
+    (["infoab"], "unknown command 'infoab'"),
     (["help", "bemch"], "did you mean bench?"),
     (["classify", "--treads=3", "x"], "unknown option '--treads=3': did you mean --threads?"),
     (["classify", "--topkk", "3", "x"], "did you mean --topk?"),

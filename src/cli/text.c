@@ -67,7 +67,7 @@ bool text_is_slip(const char *word, const char *meant)
     while (*word && *word == *meant) word++, meant++;
     return (*word && !strcmp(word + 1, meant)) || (*meant && !strcmp(word, meant + 1)) ||
            (*word && *meant && !strcmp(word + 1, meant + 1)) ||
-           (*word && word[1] && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
+           (*word && *meant && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
 }
 
 bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)
