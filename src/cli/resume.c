@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define MAGIC "effnet resume 1\n"
+/* So many rows of 65536 classes, the most, are fewer than 2^63 bytes. */
+#define MOST_ITEMS (INT64_C(1) << 40)
 
 enum {
     RECORD_BYTES = 256,
@@ -56,7 +58,9 @@ static bool record_read(const char text[RECORD_BYTES], uint64_t *sequence, struc
                                  (int64_t)v[5], v[6],          (int64_t)v[7], (int64_t)v[8]};
     record_write(again, v[0], &read);
     if (memcmp(text, again, RECORD_BYTES) != 0) return false;
-    if (read.items < 0 || read.rows < 0 || read.rows > read.items || read.bytes < 0) return false;
+    if (read.items < 0 || read.items > MOST_ITEMS || read.rows < 0 || read.rows > read.items ||
+        read.bytes < 0)
+        return false;
     *sequence = v[0];
     *r = read;
     return true;
