@@ -4,6 +4,7 @@
 #   SAN=1              address and undefined-behaviour sanitizers, in build/san, without CUDA
 #   TSAN=1             the thread sanitizer, in build/tsan, without CUDA
 #   MSAN=1             clang's memory sanitizer, in build/msan, without CUDA and oneDNN
+#   FUZZ_SECONDS=600   how long `make fuzz` runs each fuzzer, FUZZERS="image list" which
 #   CUDA=/opt/cuda     where the CUDA toolkit is; CUDA= leaves the GPU out
 #   CUDA_ARCHS=90      compute capabilities to compile for (also as PTX for the newest named)
 #   ONEDNN=0           leave oneDNN out
@@ -21,6 +22,7 @@ Q := $(if $(filter 0,$(V)),@,)
 SAN ?= 0
 TSAN ?= 0
 MSAN ?= 0
+FUZZ ?= 0
 SANITIZERS :=
 BUILD := build
 ifeq ($(SAN),1)
@@ -32,8 +34,11 @@ BUILD := build/tsan
 else ifeq ($(MSAN),1)
 SANITIZERS := memory
 BUILD := build/msan
+else ifeq ($(FUZZ),1)
+SANITIZERS := address,undefined
+BUILD := build/fuzz
 endif
-CC := $(if $(filter default,$(origin CC)),$(if $(filter 1,$(MSAN)),clang,gcc),$(CC))
+CC := $(if $(filter default,$(origin CC)),$(if $(filter 1,$(MSAN) $(FUZZ)),clang,gcc),$(CC))
 NETWORKS ?= lite1 b1-plain
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -64,7 +69,7 @@ CUDNN_HEADER := $(firstword $(wildcard $(addsuffix /cudnn_backend.h,$(if $(CUDA)
 	/usr/include /usr/include/x86_64-linux-gnu /usr/local/include)))
 HAVE_CUDA := $(if $(SANITIZERS),,$(if $(and $(NVCC),$(CUDART),$(CUDNN_HEADER)),1,))
 ONEDNN ?= $(if $(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),1,0)
-HAVE_ONEDNN := $(if $(filter 1,$(MSAN)),,$(filter 1,$(ONEDNN)))
+HAVE_ONEDNN := $(if $(filter 1,$(MSAN) $(FUZZ)),,$(filter 1,$(ONEDNN)))
 JPEG ?= $(if $(wildcard /usr/include/jpeglib.h /usr/local/include/jpeglib.h),1,0)
 HAVE_JPEG := $(filter 1,$(JPEG))
 # Only the header is wanted: the library is loaded when a file asks for it.
@@ -88,6 +93,9 @@ ALL_LDFLAGS += -fsanitize=$(SANITIZERS)
 endif
 ifeq ($(MSAN),1)
 ALL_CFLAGS += -fsanitize-memory-track-origins
+endif
+ifeq ($(FUZZ),1)
+ALL_CFLAGS += -fsanitize=fuzzer-no-link
 endif
 ALL_LDFLAGS += $(LDFLAGS)
 
@@ -163,10 +171,14 @@ TEST_PROGRAMS := $(filter %/test_threads %/test_thread_pool %/test_linear %/test
 PYTHON_TESTS := tests/test_cli_classify.py
 endif
 IMAGE_TESTS := test_image test_image_resize test_resize_kernels run_fit_image run_mutate_images
+FUZZERS ?= $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_SECONDS ?= 600
+FUZZ_PROGRAMS := $(FUZZERS:%=$(BUILD)/tests/fuzz/fuzz_%) $(BUILD)/tests/fuzz/save_weights
 GPU_TEST_PROGRAMS := $(GPU_TEST_SOURCES:%.c=$(BUILD)/%)
 RUNNER_PROGRAMS := $(TEST_RUNNERS:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(TEST_SUPPORT:%.c=$(BUILD)/obj/%.o)
-TEST_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(TEST_SOURCES) $(TEST_RUNNERS) $(TEST_SUPPORT) $(GPU_TEST_SOURCES))
+TEST_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(TEST_SOURCES) $(TEST_RUNNERS) $(TEST_SUPPORT) $(GPU_TEST_SOURCES) \
+	$(wildcard tests/fuzz/*.c))
 
 all: config ## build the program, build/effnet (the default)
 	+@$(SUBMAKE) program
@@ -244,6 +256,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/objects.a $
 
 $(BUILD)/tests/test_metrics: $(BUILD)/obj/src/cli/evaluate/metrics.o
 
+FUZZ_OBJECTS := $(filter-out %/main.o,$(CLI_OBJECTS)) $(BUILD)/obj/tests/fuzz/fuzz.o $(SUPPORT_OBJECTS)
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(FUZZ_OBJECTS) $(BUILD)/objects.a $(BUILD)/ld.flags
+	@echo "  LD    $@"
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(BUILD)/objects.a $(LDLIBS)
+
 # The GPU tests run on machines that have little else: no cmocka, and no shared library that they do not use.
 $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/objects.a $(BUILD)/ld.flags
 	@echo "  LD    $@"
@@ -307,6 +325,14 @@ check-msan: ## decode every image of the tests, and damaged ones, under clang's 
 	@V=$(V) tests/check_images.sh build/msan
 
 image-tests: $(IMAGE_TESTS:%=$(BUILD)/tests/%)
+
+fuzz: ## give the readers of images, weights, lists, options and resume files any input, by clang's libFuzzer
+	@command -v clang >/dev/null || { echo "effnet: no clang (apt-get install clang libclang-rt-14-dev)" >&2; exit 1; }
+	@$(SETUP) --test
+	+@$(SUBMAKE) FUZZ=1 fuzzers
+	@V=$(V) tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+
+fuzzers: $(FUZZ_PROGRAMS)
 
 check-gpu: ## build and run the GPU tests, on a machine that has one; PARTS="kernels network sanitize"
 	+@$(SUBMAKE) config program gpu-tests
@@ -404,7 +430,7 @@ help: ## this list
 
 
 .PHONY: all program library objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu check-msan \
-	image-tests gpu-pack lint format man \
+	fuzz fuzzers image-tests gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
