@@ -119,6 +119,13 @@ bool image_workspace_bytes(const struct image_workspace *workspace, const void *
     return !workspace->more;
 }
 
+void image_workspace_forget_file(struct image_workspace *workspace)
+{
+    if (workspace->bytes.capacity <= IMAGE_KEPT_BYTES) return;
+    image_buffer_free(&workspace->bytes);
+    workspace->size_bytes = 0;
+}
+
 void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to)
 {
     const struct image_buffer bytes = to->bytes;
@@ -160,10 +167,7 @@ static int turn(struct image_workspace *workspace, struct effnet_image *image, s
         if (workspace->turned.capacity > IMAGE_KEPT_BYTES) image_buffer_free(&workspace->turned);
         return EFFNET_OK;
     }
-    if (workspace->bytes.capacity > IMAGE_KEPT_BYTES) {
-        image_buffer_free(&workspace->bytes);
-        workspace->size_bytes = 0;
-    }
+    image_workspace_forget_file(workspace);
     EFFNET_TRY(image_orient(image, facts->orientation, &workspace->turned, source->name, source->error));
     facts->window = image_orient_window(facts->window, facts->width, facts->height, facts->orientation);
     if (facts->orientation < 5) return EFFNET_OK;
@@ -173,12 +177,10 @@ static int turn(struct image_workspace *workspace, struct effnet_image *image, s
     return EFFNET_OK;
 }
 
-int image_workspace_decode(struct image_workspace *workspace, const void *data, size_t size_bytes,
+static int decode_and_turn(struct image_workspace *workspace, const void *data, size_t size_bytes,
                            const char *name, const struct effnet_image_options *options,
                            const struct effnet_preprocess *preprocess, struct effnet_error *error)
 {
-    forget_image(workspace);
-    if (!options) options = &default_options;
     char short_name[EFFNET_PATH_TEXT_SIZE];
     effnet_keep_end(short_name, sizeof short_name, data ? name : workspace->name);
     struct image_source source = make_source(workspace, short_name, options, error);
@@ -201,6 +203,17 @@ int image_workspace_decode(struct image_workspace *workspace, const void *data, 
     workspace->window = facts.window;
     workspace->decoded = (struct image_decoded){facts.width, facts.height, image.blank_without_alpha};
     return EFFNET_OK;
+}
+
+int image_workspace_decode(struct image_workspace *workspace, const void *data, size_t size_bytes,
+                           const char *name, const struct effnet_image_options *options,
+                           const struct effnet_preprocess *preprocess, struct effnet_error *error)
+{
+    forget_image(workspace);
+    const int status = decode_and_turn(workspace, data, size_bytes, name,
+                                       options ? options : &default_options, preprocess, error);
+    image_workspace_forget_file(workspace);
+    return status;
 }
 
 int image_workspace_fit(struct image_workspace *workspace, const struct effnet_preprocess *preprocess,

@@ -27,6 +27,9 @@ bool image_workspace_bytes(const struct image_workspace *workspace, const void *
  * files: so that one thread may read for another. */
 void image_workspace_hand_over(struct image_workspace *from, struct image_workspace *to);
 
+/* Frees what a large file took, whose bytes are gone then. Decoding such a file does so, too. */
+void image_workspace_forget_file(struct image_workspace *workspace);
+
 /* The pixels of `data`, size_bytes long and called `name` in messages; with `data` NULL, of the file that was
  * read last (`size_bytes` and `name` do not count then). At least those that image_workspace_fit needs with
  * the same `preprocess`; with NULL, all. `data` need not live longer than the call. */

@@ -44,7 +44,7 @@ static void add_records(struct effnet_pipeline *p, struct record *records, int c
 
 #define CONDITIONS(p)                                                                                        \
     {                                                                                                        \
-        &(p)->work_there, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,                     \
+        &(p)->work_there, &(p)->large_done, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,   \
             &(p)->pass_submitted, &(p)->result_ready, &(p)->encoded.changed                                  \
     }
 

@@ -81,6 +81,7 @@ struct effnet_pipeline {
 
     pthread_mutex_t lock;            /* guards all that follows */
     pthread_cond_t work_there;       /* for workers that have no item: next_record says what counts */
+    pthread_cond_t large_done;       /* for workers with a large file to read */
     pthread_cond_t processor_free;   /* for workers with bytes to decode */
     pthread_cond_t seat_free;        /* for workers with a decoded image */
     pthread_cond_t submitter_wanted; /* a seat is wanted, a stage is full, or nothing decodes */
@@ -96,6 +97,8 @@ struct effnet_pipeline {
     struct record *handed_out;            /* effnet_pipeline_next's last */
     int64_t next_in, next_out;            /* index of the next item; of the next result */
     int64_t under_way;                    /* items that were taken and not handed out */
+
+    int64_t large_bytes; /* of large files that are being read or decoded (work.c) */
 
     struct image_workspace **decoders; /* [threads], of which the first idle_decoders are free */
     int idle_decoders;

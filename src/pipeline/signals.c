@@ -4,6 +4,7 @@
 void effnet_pipeline_wake_all(struct effnet_pipeline *p)
 {
     pthread_cond_broadcast(&p->work_there);
+    pthread_cond_broadcast(&p->large_done);
     pthread_cond_broadcast(&p->processor_free);
     pthread_cond_broadcast(&p->seat_free);
     pthread_cond_broadcast(&p->submitter_wanted);

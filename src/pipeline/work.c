@@ -7,6 +7,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+/* More threads read than decode. So that they do not fill the memory with large files that wait to be
+ * decoded, these share a budget, which one takes whole that is larger. The others do not wait. */
+enum {
+    LARGE_FILE_BYTES = 8 << 20,
+    LARGE_BUDGET_BYTES = 128 << 20, /* a thread that decodes */
+};
 
 static void give_back(struct effnet_pipeline *p, struct record *record)
 {
@@ -99,9 +107,45 @@ static struct record *next_record(struct effnet_pipeline *p)
     return record;
 }
 
+static int64_t large_budget(const struct effnet_pipeline *p)
+{
+    return (int64_t)p->options.threads * LARGE_BUDGET_BYTES;
+}
+
+/* What an item whose file is large takes of the budget, else 0. What is no regular file, such as a pipe,
+ * tells no size; nobody has many of these. */
+static int64_t find_large(const struct effnet_pipeline *p, const struct record *record)
+{
+    const int64_t budget = large_budget(p);
+    struct stat status;
+    if (record->data || !strcmp(record->name, "-") || stat(record->name, &status)) return 0;
+    if (!S_ISREG(status.st_mode) || status.st_size <= LARGE_FILE_BYTES) return 0;
+    return status.st_size < budget ? (int64_t)status.st_size : budget;
+}
+
+static void begin_large(struct effnet_pipeline *p, int64_t size_bytes)
+{
+    pthread_mutex_lock(&p->lock);
+    while (p->large_bytes + size_bytes > large_budget(p) && !p->stop)
+        pthread_cond_wait(&p->large_done, &p->lock);
+    p->large_bytes += size_bytes;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void end_large(struct effnet_pipeline *p, struct image_workspace *reader, int64_t size_bytes)
+{
+    image_workspace_forget_file(reader);
+    pthread_mutex_lock(&p->lock);
+    p->large_bytes -= size_bytes;
+    pthread_cond_broadcast(&p->large_done);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
 {
     int status = record->error.status;
+    const int64_t large_bytes = status ? 0 : find_large(p, record);
+    if (large_bytes) begin_large(p, large_bytes);
     if (!status && !record->data) {
         double since_us = effnet_clock_us();
         status = image_workspace_read(reader, record->name, &p->options.image, &record->error);
@@ -114,6 +158,7 @@ static void do_item(struct effnet_pipeline *p, struct record *record, struct ima
     } else if (!effnet_pipeline_take_encoded(p, record, reader)) {
         effnet_pipeline_decode_and_fit(p, record, reader);
     }
+    if (large_bytes) end_large(p, reader, large_bytes);
 }
 
 void *effnet_pipeline_work(void *argument)
