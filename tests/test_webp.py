@@ -133,3 +133,55 @@ def test_header_of_its_own_end(runner, tmp_path, size):
     path.write_bytes(data[:4] + struct.pack("<I", size) + data[8:])
     done = runner("decode", path)
     assert done.returncode == E_DATA and b"bad WebP" in done.stderr
+
+
+# ---------------------------------------------------------------- what a lossless file may cost
+
+
+def number(value, count):
+    """As bits, the lowest first."""
+    return [value >> i & 1 for i in range(count)]
+
+
+def code_of_bytes():
+    """A prefix code: the first 256 symbols have 8 bits each, their own, the highest first; the others none."""
+    lengths = [int(kind == 8) for kind in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)]  # of the code of lengths
+    return [0, *number(len(lengths) - 4, 4), *(bit for one in lengths for bit in number(one, 3)),
+            1, *number(3, 3), *number(256 - 2, 8)]
+
+
+def code_of_one(symbol):
+    return [1, 0, 1, *number(symbol, 8)]
+
+
+def lossless_file(width, height, groups):
+    """As far as the image that says which of the groups codes each tile of 4 x 4; what follows is missing."""
+    tiles = np.arange(-(-width // 4) * -(-height // 4)) % groups
+    green_red = np.stack([tiles & 255, tiles >> 8], axis=1).astype(np.uint8)
+    start = [*number(0x2f, 8), *number(width - 1, 14), *number(height - 1, 14), *number(0, 4),
+             0, 0, 1, *number(0, 3), 0, *code_of_bytes(), *code_of_bytes(), *code_of_one(0), *code_of_one(255),
+             *code_of_one(0)]
+    bits = np.concatenate([np.array(start, np.uint8), np.unpackbits(green_red)])
+    return riff((b"VP8L", np.packbits(bits, bitorder="little").tobytes() + bytes(8)))
+
+
+@pytest.mark.parametrize("width, height, groups, reason", [
+    (1024, 1024, 1 << 16, "too large, this WebP of 1024 x 1024 takes 1357 MB to decode"),
+    (16000, 760, 65, "too complex, this WebP of 65 groups of codes changes 3040000 times from one to another"),
+    (16000, 760, 64, "damaged or do not all come"),
+    (16000, 748, 65, "damaged or do not all come"),
+])
+def test_tables_and_changes_are_limited(runner, tmp_path, width, height, groups, reason):
+    path = tmp_path / "image.webp"
+    path.write_bytes(lossless_file(width, height, groups))
+    done = runner("decode", path)
+    assert done.returncode == E_DATA and reason in done.stderr.decode(), done.stderr
+
+
+def test_damage_before_the_tiles_is_told(runner, tmp_path):
+    path = tmp_path / "image.webp"
+    data = lossless_file(64, 64, 9)
+    for length in range(26, len(data) - 8, 7):
+        path.write_bytes(riff((b"VP8L", data[20:length])))
+        done = runner("decode", path)
+        assert done.returncode == E_DATA and b"damaged or do not all come" in done.stderr, (length, done.stderr)

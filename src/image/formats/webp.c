@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "image/formats/library.h"
+#include "image/formats/webp_lossless.h"
 
 static bool matches(const uint8_t *data, size_t size_bytes)
 {
@@ -35,6 +36,10 @@ static struct image_library library = {.kind = "a WebP image",
 
 /* The file, the pixels, and what libwebp keeps beside them. */
 #define MAX_KEPT_BYTES INT64_C(1130000000)
+
+/* libwebp's tables of a group of prefix codes. So many groups fit a processor's caches; where there are more,
+ * each change to another one costs about a microsecond. */
+enum { GROUP_BYTES = 20600, GROUPS_IN_CACHE = 64, MAX_CHANGES = 3000000 };
 
 enum { RIFF_HEADER_BYTES = 12, CHUNK_HEADER_BYTES = 8, VP8X_BYTES = 10, FRAME_HEADER_BYTES = 16 };
 
@@ -162,23 +167,57 @@ static int read_features(const struct image_source *source, const struct contain
                : image_fail(source, "bad WebP: its header means nothing");
 }
 
-/* Lossless pixels are four bytes each within libwebp, alpha beside lossy ones takes two; the frame comes out
+/* The lossless bitstreams of the frame: its pixels, or the alpha beside lossy ones. */
+static int read_lossless(const struct image_source *source, const struct container *container,
+                         const WebPBitstreamFeatures *features, struct webp_lossless_cost *cost)
+{
+    enum { SIGNATURE_BYTES = 5, ALPHA_LOSSLESS = 1 };
+    const uint8_t *name;
+    struct part chunk, stream = {0};
+    bool found = false;
+    *cost = (struct webp_lossless_cost){0};
+    for (size_t at = container->animated ? 0 : RIFF_HEADER_BYTES;
+         !found && next_chunk(&container->pixels, &at, &name, &chunk);) {
+        const bool lossless = !memcmp(name, "VP8L", 4), alpha = !memcmp(name, "ALPH", 4);
+        const size_t start = lossless ? SIGNATURE_BYTES : 1;
+        found = lossless || !memcmp(name, "VP8 ", 4);
+        if (lossless || alpha) stream = (struct part){0};
+        if ((lossless || alpha) && chunk.size_bytes > start &&
+            (lossless || (*chunk.data & 3) == ALPHA_LOSSLESS))
+            stream = (struct part){chunk.data + start, chunk.size_bytes - start};
+    }
+    if (!found) return image_fail(source, "bad WebP: its header means nothing");
+    if (!stream.data ||
+        webp_lossless_cost(stream.data, stream.size_bytes, features->width, features->height, cost))
+        return EFFNET_OK;
+    return image_fail(source, "bad WebP: its pixels are damaged or do not all come");
+}
+
+/* Lossless pixels and lossless alpha take four bytes each within libwebp, alpha one more; the frame comes out
  * with three or four. */
 static int check_cost(const struct image_source *source, const struct container *container,
                       const WebPBitstreamFeatures *features)
 {
     enum { LOSSLESS = 2 };
+    struct webp_lossless_cost cost;
+    EFFNET_TRY(read_lossless(source, container, features, &cost));
     int64_t pixels = (int64_t)features->width * features->height,
             canvas = container->width * container->height;
     bool whole = pixels == canvas;
-    int64_t inside = features->format == LOSSLESS ? 4 : container->alpha ? 2 : 0;
+    int64_t inside = features->format == LOSSLESS ? 4 : cost.groups ? 5 : container->alpha ? 2 : 0;
     int64_t frame = whole && !container->alpha ? 0 : pixels * (container->alpha ? 4 : 3);
-    int64_t bytes = (int64_t)source->size_bytes + pixels * inside + frame + 3 * canvas;
-    if (bytes <= MAX_KEPT_BYTES) return EFFNET_OK;
+    int64_t bytes = (int64_t)source->size_bytes + pixels * inside + cost.groups * GROUP_BYTES +
+                    4 * cost.small_pixels + frame + 3 * canvas;
+    if (bytes > MAX_KEPT_BYTES)
+        return image_fail(source,
+                          "too large, this WebP of %lld x %lld takes %lld MB to decode; the limit is %lld",
+                          (long long)container->width, (long long)container->height,
+                          (long long)bytes / 1000000, (long long)MAX_KEPT_BYTES / 1000000);
+    if (cost.groups <= GROUPS_IN_CACHE || cost.changes <= MAX_CHANGES) return EFFNET_OK;
     return image_fail(source,
-                      "too large, this WebP of %lld x %lld takes %lld MB to decode; the limit is %lld",
-                      (long long)container->width, (long long)container->height, (long long)bytes / 1000000,
-                      (long long)MAX_KEPT_BYTES / 1000000);
+                      "too complex, this WebP of %lld groups of codes changes %lld times from one to "
+                      "another; the limit is %d",
+                      (long long)cost.groups, (long long)cost.changes, MAX_CHANGES);
 }
 
 /* The frame, [height][width][4] with alpha, else [height][width][3]. */
