@@ -16,13 +16,6 @@ enum { SHORT = 3, LONG = 4, SIGNED_BYTE = 6, SIGNED_SHORT = 8, SIGNED_LONG = 9, 
 static const uint8_t integer_bytes[TYPES] = {
     [SIGNED_BYTE] = 1, [SHORT] = 2, [SIGNED_SHORT] = 2, [LONG] = 4, [SIGNED_LONG] = 4, [DIRECTORY] = 4};
 
-static uint32_t get_uint(const uint8_t *p, size_t bytes, bool big_endian)
-{
-    uint32_t value = 0;
-    for (size_t i = 0; i < bytes; i++) value = value << 8 | p[big_endian ? i : bytes - 1 - i];
-    return value;
-}
-
 int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
 {
     for (int i = 0; i < 2 && size_bytes >= 6 && memcmp(exif, "Exif\0\0", 6) == 0; i++) {
@@ -33,23 +26,24 @@ int image_exif_orientation(const uint8_t *exif, size_t size_bytes)
     if (size_bytes < 8) return 1;
     bool big_endian = exif[0] == 'M';
     /* Some writers put the number 42 the wrong way round. */
-    bool is_42 = get_uint(exif + 2, 2, false) == 42 || get_uint(exif + 2, 2, true) == 42;
+    bool is_42 = image_get_uint(exif + 2, 2, false) == 42 || image_get_uint(exif + 2, 2, true) == 42;
     if (memcmp(exif, big_endian ? "MM" : "II", 2) != 0 || !is_42) return 1;
-    size_t at = get_uint(exif + 4, 4, big_endian);
+    size_t at = image_get_uint(exif + 4, 4, big_endian);
     if (at > size_bytes - 2) return 0;
-    uint32_t entries = get_uint(exif + at, 2, big_endian);
+    uint64_t entries = image_get_uint(exif + at, 2, big_endian);
     at += 2;
 
     int orientation = 0;
     for (; entries > 0 && size_bytes - at >= 12; entries--, at += 12) {
         const uint8_t *entry = exif + at;
-        if (get_uint(entry, 2, big_endian) != TAG_ORIENTATION) continue;
-        uint32_t type = get_uint(entry + 2, 2, big_endian), count = get_uint(entry + 4, 4, big_endian);
+        if (image_get_uint(entry, 2, big_endian) != TAG_ORIENTATION) continue;
+        uint64_t type = image_get_uint(entry + 2, 2, big_endian);
+        uint64_t count = image_get_uint(entry + 4, 4, big_endian);
         uint64_t bytes = type < TYPES ? integer_bytes[type] : 0, all_bytes = bytes * count;
         /* The first of the values counts. They are in the entry, or where it says if they take more room. */
-        size_t offset = all_bytes <= 4 ? at + 8 : get_uint(entry + 8, 4, big_endian);
+        size_t offset = all_bytes <= 4 ? at + 8 : image_get_uint(entry + 8, 4, big_endian);
         if (count == 0 || offset > size_bytes || size_bytes - offset < all_bytes) continue;
-        uint32_t value = get_uint(exif + offset, bytes, big_endian);
+        uint64_t value = image_get_uint(exif + offset, bytes, big_endian);
         orientation = value >= 1 && value <= 8 ? (int)value : 1;
     }
     return orientation;

@@ -63,6 +63,22 @@ int image_fail_truncated(const struct image_source *source)
     return image_fail(source, "truncated, the file ends before the image does");
 }
 
+int image_check_unpacked(const struct image_source *source, uint64_t bytes)
+{
+    uint64_t limit = UINT64_C(768) << 20;
+    if (source->max_pixels > EFFNET_MAX_PIXELS_DEFAULT) limit = (uint64_t)source->max_pixels * 9 / 2;
+    if (bytes <= limit) return EFFNET_OK;
+    return image_fail(source, "too large, its rows unpack to %llu bytes, more than the limit of %llu",
+                      (unsigned long long)bytes, (unsigned long long)limit);
+}
+
+uint64_t image_get_uint(const uint8_t *p, size_t bytes, bool big_endian)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < bytes; i++) value = value << 8 | p[big_endian ? i : bytes - 1 - i];
+    return value;
+}
+
 void effnet_image_free(struct effnet_image *image)
 {
     if (!image) return;

@@ -84,6 +84,11 @@ int image_alloc(const struct image_source *source, int64_t width, int64_t height
 int image_find_window(const struct image_source *source, int width, int height, int orientation,
                       struct image_window *window);
 
+/* Fails with EFFNET_E_DATA where the rows of a packed file come to more bytes than they may, once unpacked.
+ * What unpacking takes goes by them. At the default limit of pixels, every image of up to 32 bits a pixel
+ * passes; whoever wants more pixels gets more bytes, too. */
+int image_check_unpacked(const struct image_source *source, uint64_t bytes);
+
 void image_note_alpha(struct image_facts *facts, uint8_t alpha);
 
 /* rgba [pixels][4] -> rgb [pixels][3], which may be the same memory: over source->background, rounded as
@@ -97,6 +102,9 @@ int image_fail(const struct image_source *source, const char *format, ...)
 
 /* "NAME: the file ends early"; every decoder says it in the same words. */
 int image_fail_truncated(const struct image_source *source);
+
+/* A whole number of up to eight bytes. */
+uint64_t image_get_uint(const uint8_t *p, size_t bytes, bool big_endian);
 
 /* Orientation in a block of EXIF data, with or without the "Exif\0\0" before its TIFF header: 1 to 8, 1 for
  * a value that means nothing and for a block without that header, 0 where the data does not speak of it. XMP

@@ -127,18 +127,6 @@ static uint64_t inflated_bytes(uint64_t width, uint64_t height, unsigned pixel_b
     return total;
 }
 
-/* Inflating and filtering take most of a PNG's time, and what they take goes by the bytes of the rows. At the
- * default limit of pixels, every image of up to 32 bits a pixel passes; whoever wants more pixels gets more
- * bytes, too. */
-static int check_rows(const struct image_source *source, uint64_t bytes)
-{
-    uint64_t limit = UINT64_C(768) << 20;
-    if (source->max_pixels > EFFNET_MAX_PIXELS_DEFAULT) limit = (uint64_t)source->max_pixels * 9 / 2;
-    if (bytes <= limit) return EFFNET_OK;
-    return image_fail(source, "too large, its rows unpack to %llu bytes, more than the limit of %llu",
-                      (unsigned long long)bytes, (unsigned long long)limit);
-}
-
 /* What libpng leaves by longjmp ends in run. */
 static int read_image(struct job *job, png_structp png, png_infop info)
 {
@@ -151,7 +139,7 @@ static int read_image(struct job *job, png_structp png, png_infop info)
     unsigned pixel_bits = (unsigned)png_get_bit_depth(png, info) * png_get_channels(png, info);
     bool interlaced = png_get_interlace_type(png, info) != PNG_INTERLACE_NONE;
     EFFNET_TRY(image_check_size(job->source, width, height));
-    EFFNET_TRY(check_rows(job->source, inflated_bytes(width, height, pixel_bits, interlaced)));
+    EFFNET_TRY(image_check_unpacked(job->source, inflated_bytes(width, height, pixel_bits, interlaced)));
     EFFNET_TRY(image_alloc(job->source, width, height, job->image));
 
     convert_to_8_bits(png, info);
@@ -345,7 +333,7 @@ static int extent(const struct image_source *start, uint64_t *extent_bytes)
     unsigned pixel_bits = (unsigned)channels[header[9] & 7] * header[8];
     uint64_t inflated = inflated_bytes(width, height, pixel_bits, header[12] != 0);
     *extent_bytes = 2 * inflated + IMAGE_METADATA_BYTES; /* deflated badly, it grows */
-    return check_rows(start, inflated);
+    return image_check_unpacked(start, inflated);
 }
 
 const struct image_format image_format_png = {"PNG", matches, decode, extent};
