@@ -79,6 +79,12 @@ def has_libwebp():
     return "-DEFFNET_HAVE_WEBP" in (BUILD / "cc.flags").read_text()
 
 
+@pytest.fixture(scope="session")
+def has_libtiff():
+    """Whether the program under test was built to read TIFF."""
+    return "-DEFFNET_HAVE_TIFF" in (BUILD / "cc.flags").read_text()
+
+
 def weights_file(name):
     path = ROOT / "weights" / name
     assert path.exists(), f"{path} is missing: run `make weights`"
@@ -137,15 +143,26 @@ def runner(build):
 
 
 @pytest.fixture(scope="session")
-def decode(runner):
-    """Path -> array [height][width][3]."""
-    def decode_path(path, *options):
-        done = runner(*options, "decode", path)
+def decode_all(runner):
+    """Paths -> an array [height][width][3] each, by one start of the program."""
+    def decode_paths(paths, *options):
+        done = runner(*options, "decode", *paths)
         assert done.returncode == 0, done.stderr.decode()
-        header, pixels = done.stdout.split(b"\n", 1)
-        width, height = map(int, header.split())
-        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-    return decode_path
+        images, rest = [], done.stdout
+        for _ in paths:
+            header, rest = rest.split(b"\n", 1)
+            width, height = map(int, header.split()[:2])
+            images.append(np.frombuffer(rest, np.uint8, width * height * 3).reshape(height, width, 3))
+            rest = rest[width * height * 3:]
+        assert not rest
+        return images
+    return decode_paths
+
+
+@pytest.fixture(scope="session")
+def decode(decode_all):
+    """Path -> array [height][width][3]."""
+    return lambda path, *options: decode_all([path], *options)[0]
 
 
 @pytest.fixture(scope="session")

@@ -130,3 +130,64 @@ def gif_bytes(indices, screen, corner=(0, 0), bits=8, palette=None, local=None, 
     rows = indices[order] if interlaced else indices
     code_bits = code_bits or max(bits, 2)
     return gif + bytes([code_bits]) + lzw_blocks(rows.reshape(-1), code_bits, clears) + b";"
+
+
+def tiff_rows(samples, bits, order):
+    """[height][width][channels] -> rows of bytes; 16 bits in the file's order, fewer high bit first."""
+    flat = samples.reshape(samples.shape[0], -1)
+    if bits == 16:
+        return flat.astype(order + "u2").tobytes()
+    if bits == 8:
+        return flat.astype(np.uint8).tobytes()
+    planes = flat.astype(np.uint16)[:, :, None] >> np.arange(bits - 1, -1, -1) & 1
+    return b"".join(np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in planes)
+
+
+def tiff_blocks(samples, tile, rows):
+    """In strips of `rows`, or in tiles (width, height), which are filled up with zeros."""
+    height, width, channels = samples.shape
+    if not tile:
+        return [samples[y:y + rows] for y in range(0, height, rows)]
+    padded = np.zeros((-height % tile[1] + height, -width % tile[0] + width, channels), samples.dtype)
+    padded[:height, :width] = samples
+    return [padded[y:y + tile[1], x:x + tile[0]] for y in range(0, height, tile[1]) for x in range(0, width, tile[0])]
+
+
+def tiff_bytes(samples, bits, photometric, order="<", big=False, planes=False, tile=None, rows=None, extra=(), palette=None,
+               pack=None, compression=1, tags=()):
+    """A TIFF of `samples` [height][width][channels]; `pack(block, its bytes)` compresses a strip or tile, `tags` are
+    more of the directory's entries: (tag, type, values), type "B", "H", "I" or "d"."""
+    height, width, channels = samples.shape
+    rows = rows or height
+    parts = [samples[:, :, c:c + 1] for c in range(channels)] if planes else [samples]
+    blocks = [block for part in parts for block in tiff_blocks(part, tile, rows)]
+    blobs = [tiff_rows(block, bits, order) for block in blocks]
+    if pack:
+        blobs = [pack(block, blob) for block, blob in zip(blocks, blobs)]
+    word, header = ("Q", 16) if big else ("I", 8)
+    offsets = [header + sum(map(len, blobs[:i])) for i in range(len(blobs))]
+    entries = [(256, "I", [width]), (257, "I", [height]), (258, "H", [bits] * channels), (259, "H", [compression]),
+               (262, "H", [photometric]), (277, "H", [channels]), (284, "H", [1 + planes])]
+    sizes = [len(blob) for blob in blobs]
+    if tile:
+        entries += [(322, "I", [tile[0]]), (323, "I", [tile[1]]), (324, word, offsets), (325, word, sizes)]
+    else:
+        entries += [(273, word, offsets), (278, "I", [rows]), (279, word, sizes)]
+    if palette is not None:
+        entries.append((320, "H", palette))
+    if extra:
+        entries.append((338, "H", list(extra)))
+    entries = sorted({entry[0]: entry for entry in [*entries, *tags]}.values())
+
+    at = header + sum(sizes)
+    size, number = struct.calcsize("=" + word), {"B": 1, "H": 3, "I": 4, "d": 12, "Q": 16}
+    values_at = at + (8 if big else 2) + len(entries) * (4 + 2 * size) + size
+    directory, values = struct.pack(order + ("Q" if big else "H"), len(entries)), b""
+    for tag, kind, content in entries:
+        value = struct.pack(f"{order}{len(content)}{kind}", *content)
+        if len(value) > size:
+            values, value = values + value, struct.pack(order + word, values_at + len(values))
+        directory += struct.pack(order + "HH" + word, tag, number[kind], len(content)) + value.ljust(size, b"\0")
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    start += struct.pack(order + "HHQ", 8, 0, at) if big else struct.pack(order + "I", at)
+    return start + b"".join(blobs) + directory + bytes(size) + values

@@ -1,8 +1,8 @@
 /* For tests in Python: the pixels that the library makes of an image, as raw bytes on standard output.
  *
- *   run_fit_image [OPTION]... decode FILE
- *       "WIDTH HEIGHT\n", or "WIDTH HEIGHT blank\n" where the image is blank without alpha,
- *       then [height][width][3]
+ *   run_fit_image [OPTION]... decode FILE...
+ *       for each file "WIDTH HEIGHT\n", or "WIDTH HEIGHT blank\n" where the image is blank without alpha,
+ *       then [height][width][3]; the first that fails is the last
  *   run_fit_image [OPTION]... fit SHORT_SIDE CROP bicubic|bilinear FILE
  *       [crop][crop][3]; a SHORT_SIDE of "squash" squashes the image to the crop
  *
@@ -18,7 +18,7 @@
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE\n"
+            "usage: run_fit_image [--ignore-exif] [--max-pixels N] [--background RRGGBB] decode FILE...\n"
             "       run_fit_image [...] fit SHORT_SIDE|squash CROP bicubic|bilinear FILE\n");
     return -EFFNET_E_USAGE;
 }
@@ -26,6 +26,12 @@ static int usage(void)
 static int write_bytes(const uint8_t *bytes, size_t count)
 {
     return fwrite(bytes, 1, count, stdout) == count && fflush(stdout) == 0 ? EFFNET_OK : EFFNET_E_OUTPUT;
+}
+
+static int put(const struct effnet_image *image)
+{
+    printf("%d %d%s\n", image->width, image->height, image->blank_without_alpha ? " blank" : "");
+    return write_bytes(image->rgb, (size_t)image->width * (size_t)image->height * 3);
 }
 
 static int fit(const struct effnet_image *image, char **arguments, struct effnet_error *error)
@@ -60,19 +66,17 @@ int main(int argc, char **argv)
         else
             return usage();
     }
-    bool decode = argc - i == 2 && strcmp(argv[i], "decode") == 0;
+    bool decode = argc - i >= 2 && strcmp(argv[i], "decode") == 0;
     if (!decode && (argc - i != 5 || strcmp(argv[i], "fit") != 0)) return usage();
 
-    struct effnet_image image;
     struct effnet_error error = {0};
-    int status = effnet_image_read(argv[argc - 1], &options, &image, &error);
-    if (!status && decode) {
-        printf("%d %d%s\n", image.width, image.height, image.blank_without_alpha ? " blank" : "");
-        status = write_bytes(image.rgb, (size_t)image.width * (size_t)image.height * 3);
-    } else if (!status) {
-        status = fit(&image, argv + i + 1, &error);
+    int status = EFFNET_OK;
+    for (int file = decode ? i + 1 : argc - 1; file < argc && !status; file++) {
+        struct effnet_image image;
+        status = effnet_image_read(argv[file], &options, &image, &error);
+        if (!status) status = decode ? put(&image) : fit(&image, argv + i + 1, &error);
+        effnet_image_free(&image);
     }
-    effnet_image_free(&image);
     if (status) fprintf(stderr, "%s\n", error.message);
     return -status;
 }

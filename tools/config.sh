@@ -1,6 +1,6 @@
 #!/bin/sh
 # Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
-# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, HAVE_WEBP, CUDA_ARCHS and SANITIZERS. Fails when
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, HAVE_WEBP, HAVE_TIFF, CUDA_ARCHS and SANITIZERS. Fails when
 # something that effnet cannot do without is missing.
 set -eu
 
@@ -43,8 +43,9 @@ if [ "$HAVE_JPEG" = 1 ]; then
 else
     read="$png and stb_image" left="libjpeg-turbo (libjpeg62-turbo-dev)"
 fi
-# Loaded while effnet runs, so its version here is that of no header.
+# Loaded while effnet runs, so their versions here are those of no header.
 if [ "$HAVE_WEBP" = 1 ]; then read="$read, libwebp"; else left="${left:+$left, }libwebp (libwebp-dev)"; fi
+if [ "$HAVE_TIFF" = 1 ]; then read="$read, libtiff"; else left="${left:+$left, }libtiff 4.5 (libtiff-dev)"; fi
 line images "$read${left:+; left out: $left}"
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"
