@@ -14,6 +14,17 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
+/* ---------------------------------------------------------------- finding weights */
+
+#define EFFNET_DEFAULT_NETWORK "lite1"
+
+/* The file that the program's -m would open. word: a path or a network's name; NULL: $EFFNET_MODEL, else
+ * EFFNET_DEFAULT_NETWORK. Where no file is called so, a name is looked for in the weights folder of the
+ * source and in the installed share/effnet, from each of `folders` as the one that the program lies in.
+ * path[PATH_MAX] (limits.h). EFFNET_E_NOINPUT: there is none. */
+int effnet_model_find(const char *word, const char *const *folders, int count, char *path,
+                      struct effnet_error *error);
+
 /* ---------------------------------------------------------------- layers */
 
 enum effnet_op {

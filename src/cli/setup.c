@@ -1,19 +1,10 @@
 #include "cli/cli.h"
 #include "common/cpu.h"
+#include "effnet_lab.h"
 
-#include <errno.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define DEFAULT_NETWORK "lite1"
-#define WEIGHTS_SUFFIX  ".safetensors"
-
-/* Where `make weights` puts networks and `make install` copies them, from the folder of the executable:
- * build/effnet, build/san/effnet, PREFIX/bin/effnet. */
-static const char *const weight_folders[] = {"../weights", "../../weights", "../share/effnet"};
-enum { WEIGHT_FOLDERS = sizeof weight_folders / sizeof weight_folders[0] };
 
 int setup_parse(const struct command_help *help, const struct option_spec *options, int count,
                 struct setup *setup, bool *plan_given, int argc, char **argv)
@@ -21,7 +12,7 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
     const struct option_spec common[] = {
         TEXT('m', "model", "FILE",
              "weights file, or the name of a network that make weights made\n(default: "
-             "$EFFNET_MODEL, else " DEFAULT_NETWORK ")",
+             "$EFFNET_MODEL, else " EFFNET_DEFAULT_NETWORK ")",
              &setup->model),
         TEXT(0, "device", "NAME",
              "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
@@ -44,64 +35,27 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
     return args_parse(help, groups, 2, argc, argv);
 }
 
-static bool find_network(const char *name, char path[PATH_MAX])
+/* The folder of this program, or NULL where the system does not say. */
+static const char *own_folder(char folder[PATH_MAX])
 {
-    char executable[PATH_MAX] = "", real[PATH_MAX];
-    if (readlink("/proc/self/exe", executable, sizeof executable - 1) <= 0) return false;
-    const char *slash = strrchr(executable, '/');
-    for (int i = 0; slash && i < WEIGHT_FOLDERS; i++) {
-        int length = snprintf(path, PATH_MAX, "%.*s/%s/%s" WEIGHTS_SUFFIX, (int)(slash - executable),
-                              executable, weight_folders[i], name);
-        if (length < 0 || length >= PATH_MAX || !realpath(path, real)) continue;
-        strcpy(path, real);
-        return true;
-    }
-    return false;
-}
-
-/* A word that could be a network's name: no folder, no suffix. */
-static bool is_network_name(const char *word)
-{
-    size_t length = strlen(word), suffix = strlen(WEIGHTS_SUFFIX);
-    return !strchr(word, '/') && !(length >= suffix && !strcmp(word + length - suffix, WEIGHTS_SUFFIX));
-}
-
-static int find_model(const struct setup *setup, char path[PATH_MAX])
-{
-    const char *environment = getenv("EFFNET_MODEL");
-    const char *asked = setup->model ? setup->model : environment && *environment ? environment : NULL;
-    if (!asked) {
-        if (find_network(DEFAULT_NETWORK, path)) return EFFNET_OK;
-        return cli_fail(
-            EFFNET_E_NOINPUT,
-            "no weights: there is no " DEFAULT_NETWORK WEIGHTS_SUFFIX
-            " in weights or share/effnet beside the program's folder; run 'make weights', or name "
-            "a file with -m or EFFNET_MODEL");
-    }
-    const char *origin = setup->model ? "" : "EFFNET_MODEL: ";
-    if (strlen(asked) >= PATH_MAX)
-        return cli_fail(EFFNET_E_NOINPUT, "%s%s: %s", origin, asked, strerror(ENAMETOOLONG));
-    if (access(asked, F_OK) == 0 || !is_network_name(asked)) {
-        strcpy(path, asked);
-        if (access(asked, F_OK) == 0) return EFFNET_OK;
-        return cli_fail(EFFNET_E_NOINPUT, "%s%s: %s; 'make weights' makes those of the known networks",
-                        origin, asked, strerror(errno));
-    }
-    if (find_network(asked, path)) return EFFNET_OK;
-    return cli_fail(EFFNET_E_NOINPUT,
-                    "%s%s: no such file, and no network of that name in ../weights or ../share/effnet beside "
-                    "the program; 'make weights NETWORKS=...' makes lite0, lite1, lite2 and b1-plain, "
-                    "tools/convert.py others from a checkpoint",
-                    origin, asked);
+    const ssize_t length = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+    if (length <= 0) return NULL;
+    folder[length] = '\0';
+    char *slash = strrchr(folder, '/');
+    if (slash) *slash = '\0';
+    return slash ? folder : NULL;
 }
 
 int setup_open_model(const struct setup *setup, effnet_model **out)
 {
-    char path[PATH_MAX];
+    char folder[PATH_MAX], path[PATH_MAX];
+    const char *own = own_folder(folder);
     struct effnet_error error;
     *out = NULL;
-    EFFNET_TRY(find_model(setup, path));
-    return effnet_model_open(path, out, &error) ? cli_fail_library(&error) : EFFNET_OK;
+    if (effnet_model_find(setup->model, &own, own ? 1 : 0, path, &error) ||
+        effnet_model_open(path, out, &error))
+        return cli_fail_library(&error);
+    return EFFNET_OK;
 }
 
 struct effnet_session_options setup_session_options(const struct setup *setup, int max_batch)
