@@ -12,7 +12,9 @@ from .errors import ConvertError
 from .heads import MAX_WIDTH
 from .sources import read_file
 
-IMAGENET = Path(__file__).resolve().parents[2] / "weights" / "imagenet_labels.tsv"
+# The Python package has the file beside this one, the source among the weights.
+_BESIDE = Path(__file__).resolve().with_name("imagenet_labels.tsv")
+IMAGENET = _BESIDE if _BESIDE.exists() else _BESIDE.parents[2] / "weights" / "imagenet_labels.tsv"
 IMAGENET_CLASSES = 1000
 IMAGENET_ORIGIN = "ImageNet's 1000"
 MAX_BYTES = 16 << 20  # 256 for each class

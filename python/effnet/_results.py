@@ -1,0 +1,78 @@
+"""What a network says of an image."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import Error
+
+
+class Label(NamedTuple):
+    """A class of a network."""
+
+    id: str  #: WordNet id ("n03733281"), or ""
+    name: str
+
+
+class Class(NamedTuple):
+    """A class as an answer."""
+
+    index: int  #: in [0, classes)
+    id: str  #: WordNet id, or ""
+    name: str
+    logit: float
+    probability: float  #: in [0, 1]: softmax over all classes; of a multi-label network, the logit's sigmoid
+
+
+class Prediction:
+    """The answer for one image, or why there is none.
+
+    index: the image's place among those given, from 0.
+    image: what was given, the same object. It is kept alive by the prediction.
+    error: None, or the `effnet.Error` for which the image has no answer.
+    blank_without_alpha: all pixels have one colour, but the file's alpha, which was dropped, is not the same
+        everywhere: what the image shows is in its alpha alone, and wants a `background`.
+
+    Reading `classes` or `logits` of an image that has no answer raises its `error`.
+    """
+
+    __slots__ = ("_classes", "_logits", "blank_without_alpha", "error", "image", "index")
+
+    def __init__(
+        self,
+        index: int,
+        image: Any,
+        error: Error | None,
+        logits: np.ndarray | None = None,
+        classes: tuple[Class, ...] = (),
+        blank_without_alpha: bool = False,
+    ) -> None:
+        self.index = index
+        self.image = image
+        self.error = error
+        self.blank_without_alpha = blank_without_alpha
+        self._logits = logits
+        self._classes = classes
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """The k most probable classes, best first, ties by lower index."""
+        if self.error is not None:
+            raise self.error
+        return self._classes
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 [classes]"""
+        if self.error is not None:
+            raise self.error
+        assert self._logits is not None
+        return self._logits
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"<effnet.Prediction {self.index}: {type(self.error).__name__}: {self.error}>"
+        best = self._classes[0]
+        return f"<effnet.Prediction {self.index}: {best.name}, {100 * best.probability:.2f} %>"
