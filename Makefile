@@ -342,6 +342,10 @@ fuzz: ## give the readers of images, weights, lists, options and resume files an
 
 fuzzers: $(FUZZ_PROGRAMS)
 
+check-python: wheel ## build the Python package and run its tests, in an environment of their own
+	+@$(SUBMAKE) program
+	@V=$(V) PYTHON=.venv-python/bin/python PYTHON_TESTS=python/tests tests/check.sh $(BUILD)
+
 check-gpu: ## build and run the GPU tests, on a machine that has one; PARTS="kernels network sanitize"
 	+@$(SUBMAKE) config program gpu-tests
 	@BUILD=$(BUILD) tests/gpu/run.sh $(PARTS)
@@ -358,6 +362,13 @@ gpu-pack: ## pack the GPU tests to run them elsewhere, by tests/gpu/run.sh: buil
 		| grep -Ev '/lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so' | xargs -r cp -Lt $(BUILD)/pack/build/lib
 	$(Q)cp --parents tests/gpu/run.sh tests/counts.sh $(wildcard weights/*.safetensors samples/*.png) $(BUILD)/pack
 	$(Q)tar -C $(BUILD)/pack -c . | xz -9 >$(BUILD)/gpu-tests.txz && rm -rf $(BUILD)/pack
+
+# Unpacked beside itself, too: for the tests, and for who wants PYTHONPATH=build/python/package.
+wheel: ## build the Python package with the library in it: build/python/effnet-*.whl
+	@$(SETUP) --package
+	$(Q)rm -rf $(BUILD)/python && mkdir -p $(BUILD)/python/package
+	+@EFFNET_BUILD=$(BUILD) .venv-python/bin/python python/build_backend.py $(BUILD)/python
+	$(Q).venv-python/bin/python -m zipfile -e $(BUILD)/python/effnet-*.whl $(BUILD)/python/package
 
 lint: ## check the C and CUDA sources against .clang-format
 	@tools/format.sh --check
@@ -416,19 +427,19 @@ uninstall: ## remove what `make install` put there, and the folders that it made
 		if test -n "$$d" && test -d "$(DESTDIR)$$d"; then rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$d"; fi; done
 
 # A folder of somebody else's choice may hold more than was built.
-clean: ## remove what was built; weights and .venv stay
+clean: ## remove what was built; weights and the Python environments stay
 ifneq ($(filter build build/%,$(BUILD)),)
 	rm -rf build
 else
-	rm -rf $(addprefix $(BUILD)/obj/,src kernels tests) $(BUILD)/pack
+	rm -rf $(addprefix $(BUILD)/obj/,src kernels tests) $(addprefix $(BUILD)/,pack python)
 	rm -f $(addprefix $(BUILD)/,effnet objects.a libeffnet.a libeffnet.so $(SONAME) $(SHARED) libeffnet.map \
 		cc.flags ld.flags nvcc.flags objects.list effnet.1 effnet.pc folders pytest.xml gpu-tests.txz) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS) $(RUNNER_PROGRAMS)
 	for d in $(addprefix $(BUILD),/obj /tests/gpu /tests /); do \
 		test ! -d $$d || rmdir --ignore-fail-on-non-empty $$d; done
 endif
 
-distclean: clean ## remove what was fetched too: the published weights, .venv, .cache
-	rm -rf .venv .cache weights/cache
+distclean: clean ## remove what was fetched too: the published weights, .venv, .venv-python, .cache
+	rm -rf .venv .venv-python .cache weights/cache
 	rm -f $(foreach n,lite0 lite1 lite2 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
 
 help: ## this list
@@ -438,7 +449,7 @@ help: ## this list
 
 
 .PHONY: all program library objects config setup weights demo check check-c run-tests tests gpu-tests check-gpu check-msan \
-	fuzz fuzzers image-tests gpu-pack lint format man \
+	fuzz fuzzers check-python wheel image-tests gpu-pack lint format man \
 	install uninstall clean distclean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

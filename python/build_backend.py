@@ -5,12 +5,14 @@ The wheel needs no compiler: it holds the library, the declarations that cffi ma
 What a build leaves out (CUDA=, ONEDNN=0, ...) is the environment's to say, as with make."""
 
 import base64
+import contextlib
 import email.message
 import email.policy
 import hashlib
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
+BUILD = ROOT / os.environ.get("EFFNET_BUILD", "build")
 
 
 def _version():
@@ -49,13 +51,19 @@ def _cffi_module():
     ffi.set_source("effnet._cffi", None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "_cffi.py")
-        ffi.emit_python_code(str(path))
+        with contextlib.redirect_stdout(sys.stderr):
+            ffi.emit_python_code(str(path))
         return path.read_bytes()
 
 
 def _library():
-    """libeffnet.so, built by make and without debugging information."""
-    subprocess.run(["make", "--no-print-directory", "-C", ROOT, "config", "library"], check=True, stdout=sys.stderr)
+    """libeffnet.so, built by make and without debugging information. Variables of a make that calls this count, its
+    job slots do not: they are not handed on through Python."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MFLAGS")}
+    variables = shlex.split(environment.pop("MAKEFLAGS", "").partition(" -- ")[2])
+    command = ["make", "--no-print-directory", "-C", ROOT, f"-j{len(os.sched_getaffinity(0))}", *variables]
+    command += [f"BUILD={os.path.relpath(BUILD, ROOT)}", "config", "library"]
+    subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         stripped = Path(folder, "libeffnet.so")
         subprocess.run(["strip", "--strip-unneeded", "-o", stripped, BUILD / "libeffnet.so"], check=True)
@@ -138,4 +146,4 @@ def build_sdist(sdist_directory, config_settings=None):
 
 
 if __name__ == "__main__":
-    print(os.path.join(sys.argv[1], build_wheel(sys.argv[1])))
+    print(f"  WHEEL {os.path.join(sys.argv[1], build_wheel(sys.argv[1]))}")

@@ -60,13 +60,14 @@ run_command() {
 }
 
 # Runs the Python tests against the program in a build folder: run_pytest BUILD_FOLDER PATH... Several files at a
-# time, but the tests of one file in their order: they may share what a fixture made.
+# time, but the tests of one file in their order: they may share what a fixture made. $PYTHON: that of another
+# environment than .venv.
 run_pytest() {
     local build=$1 start=$SECONDS status report total f s
     shift
     report=$build/pytest.xml
     rm -f "$report"
-    EFFNET_BUILD=$build .venv/bin/python -m pytest -q -p no:cacheprovider -n "$(nproc)" --maxprocesses=8 \
+    EFFNET_BUILD=$build "${PYTHON:-.venv/bin/python}" -m pytest -q -p no:cacheprovider -n "$(nproc)" --maxprocesses=8 \
         --dist=loadfile --max-worker-restart=0 \
         -o empty_parameter_set_mark=fail_at_collect --junitxml="$report" "$@" \
         >"$test_log" 2>&1 </dev/null

@@ -6,6 +6,8 @@
 #   tools/setup.sh            what building and the demo need
 #   tools/setup.sh --test     and what the tests need
 #   tools/setup.sh --python   .venv alone
+#   tools/setup.sh --package  what building and testing the Python package needs: .venv-python in place of .venv,
+#                             from python/requirements.txt
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,12 +21,17 @@ fi
 
 say() { echo "effnet: $*" >&2; }
 
+venv=.venv requirements=tools/requirements.txt
 case "${1:-}" in
 "") packages="$PYTHON_PACKAGES $BUILD_PACKAGES" ;;
 --test) packages="$PYTHON_PACKAGES $BUILD_PACKAGES $TEST_PACKAGES" ;;
 --python) packages="$PYTHON_PACKAGES" ;;
+--package)
+    packages="$PYTHON_PACKAGES $BUILD_PACKAGES"
+    venv=.venv-python requirements=python/requirements.txt
+    ;;
 *)
-    say "usage: tools/setup.sh [--test|--python]"
+    say "usage: tools/setup.sh [--test|--python|--package]"
     exit 64
     ;;
 esac
@@ -85,22 +92,21 @@ find_python() {
     exit 69
 }
 
-requirements=tools/requirements.txt
-stamp=.venv/requirements.sha256
+stamp=$venv/requirements.sha256
 wanted=$(sha256sum <"$requirements")
-unfinished=.cache/venv-unfinished # marks a .venv of ours that has no stamp yet
-if [ ! -x .venv/bin/python ] || [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    if [ -e .venv ] && [ ! -f "$stamp" ] && [ ! -f "$unfinished" ]; then
-        say "there is a .venv that set-up did not make: move it away and start again"
+unfinished=.cache/${venv#.}-unfinished # marks an environment of ours that has no stamp yet
+if [ ! -x $venv/bin/python ] || [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+    if [ -e $venv ] && [ ! -f "$stamp" ] && [ ! -f "$unfinished" ]; then
+        say "there is a $venv that set-up did not make: move it away and start again"
         exit 73 # EX_CANTCREAT
     fi
     python=$(find_python)
-    say "making .venv with $python from $requirements"
+    say "making $venv with $python from $requirements"
     mkdir -p .cache
     : >"$unfinished"
     # What somebody has installed into it besides stays, as long as its Python works.
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
+    $venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear $venv
+    $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
         --require-hashes -r "$requirements"
     echo "$wanted" >"$stamp"
     rm -f "$unfinished"

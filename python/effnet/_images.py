@@ -52,11 +52,16 @@ class Options:
             raise UsageError(f"background: {len(self.background)} numbers, not red, green, blue")
 
 
-def file_name(path: str | os.PathLike[str]) -> bytes:
-    """A path for the library, to which "-" alone would be standard input."""
+def path_bytes(path: str | os.PathLike[str]) -> bytes:
     name = os.fsencode(path)
     if b"\0" in name:
         raise UsageError(f"{os.fsdecode(name)!r}: a path with a NUL in it")
+    return name
+
+
+def image_path(path: str | os.PathLike[str]) -> bytes:
+    """For the library, to which "-" alone would be standard input."""
+    name = path_bytes(path)
     return b"./-" if name == b"-" else name
 
 
@@ -98,7 +103,7 @@ def fit(image: Image, name: str, preprocess, options: Options, crop) -> bool:
     """Decodes an image and writes its crop, [crop][crop][3]. Returns whether it is blank without its alpha."""
     decoded = ffi.new("struct effnet_image *")
     if isinstance(image, (str, os.PathLike)):
-        call(lib.effnet_image_read, file_name(image), options.struct, decoded)
+        call(lib.effnet_image_read, image_path(image), options.struct, decoded)
     elif isinstance(image, (bytes, bytearray, memoryview)):
         data = ffi.from_buffer(image)
         call(lib.effnet_image_decode, data, len(data), name.encode(), options.struct, decoded)
@@ -124,15 +129,16 @@ def fit(image: Image, name: str, preprocess, options: Options, crop) -> bool:
 class Item:
     """An image on its way through a pipeline, and the memory that the library reads of it."""
 
-    __slots__ = ("data", "error", "image", "name")
+    __slots__ = ("data", "error", "image", "name", "size_bytes")
 
     def __init__(self, image: Image, index: int, options: Options) -> None:
         self.image = image
         self.error: Error | None = None  # why it has no pixels, although the library may think that it has
         self.data = None
+        self.size_bytes = 0
         name = f"image {index}"
         if isinstance(image, (str, os.PathLike)):
-            self.name = ffi.new("char[]", file_name(image))
+            self.name = ffi.new("char[]", image_path(image))
             return
         self.name = ffi.new("char[]", name.encode())
         if isinstance(image, (bytes, bytearray, memoryview)):
@@ -147,6 +153,7 @@ class Item:
                 self.data = ffi.from_buffer(b"")
         else:
             raise _unknown(image)
+        self.size_bytes = len(self.data)
 
 
 def _pnm(pixels: np.ndarray):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
 
 import numpy as np
 
-from ._images import Image, Options, file_name, fit, listed
+from ._images import Image, Options, fit, listed, path_bytes
 from ._library import Lock, at_end, call, ffi, lib, text
 from ._results import Class, Label
 from .errors import UsageError
@@ -81,7 +81,7 @@ def _find(path_or_name: str | os.PathLike[str] | None) -> bytes:
     folders = [Path(__file__).parent.parent, Path(sys.prefix, "bin")]
     folders += [Path(program).resolve().parent] if program else []
     names = [ffi.new("char[]", os.fsencode(folder)) for folder in folders]
-    word = ffi.NULL if path_or_name is None else file_name(path_or_name)
+    word = ffi.NULL if path_or_name is None else path_bytes(path_or_name)
     path = ffi.new("char[]", _PATH_MAX)
     call(lib.effnet_model_find, word, ffi.new("const char *[]", names), len(names), path)
     return ffi.string(path)

@@ -2,8 +2,8 @@
 
 Three sorts of threads meet here: one of ours advances the caller's iterable, so that no foreign thread runs the
 caller's code; the library's take the items that it made, by Feed.give, and wait there for more; the caller's takes
-results. What is ahead of the results is bounded twice: by AHEAD items that no thread of the library has taken yet,
-and by the library's own number of records.
+results. What is ahead of the results is bounded: by AHEAD items that no thread of the library has taken yet, by the
+library's own number of records, and by MOST_BYTES of encoded images, or one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._session import Session
 
 AHEAD = 32
+MOST_BYTES = 256 << 20
 
 
 class Feed:
@@ -35,6 +36,7 @@ class Feed:
         self.ready: collections.deque[Item] = collections.deque()  # not taken by the library yet
         self.taken: dict[int, Item] = {}  # by their index; their results have not come back
         self.count = 0  # taken so far
+        self.bytes = 0  # of encoded images in both
         self.ended = False  # the iterable has no more, or failed:
         self.failure: BaseException | None = None
         self.closed = False
@@ -55,10 +57,13 @@ class Feed:
 
     def _put(self, item: Item) -> bool:
         with self.changed:
-            while len(self.ready) >= AHEAD and not self.closed:
+            while not self.closed and (
+                len(self.ready) >= AHEAD or (self.bytes and self.bytes + item.size_bytes > MOST_BYTES)
+            ):
                 self.changed.wait()
             if not self.closed:
                 self.ready.append(item)
+                self.bytes += item.size_bytes
                 self.changed.notify_all()
             return not self.closed
 
@@ -76,8 +81,17 @@ class Feed:
             self.changed.notify_all()
         item.name = given.name
         if given.data is not None:
-            item.data, item.size_bytes = given.data, len(given.data)
+            item.data, item.size_bytes = given.data, given.size_bytes
         return 1
+
+    def take_back(self, index: int) -> Item:
+        """The item whose result is there."""
+        with self.changed:
+            item = self.taken.pop(index)
+            self.bytes -= item.size_bytes
+            if item.size_bytes:
+                self.changed.notify_all()
+            return item
 
     def wait(self, results: int) -> bool:
         """Until there is something to wait for in the library, after so many results: False where that was all. So the
@@ -164,7 +178,7 @@ class Pipeline:
         if not out[0]:
             return None
         self._results += 1
-        return Result(out[0], self._feed.taken.pop(out[0].index), self._classes)
+        return Result(out[0], self._feed.take_back(out[0].index), self._classes)
 
     def close(self) -> None:
         """Ends it, also while another thread waits for a result. The iterable is not waited for."""
