@@ -326,6 +326,78 @@ static void test_busy(void **state)
     }
     family_free(&f);
 }
+
+/* ---------------------------------------------------------------- pipelines */
+
+struct stream {
+    struct family *family;
+    effnet_pipeline *pipeline;
+    atomic_bool stop;
+    int wrong;
+};
+
+/* Images for ever, black and of seven sizes in turn, so that the memory that decodes them grows and shrinks.
+ */
+static int give_image(void *context, struct effnet_item *item, struct effnet_error *error)
+{
+    enum { LARGEST = 7 };
+    static uint8_t images[LARGEST][64 * LARGEST * 64 * LARGEST * 3 + 32];
+    static int turn;
+    (void)context;
+    (void)error;
+    turn = turn % LARGEST + 1;
+    uint8_t *image = images[turn - 1];
+    const int side = 64 * turn, header = sprintf((char *)image, "P6 %d %d 255\n", side, side);
+    *item = (struct effnet_item){
+        .name = "image", .data = image, .size_bytes = (size_t)header + (size_t)side * (size_t)side * 3};
+    return 1;
+}
+
+static void *take_results(void *argument)
+{
+    struct stream *stream = argument;
+    const struct effnet_result *result;
+    while (!atomic_load(&stream->stop))
+        if (effnet_pipeline_next(stream->pipeline, &result, NULL) || !result || result->status)
+            stream->wrong++;
+    return NULL;
+}
+
+static const char *child_close_stream(void *context)
+{
+    const struct stream *stream = context;
+    const struct effnet_result *result;
+    struct effnet_error error = {0};
+    if (!refused(effnet_pipeline_next(stream->pipeline, &result, &error), &error)) return "next";
+    effnet_pipeline_close(stream->pipeline);
+    effnet_session_close(stream->family->session);
+    return NULL;
+}
+
+/* A child closes a pipeline that is decoding. */
+static void test_stream(void **state)
+{
+    (void)state;
+    struct family f = family_new("cpu");
+    struct stream stream = {.family = &f};
+    struct effnet_pipeline_options options = effnet_pipeline_defaults();
+    pthread_t taker;
+    options.threads = 3;
+    assert_int_equal(effnet_pipeline_open(f.model, &options, give_image, NULL, &stream.pipeline, NULL),
+                     EFFNET_OK);
+    assert_int_equal(effnet_pipeline_start(stream.pipeline, f.session, NULL), EFFNET_OK);
+    assert_int_equal(pthread_create(&taker, NULL, take_results, &stream), 0);
+    uint64_t random = random_seed("stream", 84);
+    for (int round = 0; round < ROUNDS; round++) {
+        usleep((useconds_t)random_int(&random, 0, 3000));
+        in_child(child_close_stream, &stream);
+    }
+    atomic_store(&stream.stop, true);
+    pthread_join(taker, NULL);
+    assert_int_equal(stream.wrong, 0);
+    effnet_pipeline_close(stream.pipeline);
+    family_free(&f);
+}
 #endif
 
 int main(void)
@@ -338,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_quiet),
 #ifndef __SANITIZE_ADDRESS__
         cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_stream),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -305,11 +305,16 @@ static void free_records(struct record *records, int count)
     }
 }
 
-static void free_memory(struct effnet_pipeline *p)
+/* What the workers worked with. */
+static void free_work(struct effnet_pipeline *p)
 {
     if (p->first_records) free_records(p->first_records, p->first_count);
     if (p->more_records) free_records(p->more_records, count_records(p) - p->first_count);
     for (int i = 0; p->decoders && i < p->options.threads; i++) image_workspace_close(p->decoders[i]);
+}
+
+static void free_memory(struct effnet_pipeline *p)
+{
     free(p->decoders);
     free(p->workers);
     free(p->first_records);
@@ -328,7 +333,8 @@ static void free_memory(struct effnet_pipeline *p)
 void effnet_pipeline_close(effnet_pipeline *p)
 {
     if (!p) return;
-    if (p->forks != effnet_fork_count()) { /* its threads are not here, and its locks as they left them */
+    if (p->forks !=
+        effnet_fork_count()) { /* its threads are not here, and work and locks as they left them */
         free_memory(p);
         return;
     }
@@ -339,5 +345,6 @@ void effnet_pipeline_close(effnet_pipeline *p)
     effnet_pipeline_close_decoder(p);
     if (p->session) return_stages(p);
     destroy_locks(p);
+    free_work(p);
     free_memory(p);
 }
