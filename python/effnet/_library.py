@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from pathlib import Path
 
 from ._cffi import ffi
 from .errors import Error, of_status
 
-_FILE = Path(__file__).with_name("libeffnet.so")
-
 try:
-    lib = ffi.dlopen(str(_FILE))
+    lib = ffi.dlopen(os.path.join(os.path.dirname(os.path.abspath(__file__)), "libeffnet.so"))
 except OSError as _error:
     raise ImportError(
         f"effnet: {_error}. effnet's docs/python.md lists the libraries that the system must have"

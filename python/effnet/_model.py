@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
 
 import numpy as np
@@ -77,9 +75,11 @@ class Handle:
 def _find(path_or_name: str | os.PathLike[str] | None) -> bytes:
     """The weights file that is meant, as the program finds it. The folders in which a program may lie: the one that
     holds this package (in the source's build folder), that of Python's own programs, that of effnet on PATH."""
-    program = shutil.which("effnet")
-    folders = [Path(__file__).parent.parent, Path(sys.prefix, "bin")]
-    folders += [Path(program).resolve().parent] if program else []
+    package = os.path.dirname(os.path.abspath(__file__))
+    folders = [os.path.dirname(package), os.path.join(sys.prefix, "bin")]
+    programs = (os.path.join(folder, "effnet") for folder in os.get_exec_path())
+    program = next((path for path in programs if os.access(path, os.X_OK)), None)
+    folders += [os.path.dirname(os.path.realpath(program))] if program else []
     names = [ffi.new("char[]", os.fsencode(folder)) for folder in folders]
     word = ffi.NULL if path_or_name is None else path_bytes(path_or_name)
     path = ffi.new("char[]", _PATH_MAX)

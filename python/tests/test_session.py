@@ -230,7 +230,10 @@ def test_use_after_close(model, photos):
 
 
 def test_garbage_is_closed_in_any_order(tiny, photos):
-    before = threading.active_count(), len(os.listdir("/proc/self/task"))
+    def threads():
+        return threading.active_count(), len(os.listdir("/proc/self/task"))
+
+    before = threads()
     for _ in range(10):
         model = effnet.Model(tiny)
         session = model.session("cpu", threads=2)
@@ -240,7 +243,7 @@ def test_garbage_is_closed_in_any_order(tiny, photos):
         del model, session, stream
     gc.collect()
     for _ in range(100):
-        if (threading.active_count(), len(os.listdir("/proc/self/task"))) == before:
+        if all(now <= then for now, then in zip(threads(), before)):
             return
         time.sleep(0.05)
     pytest.fail("threads are left")
