@@ -43,6 +43,7 @@ enum {
 
 enum owner { NOBODY, OURS, OTHERS };
 
+/* Whether the file's first bytes, as far as they go, are the expected ones at that place. */
 static bool begins_with(const char *bytes, size_t size, size_t at, const char *expected, size_t length)
 {
     return size <= at || !memcmp(bytes + at, expected, size - at < length ? size - at : length);
@@ -184,6 +185,7 @@ static bool write_chunks(png_structp png, png_infop info, FILE *file, const uint
     png_init_io(png, file);
     png_set_IHDR(png, info, (png_uint_32)side, (png_uint_32)side, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
                  PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_compression_level(png, 3); /* a tenth larger than by default, in two thirds of the time */
     png_set_text(png, info, software, 1);
     png_write_info(png, info);
     for (int y = 0; y < side; y++) png_write_row(png, rgb + (size_t)y * (size_t)side * 3);
