@@ -317,8 +317,8 @@ static void test_early(void **state)
 {
     for (early_bytes = 5000; early_bytes <= 5000000; early_bytes *= 1000) {
         for (int unordered = 0; unordered < 2; unordered++) {
-            run_whole("cpu", 3, 1, 31, unordered);
-            run_whole("cpu", 32, 4, 1500, unordered);
+            run_whole("cpu", 3, 1, 31, unordered, true, EFFNET_FEATURES_NONE);
+            run_whole("cpu", 32, 4, 1500, unordered, unordered, EFFNET_FEATURES_POOLED);
         }
         test_source_fails(state);
         test_cancel(state);
