@@ -7,6 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Decoders that workers may have. While there is no session one stays back, if it is not the only one: who
+ * opens the session needs a processor, and all wait for him. */
+static bool decoder_free(const struct effnet_pipeline *p)
+{
+    return p->idle_decoders > (p->session || p->options.threads == 1 ? 0 : 1);
+}
+
 /* Waits for what it takes to decode: as many workers have it as may decode at once, so that no more images
  * than those are in memory. NULL: the pipeline stops. */
 static struct image_workspace *begin_work(struct effnet_pipeline *p)
@@ -14,7 +21,7 @@ static struct image_workspace *begin_work(struct effnet_pipeline *p)
     struct image_workspace *decoder = NULL;
     pthread_mutex_lock(&p->lock);
     p->decoding++;
-    while (!p->idle_decoders && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
+    while (!decoder_free(p) && !p->stop) pthread_cond_wait(&p->processor_free, &p->lock);
     if (!p->stop) decoder = p->decoders[--p->idle_decoders];
     pthread_mutex_unlock(&p->lock);
     return decoder;
