@@ -50,7 +50,7 @@ from typing import NamedTuple
 from ._images import Image
 from ._library import ffi, lib, text
 from ._model import Model, Preprocessing
-from ._results import Class, Label, Prediction
+from ._results import Class, Label, Prediction, described
 from ._session import Session
 from ._stream import Stream
 from .errors import (
@@ -88,15 +88,23 @@ __all__ = [
 __version__ = text(lib.effnet_version())
 
 
+@described(
+    name="as `Model.session` takes it",
+    description="what it is",
+    backend='that would run: "onednn", "cuda" or "reference"',
+    precisions='of "fp32", "bf16" and "fp16"',
+    available="whether it can be used",
+    detail='why it cannot, or a remark; or ""',
+)
 class Device(NamedTuple):
     """A device of this machine."""
 
-    name: str  #: as `Model.session` takes it
+    name: str
     description: str
-    backend: str  #: that would run: "onednn", "cuda", "reference"
+    backend: str
     precisions: tuple[str, ...]
     available: bool
-    detail: str  #: why it is not available, or a remark; or ""
+    detail: str
 
 
 def devices() -> list[Device]:

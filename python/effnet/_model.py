@@ -12,7 +12,7 @@ import numpy as np
 
 from ._images import Image, Options, fit, listed, path_bytes
 from ._library import Lock, at_end, call, ffi, lib, text
-from ._results import Class, Label
+from ._results import Class, Label, described
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 _PATH_MAX = 4096  # of limits.h, on every Linux
 
 
+@described(
+    short_side="pixels to which the shorter side is resized; squashed: crop",
+    crop="then the central square of so many pixels a side is taken; squashed, that is all of it",
+    interpolation='"bicubic" or "bilinear"',
+    mean="red, green, blue, of pixels from 0 to 255",
+    std="likewise: the network's input is (pixel - mean) / std",
+    resize='"short-side", or "squash": both sides become crop, whatever that does to the proportions',
+)
 class Preprocessing(NamedTuple):
-    """How an image becomes a network's input: tensor = (pixel - mean[c]) / std[c], pixels from 0 to 255."""
+    """How an image becomes a network's input."""
 
-    short_side: int  #: pixels to which the shorter side is resized; squashed: crop
-    crop: int  #: then the central square of so many pixels a side is taken; squashed, that is all of it
-    interpolation: str  #: "bicubic" or "bilinear"
+    short_side: int
+    crop: int
+    interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: str  #: "short-side", or "squash": both sides become crop
+    resize: str
 
 
 def _preprocessing(p) -> Preprocessing:
@@ -99,21 +107,30 @@ class Model:
 
     A model is closed by `close()`, at the end of a `with`, or with its last reference. Sessions that are open keep
     what they need of it. The file must not shrink while it is open.
+
+    Attributes, beside the methods below:
+        path, network: the file; the network's name, as "lite1"
+        classes, labels: how many; a Label for each, in the order of the logits
+        multi_label: whether the classes do not exclude one another
+        preprocessing: see Preprocessing
+        input_shape: (height, width, channels) of the network's input
+        layer_count, parameters, multiply_adds: of the network; multiply_adds for one image
+        source_file, source_sha256: what the weights were converted from
     """
 
     def __init__(self, path_or_name: str | os.PathLike[str] | None = None) -> None:
         self._handle = Handle(_find(path_or_name))
         self._end = at_end(self, self._handle.release)
         info = lib.effnet_model_get_info(self._handle.pointer)
-        self.path: str = os.fsdecode(ffi.string(info.path))  #: the file
-        self.network: str = text(info.network)  #: "lite1"
-        self.classes: int = info.classes  #: how many
-        self.multi_label: bool = info.multi_label  #: the classes do not exclude one another
+        self.path: str = os.fsdecode(ffi.string(info.path))
+        self.network: str = text(info.network)
+        self.classes: int = info.classes
+        self.multi_label: bool = info.multi_label
         self.input_shape: tuple[int, int, int] = (info.height, info.width, info.channels)
         self.layer_count: int = info.layer_count
         self.parameters: int = info.parameters
-        self.multiply_adds: int = info.multiply_adds  #: for one image
-        self.source_file: str = text(info.source_file)  #: what the weights were converted from, and its hash:
+        self.multiply_adds: int = info.multiply_adds
+        self.source_file: str = text(info.source_file)
         self.source_sha256: str = text(info.source_sha256)
         self.preprocessing: Preprocessing = _preprocessing(info.preprocess)
 

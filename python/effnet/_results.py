@@ -9,21 +9,40 @@ import numpy as np
 from .errors import Error
 
 
-class Label(NamedTuple):
-    """A class of a network."""
+def described(**fields: str):
+    """Gives the fields of a NamedTuple the texts that help() shows."""
 
-    id: str  #: WordNet id ("n03733281"), or ""
+    def describe(kind):
+        for name, words in fields.items():
+            getattr(kind, name).__doc__ = words
+        return kind
+
+    return describe
+
+
+@described(id='WordNet id ("n03733281"), or ""', name="in words")
+class Label(NamedTuple):
+    """A class of a network: (id, name)."""
+
+    id: str
     name: str
 
 
+@described(
+    index="in [0, classes)",
+    id='WordNet id ("n03733281"), or ""',
+    name="in words",
+    logit="the network's output",
+    probability="in [0, 1]: softmax over all classes; of a multi-label network, the logit's sigmoid",
+)
 class Class(NamedTuple):
-    """A class as an answer."""
+    """A class as an answer: (index, id, name, logit, probability)."""
 
-    index: int  #: in [0, classes)
-    id: str  #: WordNet id, or ""
+    index: int
+    id: str
     name: str
     logit: float
-    probability: float  #: in [0, 1]: softmax over all classes; of a multi-label network, the logit's sigmoid
+    probability: float
 
 
 class Prediction:

@@ -64,6 +64,13 @@ class Session:
     model; to run this one there is a UsageError. A child of a process that uses a GPU here gets none.
 
     A session is closed by `close()`, at the end of a `with`, or with its last reference.
+
+    Attributes, beside the methods below:
+        model: the Model
+        backend, device, precision: "onednn", "cuda" or "reference"; the processor's name; "fp32", "bf16" or "fp16"
+        notice: why "auto" did not take the GPU, and which options of a GPU alone went unused; or ""
+        batch, threads: images a pass at most; threads on the CPU
+        memory_bytes: activations, weights and workspaces that the session holds
     """
 
     def __init__(
@@ -82,13 +89,13 @@ class Session:
         self._end = at_end(self, self._state.close)
         info = lib.effnet_session_get_info(self._state.pointer)
         self.model = model
-        self.backend: str = text(info.backend)  #: "onednn", "cuda", "reference"
-        self.device: str = text(info.device)  #: the processor's name
-        self.precision: str = text(info.precision)  #: "fp32", "bf16", "fp16"
-        self.notice: str = text(info.notice)  #: why "auto" did not take the GPU, and which options went unused; or ""
-        self.batch: int = info.max_batch  #: images a pass at most
-        self.threads: int = info.threads  #: on the CPU
-        self.memory_bytes: int = info.memory_bytes  #: activations, weights and workspaces that it holds
+        self.backend: str = text(info.backend)
+        self.device: str = text(info.device)
+        self.precision: str = text(info.precision)
+        self.notice: str = text(info.notice)
+        self.batch: int = info.max_batch
+        self.threads: int = info.threads
+        self.memory_bytes: int = info.memory_bytes
         self._decoding_threads = threads
         if self.notice:
             warnings.warn(f"effnet: {self.notice}", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,181 @@
+"""The wheel, installing from the source, the converter, and what the package says of itself."""
+
+import base64
+import csv
+import hashlib
+import inspect
+import io
+import os
+import platform
+import pydoc
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import effnet
+import effnet.convert
+import pytest
+from PIL import Image
+
+# ---------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(package):
+    (found,) = package.parent.glob("*.whl")
+    return found
+
+
+def test_tag_and_record(wheel):
+    tag = f"py3-none-linux_{platform.machine()}"
+    assert wheel.name == f"effnet-{effnet.__version__}-{tag}.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    info = f"effnet-{effnet.__version__}.dist-info"
+    assert f"Tag: {tag}\n".encode() in files[f"{info}/WHEEL"]
+    recorded = {row[0]: row[1:] for row in csv.reader(io.StringIO(files.pop(f"{info}/RECORD").decode()))}
+    assert recorded.pop(f"{info}/RECORD") == ["", ""]
+    assert recorded == {name: ["sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("="),
+                               str(len(data))] for name, data in files.items()}
+    assert {"effnet/__init__.py", "effnet/_cffi.py", "effnet/libeffnet.so", "effnet/py.typed", "effnet/convert/__init__.py",
+            "effnet/convert/imagenet_labels.tsv", f"{info}/LICENSE", f"{info}/METADATA"} <= set(files)
+    metadata = files[f"{info}/METADATA"].decode()
+    assert f"\nVersion: {effnet.__version__}\n" in metadata and "\nRequires-Dist: numpy" in metadata
+
+
+def test_documented_libraries(root, package):
+    """What the wheel's library wants of the system is in docs/python.md."""
+    out = subprocess.run(["readelf", "-d", package / "effnet/libeffnet.so"], check=True, capture_output=True, text=True).stdout
+    needed = set(re.findall(r"\(NEEDED\).*\[(lib\w+?)\d*\.so", out)) - {"libc", "libm"}
+    assert "libpng" in needed
+    text = (root / "docs/python.md").read_text()
+    for name in needed:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_installed_from_the_source(root, package, tiny, photos, tmp_path):
+    """pip install, by the hooks of PEP 517, into a folder of its own; it is what make wheel made."""
+    build = package.parent.parent
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["EFFNET_BUILD"] = os.path.relpath(build, root)
+    if "-DEFFNET_HAVE_CUDA" not in (build / "cc.flags").read_text():
+        environment["CUDA"] = ""
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index",
+                           "--quiet", "--target", tmp_path / "to", root], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    source = "import effnet, sys; print(effnet.__file__, effnet.Model(sys.argv[1]).session('cpu').classify(sys.argv[2]))"
+    out = subprocess.run([sys.executable, "-c", source, tiny, photos[0]], cwd="/", check=True, capture_output=True, text=True,
+                         env=environment | {"PYTHONPATH": str(tmp_path / "to")}).stdout
+    assert out.startswith(f"{tmp_path}/to/effnet/__init__.py [<effnet.Prediction 0: ")
+    for path in (package / "effnet").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert (tmp_path / "to/effnet" / path.relative_to(package / "effnet")).read_bytes() == path.read_bytes(), path
+
+
+def test_without_its_libraries(package, tmp_path):
+    """One line says what is missing, and where it is written what is wanted."""
+    shutil.copytree(package / "effnet", tmp_path / "effnet")
+    (tmp_path / "effnet/libeffnet.so").write_bytes(b"no library")
+    done = subprocess.run([sys.executable, "-c", "import effnet"], cwd=tmp_path, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: effnet: ") and "libeffnet.so" in last and "docs/python.md" in last
+
+
+# ---------------------------------------------------------------- what it says of itself
+
+
+def public():
+    """(name, object): the names of the package, and the public methods of its classes."""
+    for name in effnet.__all__:
+        value = getattr(effnet, name)
+        yield name, value
+        for method in vars(value) if inspect.isclass(value) else ():
+            made_by_tuple = issubclass(value, tuple)
+            if not method.startswith("_") and not made_by_tuple and callable(getattr(value, method)):
+                yield f"{name}.{method}", getattr(value, method)
+
+
+def test_everything_public_is_described():
+    for name, value in public():
+        if name != "Image":  # a union, which has no place for one
+            assert inspect.getdoc(value), name
+            assert value.__module__.split(".")[0] == "effnet"
+
+
+def test_everything_public_is_typed():
+    for name, value in public():
+        if inspect.isfunction(value):
+            parameters = inspect.signature(value).parameters.values()
+            assert all(p.annotation is not p.empty for p in parameters if p.name != "self"), name
+            assert inspect.signature(value).return_annotation is not inspect.Signature.empty, name
+
+
+def test_help_is_a_manual():
+    text = pydoc.plain(pydoc.render_doc(effnet))
+    for said in ("class Session(", "classify_iter(", "uint8 [n][crop][crop][3]", "UsageError             -1", "devices()",
+                 "lock is released"):
+        assert said in text, said
+
+
+def blocks(text):
+    """The indented blocks of Python in a text that begin with an import."""
+    found = re.findall(r"(?:^ {4}.*\n|^\n)+", text, re.MULTILINE)
+    return [inspect.cleandoc("\n" + block) for block in found if re.match(r"\s*(import|from) ", block)]
+
+
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/python.md"])
+def test_examples_run(root, python, tiny, photos, tmp_path, source):
+    """In a folder with photographs, where lite1 is the small network."""
+    text = effnet.__doc__ + "\n" if source == "help" else (root / source).read_text()
+    if source == "help":  # the later blocks go on with what the first made
+        text = text.replace("    pixels = ", "    import pathlib\n    pixels = ", 1)
+        code = re.findall(r"(?:^ {4}.*\n|^\n)+", text, re.MULTILINE)
+        examples = ["\n".join(inspect.cleandoc("\n" + block) for block in code if "UsageError" not in block)]
+    else:
+        examples = [block for block in blocks(text) if "effnet" in block]
+    assert examples
+    shutil.copy(tiny, tmp_path / "lite1.safetensors")
+    (tmp_path / "photos").mkdir()
+    for i, path in enumerate(photos):
+        for name in (["photo.jpg", "a.jpg", "b.png"] if i == 0 else [f"photos/{i}.jpg"]):
+            Image.open(path).convert("RGB").save(tmp_path / name)
+    for example in examples:
+        example = example.replace('effnet.Model("lite1")', 'effnet.Model("lite1.safetensors")')
+        done = python(example, cwd=tmp_path)
+        assert done.returncode == 0, f"{example}\n{done.stderr}"
+
+
+# ---------------------------------------------------------------- the converter
+
+
+def test_converter_is_that_of_tools(root, package):
+    ours, theirs = package / "effnet/convert", root / "tools/effnet_convert"
+    assert Path(effnet.convert.__file__).parent == ours
+    for path in theirs.glob("*.py"):
+        assert (ours / path.name).read_bytes() == path.read_bytes()
+
+
+def test_converter_as_a_function_and_a_program(tmp_path):
+    lines, notices = effnet.convert.convert(None, tmp_path / "function.safetensors", arch="b1-plain", random=7, mean=(1, 2.5, 3))
+    done = subprocess.run([sys.executable, "-m", "effnet.convert", "--arch", "b1-plain", "--random", "7", "--mean", "1,2.5,3",
+                           "program.safetensors"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert (tmp_path / "function.safetensors").read_bytes() == (tmp_path / "program.safetensors").read_bytes()
+    assert done.stdout == "program.safetensors: " + "\n".join(lines) + "\n" and done.stderr == "" and notices == []
+    assert effnet.Model(tmp_path / "function.safetensors").labels[646].name == "maze"
+
+
+@pytest.mark.parametrize("arguments, options, status", [
+    (("nothing.pth", "out.safetensors"), {}, 66),
+    (("nothing.pth", "out.safetensors"), {"no_such_option": 1}, 64),
+    (("--help", "out.safetensors"), {}, 66),
+    ((None, "out.safetensors"), {"arch": "b1-plain"}, 64),
+])
+def test_converter_refuses(tmp_path, monkeypatch, arguments, options, status):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(effnet.convert.ConvertError) as raised:
+        effnet.convert.convert(*arguments, **options)
+    assert raised.value.status == status and "\n" not in str(raised.value)
