@@ -46,8 +46,8 @@ def seconds(work):
     return time.perf_counter() - since
 
 
-def shown(values, unit=""):
-    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g}){unit}"
+def shown(values):
+    return f"{statistics.median(values):.4g} [{min(values):.4g} to {max(values):.4g}]"
 
 
 def compare(what, ours, theirs, rounds, warm=0):
@@ -58,10 +58,12 @@ def compare(what, ours, theirs, rounds, warm=0):
             took = work()
             if i >= warm:
                 times[work].append(took)
-    ratios = [a / b for a, b in zip(times[ours], times[theirs])]
-    print(f"{what}: {shown([1e3 * t for t in times[ours]], ' ms')} against {shown([1e3 * t for t in times[theirs]], ' ms')}, "
-          f"ratio {shown(ratios)}, of medians {statistics.median(times[ours]) / statistics.median(times[theirs]):.4g}, "
-          f"of minima {min(times[ours]) / min(times[theirs]):.4g}", flush=True)
+    ratios = [a / b for a, b in zip(times[ours], times[theirs], strict=True)]
+    medians = statistics.median(times[ours]) / statistics.median(times[theirs])
+    minima = min(times[ours]) / min(times[theirs])
+    ms = [shown([1e3 * t for t in times[work]]) for work in (ours, theirs)]
+    print(f"{what}: {ms[0]} against {ms[1]} ms, ratio {shown(ratios)}, of medians {medians:.4g}, of minima {minima:.4g}",
+          flush=True)
 
 
 def measure_logits(batch, rounds):
@@ -85,7 +87,8 @@ def start():
 
 
 def process(command, files):
-    return subprocess.run(command, input="".join(f"{file}\n" for file in files), check=True, capture_output=True, text=True).stdout
+    names = "".join(f"{file}\n" for file in files)
+    return subprocess.run(command, input=names, check=True, capture_output=True, text=True).stdout
 
 
 def measure_files(folder, rounds):
@@ -110,7 +113,7 @@ def main():
     measure_logits(1, 60 * rounds)
     measure_logits(32, 6 * rounds)
     starts = [1e3 * start() for _ in range(4 * rounds)]
-    print(f"import and first answer, beyond numpy's import: {shown(starts, ' ms')}")
+    print(f"import and first answer, beyond numpy's import: {shown(starts)} ms")
     with tempfile.TemporaryDirectory() as folder:
         measure_files(Path(folder), rounds)
 

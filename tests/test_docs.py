@@ -38,7 +38,7 @@ def test_kernels_that_notes_name(root):
 
 
 def test_notes_that_sources_name(root):
-    names = [(path, name) for path in files(root, ["src", "include", "kernels", "tests", "tools"],
+    names = [(path, name) for path in files(root, ["src", "include", "kernels", "tests", "tools", "python"],
                                             ".c", ".h", ".cu", ".cuh", ".py", ".sh")
              for name in MENTION.findall(path.read_text())]
     assert names

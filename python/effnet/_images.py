@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Iterable, Union
+from typing import TYPE_CHECKING, Any, Iterable, Union, cast
 
 import numpy as np
 
@@ -27,8 +27,8 @@ def listed(images: Image | Iterable[Image]) -> list[Image]:
     """One image or several, as a list."""
     one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or is_pillow(images)
     if one or (isinstance(images, np.ndarray) and images.ndim != 4):
-        return [images]
-    return list(images)
+        return [cast(Image, images)]
+    return list(cast(Iterable[Image], images))
 
 
 class Options:

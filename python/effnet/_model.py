@@ -207,8 +207,8 @@ class Model:
         rank = lib.effnet_top_k_multi_label if self.multi_label else lib.effnet_top_k
         top = ffi.new("struct effnet_class[]", min(k, self.classes))
         count = rank(ffi.from_buffer("float[]", row), self.classes, len(top), top)
-        labels = self.labels
-        return tuple(Class(c.index, *labels[c.index], c.logit, c.probability) for c in top[0:count])
+        found = [(c.index, self.labels[c.index], c.logit, c.probability) for c in top[0:count]]
+        return tuple(Class(i, label.id, label.name, logit, probability) for i, label, logit, probability in found)
 
     def close(self) -> None:
         """Closes the model: no session can be opened any more. Sessions that are open stay so. Twice does no harm."""

@@ -38,7 +38,7 @@ class Label(NamedTuple):
 class Class(NamedTuple):
     """A class as an answer: (index, id, name, logit, probability)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple's method
     id: str
     name: str
     logit: float

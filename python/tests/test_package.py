@@ -20,6 +20,13 @@ import effnet.convert
 import pytest
 from PIL import Image
 
+def output(*command, **options):
+    """Standard output of a command that is to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 # ---------------------------------------------------------------- the wheel
 
 
@@ -40,15 +47,16 @@ def test_tag_and_record(wheel):
     assert recorded.pop(f"{info}/RECORD") == ["", ""]
     assert recorded == {name: ["sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("="),
                                str(len(data))] for name, data in files.items()}
-    assert {"effnet/__init__.py", "effnet/_cffi.py", "effnet/libeffnet.so", "effnet/py.typed", "effnet/convert/__init__.py",
-            "effnet/convert/imagenet_labels.tsv", f"{info}/LICENSE", f"{info}/METADATA"} <= set(files)
+    assert {f"effnet/{name}" for name in ("__init__.py", "_cffi.py", "libeffnet.so", "py.typed", "convert/__init__.py",
+                                          "convert/imagenet_labels.tsv")} <= set(files)
+    assert f"{info}/LICENSE" in files
     metadata = files[f"{info}/METADATA"].decode()
     assert f"\nVersion: {effnet.__version__}\n" in metadata and "\nRequires-Dist: numpy" in metadata
 
 
 def test_documented_libraries(root, package):
     """What the wheel's library wants of the system is in docs/python.md."""
-    out = subprocess.run(["readelf", "-d", package / "effnet/libeffnet.so"], check=True, capture_output=True, text=True).stdout
+    out = output("readelf", "-d", package / "effnet/libeffnet.so")
     needed = set(re.findall(r"\(NEEDED\).*\[(lib\w+?)\d*\.so", out)) - {"libc", "libm"}
     assert "libpng" in needed
     text = (root / "docs/python.md").read_text()
@@ -63,12 +71,10 @@ def test_installed_from_the_source(root, package, tiny, photos, tmp_path):
     environment["EFFNET_BUILD"] = os.path.relpath(build, root)
     if "-DEFFNET_HAVE_CUDA" not in (build / "cc.flags").read_text():
         environment["CUDA"] = ""
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index",
-                           "--quiet", "--target", tmp_path / "to", root], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    output(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--quiet",
+           "--target", tmp_path / "to", root, env=environment)
     source = "import effnet, sys; print(effnet.__file__, effnet.Model(sys.argv[1]).session('cpu').classify(sys.argv[2]))"
-    out = subprocess.run([sys.executable, "-c", source, tiny, photos[0]], cwd="/", check=True, capture_output=True, text=True,
-                         env=environment | {"PYTHONPATH": str(tmp_path / "to")}).stdout
+    out = output(sys.executable, "-c", source, tiny, photos[0], cwd="/", env=environment | {"PYTHONPATH": str(tmp_path / "to")})
     assert out.startswith(f"{tmp_path}/to/effnet/__init__.py [<effnet.Prediction 0: ")
     for path in (package / "effnet").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -160,11 +166,12 @@ def test_converter_is_that_of_tools(root, package):
 
 
 def test_converter_as_a_function_and_a_program(tmp_path):
-    lines, notices = effnet.convert.convert(None, tmp_path / "function.safetensors", arch="b1-plain", random=7, mean=(1, 2.5, 3))
-    done = subprocess.run([sys.executable, "-m", "effnet.convert", "--arch", "b1-plain", "--random", "7", "--mean", "1,2.5,3",
-                           "program.safetensors"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    options = {"arch": "b1-plain", "random": 7, "mean": (1, 2.5, 3)}
+    lines, notices = effnet.convert.convert(None, tmp_path / "function.safetensors", **options)
+    said = output(sys.executable, "-m", "effnet.convert", "--arch", "b1-plain", "--random", "7", "--mean", "1,2.5,3",
+                  "program.safetensors", cwd=tmp_path)
     assert (tmp_path / "function.safetensors").read_bytes() == (tmp_path / "program.safetensors").read_bytes()
-    assert done.stdout == "program.safetensors: " + "\n".join(lines) + "\n" and done.stderr == "" and notices == []
+    assert said == "program.safetensors: " + "\n".join(lines) + "\n" and notices == []
     assert effnet.Model(tmp_path / "function.safetensors").labels[646].name == "maze"
 
 

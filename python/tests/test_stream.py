@@ -88,9 +88,11 @@ def test_answers_come_while_the_iterable_waits(session, photos):
             yield photo
             assert seen.acquire(timeout=30)
 
-    for count, _ in enumerate(session.classify_iter(one_by_one())):
+    indices = []
+    for answer in session.classify_iter(one_by_one()):
+        indices.append(answer.index)
         seen.release()
-    assert count == 11
+    assert indices == list(range(12))
 
 
 def test_several_threads_take_from_one(session, photos):
