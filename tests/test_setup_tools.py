@@ -27,7 +27,9 @@ def clone(root, tmp_path):
     (tmp_path / "tools").mkdir()
     for name in ("setup.sh", "fetch_wheels.sh"):
         shutil.copy(root / "tools" / name, tmp_path / "tools")
-    (tmp_path / "tools" / "requirements.txt").write_text("# nothing\n")
+    (tmp_path / "python").mkdir()
+    for name in ("tools", "python"):
+        (tmp_path / name / "requirements.txt").write_text("# nothing\n")
     return tmp_path
 
 
@@ -71,6 +73,13 @@ def test_what_is_installed_besides_stays(clone):
     (clone / ".cache" / "venv-unfinished").write_text("")
     assert setup(clone).returncode == 0 and not added.exists()
     assert not list((clone / ".cache").iterdir())
+
+
+def test_the_packages_environment_is_another(clone):
+    done = run(clone / "tools" / "setup.sh", "--package", cwd=clone)
+    assert done.returncode == 0 and "making .venv-python" in done.stderr, done.stderr
+    assert (clone / ".venv-python" / "bin" / "python").exists() and not (clone / ".venv").exists()
+    assert run(clone / "tools" / "setup.sh", "--package", cwd=clone).stderr == ""
 
 
 # ---------------------------------------------------------------- wheels

@@ -23,12 +23,12 @@ def is_pillow(image: Any) -> bool:
     return module is not None and isinstance(image, module.Image)
 
 
-def listed(images: Image | Iterable[Image]) -> list[Image]:
-    """One image or several, as a list."""
+def several(images: Image | Iterable[Image]) -> Iterable[Image]:
+    """One image or several, as several."""
     one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or is_pillow(images)
     if one or (isinstance(images, np.ndarray) and images.ndim != 4):
         return [cast(Image, images)]
-    return list(cast(Iterable[Image], images))
+    return cast("Iterable[Image]", images)
 
 
 class Options:

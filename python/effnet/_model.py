@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
 
 import numpy as np
 
-from ._images import Image, Options, fit, listed, path_bytes
+from ._images import Image, Options, fit, path_bytes, several
 from ._library import Lock, at_end, call, ffi, lib, text
 from ._results import Class, Label, described
 from .errors import UsageError
@@ -187,7 +187,7 @@ class Model:
 
         Returns uint8 [n][crop][crop][3], which `Session.logits` takes. Raises the first image's error that has one.
         """
-        chosen, options = listed(images), Options(max_pixels, ignore_exif, background)
+        chosen, options = list(several(images)), Options(max_pixels, ignore_exif, background)
         crop = self.preprocessing.crop
         crops = np.empty((len(chosen), crop, crop, 3), np.uint8)
         handle = self._open_handle()

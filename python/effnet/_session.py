@@ -8,7 +8,7 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from ._images import Image, Options, fit, listed
+from ._images import Image, Options, fit, several
 from ._library import Lock, at_end, call, ffi, lib, text
 from ._model import Handle, Model
 from ._results import Prediction
@@ -133,7 +133,7 @@ class Session:
         Several images are decoded in threads ahead of the network. The other arguments are those of
         `Model.preprocess`. Raises the error of the first image that has one; `classify_iter` hands it out in its place.
         """
-        chosen, options = listed(images), Options(max_pixels, ignore_exif, background)
+        chosen, options = list(several(images)), Options(max_pixels, ignore_exif, background)
         _check_k(k)
         with self._state.alone() as session:
             if len(chosen) == 1:
@@ -181,7 +181,7 @@ class Session:
         """
         options = Options(max_pixels, ignore_exif, background)
         _check_k(k)
-        iterator = iter(images)
+        iterator = iter(several(images))
         with self._state.alone():
             pipeline = self._pipeline(iterator, options, ordered, decode_gpu)
             self._state.pipeline = pipeline

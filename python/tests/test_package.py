@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import effnet
 import effnet.convert
 import pytest
 from PIL import Image
+
 
 def output(*command, **options):
     """Standard output of a command that is to succeed."""
@@ -74,11 +76,22 @@ def test_installed_from_the_source(root, package, tiny, photos, tmp_path):
     output(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--quiet",
            "--target", tmp_path / "to", root, env=environment)
     source = "import effnet, sys; print(effnet.__file__, effnet.Model(sys.argv[1]).session('cpu').classify(sys.argv[2]))"
-    out = output(sys.executable, "-c", source, tiny, photos[0], cwd="/", env=environment | {"PYTHONPATH": str(tmp_path / "to")})
+    environment["PYTHONPATH"] = str(tmp_path / "to")
+    out = output(sys.executable, "-c", source, tiny, photos[0], cwd="/", env=environment)
     assert out.startswith(f"{tmp_path}/to/effnet/__init__.py [<effnet.Prediction 0: ")
     for path in (package / "effnet").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert (tmp_path / "to/effnet" / path.relative_to(package / "effnet")).read_bytes() == path.read_bytes(), path
+
+
+def test_source_distribution(root, tmp_path):
+    if not (root / ".git").exists():
+        pytest.skip("no repository")
+    source = "import build_backend; print(build_backend.build_sdist('.'))"
+    name = output(sys.executable, "-c", source, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root / "python")})
+    top = name.strip().removesuffix(".tar.gz")
+    with tarfile.open(tmp_path / name.strip()) as archive:
+        assert {f"{top}/PKG-INFO", f"{top}/pyproject.toml", f"{top}/include/effnet.h"} <= set(archive.getnames())
 
 
 def test_without_its_libraries(package, tmp_path):

@@ -64,6 +64,11 @@ def test_blank_without_its_alpha(session, tmp_path):
     assert [session.classify(f)[0].blank_without_alpha for f in files] == [True, False]
 
 
+def test_one_image_is_a_short_stream(session, photos):
+    """And a path is not its letters."""
+    assert [a.image for a in session.classify_iter(photos[0])] == photos[:1]
+
+
 def test_nothing_at_all(session):
     assert list(session.classify_iter([])) == [] and session.classify([]) == []
     with pytest.raises(TypeError):
