@@ -11,6 +11,7 @@
 #   JPEG=0             leave libjpeg-turbo out; stb_image decodes JPEG
 #   WEBP=0             leave libwebp out, and with it WebP
 #   TIFF=0             leave libtiff out, and with it TIFF
+#   AVIF=0             leave libavif out, and with it AVIF
 #   BUILD=folder       build there and not in build; the folder may lie outside of the source
 #   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
 #   NETWORKS=          what `make weights` makes (default: lite1 b1-plain)
@@ -79,6 +80,9 @@ HAVE_WEBP := $(filter 1,$(WEBP))
 # Before 4.5 libtiff has no error handlers of a file's own.
 TIFF ?= $(if $(shell grep -ls TIFFOpenOptionsAlloc /usr/include/tiffio.h /usr/include/*/tiffio.h /usr/local/include/tiffio.h),1,0)
 HAVE_TIFF := $(filter 1,$(TIFF))
+# 0.11 or later.
+AVIF ?= $(if $(shell grep -ls imageDimensionLimit /usr/include/avif/avif.h /usr/local/include/avif/avif.h),1,0)
+HAVE_AVIF := $(filter 1,$(AVIF))
 
 # ---------------------------------------------------------------- flags
 
@@ -116,8 +120,11 @@ endif
 ifeq ($(HAVE_TIFF),1)
 ALL_CFLAGS += -DEFFNET_HAVE_TIFF
 endif
+ifeq ($(HAVE_AVIF),1)
+ALL_CFLAGS += -DEFFNET_HAVE_AVIF
+endif
 LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c,%/jpeg_turbo.c) $(if $(HAVE_TIFF),,%/tiff_library.c \
-	%/tiff_cost.c %/tiff_rows.c),$(LIB_SOURCES))
+	%/tiff_cost.c %/tiff_rows.c) $(if $(HAVE_AVIF),,%/avif_cost.c),$(LIB_SOURCES))
 # Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
 ifeq ($(MSAN),1)
 LIB_SOURCES := $(filter src/common/% src/image/% src/model/%,$(LIB_SOURCES))
@@ -290,7 +297,7 @@ $(BUILD)/cc.flags $(BUILD)/ld.flags $(BUILD)/nvcc.flags $(BUILD)/objects.list: F
 
 config: ## say what was found for the build, and what is left out
 	@CC='$(CC)' CUDA='$(CUDA)' NVCC='$(NVCC)' CUDART='$(CUDART)' CUDNN_HEADER='$(CUDNN_HEADER)' \
-		HAVE_ONEDNN='$(HAVE_ONEDNN)' HAVE_JPEG='$(HAVE_JPEG)' HAVE_WEBP='$(HAVE_WEBP)' HAVE_TIFF='$(HAVE_TIFF)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
+		HAVE_ONEDNN='$(HAVE_ONEDNN)' HAVE_JPEG='$(HAVE_JPEG)' HAVE_WEBP='$(HAVE_WEBP)' HAVE_TIFF='$(HAVE_TIFF)' HAVE_AVIF='$(HAVE_AVIF)' CUDA_ARCHS='$(CUDA_ARCHS)' SANITIZERS='$(SANITIZERS)' tools/config.sh
 
 # ---------------------------------------------------------------- set-up, demo, weights
 

@@ -85,6 +85,12 @@ def has_libtiff():
     return "-DEFFNET_HAVE_TIFF" in (BUILD / "cc.flags").read_text()
 
 
+@pytest.fixture(scope="session")
+def has_libavif():
+    """Whether the program under test was built to read AVIF."""
+    return "-DEFFNET_HAVE_AVIF" in (BUILD / "cc.flags").read_text()
+
+
 def weights_file(name):
     path = ROOT / "weights" / name
     assert path.exists(), f"{path} is missing: run `make weights`"

@@ -56,13 +56,13 @@ aarch64)
     CC=aarch64-linux-gnu-gcc
     command -v $CC >/dev/null || skip "no $CC (apt-get install gcc-aarch64-linux-gnu)"
     if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then skip "no apt-get and dpkg-deb"; fi
-    fetch_headers arm64 libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libtiff-dev libcjson-dev libstb-dev libdnnl-dev libcmocka-dev ||
+    fetch_headers arm64 libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libtiff-dev libavif-dev libcjson-dev libstb-dev libdnnl-dev libcmocka-dev ||
         skip "Debian's packages for arm64 cannot be had"
     ;;
 musl)
     CC=musl-gcc
     command -v $CC >/dev/null || skip "no $CC (apt-get install musl-tools)"
-    link_headers png.h pngconf.h pnglibconf.h zlib.h zconf.h jpeglib.h jconfig.h jmorecfg.h jerror.h webp tiff.h tiffconf.h tiffio.h tiffvers.h cjson stb \
+    link_headers png.h pngconf.h pnglibconf.h zlib.h zconf.h jpeglib.h jconfig.h jmorecfg.h jerror.h webp avif tiff.h tiffconf.h tiffio.h tiffvers.h cjson stb \
         dnnl.h dnnl_config.h dnnl_debug.h dnnl_types.h dnnl_version.h oneapi cmocka.h cmocka_version.h
     ;;
 *)
@@ -90,7 +90,7 @@ compile() {
     echo "$target, $*: $made of $total compile"
 }
 
-compile ONEDNN=0 JPEG=0 WEBP=0 TIFF=0
-compile ONEDNN="$(have dnnl.h)" JPEG="$(have jpeglib.h)" WEBP="$(have webp/decode.h)" TIFF="$(have tiffio.h)"
+compile ONEDNN=0 JPEG=0 WEBP=0 TIFF=0 AVIF=0
+compile ONEDNN="$(have dnnl.h)" JPEG="$(have jpeglib.h)" WEBP="$(have webp/decode.h)" TIFF="$(have tiffio.h)" AVIF="$(have avif/avif.h)"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" != 0 ]

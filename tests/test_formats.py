@@ -471,8 +471,7 @@ def heif(*brands):
 
 
 @pytest.mark.parametrize("what,content", [
-    ("an AVIF image", heif(b"avif", b"mif1")),
-    ("an AVIF image", heif(b"mif1", b"miaf", b"avif")), ("a HEIC image", heif(b"heic", b"mif1", b"heic")),
+    ("a HEIC image", heif(b"heic", b"mif1", b"heic")), ("a HEIC image", heif(b"mif1", b"heic")),
     ("a JPEG 2000 image", b"\0\0\0\x0cjP  \r\n\x87\n"), ("a JPEG 2000 image", b"\xff\x4f\xff\x51\0"),
     ("a JPEG XL image", b"\xff\x0a\xfa"), ("a JPEG XL image", b"\0\0\0\x0cJXL \r\n\x87\n"),
     ("an icon (ICO)", struct.pack("<HHH4BHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, 4264, 22)),
@@ -501,7 +500,7 @@ def test_unread_formats_are_named(runner, tmp_path, what, content):
         assert (done.returncode, done.stderr.decode()) == (E_DATA, f"{path}: {what}, which is not read\n")
 
 
-@pytest.mark.parametrize("extension", ["ico", "pdf", "jp2", "eps", "dds", "avif"])
+@pytest.mark.parametrize("extension", ["ico", "pdf", "jp2", "eps", "dds"])
 def test_unread_formats_of_pillow(runner, tmp_path, extension):
     path = tmp_path / f"image.{extension}"
     try:

@@ -14,8 +14,10 @@ import pytest
 
 from image_files import CHANNELS, gif_bytes, png_bytes, tiff_bytes
 from pixels import SEED, exif_block, smooth_image
+from test_avif import GRID, TEN_BITS, TEN_BITS_ALPHA
 from test_bmp import bmp_file, packed, random_palette, run_lengths
 from test_formats import TGA_KINDS, tga_file, tga_packets
+from test_webp import with_alpha
 
 ROUNDS = int(os.environ.get("EFFNET_TEST_ROUNDS", 100))
 FILES = {}
@@ -121,9 +123,18 @@ def tiff_files(rng):
                 smooth_image(37, 29).convert(mode).save(path, "TIFF", compression=compression, tiffinfo={278: 8})
 
 
+@kind("avif")
+def avif_files(_rng):
+    for options in ({}, {"subsampling": "4:4:4", "range": "limited"}, {"exif": exif_block(6)}):
+        for image in (smooth_image(37, 29), smooth_image(37, 29).convert("L"), with_alpha(smooth_image(37, 29))):
+            yield lambda path, image=image, options=options: image.save(path, "AVIF", speed=10, **options)
+    yield lambda path: smooth_image(37, 29).save(path, "AVIF", save_all=True, append_images=[smooth_image(37, 29, 1)])
+    yield from (TEN_BITS, TEN_BITS_ALPHA, GRID)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_damaged_files(request, build, tmp_path, name):
-    library = {"webp": "libwebp", "tiff": "libtiff"}.get(name)
+    library = {"webp": "libwebp", "tiff": "libtiff", "avif": "libavif"}.get(name)
     if library and not request.getfixturevalue(f"has_{library}"):
         pytest.skip(f"this build is without {library}")
     paths = []

@@ -197,8 +197,8 @@ def test_format_is_told_by_content(decode, tmp_path):
 @pytest.mark.parametrize("name,content,status,reason", [
     ("missing.png", None, E_NOINPUT, "No such file or directory"),
     ("empty.png", b"", E_DATA, "empty file"),
-    ("text.png", b"hello, world\n" * 99, E_DATA, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP or TIFF image"),
-    ("zeros.png", bytes(1 << 20), E_DATA, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP or TIFF image"),
+    ("text.png", b"hello, world\n" * 99, E_DATA, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP, TIFF or AVIF image"),
+    ("zeros.png", bytes(1 << 20), E_DATA, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP, TIFF or AVIF image"),
     ("signature.png", b"\x89PNG\r\n\x1a\n", E_DATA, "truncated, the file ends before the image does"),
     ("signature.jpg", b"\xff\xd8\xff", E_DATA, "truncated, the file ends before the image does"),
     ("signature.gif", b"GIF89a", E_DATA, "truncated, the file ends before the image does"),

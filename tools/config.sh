@@ -1,6 +1,6 @@
 #!/bin/sh
 # Says what the build found and what it leaves out. Called by the Makefile, which does the finding and
-# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, HAVE_WEBP, HAVE_TIFF, CUDA_ARCHS and SANITIZERS. Fails when
+# passes CC, CUDA, NVCC, CUDART, CUDNN_HEADER, HAVE_ONEDNN, HAVE_JPEG, HAVE_WEBP, HAVE_TIFF, HAVE_AVIF, CUDA_ARCHS and SANITIZERS. Fails when
 # something that effnet cannot do without is missing.
 set -eu
 
@@ -46,6 +46,7 @@ fi
 # Loaded while effnet runs, so their versions here are those of no header.
 if [ "$HAVE_WEBP" = 1 ]; then read="$read, libwebp"; else left="${left:+$left, }libwebp (libwebp-dev)"; fi
 if [ "$HAVE_TIFF" = 1 ]; then read="$read, libtiff"; else left="${left:+$left, }libtiff 4.5 (libtiff-dev)"; fi
+if [ "$HAVE_AVIF" = 1 ]; then read="$read, libavif"; else left="${left:+$left, }libavif 0.11 (libavif-dev)"; fi
 line images "$read${left:+; left out: $left}"
 if [ "$HAVE_ONEDNN" = 1 ]; then
     line CPU "oneDNN $(macro dnnl.h DNNL_VERSION_MAJOR).$(macro dnnl.h DNNL_VERSION_MINOR).$(macro dnnl.h DNNL_VERSION_PATCH)"

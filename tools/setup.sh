@@ -12,7 +12,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PYTHON_PACKAGES="ca-certificates python3 python3-venv"
-BUILD_PACKAGES="gcc libc6-dev make libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libtiff-dev libcjson-dev libdnnl-dev libstb-dev"
+BUILD_PACKAGES="gcc libc6-dev make libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libtiff-dev libavif-dev libcjson-dev libdnnl-dev libstb-dev"
 TEST_PACKAGES="libcmocka-dev libjpeg-turbo-progs mate-backgrounds pkgconf g++"
 # nvcc, where there is one, compiles the host's part with g++.
 if ! command -v g++ >/dev/null && { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null; then

@@ -156,11 +156,12 @@ int cmd_classify(int argc, char **argv)
         "[options] FILE...\n       effnet classify [options] -r FOLDER...\n"
         "       effnet classify [options] --files-from FILE",
         "Prints the most probable classes of each image, in the order of the files, with\n"
-        "label, WordNet id and probability. Reads PNG, JPEG, BMP, GIF, TGA, PNM,\n"
-        "WebP and TIFF; - is standard input. A bad file gets a line on standard error, the others their\n"
-        "answers, and the exit status is that of the first bad one. Of a multi-label\n"
-        "network, where each class has a probability of its own: every class at or above\n"
-        "--threshold, or with -k the N most probable, with both the N at most above it.",
+        "label, WordNet id and probability. Reads PNG, JPEG, BMP, GIF, TGA, PNM, WebP,\n"
+        "TIFF and AVIF; - is standard input. A bad file gets a line on standard error, the\n"
+        "others their answers, and the exit status is that of the first bad one. Of a\n"
+        "multi-label network, where each class has a probability of its own: every class at\n"
+        "or above --threshold, or with -k the N most probable, with both the N at most above\n"
+        "it.",
     };
     struct classify_options o = {.top_k = 5,
                                  .threshold = 0.5,

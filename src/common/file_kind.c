@@ -1,7 +1,5 @@
 #include "common/file_kind.h"
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 
@@ -76,19 +74,29 @@ static const struct {
     {SIGN("ustar"), 257, NULL, {"a tar archive", FILE_PACKED}},
 };
 
-/* HEIF and AVIF: a box "ftyp" of brands of four letters, the chief one first. */
-static const char *heif_image(const uint8_t *data, size_t size_bytes)
+/* The HEIF family begins with a box "ftyp" of brands of four letters, the chief one first. */
+static bool is_heif(const uint8_t *data, size_t size_bytes)
 {
-    static const char *const hevc[] = {"heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"};
-    if (size_bytes < 12 || memcmp(data + 4, "ftyp", 4) != 0) return NULL;
+    return size_bytes >= 12 && memcmp(data + 4, "ftyp", 4) == 0;
+}
+
+/* An image in AVIF may name mif1 first: any brand tells. */
+bool effnet_is_avif(const uint8_t *data, size_t size_bytes)
+{
+    if (!is_heif(data, size_bytes)) return false;
     size_t length = (size_t)data[2] << 8 | data[3];
     if (data[0] || data[1] || length > size_bytes) length = size_bytes;
-    /* An image in AVIF may name mif1 first: any brand tells. */
     for (size_t at = 8; at + 4 <= length; at += 4)
-        if (memcmp(data + at, "avif", 4) == 0 || memcmp(data + at, "avis", 4) == 0) return "an AVIF image";
-    for (size_t i = 0; i < sizeof hevc / sizeof hevc[0]; i++)
-        if (memcmp(data + 8, hevc[i], 4) == 0) return "a HEIC image";
-    return NULL;
+        if (memcmp(data + at, "avif", 4) == 0 || memcmp(data + at, "avis", 4) == 0) return true;
+    return false;
+}
+
+static bool is_heic(const uint8_t *data, size_t size_bytes)
+{
+    static const char *const brands[] = {"heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"};
+    for (size_t i = 0; i < sizeof brands / sizeof brands[0] && is_heif(data, size_bytes); i++)
+        if (memcmp(data + 8, brands[i], 4) == 0) return true;
+    return false;
 }
 
 /* A Windows cursor begins as a TGA does, so where its first image lies has to be right, too. */
@@ -171,8 +179,8 @@ struct file_kind effnet_file_kind(const void *data, size_t size_bytes)
             memmem(data, size_bytes < SEARCHED_WORD ? size_bytes : SEARCHED_WORD, second, strlen(second)))
             return signatures[i].kind;
     }
-    const char *heif = heif_image(data, size_bytes);
-    if (heif) return (struct file_kind){heif, FILE_IMAGE};
+    if (effnet_is_avif(data, size_bytes)) return (struct file_kind){"an AVIF image", FILE_IMAGE_READ};
+    if (is_heic(data, size_bytes)) return (struct file_kind){"a HEIC image", FILE_IMAGE};
     if (is_cursor(data, size_bytes)) return (struct file_kind){"a cursor (CUR)", FILE_IMAGE};
     if (is_onnx(data, size_bytes)) return (struct file_kind){"an ONNX model", FILE_ONNX};
     if (is_json(data, size_bytes)) return (struct file_kind){"a JSON file", FILE_OTHER};

@@ -2,7 +2,9 @@
 #ifndef EFFNET_COMMON_FILE_KIND_H
 #define EFFNET_COMMON_FILE_KIND_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum file_group {
     FILE_IMAGE_READ, /* an image of a format that effnet reads and that has a signature */
@@ -23,5 +25,8 @@ struct file_kind {
 
 /* What begins with data[0..size_bytes): as many bytes as there are, 64 KB will do. */
 struct file_kind effnet_file_kind(const void *data, size_t size_bytes);
+
+/* Whether a file of the HEIF family begins there whose brands say that it has an image in AV1. */
+bool effnet_is_avif(const uint8_t *data, size_t size_bytes);
 
 #endif

@@ -156,7 +156,7 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     const struct file_kind kind = effnet_file_kind(source->data, source->size_bytes);
     if (kind.what && kind.group != FILE_IMAGE_READ)
         return image_fail(source, "%s, which is not read", kind.what);
-    return image_fail(source, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP or TIFF image");
+    return image_fail(source, "not a PNG, JPEG, BMP, GIF, TGA, PNM, WebP, TIFF or AVIF image");
 }
 
 /* Turns the pixels, and what is said of them. Large ones want the memory that the file's bytes took. */

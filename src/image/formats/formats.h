@@ -23,6 +23,6 @@ struct image_format {
 const struct image_format *image_find_format(const uint8_t *data, size_t size_bytes);
 
 extern const struct image_format image_format_png, image_format_jpeg, image_format_bmp, image_format_gif,
-    image_format_pnm, image_format_webp, image_format_tiff, image_format_tga;
+    image_format_pnm, image_format_webp, image_format_tiff, image_format_avif, image_format_tga;
 
 #endif
