@@ -168,15 +168,15 @@ def changed(data, kind, old, new):
     return data[:where] + new + data[where + len(old):]
 
 
-def with_frames(data, copies):
-    """A file whose image has its only frame again and again, behind all that was there."""
+def with_frames(data, copies, first=False):
+    """A file whose image has its only frame again and again, behind all that was there or before the sequence header."""
     boxes = dict(boxes_of(data))
     obus = boxes[b"mdat"]
     place = struct.pack(">HII", 1, data.index(b"mdat") + 4, len(obus))  # of an item that has one extent
     assert obus[:3] == b"\x12\0\x0a" and place in boxes[b"meta"]  # a delimiter, the sequence header, then the frame
     frame = obus[4 + obus[3]:]
-    end = len(data)
-    return data.replace(place, struct.pack(">HII", 1, end + 8, len(obus) + copies * len(frame))) + box(b"mdat", obus + frame * copies)
+    longer = obus[:2] + frame * copies + obus[2:] if first else obus + frame * copies
+    return data.replace(place, struct.pack(">HII", 1, len(data) + 8, len(longer))) + box(b"mdat", longer)
 
 
 def test_frames_are_bounded(runner, decode, tmp_path):
@@ -185,7 +185,8 @@ def test_frames_are_bounded(runner, decode, tmp_path):
     data = avif(tmp_path, Image.new("RGB", (2000, 2000)))
     path.write_bytes(with_frames(data, 3))
     assert decode(path).shape == (2000, 2000, 3)
-    refused(runner, tmp_path, with_frames(data, 44), "too large, this AVIF's frames have more than the limit of 178956970 pixels")
+    for first in (False, True):  # a grid's tiles may have the header of another
+        refused(runner, tmp_path, with_frames(data, 44, first), "frames have more than the limit of 178956970 pixels")
 
 
 def test_size_is_checked_first(runner, sanitized, tmp_path):

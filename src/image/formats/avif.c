@@ -159,8 +159,22 @@ static avifResult convert(const avifImage *image, bool alpha, uint8_t *pixels)
     return result;
 }
 
-/* Colours of more than eight bits without alpha are converted from their upper eight, as libavif 1.0 and
- * later does. */
+/* Whether libavif 1.0 and later would convert the upper eight bits of each sample: colours of more bits,
+ * without alpha, by those matrices that libyuv has. */
+static bool upper_bits_count(const avifImage *image, bool alpha)
+{
+    if (image->depth == 8 || image->yuvFormat == AVIF_PIXEL_FORMAT_YUV400 || alpha) return false;
+    switch (image->matrixCoefficients) {
+    case AVIF_MATRIX_COEFFICIENTS_BT709:
+    case AVIF_MATRIX_COEFFICIENTS_UNSPECIFIED:
+    case AVIF_MATRIX_COEFFICIENTS_BT470BG:
+    case AVIF_MATRIX_COEFFICIENTS_BT601:
+    case AVIF_MATRIX_COEFFICIENTS_BT2020_NCL: return true;
+    default: return false;
+    }
+}
+
+/* As libavif 1.0 and later, for those before. */
 static avifResult convert_upper_bits(avifImage *image, uint8_t *rgb)
 {
     uint8_t *memory = malloc(3 * (size_t)image->width * image->height);
@@ -177,11 +191,11 @@ static int read_pixels(const struct image_source *source, avifDecoder *decoder, 
 {
     avifImage *image = decoder->image;
     const size_t pixels = (size_t)image->width * image->height;
-    const bool alpha = decoder->alphaPresent, colour = image->yuvFormat != AVIF_PIXEL_FORMAT_YUV400;
+    const bool alpha = decoder->alphaPresent;
     EFFNET_TRY(image_alloc(source, image->width, image->height, out));
     uint8_t *rgba = alpha ? malloc(pixels * 4) : NULL;
     if (alpha && !rgba) return effnet_fail_nomem(source->error, source->name, pixels * 4);
-    const avifResult result = image->depth > 8 && colour && !alpha
+    const avifResult result = AVIF_VERSION_MAJOR < 1 && upper_bits_count(image, alpha)
                                   ? convert_upper_bits(image, out->rgb)
                                   : convert(image, alpha, alpha ? rgba : out->rgb);
     if (alpha && result == AVIF_RESULT_OK) image_put_rgba(source, facts, rgba, pixels, out->rgb);

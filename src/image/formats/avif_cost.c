@@ -90,9 +90,8 @@ static void skip_operating_points(struct bits *bits)
     if (take_bits(bits, 1)) { /* timing_info_present_flag */
         take_bits(bits, 32);
         take_bits(bits, 32);
-        if (take_bits(bits,
-                      1)) { /* equal_picture_interval, then a number with as many bits as zeros before it */
-            int zeros = 0;
+        if (take_bits(bits, 1)) { /* equal_picture_interval */
+            int zeros = 0;        /* then a number with as many bits as zeros before it */
             while (zeros < 32 && bits->at / 8 < bits->span.size_bytes && !take_bits(bits, 1)) zeros++;
             if (zeros < 32) take_bits(bits, zeros);
         }
@@ -146,6 +145,7 @@ static uint64_t take_leb128(struct span *span)
 struct cost {
     uint64_t bytes, pixels;
     uint64_t most_pixels; /* of a frame */
+    uint64_t frames;      /* without a sequence header of their own: a grid's tiles may share one */
 };
 
 /* Adds the frames in a sequence of OBUs. */
@@ -159,7 +159,10 @@ static void add_frames(struct span obus, struct cost *cost)
         const uint64_t size_bytes = header & 2 ? take_leb128(&obus) : obus.size_bytes;
         if (size_bytes > obus.size_bytes) break;
         if (type == SEQUENCE_HEADER) a_frame = frame_pixels((struct span){obus.data, size_bytes});
-        if (type == FRAME_HEADER || type == FRAME || type == REPEATED_HEADER) cost->pixels += a_frame;
+        if (type == FRAME_HEADER || type == FRAME || type == REPEATED_HEADER) {
+            cost->pixels += a_frame;
+            cost->frames += a_frame == 0;
+        }
         if (a_frame > cost->most_pixels) cost->most_pixels = a_frame;
         obus.data += size_bytes;
         obus.size_bytes -= size_bytes;
@@ -168,7 +171,7 @@ static void add_frames(struct span obus, struct cost *cost)
 
 /* ---------------------------------------------------------------- the container */
 
-/* The boxes of `meta` that count here, without their headers; NULL data where there is none. */
+/* The boxes of `meta` that count here, without their headers; empty where there is none. */
 struct meta {
     struct span infos, places, idat;
     uint64_t list_bytes; /* of the longest list */
@@ -291,11 +294,17 @@ static int add_items(const struct image_source *source, const struct meta *meta,
          items--) {
         EFFNET_TRY(add_item(source, meta, &places, &list, cost));
         EFFNET_TRY(check_bytes(source, cost->bytes));
-        if (cost->pixels > MAX_AV1_PIXELS)
-            return image_fail(source, "too large, this AVIF's frames have more than the limit of %llu pixels",
-                              (unsigned long long)MAX_AV1_PIXELS);
     }
     return EFFNET_OK;
+}
+
+static int check_cost(const struct image_source *source, const struct cost *cost)
+{
+    if (cost->bytes == 0) return image_fail(source, "bad AVIF: no image in it");
+    /* Below 2^64: there are fewer frames than bytes, and none has more than 2^32 pixels. */
+    if (cost->pixels + cost->frames * cost->most_pixels <= MAX_AV1_PIXELS) return EFFNET_OK;
+    return image_fail(source, "too large, this AVIF's frames have more than the limit of %llu pixels",
+                      (unsigned long long)MAX_AV1_PIXELS);
 }
 
 int avif_check_cost(const struct image_source *source, uint64_t *most_pixels)
@@ -307,7 +316,8 @@ int avif_check_cost(const struct image_source *source, uint64_t *most_pixels)
     while (take_box(&boxes, &box)) {
         if (!is_type(box.type, "meta")) continue;
         if (box.cut) return image_fail_truncated(source);
-        struct meta meta = {0};
+        const struct span none = {source->data, 0};
+        struct meta meta = {none, none, none, 0};
         take(&box.content, 4); /* version and flags */
         read_meta(box.content, &meta);
         if (meta.list_bytes > MAX_LIST_BYTES)
@@ -317,5 +327,5 @@ int avif_check_cost(const struct image_source *source, uint64_t *most_pixels)
     }
     if (!complete) return image_fail_truncated(source);
     *most_pixels = cost.most_pixels;
-    return cost.bytes ? EFFNET_OK : image_fail(source, "bad AVIF: no image in it");
+    return check_cost(source, &cost);
 }
