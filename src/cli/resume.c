@@ -126,7 +126,8 @@ static int read_earlier(struct resume *resume, const char *options, bool go_on, 
         struct resume_record read;
         uint64_t sequence;
         if (!record_read(bytes + RESUME_HEADER_BYTES + i * RECORD_BYTES, &sequence, &read)) continue;
-        if (any && sequence < resume->sequence) continue;
+        if (sequence % RECORDS != (uint64_t)i) continue;                     /* it is written elsewhere */
+        if (any && (int64_t)(sequence + 1 - resume->sequence) < 0) continue; /* however sequences wrap */
         any = true;
         *record = read;
         resume->sequence = sequence + 1;
