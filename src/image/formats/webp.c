@@ -178,13 +178,12 @@ static int read_lossless(const struct image_source *source, const struct contain
     *cost = (struct webp_lossless_cost){0};
     for (size_t at = container->animated ? 0 : RIFF_HEADER_BYTES;
          !found && next_chunk(&container->pixels, &at, &name, &chunk);) {
-        const bool lossless = !memcmp(name, "VP8L", 4), alpha = !memcmp(name, "ALPH", 4);
-        const size_t start = lossless ? SIGNATURE_BYTES : 1;
-        found = lossless || !memcmp(name, "VP8 ", 4);
-        if (lossless || alpha) stream = (struct part){0};
-        if ((lossless || alpha) && chunk.size_bytes > start &&
-            (lossless || (*chunk.data & 3) == ALPHA_LOSSLESS))
-            stream = (struct part){chunk.data + start, chunk.size_bytes - start};
+        const bool pixels = !memcmp(name, "VP8L", 4);
+        const size_t start = pixels ? SIGNATURE_BYTES : 1;
+        found = pixels || !memcmp(name, "VP8 ", 4);
+        if (!pixels && memcmp(name, "ALPH", 4) != 0) continue;
+        const bool lossless = chunk.size_bytes > start && (pixels || (*chunk.data & 3) == ALPHA_LOSSLESS);
+        stream = lossless ? (struct part){chunk.data + start, chunk.size_bytes - start} : (struct part){0};
     }
     if (!found) return image_fail(source, "bad WebP: its header means nothing");
     if (!stream.data ||
