@@ -250,7 +250,8 @@ def test_refused(runner, tmp_path, content, reason):
 
 
 @pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
-@pytest.mark.parametrize("options", [{}, {"rows": 7}, {"tile": (16, 32)}, {"compression": DEFLATE, "pack": deflate}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rows": 7}, {"tile": (16, 32)}, {"compression": DEFLATE, "pack": deflate}],
+                         ids=["strip", "strips", "tiles", "deflate"])
 def test_cut_files_are_truncated(runner, tmp_path, big, options):
     """The directory comes behind the pixels."""
     data = rgb_tiff(big=big, **options)
