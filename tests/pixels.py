@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SEED = 20240607
-E_USAGE, E_DATA, E_NOINPUT = 1, 2, 3  # minus the statuses of include/effnet.h
+E_USAGE, E_DATA, E_NOINPUT, E_NOMEM = 1, 2, 3, 6  # minus the statuses of include/effnet.h
 
 
 def pillow_rgb(path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixels import E_DATA, assert_same, exif_block, pillow_rgb, smooth_image
+from pixels import E_DATA, E_NOMEM, assert_same, exif_block, pillow_rgb, smooth_image
 from test_formats import limited
 from test_webp import with_alpha
 
@@ -199,6 +199,9 @@ def test_size_is_checked_first(runner, sanitized, tmp_path):
         path.write_bytes(changed(data, b"ispe", size, struct.pack(">II", width, height)))
         done = limited(runner, sanitized, path, 400)
         assert done.returncode == E_DATA and reason in done.stderr.decode(), done.stderr
+    path.write_bytes(changed(data, b"ispe", size, struct.pack(">II", 6000, 4000)))  # to which it is scaled
+    if not sanitized:
+        assert limited(runner, sanitized, path, 400).returncode == E_NOMEM
     refused(runner, tmp_path, data, "too large, 300 x 200 is more than the limit of 59999 pixels", "--max-pixels", 59999)
 
 

@@ -63,6 +63,16 @@ static int fail(const struct image_source *source, const avifDecoder *decoder, a
     return image_fail(source, "bad AVIF: %s%s%s", words, details[0] ? ", " : "", details);
 }
 
+/* Before 1.0 libavif ends the process where it gets no memory: so there is to be enough before it begins. */
+static int check_room(const struct image_source *source, uint64_t size_bytes)
+{
+    if (AVIF_VERSION_MAJOR >= 1) return EFFNET_OK;
+    void *volatile room = malloc(size_bytes); /* volatile: or else compilers leave it out */
+    if (!room) return effnet_fail_nomem(source->error, source->name, size_bytes);
+    free(room);
+    return EFFNET_OK;
+}
+
 /* libaom keeps 13 bytes a pixel beside the planes, for colours and again for alpha. Planes count twice, since
  * a grid's tiles are copied and film grain is laid over a copy; samples of ten and twelve bits take two
  * bytes, and one more where eight bits are made of them. */
@@ -78,7 +88,7 @@ static int check_cost(const struct image_source *source, const avifDecoder *deco
     const uint64_t halves = 2 + chroma + (alpha ? 2 : 0); /* of samples a pixel */
     const uint64_t bytes = source->size_bytes +
                            pixels * ((alpha ? 26 : 13) + halves * sample_bytes + (alpha ? 7 : 3));
-    if (bytes <= MAX_KEPT_BYTES) return EFFNET_OK;
+    if (bytes <= MAX_KEPT_BYTES) return check_room(source, bytes);
     return image_fail(source, "too large, this AVIF of %u x %u takes %llu MB to decode; the limit is %llu",
                       image->width, image->height, (unsigned long long)bytes / 1000000,
                       (unsigned long long)MAX_KEPT_BYTES / 1000000);
