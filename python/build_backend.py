@@ -135,7 +135,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 def build_sdist(sdist_directory, config_settings=None):
     """The last commit's files."""
     name = f"effnet-{_version()}"
-    archive = Path(sdist_directory, f"{name}.tar.gz")
+    archive = Path(sdist_directory, f"{name}.tar.gz").resolve()
     with tempfile.TemporaryDirectory() as folder:
         metadata = Path(folder, "PKG-INFO")
         metadata.write_bytes(_metadata())
