@@ -4,9 +4,11 @@
     make wheel program weights
     .venv-python/bin/python python/measure.py [ROUNDS]
 
-Contenders take turns, and a ratio is taken within a round. Prints medians and, in brackets, the least and the most."""
+Contenders take turns, and a ratio is taken within a round. Prints medians and, in brackets, the least and the most; "of
+all" is the ratio of the sums."""
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,10 +29,10 @@ FILES, BATCH = 1000, 32
 
 START = """
 import time, numpy
-since = time.perf_counter()
+since, spent = time.perf_counter(), time.process_time()
 import effnet
 effnet.Model("lite1").session("cpu").classify("samples/maze.png")
-print(time.perf_counter() - since)
+print(time.perf_counter() - since, time.process_time() - spent)
 """
 STREAM = """
 import sys, effnet
@@ -40,30 +42,38 @@ for answer in session.classify_iter(sys.stdin.read().splitlines(), 1):
 """ % BATCH
 
 
-def seconds(work):
-    since = time.perf_counter()
+def processor_seconds():
+    """Of all threads, and of children that have ended: other load hardly shows in them."""
+    of = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in of)
+
+
+def timed(work):
+    """(seconds, seconds of processors)"""
+    since, spent = time.perf_counter(), processor_seconds()
     work()
-    return time.perf_counter() - since
+    return time.perf_counter() - since, processor_seconds() - spent
 
 
-def shown(values):
-    return f"{statistics.median(values):.4g} [{min(values):.4g} to {max(values):.4g}]"
+def shown(values, scale=1.0):
+    low, high = scale * min(values), scale * max(values)
+    return f"{scale * statistics.median(values):.4g} [{low:.4g} to {high:.4g}]"
 
 
 def compare(what, ours, theirs, rounds, warm=0):
-    """ours and theirs: functions that return seconds. Who begins changes from round to round."""
+    """Two functions, which take turns. Who begins changes from round to round."""
     times = {ours: [], theirs: []}
     for i in range(warm + rounds):
         for work in (ours, theirs) if i % 2 else (theirs, ours):
-            took = work()
+            took = timed(work)
             if i >= warm:
                 times[work].append(took)
-    ratios = [a / b for a, b in zip(times[ours], times[theirs], strict=True)]
-    medians = statistics.median(times[ours]) / statistics.median(times[theirs])
-    minima = min(times[ours]) / min(times[theirs])
-    ms = [shown([1e3 * t for t in times[work]]) for work in (ours, theirs)]
-    print(f"{what}: {ms[0]} against {ms[1]} ms, ratio {shown(ratios)}, of medians {medians:.4g}, of minima {minima:.4g}",
-          flush=True)
+    print(f"{what}, {rounds} rounds")
+    for i, kind in enumerate(("time", "processor time")):
+        mine, others = ([took[i] for took in times[work]] for work in (ours, theirs))
+        ratios = shown([a / b for a, b in zip(mine, others, strict=True)])
+        print(f"  {kind}: {shown(mine, 1e3)} against {shown(others, 1e3)} ms, ratio {ratios}, "
+              f"of all {sum(mine) / sum(others):.4g}", flush=True)
 
 
 def measure_logits(batch, rounds):
@@ -78,17 +88,20 @@ def measure_logits(batch, rounds):
         run = lib.effnet_session_run
         if not np.array_equal(session.logits(pixels), (run(*arguments), logits)[1]):
             sys.exit("other logits")
-        compare(f"session.logits, batch {batch}, against the C call", lambda: seconds(lambda: session.logits(pixels)),
-                lambda: seconds(lambda: run(*arguments)), rounds, warm=3)
-
-
-def start():
-    return float(subprocess.run([sys.executable, "-c", START], check=True, capture_output=True, text=True).stdout)
+        compare(f"session.logits, batch {batch}, against the C call", lambda: session.logits(pixels),
+                lambda: run(*arguments), rounds, warm=3)
 
 
 def process(command, files):
     names = "".join(f"{file}\n" for file in files)
     return subprocess.run(command, input=names, check=True, capture_output=True, text=True).stdout
+
+
+def measure_start(rounds):
+    starts = [[float(word) for word in process([sys.executable, "-c", START], []).split()] for _ in range(rounds)]
+    times, spent = zip(*starts, strict=True)
+    print(f"import and first answer, beyond numpy's import, {rounds} starts")
+    print(f"  time: {shown(times, 1e3)} ms\n  processor time: {shown(spent, 1e3)} ms", flush=True)
 
 
 def measure_files(folder, rounds):
@@ -102,19 +115,8 @@ def measure_files(folder, rounds):
     answers = [line.split()[1] for line in process(python, files).splitlines()]
     if answers != [line.split(",")[1] for line in process(program, files).splitlines()[1:]]:
         sys.exit("other answers")
-    what = f"{FILES} files by classify_iter, the whole process, against effnet classify"
-    processor = {python[0]: [], program[0]: []}  # seconds of all threads: other load hardly shows in them
-
-    def run(command):
-        before = os.times()
-        took = seconds(lambda: process(command, files))
-        after = os.times()
-        spent = after.children_user - before.children_user + after.children_system - before.children_system
-        processor[command[0]].append(spent)
-        return took
-
-    compare(what, lambda: run(python), lambda: run(program), rounds)
-    print(f"  processor time: {shown(processor[python[0]])} against {shown(processor[program[0]])} s")
+    compare(f"{FILES} files by classify_iter, the whole process, against effnet classify", lambda: process(python, files),
+            lambda: process(program, files), rounds)
 
 
 def main():
@@ -122,9 +124,8 @@ def main():
     os.environ["PYTHONPATH"] = str(PACKAGE)
     os.chdir(ROOT)
     measure_logits(1, 60 * rounds)
-    measure_logits(32, 6 * rounds)
-    starts = [1e3 * start() for _ in range(4 * rounds)]
-    print(f"import and first answer, beyond numpy's import: {shown(starts)} ms")
+    measure_logits(32, 10 * rounds)
+    measure_start(8 * rounds)
     with tempfile.TemporaryDirectory() as folder:
         measure_files(Path(folder), rounds)
 
