@@ -115,8 +115,8 @@ class Session:
         logits = np.empty((len(pixels), self.model.classes), np.float32)
         with self._state.alone() as session:
             if len(pixels):
-                run = lib.effnet_session_run
-                call(run, session, _memory("uint8_t[]", pixels), len(pixels), _memory("float[]", logits))
+                source, target = ffi.from_buffer("uint8_t[]", pixels), ffi.from_buffer("float[]", logits)
+                call(lib.effnet_session_run, session, source, len(pixels), target)
         return logits
 
     def classify(
@@ -152,7 +152,7 @@ class Session:
         crop = ffi.new("uint8_t[]", 3 * model.preprocessing.crop**2)
         blank = fit(image, "image 0", model._handle.preprocess, options, crop)
         logits = np.empty(model.classes, np.float32)
-        call(lib.effnet_session_run, session, crop, 1, _memory("float[]", logits))
+        call(lib.effnet_session_run, session, crop, 1, ffi.from_buffer("float[]", logits))
         return Prediction(0, image, None, logits, model.top_k(logits, k), blank)
 
     def classify_iter(
@@ -210,10 +210,6 @@ class Session:
     def __repr__(self) -> str:
         closed = "" if self._end.alive else ", closed"
         return f"<effnet.Session {self.model.network} on {self.backend} in {self.precision}, batch {self.batch}{closed}>"
-
-
-def _memory(kind: str, array: np.ndarray):
-    return ffi.from_buffer(kind, array)
 
 
 def _described(value) -> str:
