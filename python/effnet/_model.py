@@ -154,6 +154,7 @@ class Model:
         threads: int = 0,
         *,
         plan: str | None = None,
+        embeddings: bool = False,
     ) -> Session:
         """Makes the network ready on a device.
 
@@ -162,13 +163,14 @@ class Model:
         batch: images a pass through the network at most, 1 to 65536. 32 is good for many files; 1 answers soonest.
         threads: on the CPU; 0: as many as the process may use.
         plan: on a GPU, "auto" or "cudnn"; None is auto.
+        embeddings: the session hands these out, too: `Session.embeddings`, and `embedding` of a Prediction.
 
         Raises UnavailableError where the device cannot be had, OutOfMemoryError. Where "auto" takes the CPU although
         there is NVIDIA hardware, a RuntimeWarning says why.
         """
         from ._session import Session
 
-        return Session(self, device, precision, batch, threads, plan)
+        return Session(self, device, precision, batch, threads, plan, embeddings)
 
     def preprocess(
         self,

@@ -54,10 +54,10 @@ class Prediction:
     blank_without_alpha: all pixels have one colour, but the file's alpha, which was dropped, is not the same
         everywhere: what the image shows is in its alpha alone, and wants a `background`.
 
-    Reading `classes` or `logits` of an image that has no answer raises its `error`.
+    Reading `classes`, `logits` or `embedding` of an image that has no answer raises its `error`.
     """
 
-    __slots__ = ("_classes", "_logits", "blank_without_alpha", "error", "image", "index")
+    __slots__ = ("_classes", "_embedding", "_logits", "blank_without_alpha", "error", "image", "index")
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Prediction:
         logits: np.ndarray | None = None,
         classes: tuple[Class, ...] = (),
         blank_without_alpha: bool = False,
+        embedding: np.ndarray | None = None,
     ) -> None:
         self.index = index
         self.image = image
@@ -74,6 +75,7 @@ class Prediction:
         self.blank_without_alpha = blank_without_alpha
         self._logits = logits
         self._classes = classes
+        self._embedding = embedding
 
     @property
     def classes(self) -> tuple[Class, ...]:
@@ -89,6 +91,13 @@ class Prediction:
             raise self.error
         assert self._logits is not None
         return self._logits
+
+    @property
+    def embedding(self) -> np.ndarray | None:
+        """float32 [embedding_size], as `Session.embeddings` gives it; None: the session was made without them."""
+        if self.error is not None:
+            raise self.error
+        return self._embedding
 
     def __repr__(self) -> str:
         if self.error is not None:

@@ -71,14 +71,24 @@ class Session:
         notice: why "auto" did not take the GPU, and which options of a GPU alone went unused; or ""
         batch, threads: images a pass at most; threads on the CPU
         memory_bytes: activations, weights and workspaces that the session holds
+        embedding_size: numbers of an image's embedding; 0 where the session was made without `embeddings`
     """
 
     def __init__(
-        self, model: Model, device: str, precision: str | None, batch: int, threads: int, plan: str | None
+        self,
+        model: Model,
+        device: str,
+        precision: str | None,
+        batch: int,
+        threads: int,
+        plan: str | None,
+        embeddings: bool,
     ) -> None:
         options = ffi.new("struct effnet_session_options *", lib.effnet_session_defaults())
         words = [ffi.NULL if word is None else ffi.new("char[]", word.encode()) for word in (device, precision, plan)]
         options.device, options.precision, options.plan = words
+        if embeddings:
+            options.features = lib.EFFNET_FEATURES_POOLED
         try:
             options.max_batch, options.threads = batch, threads
         except OverflowError:
@@ -96,6 +106,7 @@ class Session:
         self.batch: int = info.max_batch
         self.threads: int = info.threads
         self.memory_bytes: int = info.memory_bytes
+        self.embedding_size: int = info.feature_count
         self._decoding_threads = threads
         if self.notice:
             warnings.warn(f"effnet: {self.notice}", RuntimeWarning, stacklevel=3)
@@ -108,16 +119,37 @@ class Session:
 
         Returns float32 [n][classes]. An image's logits do not depend on the other images, bit for bit.
         """
+        return self._run("logits", pixels, False)[0]
+
+    def embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        """Runs the network for what its classifier reads: the features that its last pooling gives.
+
+        pixels: as those of `logits`.
+
+        Returns float32 [n][embedding_size]. The session is one that was made with `embeddings`, else there is a
+        UsageError.
+        """
+        if not self.embedding_size:
+            raise UsageError("embeddings: the session was made without them: model.session(..., embeddings=True)")
+        return self._run("embeddings", pixels, True)[1]
+
+    def _run(self, what: str, pixels: np.ndarray, with_features: bool) -> tuple[np.ndarray, np.ndarray]:
         crop = self.model.preprocessing.crop
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (crop, crop, 3):
-            raise UsageError(f"logits of {_described(pixels)}: uint8 [n][{crop}][{crop}][3] is wanted")
+            raise UsageError(f"{what} of {_described(pixels)}: uint8 [n][{crop}][{crop}][3] is wanted")
         pixels = np.ascontiguousarray(pixels)
-        logits = np.empty((len(pixels), self.model.classes), np.float32)
+        n = len(pixels)
+        logits = np.empty((n, self.model.classes), np.float32)
+        features = np.empty((n, self.embedding_size if with_features else 0), np.float32)
         with self._state.alone() as session:
-            if len(pixels):
+            if n:
                 source, target = ffi.from_buffer("uint8_t[]", pixels), ffi.from_buffer("float[]", logits)
-                call(lib.effnet_session_run, session, source, len(pixels), target)
-        return logits
+                if with_features:
+                    embedded = ffi.from_buffer("float[]", features)
+                    call(lib.effnet_session_run_features, session, source, n, target, embedded)
+                else:
+                    call(lib.effnet_session_run, session, source, n, target)
+        return logits, features
 
     def classify(
         self,
@@ -152,8 +184,13 @@ class Session:
         crop = ffi.new("uint8_t[]", 3 * model.preprocessing.crop**2)
         blank = fit(image, "image 0", model._handle.preprocess, options, crop)
         logits = np.empty(model.classes, np.float32)
-        call(lib.effnet_session_run, session, crop, 1, ffi.from_buffer("float[]", logits))
-        return Prediction(0, image, None, logits, model.top_k(logits, k), blank)
+        embedding = np.empty(self.embedding_size, np.float32) if self.embedding_size else None
+        target = ffi.from_buffer("float[]", logits)
+        if embedding is None:
+            call(lib.effnet_session_run, session, crop, 1, target)
+        else:
+            call(lib.effnet_session_run_features, session, crop, 1, target, ffi.from_buffer("float[]", embedding))
+        return Prediction(0, image, None, logits, model.top_k(logits, k), blank, embedding)
 
     def classify_iter(
         self,

@@ -108,27 +108,34 @@ class Feed:
             self.changed.notify_all()
 
 
+def _copy(floats, count: int) -> np.ndarray:
+    return np.frombuffer(ffi.buffer(floats, 4 * count), np.float32).copy()
+
+
 class Result:
     """An item's result, copied out of the library's memory."""
 
-    __slots__ = ("blank_without_alpha", "error", "image", "index", "logits")
+    __slots__ = ("blank_without_alpha", "embedding", "error", "image", "index", "logits")
 
-    def __init__(self, result, item: Item, classes: int) -> None:
+    def __init__(self, result, item: Item, classes: int, embedding_size: int) -> None:
         self.index: int = result.index
         self.image = item.image
         self.blank_without_alpha: bool = result.blank_without_alpha
         self.error: Error | None = item.error
         self.logits: np.ndarray | None = None
+        self.embedding: np.ndarray | None = None
         if self.error is None and result.status:
             self.error = error_of(result.error)
         elif self.error is None:
-            self.logits = np.frombuffer(ffi.buffer(result.logits, 4 * classes), np.float32).copy()
+            self.logits = _copy(result.logits, classes)
+            if embedding_size:
+                self.embedding = _copy(result.features, embedding_size)
 
     def predict(self, model: Model, k: int) -> Prediction:
         if self.logits is None:
             return Prediction(self.index, self.image, self.error)
         top = model.top_k(self.logits, k)
-        return Prediction(self.index, self.image, None, self.logits, top, self.blank_without_alpha)
+        return Prediction(self.index, self.image, None, self.logits, top, self.blank_without_alpha, self.embedding)
 
 
 class Pipeline:
@@ -142,6 +149,7 @@ class Pipeline:
         self._ending = Lock()  # around closing, outside of the other
         self._results = 0
         self._classes: int = lib.effnet_model_get_info(model).classes
+        self._embedding_size: int = lib.effnet_session_get_info(session).feature_count
         self._feed = Feed(images, options)
         self._source = ffi.callback("effnet_source", self._feed.give, error=lib.EFFNET_E_INTERNAL)
         self._pointer = ffi.NULL
@@ -178,7 +186,7 @@ class Pipeline:
         if not out[0]:
             return None
         self._results += 1
-        return Result(out[0], self._feed.take_back(out[0].index), self._classes)
+        return Result(out[0], self._feed.take_back(out[0].index), self._classes, self._embedding_size)
 
     def close(self) -> None:
         """Ends it, also while another thread waits for a result. The iterable is not waited for."""

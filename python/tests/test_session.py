@@ -84,6 +84,29 @@ def test_logits_are_the_command_lines(program, tiny, model, photos, tmp_path, de
         assert np.array_equal([a.logits for a in session.classify_iter(photos)], expected)
 
 
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_embeddings_are_the_command_lines(program, tiny, model, photos, tmp_path, device):
+    done = program("classify", "-m", tiny, "--device", device, "-b", 4, "--embeddings", tmp_path / "to.npy", *photos)
+    assert done.returncode == 0, done.stderr
+    expected = np.load(tmp_path / "to.npy")
+    with model.session(device, batch=4, embeddings=True) as session:
+        pixels = model.preprocess(photos)
+        embeddings = session.embeddings(pixels)
+        assert embeddings.dtype == np.float32 and embeddings.shape == (12, session.embedding_size)
+        assert np.array_equal(embeddings, expected)
+        assert session.embeddings(pixels[:0]).shape == (0, session.embedding_size)
+        assert np.array_equal([session.classify(photo)[0].embedding for photo in photos], expected)
+        for answers in (session.classify(photos), session.classify_iter(photos)):
+            assert np.array_equal([a.embedding for a in answers], expected)
+        with pytest.raises(effnet.UsageError, match="embeddings of an array of type float32"):
+            session.embeddings(pixels.astype(np.float32))
+        with model.session(device, batch=4) as plain:
+            assert np.array_equal(session.logits(pixels), plain.logits(pixels))
+            assert plain.embedding_size == 0 and plain.classify(photos[0])[0].embedding is None
+            with pytest.raises(effnet.UsageError, match="made without them"):
+                plain.embeddings(pixels)
+
+
 def test_classes_are_the_command_lines(program, tiny, session, photos):
     rows = csv_rows(program("classify", "-m", tiny, "--device", "cpu", "-b", 4, "-k", 3, "--format", "csv", *photos))
     assert [as_row(name, a) for name, a in zip(photos, session.classify(photos, 3), strict=True)] == rows
