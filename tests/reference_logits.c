@@ -12,10 +12,10 @@ static void *checked(void *memory)
 
 float *reference_logits(const effnet_model *model, const uint8_t *pixels, int n)
 {
-    return reference_output(model, pixels, n, effnet_model_get_info(model)->layer_count - 1);
+    return reference_layer_output(model, pixels, n, effnet_model_get_info(model)->layer_count - 1);
 }
 
-float *reference_output(const effnet_model *model, const uint8_t *pixels, int n, int kept)
+float *reference_layer_output(const effnet_model *model, const uint8_t *pixels, int n, int kept)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
     float **outputs = checked(calloc((size_t)info->layer_count, sizeof *outputs));

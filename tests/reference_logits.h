@@ -8,6 +8,6 @@
  * Ends the program on a failure. */
 float *reference_logits(const effnet_model *model, const uint8_t *pixels, int n);
 /* The same of layer `kept`: [n] of its output. */
-float *reference_output(const effnet_model *model, const uint8_t *pixels, int n, int kept);
+float *reference_layer_output(const effnet_model *model, const uint8_t *pixels, int n, int kept);
 
 #endif

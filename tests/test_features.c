@@ -154,7 +154,7 @@ static void check(const effnet_model *model, enum effnet_features kind, const ch
     s.features = poisoned(s.count);
     assert_int_equal(effnet_session_run_features(session, s.pixels, IMAGES, s.logits, s.features, NULL),
                      EFFNET_OK);
-    float *expected = reference_output(model, s.pixels, IMAGES, source);
+    float *expected = reference_layer_output(model, s.pixels, IMAGES, source);
     check_near(&s, expected, allowance);
     check_other_ways(&s, session);
     if (kind == EFFNET_FEATURES_MAP && last->inputs[0] == pool)

@@ -1,7 +1,7 @@
 /* Any bytes as what a killed run of `effnet classify` left: its resume file and partial outputs. A run goes
  * on from there, and another after that, or each is refused. Input: two records of RECORD_VALUES numbers for
  * a resume file with right sums and options, or with FLAG_RAW the whole file; then as many bytes as the
- * partial output has; then how many rows the array has, and flags. */
+ * partial output has; then how many rows the arrays have, and flags. */
 #include "cli/classify.h"
 #include "common/hash.h"
 #include "common/npy.h"
@@ -23,6 +23,8 @@ enum {
     FLAG_LOGITS = 4,
     FLAG_NO_PARTIAL = 8,
     FLAG_NO_ARRAY = 16,
+    FLAG_EMBEDDINGS = 32,
+    MOST_COLUMNS = 256,
 };
 
 #define MOST_ITEMS                                                                                           \
@@ -31,13 +33,16 @@ enum {
 static char folder[] = "/dev/shm/effnet-fuzz-XXXXXX";
 static char genuine[FILE_BYTES]; /* a resume file of this run's options */
 static effnet_model *model;
+static const char *const arrays[ARRAYS] = {"out.npy", "embeddings.npy"}, *const partial_arrays[ARRAYS] = {
+                                                                             "out.npy.partial",
+                                                                             "embeddings.npy.partial"};
 static struct classify_options options = {
     .format = "text", .scores = "probabilities", .inputs.shard = {1, 1}, .output = "out"};
 
 static void remove_all(void)
 {
     unlink("out"), unlink("out.partial"), unlink("out.resume");
-    unlink("out.npy"), unlink("out.npy.partial");
+    for (int i = 0; i < ARRAYS; i++) unlink(arrays[i]), unlink(partial_arrays[i]);
 }
 
 static void write_file(const char *name, const void *data, size_t size)
@@ -61,9 +66,11 @@ static void leave_folder(void)
 /* One more item, then what a run does as it is interrupted. */
 static void go_on(struct classify_files *files)
 {
-    const float logits[11] = {0};
-    CHECK(files->classes == 11 && fputs("line\n", files->results.file) >= 0);
-    CHECK(!classify_files_add_row(files, logits));
+    static const float row[MOST_COLUMNS];
+    const struct effnet_result result = {.logits = row, .features = row};
+    for (int i = 0; i < ARRAYS; i++) CHECK(files->columns[i] <= MOST_COLUMNS);
+    CHECK(fputs("line\n", files->results.file) >= 0);
+    CHECK(!classify_files_add_rows(files, &result));
     files->record.items++;
     CHECK(!classify_files_note(files, true));
 }
@@ -77,7 +84,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* The header depends on whether there is an array. */
+/* The header depends on which arrays there are. */
 static void make_genuine(void)
 {
     struct classify_files files = {0};
@@ -123,8 +130,11 @@ static void check_sizes(const struct classify_files *files)
     const struct resume_record *record = &files->record;
     CHECK(record->items >= 0 && record->rows >= 0 && record->rows <= record->items);
     CHECK(size_of("out.partial") == record->bytes);
-    const int64_t array = NPY_HEADER_BYTES + record->rows * 11 * (int64_t)sizeof(float);
-    if (options.logits) CHECK(!record->rows || size_of("out.npy.partial") == array);
+    for (int i = 0; i < ARRAYS; i++) {
+        const int64_t row_bytes = files->columns[i] * (int64_t)sizeof(float);
+        if (!options.arrays[i] || !record->rows) continue;
+        CHECK(size_of(partial_arrays[i]) == NPY_HEADER_BYTES + record->rows * row_bytes);
+    }
 }
 
 /* Two runs that go on, each by one item; then all is done. */
@@ -154,7 +164,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2) return 0;
     const uint8_t flags = data[--size], rows = data[--size];
-    options.logits = flags & FLAG_LOGITS ? "out.npy" : NULL;
+    options.arrays[ARRAY_LOGITS] = flags & FLAG_LOGITS ? arrays[ARRAY_LOGITS] : NULL;
+    options.arrays[ARRAY_EMBEDDINGS] = flags & FLAG_EMBEDDINGS ? arrays[ARRAY_EMBEDDINGS] : NULL;
     options.resume = false;
     make_genuine();
     options.resume = flags & FLAG_RESUME;
@@ -166,9 +177,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memset(results, 'x', left);
         write_file("out.partial", results, left);
     }
-    if (options.logits && !(flags & FLAG_NO_ARRAY)) {
-        static const char array[NPY_HEADER_BYTES + 255 * 11 * sizeof(float)];
-        write_file("out.npy.partial", array, rows ? NPY_HEADER_BYTES + rows * 11 * sizeof(float) : 0);
+    for (int i = 0; i < ARRAYS && !(flags & FLAG_NO_ARRAY); i++) {
+        static const char array[NPY_HEADER_BYTES + 255 * MOST_COLUMNS * sizeof(float)];
+        const struct effnet_model_info *info = effnet_model_get_info(model);
+        const int columns = i == ARRAY_LOGITS ? info->classes : info->feature_channels;
+        if (options.arrays[i])
+            write_file(partial_arrays[i], array,
+                       rows ? NPY_HEADER_BYTES + rows * (size_t)columns * sizeof(float) : 0);
     }
     run();
     remove_all();
