@@ -24,7 +24,7 @@
 #endif
 #endif
 
-enum { ROUNDS = 35, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
+enum { ROUNDS = 35, STREAM_ROUNDS = 8, IMAGES = 3, CLASSES = 11, CHILD_SECONDS = 60 };
 
 /* The leak sanitizer asks this when a process ends. In a child it finds what OpenMP kept for the parent's
  * threads, which are not there to free it. */
@@ -388,7 +388,7 @@ static void test_stream(void **state)
     assert_int_equal(effnet_pipeline_start(stream.pipeline, f.session, NULL), EFFNET_OK);
     assert_int_equal(pthread_create(&taker, NULL, take_results, &stream), 0);
     uint64_t random = random_seed("stream", 84);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < STREAM_ROUNDS; round++) {
         usleep((useconds_t)random_int(&random, 0, 3000));
         in_child(child_close_stream, &stream);
     }
