@@ -225,6 +225,21 @@ def test_alpha_of_few_bits(decode, tmp_path):
     assert_same(decode(path, "--background", "ffffff"), np.repeat((grey * alpha + 255 * (255 - alpha) + 127) // 255, 3, axis=2))
 
 
+@pytest.mark.parametrize("planes", [False, True], ids=["packed", "planes"])
+def test_colours_of_few_bits(decode_all, tmp_path, planes):
+    """Pillow reads those of 8 and 16 bits alone. The largest sample is 255, whatever its bits."""
+    paths, wanted = [], []
+    for bits in (1, 2, 4, 12):
+        for photometric, channels in ((RGB, 3), (INKS, 4)):
+            samples = noise(bits, channels)
+            paths.append(tmp_path / f"{bits}-{channels}.tif")
+            paths[-1].write_bytes(tiff_bytes(samples, bits, photometric, planes=planes))
+            full = samples >> 4 if bits == 12 else samples * 255 // ((1 << bits) - 1)
+            wanted.append(full if photometric == RGB else ((255 - full[:, :, :3]) * (255 - full[:, :, 3:]) + 127) // 255)
+    for pixels, expected in zip(decode_all(paths), wanted):
+        assert_same(pixels, expected)
+
+
 # ---------------------------------------------------------------- what is refused
 
 FORMAT = 339  # of samples

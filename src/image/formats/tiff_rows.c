@@ -46,19 +46,28 @@ void tiff_unpack(const uint8_t *packed, int bits, size_t count, uint8_t *samples
         unpack_small(packed, (unsigned)bits, count, samples);
 }
 
-/* Inks as Pillow mixes them: each takes its part of what black leaves, rounded to the nearest. */
-static void put_inks(const uint8_t *inks, uint8_t *rgb)
+/* A sample of fewer than 8 bits, from 0 to 255. */
+static uint8_t scale(const struct tiff_pixel *pixel, uint8_t sample)
 {
-    const int light = 255 - inks[3];
-    for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(((255 - inks[c]) * light + 127) / 255);
+    return pixel->bits < 8 ? (uint8_t)(sample * 255 / ((1 << pixel->bits) - 1)) : sample;
+}
+
+/* Inks as Pillow mixes them: each takes its part of what black leaves, rounded to the nearest. */
+static void put_inks(const struct tiff_pixel *pixel, const uint8_t *inks, uint8_t *rgb)
+{
+    const int light = 255 - scale(pixel, inks[3]);
+    for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(((255 - scale(pixel, inks[c])) * light + 127) / 255);
 }
 
 static void put_colour(const struct tiff_pixel *pixel, const uint8_t *samples, uint8_t *rgb)
 {
     switch (pixel->kind) {
     case TIFF_TABLE: memcpy(rgb, pixel->table[samples[0]], 3); break;
-    case TIFF_COLOURS: memcpy(rgb, samples, 3); break;
-    case TIFF_INKS: put_inks(samples, rgb); break;
+    case TIFF_COLOURS:
+        memcpy(rgb, samples, 3);
+        for (int c = 0; c < 3 && pixel->bits < 8; c++) rgb[c] = scale(pixel, samples[c]);
+        break;
+    case TIFF_INKS: put_inks(pixel, samples, rgb); break;
     }
 }
 
@@ -82,12 +91,11 @@ void tiff_put_row(const struct image_source *source, const struct tiff_pixel *pi
         return;
     }
     const int alpha_at = tiff_samples_used(pixel) - 1;
-    const int full = pixel->bits < 8 ? (1 << pixel->bits) - 1 : 255;
     for (size_t i = 0; i < count; i += AT_A_TIME) {
         const size_t pixels = count - i < AT_A_TIME ? count - i : AT_A_TIME;
         for (size_t k = 0; k < pixels; k++, samples += stride) {
             put_colour(pixel, samples, rgba[k]);
-            rgba[k][3] = (uint8_t)(samples[alpha_at] * 255 / full);
+            rgba[k][3] = scale(pixel, samples[alpha_at]);
             if (pixel->alpha == TIFF_MULTIPLIED_ALPHA) divide(rgba[k]);
         }
         image_put_rgba(source, facts, rgba[0], pixels, rgb + 3 * i);
