@@ -123,13 +123,16 @@ static int64_t find_large(const struct effnet_pipeline *p, const struct record *
     return status.st_size < budget ? (int64_t)status.st_size : budget;
 }
 
-static void begin_large(struct effnet_pipeline *p, int64_t size_bytes)
+/* False: the pipeline stops, and the file is not wanted any more. */
+static bool begin_large(struct effnet_pipeline *p, int64_t size_bytes)
 {
     pthread_mutex_lock(&p->lock);
     while (p->large_bytes + size_bytes > large_budget(p) && !p->stop)
         pthread_cond_wait(&p->large_done, &p->lock);
-    p->large_bytes += size_bytes;
+    const bool begun = !p->stop;
+    if (begun) p->large_bytes += size_bytes;
     pthread_mutex_unlock(&p->lock);
+    return begun;
 }
 
 static void end_large(struct effnet_pipeline *p, struct image_workspace *reader, int64_t size_bytes)
@@ -145,7 +148,7 @@ static void do_item(struct effnet_pipeline *p, struct record *record, struct ima
 {
     int status = record->error.status;
     const int64_t large_bytes = status ? 0 : find_large(p, record);
-    if (large_bytes) begin_large(p, large_bytes);
+    if (large_bytes && !begin_large(p, large_bytes)) return;
     if (!status && !record->data) {
         double since_us = effnet_clock_us();
         status = image_workspace_read(reader, record->name, &p->options.image, &record->error);
