@@ -14,8 +14,8 @@ From an image to an answer there are three steps, which can be called alone:
     best = model.top_k(logits[0], k=3)              # three Class(index, id, name, logit, probability)
 
 An image (`effnet.Image`) is the path of a file, the bytes of an encoded file, pixels as a uint8 array
-[height][width][3], or an image of Pillow's. PNG, JPEG, BMP, GIF, TGA, PNM and WebP are read, and become the same pixels
-and the same logits as with the program `effnet`.
+[height][width][3], or an image of Pillow's. PNG, JPEG, BMP, GIF, TGA, PNM, WebP, TIFF and AVIF are read, and become the
+same pixels and the same logits as with the program `effnet`.
 
 Many images go through `classify_iter`, which reads, decodes and computes in threads, in bounded memory however many there
 are, and hands out an answer for each, also for one that fails:
@@ -27,8 +27,8 @@ are, and hands out an answer for each, also for one that fails:
 Threads: the interpreter's lock is released wherever something is computed, decoded or waited for. A model may be shared by
 threads. A session may, too: its calls wait for each other.
 
-Errors: every exception is an `effnet.Error`, has one line that names the file and the reason, and `status`, the library's
-enum effnet_status:
+Errors: what goes wrong is an `effnet.Error`, has one line that names the file and the reason, and `status`, the library's
+enum effnet_status. Arguments of a wrong type may get Python's own TypeError or BufferError.
 
     class              status  also an        when
     UsageError             -1  ValueError     an argument is wrong; something closed is used

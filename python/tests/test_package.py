@@ -57,10 +57,13 @@ def test_tag_and_record(wheel):
 
 
 def test_documented_libraries(root, package):
-    """What the wheel's library wants of the system, beyond what all programs there want, is in docs/python.md."""
+    """What the wheel's library wants of the system, beyond what all programs there want, is in docs/python.md, and so is
+    what an image may make it load."""
     out = output("readelf", "-d", package / "effnet/libeffnet.so")
     needed = set(re.findall(r"\(NEEDED\).*\[(lib\w+?)\d*\.so", out)) - {"libc", "libm", "libgcc_s"}
-    assert "libpng" in needed
+    for path in (root / "src/image/formats").glob("*.c"):
+        needed.update(re.findall(r'\.name = "(lib\w+)"', path.read_text()))
+    assert {"libpng", "libwebp"} <= needed
     text = (root / "docs/python.md").read_text()
     for name in needed:
         assert re.search(rf"\b{name}\b", text), name
@@ -136,7 +139,7 @@ def test_everything_public_is_typed():
 def test_help_is_a_manual():
     text = pydoc.plain(pydoc.render_doc(effnet))
     for said in ("class Session(", "classify_iter(", "uint8 [n][crop][crop][3]", "UsageError             -1", "devices()",
-                 "lock is released"):
+                 "lock is released", "WebP, TIFF and AVIF are read"):
         assert said in text, said
 
 
