@@ -23,7 +23,7 @@ struct image_library {
  * the library and its package. Any number of threads may call it. */
 int image_library_load(struct image_library *library, const struct image_source *source);
 
-/* For a build without the library: "NAME: KIND, which LIBRARY reads; this build has none". */
+/* For a build without the library: "NAME: KIND, which LIBRARY reads; this build is without it". */
 int image_fail_left_out(const struct image_source *source, const char *kind, const char *library);
 
 /* A struct of pointers to the functions of a list F(name) F(name)..., and their names. */
