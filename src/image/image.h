@@ -27,6 +27,10 @@
 /* What a file may have beside the pixels: profiles, text, thumbnails. */
 #define IMAGE_METADATA_BYTES (64 << 20)
 
+/* Where a decoder's library needs memory beside the pixels: the most that the file, the pixels and that come
+ * to. */
+#define IMAGE_DECODING_BYTES INT64_C(1130000000)
+
 /* Memory that is kept from image to image. */
 struct image_buffer {
     uint8_t *data;

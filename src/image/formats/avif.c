@@ -49,9 +49,6 @@ static struct image_library library = {.kind = "an AVIF image",
                                        .names = avif_names,
                                        .lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* The file, the pixels, and what is kept beside them. */
-#define MAX_KEPT_BYTES UINT64_C(1130000000)
-
 static int fail(const struct image_source *source, const avifDecoder *decoder, avifResult result)
 {
     if (result == AVIF_RESULT_OUT_OF_MEMORY)
@@ -88,10 +85,10 @@ static int check_cost(const struct image_source *source, const avifDecoder *deco
     const uint64_t halves = 2 + chroma + (alpha ? 2 : 0); /* of samples a pixel */
     const uint64_t bytes = source->size_bytes +
                            pixels * ((alpha ? 26 : 13) + halves * sample_bytes + (alpha ? 7 : 3));
-    if (bytes <= MAX_KEPT_BYTES) return check_room(source, bytes);
+    if (bytes <= IMAGE_DECODING_BYTES) return check_room(source, bytes);
     return image_fail(source, "too large, this AVIF of %u x %u takes %llu MB to decode; the limit is %llu",
                       image->width, image->height, (unsigned long long)bytes / 1000000,
-                      (unsigned long long)MAX_KEPT_BYTES / 1000000);
+                      (unsigned long long)IMAGE_DECODING_BYTES / 1000000);
 }
 
 /* Turned by `angle` times 90 degrees against the clock, then mirrored: 0 top and bottom, 1 left and right. */

@@ -7,8 +7,8 @@
  * file is refused as truncated, wherever its end marker is. One thing is let pass: a restart marker may be
  * lost, and damage may make a few intervals between the markers short.
  *
- * What a file may cost is bounded by MAX_KEPT_BYTES and, where all pixels come in one scan, by the pixel
- * limit: each block of 8x8 takes a bit or two of the file's data. With several scans each goes over the
+ * What a file may cost is bounded by IMAGE_DECODING_BYTES and, where all pixels come in one scan, by the
+ * pixel limit: each block of 8x8 takes a bit or two of the file's data. With several scans each goes over the
  * image again, be it a few bytes long, and arithmetic code can pack a block in nothing; there MAX_WORK
  * counts. Together they keep any file below 10 s and 1.2 GB on one core of 2020 or later. */
 #include <setjmp.h>
@@ -22,10 +22,6 @@
 
 #include "common/error.h"
 #include "image/formats/jpeg.h"
-
-/* The file, the pixels, and what is kept beside them: the coefficients of all scans (two bytes a sample)
- * or, once these are gone, the pixels turned upright. */
-#define MAX_KEPT_BYTES INT64_C(1130000000)
 
 /* Blocks that all scans may visit; a visit takes up to 40 ns. The largest progressive images within the
  * other limits, of 4 million blocks, a dozen scans and 40 MB, take half of it. */
@@ -323,14 +319,16 @@ static void check_cost(struct job *job)
         blocks += columns * rows;
     }
     int64_t pixel_bytes = (int64_t)jpeg->image_width * jpeg->image_height * 3;
+    /* What is kept beside the pixels: the coefficients of all scans or, once these are gone, the pixels
+     * turned upright. */
     int64_t coefficient_bytes = several_scans ? blocks * (int64_t)sizeof(JBLOCK) : 0;
     int64_t turned_bytes = job->facts->orientation > 1 ? pixel_bytes : 0;
     int64_t kept_bytes = file_bytes + pixel_bytes;
     kept_bytes += coefficient_bytes > turned_bytes ? coefficient_bytes : turned_bytes;
-    if (kept_bytes > MAX_KEPT_BYTES)
+    if (kept_bytes > IMAGE_DECODING_BYTES)
         REFUSE(job, "too large, this JPEG of %u x %u takes %lld MB to decode; the limit is %lld",
                jpeg->image_width, jpeg->image_height, (long long)kept_bytes / 1000000,
-               (long long)MAX_KEPT_BYTES / 1000000);
+               (long long)IMAGE_DECODING_BYTES / 1000000);
     if (jpeg->arith_code && file_bytes > MAX_ARITHMETIC_BYTES)
         REFUSE(job, "too large, %lld bytes of arithmetic code; the limit is %d", (long long)file_bytes,
                MAX_ARITHMETIC_BYTES);

@@ -4,7 +4,8 @@
  *
  * A file may name the same bytes for many strips, and tiles that are larger than the image. So what it costs
  * is bounded before the first pixel: the bytes that come out (image_check_unpacked), the bytes that go in,
- * the number of strips or tiles, the scans of JPEG streams, and what is in memory at a time (MAX_KEPT_BYTES).
+ * the number of strips or tiles, the scans of JPEG streams, and what is in memory at a time
+ * (IMAGE_DECODING_BYTES).
  */
 #include "image/formats/formats.h"
 
@@ -24,9 +25,6 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 #include "image/formats/tiff_cost.h"
 #include "image/formats/tiff_library.h"
 #include "image/formats/tiff_rows.h"
-
-/* The file, the pixels, and what is kept beside them. */
-#define MAX_KEPT_BYTES UINT64_C(1130000000)
 
 /* Strips or tiles; one takes up to 20 us, however small it is. */
 enum { MAX_BLOCKS = 1 << 18 };
@@ -293,11 +291,11 @@ static int check_cost(struct job *job, uint64_t directory_bytes)
     job->planes_bytes = job->separate ? width * height * planes : 0;
     const uint64_t bytes = source->size_bytes + directory_bytes + job->packed_bytes + job->row_bytes +
                            job->planes_bytes + decoder_bytes(job, block_bytes) + 3 * width * height;
-    if (bytes > MAX_KEPT_BYTES)
+    if (bytes > IMAGE_DECODING_BYTES)
         return image_fail(source,
                           "too large, this TIFF of %lld x %lld takes %llu MB to decode; the limit is %llu",
                           (long long)width, (long long)height, (unsigned long long)bytes / 1000000,
-                          (unsigned long long)MAX_KEPT_BYTES / 1000000);
+                          (unsigned long long)IMAGE_DECODING_BYTES / 1000000);
 
     const uint64_t unpacked_bytes = job->tiled ? blocks * block_bytes : planes * height * row_bytes;
     EFFNET_TRY(image_check_unpacked(source, unpacked_bytes));
@@ -400,10 +398,10 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     struct tiff_directory directory;
     EFFNET_TRY(tiff_load(source));
     EFFNET_TRY(tiff_read_directory(source, &directory));
-    if (source->size_bytes + directory.memory_bytes > MAX_KEPT_BYTES)
+    if (source->size_bytes + directory.memory_bytes > IMAGE_DECODING_BYTES)
         return image_fail(source, "too large, this TIFF's directory takes %llu MB",
                           (unsigned long long)directory.memory_bytes / 1000000);
-    int status = tiff_open(&job.stream, MAX_KEPT_BYTES, &job.file);
+    int status = tiff_open(&job.stream, IMAGE_DECODING_BYTES, &job.file);
     if (!status) status = read_image(&job, &directory);
     if (job.file) tiff.TIFFClose(job.file);
     free(job.packed);

@@ -34,9 +34,6 @@ static struct image_library library = {.kind = "a WebP image",
                                        .names = webp_names,
                                        .lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* The file, the pixels, and what libwebp keeps beside them. */
-#define MAX_KEPT_BYTES INT64_C(1130000000)
-
 /* libwebp's tables of a group of prefix codes. So many groups fit a processor's caches; where there are more,
  * each change to another one costs about a microsecond. */
 enum { GROUP_BYTES = 20600, GROUPS_IN_CACHE = 64, MAX_CHANGES = 3000000 };
@@ -207,11 +204,11 @@ static int check_cost(const struct image_source *source, const struct container 
     int64_t frame = whole && !container->alpha ? 0 : pixels * (container->alpha ? 4 : 3);
     int64_t bytes = (int64_t)source->size_bytes + pixels * inside + cost.groups * GROUP_BYTES +
                     4 * cost.small_pixels + frame + 3 * canvas;
-    if (bytes > MAX_KEPT_BYTES)
+    if (bytes > IMAGE_DECODING_BYTES)
         return image_fail(source,
                           "too large, this WebP of %lld x %lld takes %lld MB to decode; the limit is %lld",
                           (long long)container->width, (long long)container->height,
-                          (long long)bytes / 1000000, (long long)MAX_KEPT_BYTES / 1000000);
+                          (long long)bytes / 1000000, (long long)IMAGE_DECODING_BYTES / 1000000);
     if (cost.groups <= GROUPS_IN_CACHE || cost.changes <= MAX_CHANGES) return EFFNET_OK;
     return image_fail(source,
                       "too complex, this WebP of %lld groups of codes changes %lld times from one to "
