@@ -123,8 +123,8 @@ endif
 ifeq ($(HAVE_AVIF),1)
 ALL_CFLAGS += -DEFFNET_HAVE_AVIF
 endif
-LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c,%/jpeg_turbo.c) $(if $(HAVE_TIFF),,%/tiff_library.c \
-	%/tiff_cost.c %/tiff_rows.c) $(if $(HAVE_AVIF),,%/avif_cost.c),$(LIB_SOURCES))
+LIB_SOURCES := $(filter-out $(if $(HAVE_JPEG),%/jpeg_stb.c,%/jpeg_turbo.c) $(if $(HAVE_WEBP),,%/webp_lossless.c) \
+	$(if $(HAVE_TIFF),,%/tiff_library.c %/tiff_cost.c %/tiff_rows.c) $(if $(HAVE_AVIF),,%/avif_cost.c),$(LIB_SOURCES))
 # Under the memory sanitizer images alone are tested: what the rest links against is not built with it.
 ifeq ($(MSAN),1)
 LIB_SOURCES := $(filter src/common/% src/image/% src/model/%,$(LIB_SOURCES))
