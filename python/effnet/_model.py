@@ -81,10 +81,9 @@ class Handle:
 
 
 def _find(path_or_name: str | os.PathLike[str] | None) -> bytes:
-    """The weights file that is meant, as the program finds it. The folders in which a program may lie: the one that
-    holds this package (in the source's build folder), that of Python's own programs, that of effnet on PATH."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    folders = [os.path.dirname(package), os.path.join(sys.prefix, "bin")]
+    """The weights file that is meant, as the program finds it. The folders in which a program may lie: build/python of
+    the source, if this package is build/python/package/effnet; that of Python's own programs; that of effnet on PATH."""
+    folders = [os.path.abspath(os.path.join(__file__, "../../..")), os.path.join(sys.prefix, "bin")]
     programs = (os.path.join(folder, "effnet") for folder in os.get_exec_path())
     program = next((path for path in programs if os.access(path, os.X_OK)), None)
     folders += [os.path.dirname(os.path.realpath(program))] if program else []

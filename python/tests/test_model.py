@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import shutil
+import sys
 import threading
 
 import effnet
@@ -35,8 +36,10 @@ def test_a_name_is_looked_for_beside_the_program(places):
         assert model.path == str(places / "share/effnet/mine.safetensors") and model.network == "tiny"
 
 
-def test_a_name_is_looked_for_in_the_source(package):
-    """The package lies in its build folder, from where the program finds it, too."""
+def test_a_name_is_looked_for_in_the_source(package, monkeypatch, tmp_path):
+    """The package lies in its build folder, from where the program finds it, too; Python and PATH are elsewhere."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
     weights = package.parents[2] / "weights" / "lite1.safetensors"
     if not weights.exists():
         pytest.skip("no lite1 in the source")
