@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -402,6 +403,45 @@ static void test_slow_file(void **state)
     rmdir(folder);
 }
 
+struct twice {
+    const char *path;
+    int left;
+};
+
+static int next_twice(void *context, struct effnet_item *item, struct effnet_error *error)
+{
+    struct twice *twice = context;
+    (void)error;
+    item->name = twice->path;
+    return twice->left-- > 0;
+}
+
+/* A file that is as large as what large ones share, twice: there is no session, so the first keeps its part,
+ * the second waits, and is not opened when the pipeline stops. */
+static void test_large_files_stop(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/effnet-test-XXXXXX", event[sizeof(struct inotify_event)];
+    const int fd = mkstemp(path), events = inotify_init1(IN_CLOEXEC);
+    assert_int_equal(write(fd, fixture.files[0], fixture.sizes[0]), (ssize_t)fixture.sizes[0]);
+    assert_int_equal(ftruncate(fd, 1 << 30), 0);
+    assert_true(inotify_add_watch(events, path, IN_OPEN) >= 0);
+
+    struct twice twice = {path, 2};
+    struct effnet_pipeline_options options = effnet_pipeline_defaults();
+    effnet_pipeline *pipeline;
+    options.threads = 1;
+    assert_int_equal(effnet_pipeline_open(model, &options, next_twice, &twice, &pipeline, NULL), EFFNET_OK);
+    assert_int_equal(read(events, event, sizeof event), (ssize_t)sizeof event);
+    usleep(20000); /* the second is likely to wait */
+    effnet_pipeline_close(pipeline);
+    assert_int_equal(fcntl(events, F_SETFL, O_NONBLOCK), 0);
+    assert_int_equal(read(events, event, sizeof event), -1);
+    close(events);
+    close(fd);
+    unlink(path);
+}
+
 static void expect_usage(int status, const struct effnet_error *error, const char *part)
 {
     if (status != EFFNET_E_USAGE || !strstr(error->message, part))
@@ -509,10 +549,15 @@ static void test_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),       cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_whole),        cmocka_unit_test(test_early),
-        cmocka_unit_test(test_source_waits), cmocka_unit_test(test_source_fails),
-        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_slow_file),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_whole),
+        cmocka_unit_test(test_early),
+        cmocka_unit_test(test_source_waits),
+        cmocka_unit_test(test_source_fails),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_slow_file),
+        cmocka_unit_test(test_large_files_stop),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
