@@ -45,6 +45,16 @@ def assert_same(ours, theirs, tolerance=0):
         f"{tuple(map(int, worst))}: {ours[worst]} for {theirs[worst]}"
 
 
+def assert_refused(runner, tmp_path, content, reason, *options):
+    """The library says in one line why it does not decode these bytes."""
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    done = runner(*options, "decode", path)
+    message = done.stderr.decode()
+    assert done.returncode == E_DATA and message.startswith(f"{path}: ") and reason in message, message
+    assert message.count("\n") == 1
+
+
 def smooth_image(width, height, seed=SEED):
     """Something like a photo: soft shapes, edges, and a little noise."""
     rng = np.random.default_rng(seed)
