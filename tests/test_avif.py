@@ -191,8 +191,8 @@ def test_size_is_checked_first(runner, sanitized, tmp_path):
         done = limited(runner, sanitized, path, 400)
         assert done.returncode == E_DATA and reason in done.stderr.decode(), done.stderr
     path.write_bytes(changed(data, b"ispe", size, struct.pack(">II", 6000, 4000)))  # to which it is scaled
-    if not sanitized:
-        assert limited(runner, sanitized, path, 400).returncode == E_NOMEM
+    if not sanitized:  # libavif 0.11, which would end the process, is not started; a later one makes do with less
+        assert limited(runner, sanitized, path, 400).returncode in (0, E_NOMEM)
     assert_refused(runner, tmp_path, data, "too large, 300 x 200 is more than the limit of 59999 pixels", "--max-pixels", 59999)
 
 
