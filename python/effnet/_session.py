@@ -119,7 +119,12 @@ class Session:
 
         Returns float32 [n][classes]. An image's logits do not depend on the other images, bit for bit.
         """
-        return self._run("logits", pixels, False)[0]
+        pixels = self._checked("logits", pixels)
+        logits = np.empty((len(pixels), self.model.classes), np.float32)
+        with self._state.alone() as session:
+            if len(pixels):
+                _run(session, ffi.from_buffer("uint8_t[]", pixels), len(pixels), logits, None)
+        return logits
 
     def embeddings(self, pixels: np.ndarray) -> np.ndarray:
         """Runs the network for what its classifier reads: the features that its last pooling gives.
@@ -131,25 +136,19 @@ class Session:
         """
         if not self.embedding_size:
             raise UsageError("embeddings: the session was made without them: model.session(..., embeddings=True)")
-        return self._run("embeddings", pixels, True)[1]
+        pixels = self._checked("embeddings", pixels)
+        logits = np.empty((len(pixels), self.model.classes), np.float32)
+        embeddings = np.empty((len(pixels), self.embedding_size), np.float32)
+        with self._state.alone() as session:
+            if len(pixels):
+                _run(session, ffi.from_buffer("uint8_t[]", pixels), len(pixels), logits, embeddings)
+        return embeddings
 
-    def _run(self, what: str, pixels: np.ndarray, with_features: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _checked(self, what: str, pixels: np.ndarray) -> np.ndarray:
         crop = self.model.preprocessing.crop
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (crop, crop, 3):
             raise UsageError(f"{what} of {_described(pixels)}: uint8 [n][{crop}][{crop}][3] is wanted")
-        pixels = np.ascontiguousarray(pixels)
-        n = len(pixels)
-        logits = np.empty((n, self.model.classes), np.float32)
-        features = np.empty((n, self.embedding_size if with_features else 0), np.float32)
-        with self._state.alone() as session:
-            if n:
-                source, target = ffi.from_buffer("uint8_t[]", pixels), ffi.from_buffer("float[]", logits)
-                if with_features:
-                    embedded = ffi.from_buffer("float[]", features)
-                    call(lib.effnet_session_run_features, session, source, n, target, embedded)
-                else:
-                    call(lib.effnet_session_run, session, source, n, target)
-        return logits, features
+        return np.ascontiguousarray(pixels)
 
     def classify(
         self,
@@ -185,11 +184,7 @@ class Session:
         blank = fit(image, "image 0", model._handle.preprocess, options, crop)
         logits = np.empty(model.classes, np.float32)
         embedding = np.empty(self.embedding_size, np.float32) if self.embedding_size else None
-        target = ffi.from_buffer("float[]", logits)
-        if embedding is None:
-            call(lib.effnet_session_run, session, crop, 1, target)
-        else:
-            call(lib.effnet_session_run_features, session, crop, 1, target, ffi.from_buffer("float[]", embedding))
+        _run(session, crop, 1, logits, embedding)
         return Prediction(0, image, None, logits, model.top_k(logits, k), blank, embedding)
 
     def classify_iter(
@@ -247,6 +242,15 @@ class Session:
     def __repr__(self) -> str:
         closed = "" if self._end.alive else ", closed"
         return f"<effnet.Session {self.model.network} on {self.backend} in {self.precision}, batch {self.batch}{closed}>"
+
+
+def _run(session, pixels, n: int, logits: np.ndarray, embeddings: np.ndarray | None) -> None:
+    """A pass or several over n crops; embeddings None: without."""
+    target = ffi.from_buffer("float[]", logits)
+    if embeddings is None:
+        call(lib.effnet_session_run, session, pixels, n, target)
+    else:
+        call(lib.effnet_session_run_features, session, pixels, n, target, ffi.from_buffer("float[]", embeddings))
 
 
 def _described(value) -> str:

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Decoders that workers may have. While there is no session one stays back, if it is not the only one: who
- * opens the session needs a processor, and all wait for him. */
+/* Whether a worker may have a decoder. While there is no session one stays back, if it is not the only one:
+ * opening the session needs a processor, and all wait for that. */
 static bool decoder_free(const struct effnet_pipeline *p)
 {
     return p->idle_decoders > (p->session || p->options.threads == 1 ? 0 : 1);
