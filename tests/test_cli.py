@@ -88,6 +88,7 @@ def test_version(effnet, root):
     (["bench", "image.png"], "--end-to-end"),
     (["bench", "--end-to-end"], "image files"),
     (["bench", "--end-to-end", "-"], "standard input"),
+    (["bench", "--decode", "gpu"], "--end-to-end"),
     (["bench", "--end-to-end", "--layers", "x.png"], "together"),
     (["bench", "--peak-bandwidth", "100"], "--layers"),
 ])

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from cli_model import CROP, write_image
 
-MISS, USAGE, DATA, NO_INPUT = 1, 64, 65, 66
+MISS, USAGE, DATA, NO_INPUT, UNAVAILABLE = 1, 64, 65, 66, 69
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +332,16 @@ def test_bench_end_to_end(effnet, tiny, images):
     assert re.findall(r"^Batch (\d), from files: \w+ binds;", text, re.M) == ["1", "2"]
     done = effnet("bench", "-m", tiny, *QUICK, "--end-to-end", images[0], "missing.png")
     assert done.returncode == NO_INPUT and "missing.png" in done.stderr and "compute" in done.stdout
+
+
+def test_bench_decode(effnet, tiny, images):
+    """What a GPU is to decode, a session on the CPU refuses; the measures before stand."""
+    command = "bench", "-m", tiny, *QUICK, "--end-to-end", *images
+    assert "end-to-end" in effnet(*command, "--decode", "cpu").stdout
+    done = effnet(*command, "--decode", "gpu")
+    assert (done.returncode, done.stderr.count("\n")) == (UNAVAILABLE, 1)
+    assert "decoding on a GPU: the network runs on the CPU" in done.stderr
+    assert "compute" in done.stdout and "end-to-end" not in done.stdout
 
 
 def test_bench_duration(effnet, tiny):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import cli_model
-from cli_model import DATA, LABELS, NO_INPUT, OUTPUT, USAGE, assert_one_line, write_image, write_tiny_model
+from cli_model import DATA, LABELS, NO_INPUT, OUTPUT, UNAVAILABLE, USAGE, assert_one_line, write_image, write_tiny_model
 
 TIMM = ["model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation"]
 COUNTS = [7, 3, 5, 4, 0, 5]  # images of each class
@@ -446,6 +446,16 @@ def test_outputs_that_cannot_be_written(evaluate, folder, tmp_path):
         link.unlink()
         (tmp_path / "target").unlink()
     assert os.listdir(tmp_path) == []
+
+
+def test_decode(evaluate, folder):
+    """The side of --device alone decodes on a GPU, which here is none."""
+    same = evaluate("--format", "json", folder).stdout
+    assert evaluate("--format", "json", "--decode", "cpu", folder).stdout == same
+    for more in (), ("--against-device", "cpu"):
+        done = evaluate("--decode", "gpu", *more, folder)
+        assert_one_line(done, UNAVAILABLE, "decoding on a GPU: the network runs on the CPU")
+        assert not done.stdout
 
 
 # ---------------------------------------------------------------- usage

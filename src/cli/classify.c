@@ -213,10 +213,7 @@ int cmd_classify(int argc, char **argv)
              &o.cam),
         FLAG(0, "resume", "go on with the --output of a run that broke off", &o.resume),
         IMAGE_OPTIONS(&o.batch_size, &o.image),
-        CHOICE(0, "decode", "cpu|gpu",
-               "what decodes; gpu: a GPU's JPEG engines beside the CPU, with pixels that\n"
-               "differ by rounding (default cpu)",
-               &o.decode),
+        DECODE_OPTION(&o.decode),
         FLAG(0, "stats", "say on standard error where the time went, and which files were slowest", &o.stats),
     };
     int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);

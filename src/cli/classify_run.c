@@ -240,10 +240,8 @@ static int open_pipeline(struct job *job)
 {
     const struct classify_options *o = job->options;
     struct effnet_error error;
-    struct effnet_pipeline_options options = effnet_pipeline_defaults();
+    struct effnet_pipeline_options options = setup_pipeline_options(&o->setup, o->decode);
     options.image = o->image;
-    options.threads = setup_threads(&o->setup);
-    options.decode_gpu = !strcmp(o->decode, "gpu");
     options.crops = job->cam != NULL;
     if (!options.crops) options.early_bytes = EARLY_BYTES; /* else each would have a second crop beside it */
     if (effnet_pipeline_open(job->model, &options, next_item, job, &job->pipeline, &error))

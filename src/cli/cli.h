@@ -97,6 +97,12 @@ enum {
                     "lay transparent pixels over a colour: #rgb, #rrggbb, or a name such as\n"               \
                     "white or grey (default: ignore transparency)",                                          \
                     OPTION_COLOUR, uint8_t, (image)->background, 0, 0, &(image)->has_background)
+/* What decodes them (const char **decode, "cpu" before). */
+#define DECODE_OPTION(decode)                                                                                \
+    CHOICE(0, "decode", "cpu|gpu",                                                                           \
+           "what decodes; gpu: a GPU's JPEG engines beside the CPU, with pixels that\n"                      \
+           "differ by rounding (default cpu)",                                                               \
+           decode)
 
 /* Finds the weights file (-m, EFFNET_MODEL, the build's and the installed folder) and opens it. */
 int setup_open_model(const struct setup *setup, effnet_model **out);
@@ -105,6 +111,8 @@ struct effnet_session_options setup_session_options(const struct setup *setup, i
 /* Opens a session for up to max_batch images; passes its notice on unless quiet. */
 int setup_open_session(const struct setup *setup, const effnet_model *model, int max_batch,
                        effnet_session **out);
+/* What --threads and DECODE_OPTION's word say of a pipeline. */
+struct effnet_pipeline_options setup_pipeline_options(const struct setup *setup, const char *decode);
 /* How many threads to share work out to: --threads, else as many as the process may use. */
 int setup_threads(const struct setup *setup);
 

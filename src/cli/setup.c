@@ -81,6 +81,14 @@ int setup_open_session(const struct setup *setup, const effnet_model *model, int
     return EFFNET_OK;
 }
 
+struct effnet_pipeline_options setup_pipeline_options(const struct setup *setup, const char *decode)
+{
+    struct effnet_pipeline_options options = effnet_pipeline_defaults();
+    options.threads = setup_threads(setup);
+    options.decode_gpu = !strcmp(decode, "gpu");
+    return options;
+}
+
 int setup_threads(const struct setup *setup)
 {
     return setup->threads ? (int)setup->threads : effnet_cpu_threads();

@@ -131,6 +131,8 @@ static int check_usage(const struct bench_options *o, char *const *paths, int co
     if (o->end_to_end && !count) return cli_fail(EFFNET_E_USAGE, "bench: --end-to-end needs image files");
     if (o->end_to_end && o->layers)
         return cli_fail(EFFNET_E_USAGE, "bench: --layers and --end-to-end do not go together");
+    if (!o->end_to_end && !strcmp(o->decode, "gpu"))
+        return cli_fail(EFFNET_E_USAGE, "bench: --decode gpu goes with --end-to-end");
     if (!o->layers && (o->peak_bandwidth > 0 || o->passes.peak_compute > 0))
         return cli_fail(EFFNET_E_USAGE, "bench: --peak-bandwidth and --peak-compute go with --layers");
     for (int i = 0; i < count; i++)
@@ -151,17 +153,20 @@ int cmd_bench(int argc, char **argv)
         "host's wall time from pixels in memory to logits; on a GPU 'upload' is the pixels' way\n"
         "there and 'stream' a batch of many that follow one another. With FILEs, 'end-to-end' is\n"
         "the wall time of all of them once, as 'classify' takes them, 'read', 'decode' and 'fit'\n"
-        "what these steps take of it in all threads, over their number, and a note says which step\n"
-        "binds. Prints median, min, p90, p99 (nearest rank) and images/s of the median. Exits with\n"
+        "what these steps take of it in all threads, over their number, with --decode gpu 'decode\n"
+        "gpu' what the engines take beside them, and a note says which step binds. Prints median, min, p90, "
+        "p99 (nearest rank) and images/s of the median. Exits with\n"
         "1 where the results are wrong. 'effnet bench linear' measures one linear layer\n"
         "instead: see its --help.",
     };
-    struct bench_options o = {.batches = {.count = 1, .values = {1}}, .passes = pass_defaults};
+    struct bench_options o = {
+        .batches = {.count = 1, .values = {1}}, .passes = pass_defaults, .decode = "cpu"};
     const struct option_spec options[] = {
         OPTION_SPEC('b', "batch-size", "N[,N...]", "images a pass, one measure each (default 1)",
                     OPTION_INTEGER_LIST, struct integer_list, &o.batches, 1, BATCH_MAX, NULL),
         FLAG(0, "cold", "evict the caches before each pass of 'compute' and --layers", &o.passes.cold),
         FLAG(0, "end-to-end", "also from FILEs: decode, fit and run", &o.end_to_end),
+        DECODE_OPTION(&o.decode),
         FLAG(0, "layers", "a profile unit by unit instead, with bytes and FLOPs", &o.layers),
         REAL(0, "peak-bandwidth", "GB/S", "the machine's memory bandwidth: adds percent of roofline",
              &o.peak_bandwidth, 0.001, 1e9),

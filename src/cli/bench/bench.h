@@ -33,6 +33,7 @@ struct bench_options {
     struct integer_list batches;
     double peak_bandwidth; /* GB/s, or 0 */
     bool layers, end_to_end;
+    const char *decode;
 };
 
 enum { BENCH_NOTE_SIZE = 160 };

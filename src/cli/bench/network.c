@@ -100,8 +100,9 @@ static int pass_upload(void *context, struct samples *samples)
 
 /* ---------------------------------------------------------------- from files */
 
-enum file_stage { READ, DECODE, FIT, WHOLE, FILE_STAGES };
-static const char *const file_stage_names[FILE_STAGES] = {"read", "decode", "fit", "end-to-end"};
+enum file_stage { READ, DECODE, FIT, DECODE_GPU, WHOLE, FILE_STAGES };
+static const char *const file_stage_names[FILE_STAGES] = {"read", "decode", "fit", "decode gpu",
+                                                          "end-to-end"};
 
 struct files {
     struct bench *bench;
@@ -136,11 +137,11 @@ static int pass_files(void *context, struct samples *samples)
 {
     struct files *files = context;
     struct bench *bench = files->bench;
-    struct effnet_pipeline_options options = effnet_pipeline_defaults();
+    const struct effnet_pipeline_options options = setup_pipeline_options(&bench->options->setup,
+                                                                          bench->options->decode);
     struct effnet_pipeline_stats stats = {0};
     struct effnet_error error;
     effnet_pipeline *pipeline;
-    options.threads = setup_threads(&bench->options->setup);
     files->next = 0;
     const double start_us = effnet_clock_us();
     if (effnet_pipeline_open(bench->model, &options, next_file, files, &pipeline, &error))
@@ -153,16 +154,19 @@ static int pass_files(void *context, struct samples *samples)
     if (!status) status = samples_add(&files->samples[READ], stats.read_us / stats.threads);
     if (!status) status = samples_add(&files->samples[DECODE], stats.decode_us / stats.threads);
     if (!status) status = samples_add(&files->samples[FIT], stats.fit_us / stats.threads);
+    if (!status) status = samples_add(&files->samples[DECODE_GPU], stats.decode_gpu_us);
     return status ? status : samples_add(samples, elapsed_us);
 }
 
 /* ---------------------------------------------------------------- rows */
 
-/* Returns the median, in microseconds an image. */
+/* Returns the median, in microseconds an image. What took no time gets no row: with --decode gpu either side
+ * may have nothing to decode. */
 static double add_row(struct bench *bench, const char *name, bool cold, int images, struct samples *samples)
 {
     const struct statistics s = statistics_of(samples->values, samples->count);
     char cells[PASS_CELLS_SIZE];
+    if (s.median <= 0) return 0;
     report_row(bench->report, "%d\t%s\t%s\t%d\t%s\t%.1f\t%" PRId64, bench->batch, name,
                cold ? "cold" : "warm", images, pass_cells(&s, 1e3, 4, cells), images / s.median * 1e6,
                effnet_session_get_info(bench->session)->memory_bytes);

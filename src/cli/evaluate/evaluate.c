@@ -19,7 +19,7 @@ struct evaluate_options {
     struct dataset_columns columns;
     const char *class_order, *format;
     const char *against_device, *against_precision;
-    const char *predictions, *plot;
+    const char *predictions, *plot, *decode;
     bool per_class;
     int64_t batch_size;
     struct effnet_image_options image;
@@ -55,14 +55,13 @@ static int next_item(void *context, struct effnet_item *item, struct effnet_erro
 }
 
 /* The pipeline comes before the session, so that the first images are decoded while that is built. */
-static int open_side(struct job *job, struct side *side, const struct setup *setup)
+static int open_side(struct job *job, struct side *side, const struct setup *setup, const char *decode)
 {
     const struct evaluate_options *o = job->options;
     const int64_t batch = o->batch_size ? o->batch_size : IMAGE_BATCH_DEFAULT;
-    struct effnet_pipeline_options pipeline = effnet_pipeline_defaults();
+    struct effnet_pipeline_options pipeline = setup_pipeline_options(setup, decode);
     struct effnet_error error;
     pipeline.image = o->image;
-    pipeline.threads = (int)o->setup.threads;
     *side = (struct side){.dataset = &job->dataset};
     if (effnet_pipeline_open(job->model, &pipeline, next_item, side, &side->pipeline, &error))
         return cli_fail_library(&error);
@@ -75,7 +74,7 @@ static int open_side(struct job *job, struct side *side, const struct setup *set
 static int open_sides(struct job *job)
 {
     const struct evaluate_options *o = job->options;
-    EFFNET_TRY(open_side(job, &job->sides[0], &o->setup));
+    EFFNET_TRY(open_side(job, &job->sides[0], &o->setup, o->decode));
     job->side_count = 1;
     if (!o->against_device && !o->against_precision) return EFFNET_OK;
     struct setup other = o->setup;
@@ -85,7 +84,7 @@ static int open_sides(struct job *job)
         other.plan = NULL;
     }
     if (o->against_precision) other.precision = o->against_precision;
-    EFFNET_TRY(open_side(job, &job->sides[1], &other));
+    EFFNET_TRY(open_side(job, &job->sides[1], &other, o->against_device ? "cpu" : o->decode));
     job->side_count = 2;
     return EFFNET_OK;
 }
@@ -244,7 +243,8 @@ int cmd_evaluate(int argc, char **argv)
         "image is read. A bad image gets a line on standard error and counts nowhere else, and the\n"
         "exit status is that of the first one.",
     };
-    struct evaluate_options o = {.class_order = "names", .format = "text", .image = effnet_image_defaults()};
+    struct evaluate_options o = {
+        .class_order = "names", .format = "text", .decode = "cpu", .image = effnet_image_defaults()};
     const struct option_spec options[] = {
         TEXT(0, "labels-from", "FILE", "a CSV of file and label, in place of FOLDER", &o.labels_from),
         TEXT(0, "file-column", "NAME|N",
@@ -262,7 +262,8 @@ int cmd_evaluate(int argc, char **argv)
         FLAG(0, "per-class", "a table of the classes, the least accurate first", &o.per_class),
         TEXT(0, "against-device", "NAME",
              "also run on this device, in its own precision, and print how far both\n"
-             "agree; each reads and decodes the images for itself",
+             "agree; each reads and decodes the images for itself, this one on the\n"
+             "CPU",
              &o.against_device),
         CHOICE(0, "against-precision", "fp32|bf16|fp16", "the same for a precision", &o.against_precision),
         TEXT(0, "predictions", "FILE", "write a CSV with the answer for each image", &o.predictions),
@@ -275,6 +276,7 @@ int cmd_evaluate(int argc, char **argv)
                "columns of timm's validate.py, or with --per-class one a class\n(default text)",
                &o.format),
         IMAGE_OPTIONS(&o.batch_size, &o.image),
+        DECODE_OPTION(&o.decode),
     };
     int first = setup_parse(&help, options, sizeof options / sizeof options[0], &o.setup, NULL, argc, argv);
     if (first <= 0) return first;
