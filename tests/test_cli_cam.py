@@ -1,8 +1,10 @@
 """effnet classify --cam: what is drawn, into which files, and what is left alone."""
 
+import ctypes
 import json
 import os
 import resource
+import struct
 import subprocess
 import time
 
@@ -112,6 +114,51 @@ def test_names_that_clash(classify, images, tmp_path):
     assert (out / "cat-3.png").read_bytes() == b"somebody's"
 
 
+class Opens:
+    """Counts how often anything in a folder is opened."""
+
+    def __init__(self, folder):
+        libc = ctypes.CDLL(None)
+        self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self.fd >= 0 and libc.inotify_add_watch(self.fd, os.fsencode(folder), 0x20) >= 0  # IN_OPEN
+
+    def count(self):
+        events = []
+        while True:
+            try:
+                data = os.read(self.fd, 65536)
+            except BlockingIOError:
+                return len(events)
+            while data:
+                _, mask, _, length = struct.unpack_from("iIII", data)
+                events.append(mask)
+                data = data[16 + length:]
+            assert not events[-1] & 0x4000, "IN_Q_OVERFLOW"
+
+
+def test_many_of_one_name(classify, images, tmp_path):
+    """A drawing is found by a few looks at the disk, however many there are of its name; whatever the order in which a
+    later run comes by them, each image finds its own."""
+    names = []
+    for i in range(150):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}/x.png").symlink_to(images[i % 3])
+        names.append(f"{i}/x.png")
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/x-70.png").write_bytes(b"somebody's")
+    expected = {"x.png", *(f"x-{n}.png" for n in range(2, 152))}
+    opens = Opens(tmp_path / "maps")
+    before = None
+    for order in names, names[::-1], names[50:60] + names[::7], names:
+        assert classify("--cam", "maps", *order, cwd=tmp_path).returncode == 0
+        assert opens.count() < 10 * len(names)
+        drawn = {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
+        assert set(drawn) == expected and before in (None, drawn)
+        before = drawn
+        opens.count()
+    assert before["x-70.png"] == b"somebody's"
+
+
 def test_image_is_not_overwritten(classify, images, tmp_path):
     image = write_image(tmp_path / "image.png", 5)
     before = image.read_bytes()
@@ -123,11 +170,16 @@ def test_image_is_not_overwritten(classify, images, tmp_path):
 @pytest.mark.parametrize("options, words", [
     (["--embeddings", "e.npy"], "--cam or --embeddings, not both"),
     (["--decode", "gpu"], "--decode gpu leaves on the GPU"),
-    (["-o", "maps"], "another option name"),
+    (["-o", "maps"], "--output and --cam name the same file"),
+    (["-o", "./maps"], "--output and --cam name the same file"),
+    (["--logits", "{cwd}/maps"], "--cam and --logits name the same file"),
     (["--shard", "1/2"], "{shard} in the name"),
 ])
 def test_options_that_do_not_go_together(classify, images, tmp_path, options, words):
-    assert_one_line(classify(*options, "--cam", "maps", images[0], cwd=tmp_path), USAGE, words)
+    options = [option.format(cwd=tmp_path, shard="{shard}") for option in options]
+    for cam in "maps", "maps/", "maps.png":
+        given = [option.replace("maps", cam.strip("/")) for option in options]
+        assert_one_line(classify(*given, "--cam", cam, images[0], cwd=tmp_path), USAGE, words)
     assert os.listdir(tmp_path) == []
 
 

@@ -445,6 +445,8 @@ def test_outputs_that_cannot_be_written(evaluate, folder, tmp_path):
         assert link.is_symlink() and (tmp_path / "target").stat().st_size
         link.unlink()
         (tmp_path / "target").unlink()
+    done = evaluate("--plot", tmp_path / "a", "--predictions", f"{tmp_path}/./a", folder)
+    assert_one_line(done, USAGE, "--predictions and --plot name the same file")
     assert os.listdir(tmp_path) == []
 
 

@@ -4,11 +4,13 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define SHARD_WORD "{shard}"
 
 enum { OUTPUTS = 2 + ARRAYS };
+
+static const char *const output_options[OUTPUTS] = {"--output", "--cam", [2 + ARRAY_LOGITS] = "--logits",
+                                                    [2 + ARRAY_EMBEDDINGS] = "--embeddings"};
 
 /* The name of output `i`, or NULL: the results, what --cam draws, the arrays. */
 static const char **output_at(struct classify_options *o, int i)
@@ -32,20 +34,17 @@ static char *name_with_shard(const char *name, const struct shard *shard)
  * processes do not agree about who takes what. Drawings would even be taken for images. */
 static int check_outside(const struct classify_options *o, const char *option, const char *output)
 {
-    const char *slash = strrchr(output, '/');
-    char *folder = slash ? strndup(output, (size_t)(slash - output) + 1) : strdup(".");
-    char *real = folder ? realpath(folder, NULL) : NULL;
+    char *place = output_place(output);
     int status = EFFNET_OK;
-    for (int i = 0; real && !status && i < o->inputs.count; i++) {
+    for (int i = 0; place && !status && i < o->inputs.count; i++) {
         char *operand = realpath(o->inputs.operands[i], NULL);
-        size_t length = operand ? strlen(operand) : 0;
-        if (operand && !strncmp(real, operand, length) && (!real[length] || real[length] == '/'))
+        size_t length = operand && strcmp(operand, "/") != 0 ? strlen(operand) : 0;
+        if (operand && !strncmp(place, operand, length) && (!place[length] || place[length] == '/'))
             status = cli_fail(EFFNET_E_USAGE, "classify: with %s, %s may not lie in the folder %s", option,
                               output, o->inputs.operands[i]);
         free(operand);
     }
-    free(real);
-    free(folder);
+    free(place);
     return status;
 }
 
@@ -80,8 +79,6 @@ static int find_shard(struct classify_options *o)
 static int check_cam(struct classify_options *o)
 {
     const struct walk_options *inputs = &o->inputs;
-    struct stat status;
-    char *folder;
     if (o->arrays[ARRAY_EMBEDDINGS])
         return cli_fail(EFFNET_E_USAGE, "classify: --cam or --embeddings, not both");
     if (!strcmp(o->decode, "gpu"))
@@ -95,20 +92,7 @@ static int check_cam(struct classify_options *o)
                         "classify: --cam %s: other shards may draw there at the same time; " SHARD_WORD
                         " in the name stands for the shard",
                         o->cam);
-    for (int i = 0; i < OUTPUTS; i++) {
-        const char *name = *output_at(o, i);
-        if (name && name != o->cam && !strcmp(name, o->cam))
-            return cli_fail(EFFNET_E_USAGE, "classify: --cam and another option name %s", name);
-    }
-    if (!inputs->recursive) return EFFNET_OK;
-    size_t length = strlen(o->cam);
-    while (length > 1 && o->cam[length - 1] == '/') length--;
-    const bool there = !stat(o->cam, &status); /* else the folder counts where it will be made */
-    if (asprintf(&folder, "%.*s%s", (int)length, o->cam, there ? "/" : "") < 0)
-        return cli_fail_nomem("the outputs' names");
-    const int outside = check_outside(o, "--cam", folder);
-    free(folder);
-    return outside;
+    return inputs->recursive ? check_outside(o, "--cam", o->cam) : EFFNET_OK;
 }
 
 static int check_options(struct classify_options *o)
@@ -130,6 +114,16 @@ static int check_options(struct classify_options *o)
     return o->cam ? check_cam(o) : EFFNET_OK;
 }
 
+static int check_distinct(struct classify_options *o)
+{
+    for (int i = 0; i < OUTPUTS; i++)
+        for (int k = 0; k < i; k++)
+            if (*output_at(o, i) && *output_at(o, k) && output_same_place(*output_at(o, i), *output_at(o, k)))
+                return cli_fail(EFFNET_E_USAGE, "classify: %s and %s name the same file", output_options[k],
+                                output_options[i]);
+    return EFFNET_OK;
+}
+
 static int classify(struct classify_options *o)
 {
     EFFNET_TRY(find_shard(o));
@@ -144,6 +138,7 @@ static int classify(struct classify_options *o)
         *name = names[i] = name_with_shard(*name, &o->inputs.shard);
         if (!names[i]) status = cli_fail_nomem("the outputs' names");
     }
+    if (!status) status = check_distinct(o);
     if (!status) status = classify_run(o);
     for (int i = 0; i < OUTPUTS; i++) free(names[i]);
     return status;

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <png.h>
+#include <search.h>
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +21,18 @@
 #define SOFTWARE "effnet class activation map "
 #define SUFFIX   ".png"
 
+/* Of the names NAME-2.png, NAME-3.png, ... the one that an image's map has, so that a thousand images of one
+ * name do not each ask the disk about all before. */
+struct number {
+    uint64_t key;
+    int number;
+};
+
 struct cam {
     const effnet_model *model;
     const char *path; /* of the one file, or of the folder */
     bool folder;
+    void *numbers;     /* tsearch's tree of struct number: what find_path knows of names that clash */
     float *activation; /* of one image */
     uint8_t *pixels;
 };
@@ -116,9 +125,26 @@ int cam_open(struct cam **out, const struct classify_options *options, const eff
     return status;
 }
 
+static int compare_keys(const void *a, const void *b)
+{
+    const uint64_t first = ((const struct number *)a)->key, second = ((const struct number *)b)->key;
+    return (first > second) - (first < second);
+}
+
+/* tdestroy is not in every C library. */
+static void forget_numbers(struct cam *cam)
+{
+    while (cam->numbers) {
+        struct number *number = *(struct number **)cam->numbers;
+        tdelete(number, &cam->numbers, compare_keys);
+        free(number);
+    }
+}
+
 void cam_close(struct cam *cam)
 {
     if (!cam) return;
+    forget_numbers(cam);
     free(cam->activation);
     free(cam->pixels);
     free(cam);
@@ -145,22 +171,50 @@ static int base_length(const char *base)
     return (int)length;
 }
 
+/* Of the image with this hash, or with 0: the last number whose owner is known. 0: none yet. */
+static int *number_of(struct cam *cam, uint64_t base, uint64_t image)
+{
+    struct number *added = calloc(1, sizeof *added), **found;
+    if (!added) return NULL;
+    added->key = hash_add(base, &image, sizeof image);
+    found = tsearch(added, &cam->numbers, compare_keys);
+    if (!found || *found != added) free(added);
+    return found ? &(*found)->number : NULL;
+}
+
+/* Keeps whose map it is that has the number. Returns false without memory. */
+static bool keep_number(struct cam *cam, uint64_t base, uint64_t image, int number)
+{
+    int *last = number_of(cam, base, 0), *its = image ? number_of(cam, base, image) : last;
+    if (!last || !its) return false;
+    if (number > *last) *last = number;
+    *its = number;
+    return true;
+}
+
 /* The map's path, which the caller frees: the first of NAME.png, NAME-2.png, ... that is nobody's, or that is
  * this image's of an earlier run. NULL without memory. */
-static char *find_path(const struct cam *cam, const char *image)
+static char *find_path(struct cam *cam, const char *image)
 {
     if (!cam->folder) return strdup(cam->path);
     const char *slash = strrchr(image, '/');
     const char *base = !strcmp(image, "-") ? "stdin" : slash ? slash + 1 : image;
-    const uint64_t hash = hash_name(image);
-    for (int number = 1;; number++) {
+    const uint64_t hash = hash_name(image), base_hash = hash_add(HASH_START, base, (size_t)base_length(base));
+    for (int number = 1;;) {
         char *path, digits[16] = "";
         uint64_t known;
         if (number > 1) snprintf(digits, sizeof digits, "-%d", number);
         if (asprintf(&path, "%s/%.*s%s" SUFFIX, cam->path, base_length(base), base, digits) < 0) return NULL;
         const enum owner owner = find_owner(path, &known);
-        if (owner == NOBODY || (owner == OURS && known == hash)) return path;
+        const bool its = owner == NOBODY || (owner == OURS && known == hash);
+        if (number == 1 && its) return path; /* as nearly always: then nothing is kept */
+        const bool kept = keep_number(cam, base_hash, its ? hash : known, number);
+        if (its && kept) return path;
         free(path);
+        const int *mine = kept ? number_of(cam, base_hash, hash) : NULL;
+        const int *last = mine ? number_of(cam, base_hash, 0) : NULL;
+        if (!last) return NULL;
+        number = *mine > number ? *mine : *last + 1;
     }
 }
 

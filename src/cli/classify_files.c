@@ -126,12 +126,6 @@ static int name_outputs(struct classify_files *files, const struct classify_opti
         if (!array->final)
             return cli_fail(EFFNET_E_USAGE, "%s: %s is no regular file", array_options[i], array->name);
         EFFNET_TRY(check_no_image(array));
-        if (files->results.final && !strcmp(files->results.final, array->final))
-            return cli_fail(EFFNET_E_USAGE, "--output and %s name the same file", array_options[i]);
-        for (int k = 0; k < i; k++)
-            if (files->arrays[k].final && !strcmp(files->arrays[k].final, array->final))
-                return cli_fail(EFFNET_E_USAGE, "%s and %s name the same file", array_options[k],
-                                array_options[i]);
     }
     return EFFNET_OK;
 }

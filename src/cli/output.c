@@ -129,6 +129,32 @@ void output_close(struct output *output, bool keep)
     *output = (struct output){0};
 }
 
+char *output_place(const char *name)
+{
+    char *there = realpath(name, NULL), *path = NULL;
+    if (there) return there;
+    size_t length = strlen(name);
+    while (length > 1 && name[length - 1] == '/') length--;
+    char *plain = strndup(name, length), *folder = plain ? folder_of(plain) : NULL;
+    char *real = folder ? realpath(folder, NULL) : NULL;
+    const char *slash = plain ? strrchr(plain, '/') : NULL;
+    if (real && asprintf(&path, "%s/%s", strcmp(real, "/") ? real : "", slash ? slash + 1 : plain) < 0)
+        path = NULL;
+    free(real);
+    free(folder);
+    free(plain);
+    return path;
+}
+
+bool output_same_place(const char *a, const char *b)
+{
+    char *first = output_place(a), *second = output_place(b);
+    const bool same = first && second && !strcmp(first, second);
+    free(first);
+    free(second);
+    return same;
+}
+
 int output_check_place(const char *name)
 {
     struct stat info;

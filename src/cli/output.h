@@ -34,6 +34,12 @@ int output_rename(const struct output *output);
 /* Closes the file, and removes the partial one unless it is to be kept. Takes zeroed structs. */
 void output_close(struct output *output, bool keep);
 
+/* Where a file or folder of this name is or would be: an absolute path without links, the caller's. NULL: its
+ * folder is not there, or memory is short. */
+char *output_place(const char *name);
+/* Whether both names lead there, in whatever spelling. */
+bool output_same_place(const char *a, const char *b);
+
 /* For what is written in one go. Before long work: whether a file could be made there; */
 int output_check_place(const char *name);
 /* output_name and output_open; */

@@ -185,6 +185,8 @@ static int read_dataset(struct job *job)
 static int evaluate(const struct evaluate_options *o)
 {
     struct job job = {.options = o};
+    if (o->predictions && o->plot && output_same_place(o->predictions, o->plot))
+        return cli_fail(EFFNET_E_USAGE, "evaluate: --predictions and --plot name the same file");
     if (o->predictions) EFFNET_TRY(output_check_place(o->predictions));
     if (o->plot) EFFNET_TRY(output_check_place(o->plot));
     int status = setup_open_model(&o->setup, &job.model);
