@@ -487,6 +487,51 @@ static void test_arguments(void **state)
     effnet_session_close(session);
 }
 
+/* The sanitizers end a program that asks for more memory than there can be, unless they are told. */
+const char *__asan_default_options(void);
+const char *__tsan_default_options(void);
+
+__attribute__((visibility("default"))) const char *__asan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
+__attribute__((visibility("default"))) const char *__tsan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
+/* A start that has no memory for the session's features, half way, can be tried again. That it leaves nothing
+ * behind is for the address sanitizer to see. */
+static void test_start_again(void **state)
+{
+    (void)state;
+    struct list list = {.count = IMAGES, .fails_at = -1};
+    struct effnet_error error = {0};
+    effnet_session *session = open_session_for("cpu", 2, EFFNET_FEATURES_POOLED);
+    struct effnet_session_info *info = (struct effnet_session_info *)effnet_session_get_info(session);
+    effnet_pipeline *pipeline = open_pipeline_for(&list, 2, false, true);
+    const int features = info->feature_count;
+    const struct effnet_result *result;
+    for (int i = 0; i < 2; i++) {
+        info->feature_count = -1; /* as a size, more than there can be */
+        assert_int_equal(effnet_pipeline_start(pipeline, session, &error), EFFNET_E_NOMEM);
+        assert_non_null(strstr(error.message, "results"));
+        expect_usage(effnet_pipeline_next(pipeline, &result, &error), &error, "not started");
+        if (i == 1) break; /* closed without */
+        info->feature_count = features;
+        assert_int_equal(effnet_pipeline_start(pipeline, session, &error), EFFNET_OK);
+        for (int k = 0; k < IMAGES; k++) check_result(next_result(pipeline), &list);
+        assert_null(next_result(pipeline));
+        effnet_pipeline_close(pipeline);
+        list = (struct list){.count = IMAGES, .fails_at = -1};
+        pipeline = open_pipeline_for(&list, 2, false, true);
+    }
+    effnet_pipeline_close(pipeline);
+    info->feature_count = features;
+    effnet_session_close(session);
+}
+
 static uint8_t *take_stage(effnet_session *session)
 {
     uint8_t *pixels;
@@ -549,15 +594,11 @@ static void test_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_whole),
-        cmocka_unit_test(test_early),
-        cmocka_unit_test(test_source_waits),
-        cmocka_unit_test(test_source_fails),
-        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_slow_file),
-        cmocka_unit_test(test_large_files_stop),
+        cmocka_unit_test(test_stream),       cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_start_again),  cmocka_unit_test(test_whole),
+        cmocka_unit_test(test_early),        cmocka_unit_test(test_source_waits),
+        cmocka_unit_test(test_source_fails), cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_slow_file),    cmocka_unit_test(test_large_files_stop),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

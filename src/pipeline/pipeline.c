@@ -153,6 +153,21 @@ static int count_records(const struct effnet_pipeline *p)
     return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
 }
 
+#define FREE(pointer) (free(pointer), (pointer) = NULL)
+
+/* What allocate has made, so that another start may. */
+static void free_allocated(struct effnet_pipeline *p)
+{
+    FREE(p->more_records);
+    FREE(p->logits);
+    FREE(p->batch_logits);
+    FREE(p->features);
+    FREE(p->batch_features);
+    FREE(p->crops);
+    FREE(p->stages);
+    FREE(p->seat_records);
+}
+
 /* Memory that depends on the session's batch. */
 static int allocate(struct effnet_pipeline *p, int records, struct effnet_error *error)
 {
@@ -169,6 +184,7 @@ static int allocate(struct effnet_pipeline *p, int records, struct effnet_error 
     if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records &&
         (!features || (p->features && p->batch_features)) && (!p->options.crops || p->crops))
         return EFFNET_OK;
+    free_allocated(p);
     return effnet_fail_nomem(error, "the pipeline's results",
                              (size_t)records * result_bytes(p) + batch * (logits + features));
 }
@@ -318,14 +334,7 @@ static void free_memory(struct effnet_pipeline *p)
     free(p->decoders);
     free(p->workers);
     free(p->first_records);
-    free(p->more_records);
-    free(p->logits);
-    free(p->batch_logits);
-    free(p->features);
-    free(p->batch_features);
-    free(p->crops);
-    free(p->stages);
-    free(p->seat_records);
+    free_allocated(p);
     free(p->encoded.records);
     free(p);
 }
