@@ -169,3 +169,24 @@ def test_going_on_after_a_full_disk(command, images, tmp_path):
     assert run(command, *arguments).returncode == 0
     assert (out.read_bytes(), array.read_bytes()) == resumed
     assert out.read_text().count("\n") == 240
+
+
+@pytest.mark.parametrize("name, start", [
+    ("libwebp", b"RIFF\xf0\xff\xff\x00WEBPVP8 "),
+    ("libtiff", b"II*\0\0\0\x10\0"),
+    ("libavif", b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B\0\0\0\x08mdat"),
+])
+def test_without_its_library_a_file_is_not_read(command, tmp_path, name, start):
+    """Where the library cannot be loaded, or the build is without: the rest of the file is not waited for."""
+    for library in "libwebp.so.7", "libtiff.so.6", "libavif.so.13", "libavif.so.15", "libavif.so.16":
+        (tmp_path / library).write_bytes(b"")
+    process = subprocess.Popen([*command, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)})
+    process.stdin.write(start.ljust(64 << 10, b"\0"))
+    process.stdin.flush()
+    assert process.wait(60) == DATA, "it waits for more"
+    assert process.stdout.read() == b""
+    line = process.stderr.read().decode()
+    assert line.count("\n") == 1 and f", which {name} reads; " in line, line
+    for pipe in process.stdin, process.stdout, process.stderr:
+        pipe.close()

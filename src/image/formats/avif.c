@@ -252,6 +252,13 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return status;
 }
 
+/* AV1 of more bytes is refused. */
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
+{
+    *extent_bytes = 2 * IMAGE_METADATA_BYTES;
+    return image_library_load(&library, start);
+}
+
 #else
 
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
@@ -261,14 +268,12 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return image_fail_left_out(source, "an AVIF image", "libavif");
 }
 
-#endif
-
-/* AV1 of more bytes is refused. */
 static int extent(const struct image_source *start, uint64_t *extent_bytes)
 {
-    (void)start;
-    *extent_bytes = 2 * IMAGE_METADATA_BYTES;
-    return EFFNET_OK;
+    (void)extent_bytes;
+    return decode(start, NULL, NULL);
 }
+
+#endif
 
 const struct image_format image_format_avif = {"AVIF", effnet_is_avif, decode, extent};

@@ -410,6 +410,13 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return status;
 }
 
+/* The directory may be anywhere in the file. */
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
+{
+    *extent_bytes = UINT64_MAX;
+    return tiff_load(start);
+}
+
 #else
 
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
@@ -419,7 +426,12 @@ static int decode(const struct image_source *source, struct effnet_image *out, s
     return image_fail_left_out(source, "a TIFF image", "libtiff");
 }
 
+static int extent(const struct image_source *start, uint64_t *extent_bytes)
+{
+    (void)extent_bytes;
+    return decode(start, NULL, NULL);
+}
+
 #endif
 
-/* The directory may be anywhere in the file. */
-const struct image_format image_format_tiff = {"TIFF", matches, decode, NULL};
+const struct image_format image_format_tiff = {"TIFF", matches, decode, extent};
