@@ -328,7 +328,7 @@ check-c: ## the same with the tests in C alone: for another compiler, or a build
 	@V=$(V) PYTHON_TESTS= tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
 
 run-tests:
-	@V=$(V) PYTHON_TESTS=$(PYTHON_TESTS) tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
+	@V=$(V) PYTHON_TESTS='$(PYTHON_TESTS)' tests/check.sh $(BUILD) $(TEST_PROGRAMS) $(GPU_TEST_PROGRAMS)
 
 tests: $(TEST_PROGRAMS) $(RUNNER_PROGRAMS) gpu-tests
 

@@ -25,13 +25,56 @@ record() {
 sum_of() { sed -n "$1" "$test_log" | awk '{ n += $1 } END { print n + 0 }'; }
 
 # Runs one test program and adds what it says it ran, cmocka's totals or a line "N passed, N failed":
-# run_program NAME COMMAND... A program that dies, exits non-zero although none of its tests failed (a
-# sanitizer's report) or runs no test counts as one failure; exit status 77, as one skipped.
+# run_program NAME COMMAND...
 run_program() {
-    local name=$1 start=$SECONDS status total p f s
+    local name=$1 start=$SECONDS status
     shift
     "$@" >"$test_log" 2>&1 </dev/null
     status=$?
+    record_program "$name" $((SECONDS - start)) "$status"
+}
+
+# Runs test programs, as many at a time as there are processors, and records them in their order.
+run_programs() {
+    local logs next=0 started=0 program
+    logs=$(mktemp -d)
+    for program; do
+        while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do
+            wait -n
+            record_ended "$@"
+        done
+        run_aside "$logs/$started" "$program" &
+        started=$((started + 1))
+    done
+    wait
+    record_ended "$@"
+    rm -r "$logs"
+}
+
+# run_programs' parts: runs a program into LOG, what it took and its status into LOG.end; and records the ended
+# ones before which none is left.
+run_aside() {
+    local start=$SECONDS status
+    "$2" >"$1" 2>&1 </dev/null
+    status=$?
+    echo "$((SECONDS - start)) $status" >"$1.new"
+    mv "$1.new" "$1.end"
+}
+record_ended() {
+    local programs=("$@") seconds status
+    while [ -e "$logs/$next.end" ]; do
+        read -r seconds status <"$logs/$next.end"
+        cp "$logs/$next" "$test_log"
+        record_program "${programs[next]#"$PWD"/}" "$seconds" "$status"
+        next=$((next + 1))
+    done
+}
+
+# What the log and the exit status of a test program say: record_program NAME SECONDS STATUS. One that dies,
+# exits non-zero although none of its tests failed (a sanitizer's report) or runs no test counts as one failure;
+# exit status 77, as one skipped.
+record_program() {
+    local status=$3 total p f s
     total=$(sum_of 's/^\[==========\] .*\b\([0-9][0-9]*\) test(s) run.*/\1/p')
     p=$(sum_of 's/^\[  PASSED  \] \([0-9][0-9]*\) test(s).*/\1/p')
     s=$(sum_of 's/^\[  SKIPPED \] \([^:]*: \)\{0,1\}\([0-9][0-9]*\) test(s).*/\2/p') # cmocka 1.1.8 names the group
@@ -44,7 +87,7 @@ run_program() {
         echo "exit status $status" >>"$test_log"
         f=1
     fi
-    record "$name" $((SECONDS - start)) "$p" "$f" "$s"
+    record "$1" "$2" "$p" "$f" "$s"
 }
 
 # Runs one command that is a test as a whole: run_command NAME COMMAND...

@@ -2,7 +2,8 @@
 # Runs README's two commands, `make demo` and `make check`, on a fresh machine: a bare root of a Debian suite
 # that holds make, git and ca-certificates, and a clone of this repository's last commit.
 #
-#   tests/fresh.sh SUITE        bookworm, trixie
+#   tests/fresh.sh SUITE                 bookworm, trixie
+#   tests/fresh.sh SUITE TEST_FILE...    of the Python tests, these alone
 #
 # Needs root and debootstrap; says "skipped: ..." and exits with 77 where it cannot run. The root lives in a
 # mount and process namespace of its own and is removed at the end, also after a failure or Ctrl-C. Nothing of
@@ -12,8 +13,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ $# = 1 ] || { echo "usage: tests/fresh.sh SUITE" >&2; exit 64; }
+[ $# != 0 ] || { echo "usage: tests/fresh.sh SUITE [TEST_FILE...]" >&2; exit 64; }
 suite=$1
+shift
+check="make check"
+[ $# = 0 ] || check="make check PYTHON_TESTS='$*'"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/effnet-fresh
 
 skip() { echo "skipped: $*"; exit 77; }
@@ -85,7 +89,7 @@ run_inside() {
     copy_settings "$root"
     local variables=()
     mapfile -d '' -t variables < <(network_environment)
-    for command in "make demo" "make check"; do
+    for command in "make demo" "$check"; do
         echo "== $suite: $command"
         chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             "${variables[@]}" /bin/sh -c "cd /effnet && $command" </dev/null || {
@@ -109,4 +113,4 @@ trap 'exit 130' INT TERM
 chmod 755 "$root" # apt fetches as a user of its own
 tar -C "$root" -xf "$archive"
 git clone --quiet --no-hardlinks "file://$PWD" "$root/effnet"
-FRESH_INSIDE=$root unshare --mount --pid --fork --kill-child "$0" "$suite"
+FRESH_INSIDE=$root unshare --mount --pid --fork --kill-child "$0" "$suite" "$@"
