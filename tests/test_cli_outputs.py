@@ -66,6 +66,20 @@ def test_output_to_what_is_no_file(classify, images, tmp_path, build, tiny):
     assert process.wait(60) == 0
 
 
+def test_output_that_is_read_is_left_alone(effnet, tiny, images, tmp_path):
+    """The list of names, and the weights, in whatever spelling."""
+    names, model = tmp_path / "names", tmp_path / "model"
+    names.write_text(f"{images[0]}\n")
+    model.write_bytes(tiny.read_bytes())
+    (tmp_path / "link").symlink_to("names")
+    for option in "-o", "--logits", "--embeddings":
+        for output in "names", "./names", "link", model:
+            done = effnet("classify", "-m", model, "--files-from", "names", option, output, cwd=tmp_path)
+            assert_one_line(done, USAGE, f"{output}: is read, and so not overwritten")
+    assert names.read_text() == f"{images[0]}\n" and model.read_bytes() == tiny.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["link", "model", "names"]
+
+
 def test_output_that_is_an_image_is_left_alone(classify, images, tmp_path):
     image = write_image(tmp_path / "image.png", 5)
     before = image.read_bytes()

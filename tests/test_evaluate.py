@@ -445,6 +445,13 @@ def test_outputs_that_cannot_be_written(evaluate, folder, tmp_path):
         assert link.is_symlink() and (tmp_path / "target").stat().st_size
         link.unlink()
         (tmp_path / "target").unlink()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\nx.png,0\n")
+    for option in ("--plot", "--predictions"):
+        done = evaluate(option, f"{tmp_path}/./labels.csv", "--labels-from", labels)
+        assert_one_line(done, USAGE, "labels.csv: is read, and so not overwritten")
+    assert labels.read_text() == "file,label\nx.png,0\n"
+    labels.unlink()
     done = evaluate("--plot", tmp_path / "a", "--predictions", f"{tmp_path}/./a", folder)
     assert_one_line(done, USAGE, "--predictions and --plot name the same file")
     assert os.listdir(tmp_path) == []

@@ -178,7 +178,8 @@ static void test_list(void **state)
     static const char nul[] = "a\n\0\0b\r\0-\0last";
     write_bytes("nul", nul, sizeof nul - 1);
     check(&(struct walk_options){.list = "nul", .null = true}, "a\n|b\r|./-|last");
-    check(&(struct walk_options){.list = "nul"}, "-2 nul: no list of names: a NUL byte, after 1 names");
+    check(&(struct walk_options){.list = "nul"},
+          "-2 nul: no list of names: a NUL byte (-0 is for names that end in NUL), after 1 names");
     write_bytes("empty", "", 0);
     check(&(struct walk_options){.list = "empty"}, "");
     check(&(struct walk_options){.list = "missing"}, "missing: No such file or directory");

@@ -219,6 +219,16 @@ static int batch_size(const struct classify_options *o)
     return known && o->inputs.count < IMAGE_BATCH_DEFAULT ? o->inputs.count : IMAGE_BATCH_DEFAULT;
 }
 
+static int check_not_read(const struct classify_options *o, const effnet_model *model)
+{
+    const char *const outputs[] = {o->output, o->cam, o->arrays[ARRAY_LOGITS], o->arrays[ARRAY_EMBEDDINGS]};
+    for (size_t i = 0; i < sizeof outputs / sizeof outputs[0]; i++) {
+        EFFNET_TRY(output_check_not_read(outputs[i], o->inputs.list));
+        EFFNET_TRY(output_check_not_read(outputs[i], effnet_model_get_info(model)->path));
+    }
+    return EFFNET_OK;
+}
+
 static int open_inputs(struct job *job)
 {
     const struct classify_options *o = job->options;
@@ -227,6 +237,7 @@ static int open_inputs(struct job *job)
     int status = setup_open_model(&o->setup, &job->model);
     effnet_clock_lap(&since_us, &job->stats.load_model);
     if (status) return status;
+    EFFNET_TRY(check_not_read(o, job->model));
     EFFNET_TRY(limit_classes(job, effnet_model_get_info(job->model)));
     if (walk_open(&o->inputs, &job->walk, &error)) return cli_fail_library(&error);
     if (o->cam) EFFNET_TRY(cam_open(&job->cam, o, job->model));

@@ -155,6 +155,12 @@ bool output_same_place(const char *a, const char *b)
     return same;
 }
 
+int output_check_not_read(const char *name, const char *input)
+{
+    if (!name || !input || !strcmp(input, "-") || !output_same_place(name, input)) return EFFNET_OK;
+    return cli_fail(EFFNET_E_USAGE, "%s: is read, and so not overwritten", name);
+}
+
 int output_check_place(const char *name)
 {
     struct stat info;

@@ -40,6 +40,9 @@ char *output_place(const char *name);
 /* Whether both names lead there, in whatever spelling. */
 bool output_same_place(const char *a, const char *b);
 
+/* Refuses to write to what is read: a list, labels, weights. Either may be NULL; an input "-" is no file. */
+int output_check_not_read(const char *name, const char *input);
+
 /* For what is written in one go. Before long work: whether a file could be made there; */
 int output_check_place(const char *name);
 /* output_name and output_open; */

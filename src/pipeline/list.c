@@ -103,7 +103,7 @@ static int next_line(struct list *list, char **name, struct effnet_error *error)
             if (list->ended && stop == text + length && !length) return 0;
             list->start += (size_t)(stop - text) + (stop < text + length);
             if (!list->null && memchr(text, '\0', (size_t)(stop - text)))
-                return fail_name(list, "a NUL byte", error);
+                return fail_name(list, "a NUL byte (-0 is for names that end in NUL)", error);
             *stop = '\0'; /* there is room: the longest name leaves half the buffer */
             *name = text;
             return 1;

@@ -182,6 +182,16 @@ static int read_dataset(struct job *job)
     return EFFNET_OK;
 }
 
+static int check_not_read(const struct evaluate_options *o, const effnet_model *model)
+{
+    const char *const inputs[] = {o->labels_from, effnet_model_get_info(model)->path};
+    for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
+        EFFNET_TRY(output_check_not_read(o->predictions, inputs[i]));
+        EFFNET_TRY(output_check_not_read(o->plot, inputs[i]));
+    }
+    return EFFNET_OK;
+}
+
 static int evaluate(const struct evaluate_options *o)
 {
     struct job job = {.options = o};
@@ -190,6 +200,7 @@ static int evaluate(const struct evaluate_options *o)
     if (o->predictions) EFFNET_TRY(output_check_place(o->predictions));
     if (o->plot) EFFNET_TRY(output_check_place(o->plot));
     int status = setup_open_model(&o->setup, &job.model);
+    if (!status) status = check_not_read(o, job.model);
     if (!status) status = read_dataset(&job);
     if (!status) status = open_sides(&job);
     if (!status) status = run_all(&job);
