@@ -232,7 +232,7 @@ def test_full_disk(classify, tiny, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     done = classify("--cam", tmp_path / "file/maps", image)
     assert_one_line(done, OUTPUT, "Not a directory")
-    assert_one_line(classify("--cam", tmp_path / "file", image), OUTPUT, tmp_path / "file", "File exists")
+    assert_one_line(classify("--cam", tmp_path / "file", image), OUTPUT, tmp_path / "file", "is no folder, and no .png by its name")
 
 
 def test_resume(build, classify, tiny, images, tmp_path):

@@ -94,7 +94,8 @@ static int make_folder(const char *path)
 {
     const int reason = mkdir(path, 0777) ? errno : 0;
     if (!reason || (reason == EEXIST && is_directory(path))) return EFFNET_OK;
-    return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(reason));
+    return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path,
+                    reason == EEXIST ? "is no folder, and no .png by its name" : strerror(reason));
 }
 
 int cam_open(struct cam **out, const struct classify_options *options, const effnet_model *model)
