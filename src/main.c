@@ -12,6 +12,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"classify", "name what images show: the most probable classes", cmd_classify},
+    {"merge", "put together what the shards of classify have written", cmd_merge},
     {"evaluate", "say how often answers about labelled images are right", cmd_evaluate},
     {"info", "describe the network, its layers, and the devices", cmd_info},
     {"verify", "hold a device's results against the plain reference", cmd_verify},

@@ -9,7 +9,7 @@ from cli_model import DATA, NO_INPUT, USAGE, assert_one_line, write_image
 from PIL import Image
 
 # Launchers' variables, which the machine that runs the tests may have.
-LAUNCHERS = ("SLURM_", "OMPI_", "MV2_", "PMI_")
+LAUNCHERS = ("SLURM_", "OMPI_", "MV2_", "PMI_", "PARALLEL_")
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,27 @@ def test_shard_auto(classify, photos, tmp_path):
         assert_one_line(done, USAGE, "all 3 processes would write it", "{shard}")
         done = classify("-q", "--shard", "auto", "-o", tmp_path / "out-{shard}", *names_of_all, variables=variables)
         assert done.returncode == 0 and (tmp_path / f"out-0000{part + 1}-of-00003").exists()
+    for variables, part, count in [
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "0",
+          "SLURM_ARRAY_TASK_MAX": "2", "SLURM_ARRAY_TASK_COUNT": "3"}, 6, 6),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5",
+          "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_COUNT": "3"}, 3, 3),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "4"}, 2, 4),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "PMI_RANK": "1", "PMI_SIZE": "2"}, 2, 2),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "PARALLEL_SEQ": "9"}, 2, 2),
+    ]:
+        done = classify("--shard", "auto", *names_of_all, variables=variables)
+        assert done.stderr.startswith(f"effnet: shard {part}/{count}, by "), done.stderr
+    for variables, words in [
+        ({"PMI_RANK": "2", "PMI_SIZE": "2"}, "task 3 of 2"),
+        ({"PMI_RANK": "x", "PMI_SIZE": "2"}, "PMI_RANK is x, but must be a number"),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE is not set"),
+        ({"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "9",
+          "SLURM_ARRAY_TASK_COUNT": "3"}, "not evenly spaced"),
+        ({"PARALLEL_SEQ": "1"}, "GNU parallel does not tell"),
+        ({"PARALLEL_SEQ": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, "GNU parallel does not tell"),
+    ]:
+        assert_one_line(classify("--shard", "auto", *names_of_all, variables=variables), USAGE, words)
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}
     assert_one_line(classify("--shard", "auto", "a", variables=script), USAGE, "batch script", "srun")
 

@@ -174,7 +174,7 @@ int cmd_classify(int argc, char **argv)
         FLAG('0', "null", "the names in FILE end in NUL, as find -print0 writes them", &o.inputs.null),
         TEXT(0, "shard", "I/N",
              "take the I-th of N blocks of the files, from 1/N to N/N; auto: by the\n"
-             "environment of Slurm and MPI. cat puts the outputs together",
+             "environment of Slurm and MPI. effnet merge puts the outputs together",
              &o.shard),
         OPTION_SPEC('k', "topk", "N", "classes an image; more than there are means all (default 5)",
                     OPTION_INTEGER, int64_t, &o.top_k, 1, INT_MAX, &o.top_k_given),

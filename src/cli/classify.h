@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/output.h"
+#include "cli/part.h"
 #include "cli/results.h"
 #include "cli/resume.h"
 #include "pipeline/walk.h"
@@ -29,12 +30,17 @@ int classify_run(const struct classify_options *options);
 
 /* ---------------------------------------------------------------- classify_files.c */
 
+enum { CLASSIFY_RUN_BYTES = RESUME_HEADER_BYTES / 2 };
+
 /* What a run writes, and how far it has come. */
 struct classify_files {
     struct output results, arrays[ARRAYS];
     int columns[ARRAYS];
-    struct resume *resume;       /* NULL: it cannot go on where it broke off */
-    struct resume_record record; /* kept up by who prints */
+    struct shard shard;
+    bool parts;                   /* --shard was given: each output is a part (part.h) */
+    char run[CLASSIFY_RUN_BYTES]; /* what its bytes depend on, lines of key=value */
+    struct resume *resume;        /* NULL: it cannot go on where it broke off */
+    struct resume_record record;  /* kept up by who prints */
     double noted_us;
 };
 
@@ -47,8 +53,8 @@ int classify_files_add_rows(struct classify_files *files, const struct effnet_re
 /* After each item: what was written is passed on, and how far the run has come is noted, at once where `now`
  * says so, else from time to time. */
 int classify_files_note(struct classify_files *files, bool now);
-/* All items are done: the files get their names. */
-int classify_files_finish(struct classify_files *files);
+/* All items are done: the files get their names. `walk` has handed out all of them. */
+int classify_files_finish(struct classify_files *files, const struct walk *walk);
 /* Closes them. Unless `done`, what a later run can go on with is kept. */
 void classify_files_close(struct classify_files *files, bool done);
 

@@ -34,25 +34,23 @@ static const char *or_default(const char *word)
     return word ? word : "default";
 }
 
-/* What the bytes of the results depend on, beside the files. */
-static int describe(const struct classify_options *o, const effnet_model *model, int top_k, char *text,
-                    size_t size)
+/* What the bytes of the results depend on, beside the files and the shard. */
+static int describe(const struct classify_options *o, const effnet_model *model, int top_k,
+                    char text[CLASSIFY_RUN_BYTES])
 {
     const struct effnet_image_options *image = &o->image;
     uint64_t weights;
     EFFNET_TRY(hash_file(effnet_model_get_info(model)->path, &weights));
-    snprintf(text, size,
+    snprintf(text, CLASSIFY_RUN_BYTES,
              "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
-             "logits=%d\nembeddings=%d\ncam=%d\nshard=%" PRId64 "/%" PRId64 "\nmax-pixels=%" PRId64
-             "\nignore-exif=%d\n"
+             "logits=%d\nembeddings=%d\ncam=%d\nmax-pixels=%" PRId64 "\nignore-exif=%d\n"
              "background=%d %02x%02x%02x\nbatch-size=%" PRId64
              "\ndevice=%.80s\nprecision=%.80s\nplan=%.80s\n",
              weights, o->format, o->no_header, o->scores, top_k, o->threshold, o->threshold_given,
              o->arrays[ARRAY_LOGITS] != NULL, o->arrays[ARRAY_EMBEDDINGS] != NULL, o->cam != NULL,
-             o->inputs.shard.number, o->inputs.shard.count, image->max_pixels, image->ignore_exif,
-             image->has_background, image->background[0], image->background[1], image->background[2],
-             o->batch_size, or_default(o->setup.device), or_default(o->setup.precision),
-             or_default(o->setup.plan));
+             image->max_pixels, image->ignore_exif, image->has_background, image->background[0],
+             image->background[1], image->background[2], o->batch_size, or_default(o->setup.device),
+             or_default(o->setup.precision), or_default(o->setup.plan));
     return EFFNET_OK;
 }
 
@@ -71,11 +69,11 @@ static int rename_all(const struct classify_files *files)
     return output_rename(&files->results);
 }
 
-static int open_resume(struct classify_files *files, const struct classify_options *options,
-                       const effnet_model *model, int top_k, bool *found)
+static int open_resume(struct classify_files *files, const struct classify_options *options, bool *found)
 {
     char text[RESUME_HEADER_BYTES - 64], *path;
-    EFFNET_TRY(describe(options, model, top_k, text, sizeof text));
+    snprintf(text, sizeof text, "%sshard=%" PRId64 "/%" PRId64 "\n", files->run, files->shard.number,
+             files->shard.count);
     if (asprintf(&path, "%s.resume", files->results.final) < 0) return cli_fail_nomem("the resume file");
     int status = resume_open(path, text, options->resume, &files->resume, &files->record, found);
     if (!status && files->record.finished && !options->resume) {
@@ -119,6 +117,7 @@ static int name_outputs(struct classify_files *files, const struct classify_opti
     if (options->resume && !files->results.final)
         return cli_fail(EFFNET_E_USAGE, "--resume: %s is no regular file", options->output);
     EFFNET_TRY(check_no_image(&files->results));
+    if (files->parts && files->results.final) EFFNET_TRY(part_check_place(files->results.final));
     for (int i = 0; i < ARRAYS; i++) {
         struct output *array = &files->arrays[i];
         if (!options->arrays[i]) continue;
@@ -126,6 +125,7 @@ static int name_outputs(struct classify_files *files, const struct classify_opti
         if (!array->final)
             return cli_fail(EFFNET_E_USAGE, "%s: %s is no regular file", array_options[i], array->name);
         EFFNET_TRY(check_no_image(array));
+        if (files->parts) EFFNET_TRY(part_check_place(array->final));
     }
     return EFFNET_OK;
 }
@@ -137,8 +137,11 @@ int classify_files_open(struct classify_files *files, const struct classify_opti
     files->columns[ARRAY_LOGITS] = effnet_model_get_info(model)->classes;
     files->columns[ARRAY_EMBEDDINGS] = effnet_model_get_info(model)->feature_channels;
     files->record = (struct resume_record){.names = HASH_START};
+    files->shard = options->inputs.shard;
+    files->parts = options->shard != NULL;
     EFFNET_TRY(name_outputs(files, options));
-    if (files->results.final) EFFNET_TRY(open_resume(files, options, model, top_k, &found));
+    if (files->results.final || files->parts) EFFNET_TRY(describe(options, model, top_k, files->run));
+    if (files->results.final) EFFNET_TRY(open_resume(files, options, &found));
     int status = files->record.finished ? EFFNET_OK : open_outputs(files, found);
     if (status && !found) {
         resume_close(files->resume, true); /* what is in the way would pass for ours the next time */
@@ -176,7 +179,29 @@ int classify_files_note(struct classify_files *files, bool now)
     return resume_note(files->resume, &files->record);
 }
 
-int classify_files_finish(struct classify_files *files)
+/* What effnet merge reads beside an output of this shard. */
+static int describe_part(const struct classify_files *files, const struct walk_names *names,
+                         const struct output *output, const char *what, int columns)
+{
+    if (!output->final) return EFFNET_OK;
+    struct part part = {.shard = files->shard, .columns = columns};
+    snprintf(part.run, sizeof part.run, "output=%s\nnames=%" PRId64 " %016" PRIx64 "\n%s", what, names->count,
+             names->hash, files->run);
+    return part_write(output->final, &part, output->file);
+}
+
+static int describe_parts(const struct classify_files *files, const struct walk *walk)
+{
+    if (!files->parts) return EFFNET_OK;
+    struct walk_names names = walk_names_of_all(walk);
+    if (files->shard.count == 1)
+        names = (struct walk_names){.count = files->record.items, .hash = files->record.names};
+    for (int i = 0; i < ARRAYS; i++)
+        EFFNET_TRY(describe_part(files, &names, &files->arrays[i], array_options[i] + 2, files->columns[i]));
+    return describe_part(files, &names, &files->results, "results", 0);
+}
+
+int classify_files_finish(struct classify_files *files, const struct walk *walk)
 {
     if (!files->record.finished) {
         for (int i = 0; i < ARRAYS; i++) {
@@ -186,6 +211,7 @@ int classify_files_finish(struct classify_files *files)
             EFFNET_TRY(output_sync(&files->arrays[i]));
         }
         EFFNET_TRY(output_sync(&files->results));
+        EFFNET_TRY(describe_parts(files, walk));
         files->record.finished = 1;
         if (files->resume) EFFNET_TRY(resume_note(files->resume, &files->record));
     }

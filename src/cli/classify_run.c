@@ -322,7 +322,7 @@ int classify_run(const struct classify_options *options)
     if (to_run && (status || interrupted))
         (void)classify_files_note(&job.files, true);
     else if (!status)
-        status = classify_files_finish(&job.files);
+        status = classify_files_finish(&job.files, job.walk);
     const bool done = !status && !interrupted;
     if (done) notice_end(&job);
     if (interrupted && !status) notice_interrupted(&job);

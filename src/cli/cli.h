@@ -15,6 +15,7 @@
 enum { CLI_MISS = 1 };
 
 int cmd_classify(int argc, char **argv);
+int cmd_merge(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_bench(int argc, char **argv);

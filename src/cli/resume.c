@@ -1,6 +1,7 @@
 #include "cli/resume.h"
 
 #include "cli/cli.h"
+#include "cli/text.h"
 #include "common/hash.h"
 
 #include <errno.h>
@@ -75,17 +76,12 @@ static void header_write(char header[RESUME_HEADER_BYTES], const char *options)
 /* Names the first option that differs. */
 static int compare_options(const struct resume *resume, const char *before, const char *now)
 {
-    while (*before && *now) {
-        size_t a = strcspn(before, "\n"), b = strcspn(now, "\n");
-        if (a != b || memcmp(before, now, a) != 0)
-            return cli_fail(EFFNET_E_USAGE,
-                            "--resume: %s is of a run with %.*s, and this one has %.*s; to begin anew, "
-                            "remove it and what is .partial",
-                            resume->path, (int)a, before, (int)b, now);
-        before += a + (before[a] != '\0');
-        now += b + (now[b] != '\0');
-    }
-    if (!*before && !*now) return EFFNET_OK;
+    if (!text_skip_same_lines(&before, &now)) return EFFNET_OK;
+    if (*before && *now)
+        return cli_fail(EFFNET_E_USAGE,
+                        "--resume: %s is of a run with %.*s, and this one has %.*s; to begin anew, "
+                        "remove it and what is .partial",
+                        resume->path, (int)strcspn(before, "\n"), before, (int)strcspn(now, "\n"), now);
     return cli_fail(EFFNET_E_USAGE, "--resume: %s is of a run with other options", resume->path);
 }
 

@@ -70,6 +70,17 @@ bool text_is_slip(const char *word, const char *meant)
            (*word && *meant && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
 }
 
+bool text_skip_same_lines(const char **a, const char **b)
+{
+    while (**a && **b) {
+        const size_t length = strcspn(*a, "\n");
+        if (length != strcspn(*b, "\n") || memcmp(*a, *b, length) != 0) return true;
+        *a += length + ((*a)[length] != '\0');
+        *b += length + ((*b)[length] != '\0');
+    }
+    return **a || **b;
+}
+
 bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)
 {
     char *repaired = malloc(3 * strlen(text) + 1), *to = repaired;

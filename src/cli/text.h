@@ -21,6 +21,9 @@ void text_write_csv(FILE *out, const char *text);
  */
 bool text_is_slip(const char *word, const char *meant);
 
+/* Moves both past the lines that they begin with alike; false: they are the same to the end. */
+bool text_skip_same_lines(const char **a, const char **b);
+
 /* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD, and *whole, where that is not NULL,
  * tells whether there were none. False when memory is short. */
 bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole);

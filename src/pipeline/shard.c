@@ -108,6 +108,11 @@ int shard_from_environment(struct shard *shard, const char **origin, struct effn
         EFFNET_TRY(slurm_array(shard, error));
         if (!*origin) *origin = "Slurm";
     }
+    /* It numbers its jobs, but does not tell them how many there are: each would take all files. */
+    if (shard->count == 1 && is_set("PARALLEL_SEQ"))
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "GNU parallel does not tell its jobs how many they are: name the shard, as in "
+                           "'parallel effnet classify --shard {}/7 ... ::: {1..7}'");
     if (shard->number >= 1 && shard->number <= shard->count) return EFFNET_OK;
     return effnet_fail(error, EFFNET_E_USAGE, "%s says that this is task %lld of %lld, counted from 1",
                        *origin, (long long)shard->number, (long long)shard->count);

@@ -14,8 +14,9 @@ int shard_parse(const char *text, struct shard *shard, struct effnet_error *erro
 
 /* What Open MPI, MVAPICH2, MPICH and Intel MPI, and Slurm say of this process in its environment. *origin:
  * who says so, NULL where nobody does, and then the shard is {1, 1}. The tasks of a Slurm array and those of
- * each of its jobs count together. EFFNET_E_USAGE: what they say makes no sense, or this is not one of the
- * tasks but the script that starts them, which would leave most of the inputs out. */
+ * each of its jobs count together. EFFNET_E_USAGE: what they say makes no sense; this is not one of the
+ * tasks but the script that starts them, which would leave most of the inputs out; or it is one of GNU
+ * parallel's jobs, which are not told how many they are. */
 int shard_from_environment(struct shard *shard, const char **origin, struct effnet_error *error);
 
 /* Which of `total` inputs are the shard's: from *first, before *end. The sizes differ by one at most. */

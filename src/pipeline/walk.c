@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "common/file_kind.h"
+#include "common/hash.h"
 #include "image/formats/formats.h"
 #include "pipeline/folder.h"
 #include "pipeline/list.h"
@@ -19,6 +20,7 @@ struct walk {
     struct folder *folder; /* that is being gone through, or NULL */
     int64_t next;          /* the next name's number, among all shards' */
     int64_t first, end;    /* those of this shard; end < 0: not known */
+    struct walk_names all;
 };
 
 static bool is_folder(const char *path)
@@ -80,10 +82,13 @@ static int rewind_walk(struct walk *walk, struct effnet_error *error)
 static int find_shard(struct walk *walk, struct effnet_error *error)
 {
     struct walk_entry entry;
-    int found = 1;
+    int found;
     if (walk->list) EFFNET_TRY(list_keep(walk->list, error));
-    while (found > 0) found = next_of_all(walk, &entry, error);
+    walk->all.hash = HASH_START;
+    while ((found = next_of_all(walk, &entry, error)) > 0)
+        walk->all.hash = hash_add(walk->all.hash, entry.path, strlen(entry.path) + 1);
     if (found < 0) return found;
+    walk->all.count = walk->next;
     shard_range(&walk->options.shard, walk->next, &walk->first, &walk->end);
     EFFNET_TRY(rewind_walk(walk, error));
     while (walk->next < walk->first) {
@@ -114,6 +119,11 @@ int walk_open(const struct walk_options *options, struct walk **out, struct effn
 int64_t walk_total(const struct walk *walk)
 {
     return walk->end < 0 ? -1 : walk->end - walk->first;
+}
+
+struct walk_names walk_names_of_all(const struct walk *walk)
+{
+    return walk->all;
 }
 
 int walk_next(struct walk *walk, struct walk_entry *entry, struct effnet_error *error)

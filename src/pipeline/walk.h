@@ -28,6 +28,13 @@ struct walk_entry {
 int walk_open(const struct walk_options *options, struct walk **out, struct effnet_error *error);
 /* How many names there will be; below 0 where that is not known. */
 int64_t walk_total(const struct walk *walk);
+/* How many names all shards have together, and the hash of them, each with its NUL. Of one shard nothing is
+ * known: zeros. */
+struct walk_names {
+    int64_t count;
+    uint64_t hash;
+};
+struct walk_names walk_names_of_all(const struct walk *walk);
 /* The next name, in the order given: 1. 0: that was all. Negative: as list_next and folder_next. */
 int walk_next(struct walk *walk, struct walk_entry *entry, struct effnet_error *error);
 /* Whether a file is an image, by its first bytes, be it broken or of a format that is not read. A file that

@@ -152,7 +152,7 @@ static void run(void)
             go_on(&files);
             before = files.record;
         }
-        if (!status && (i == 2 || files.record.finished)) status = classify_files_finish(&files);
+        if (!status && (i == 2 || files.record.finished)) status = classify_files_finish(&files, NULL);
         classify_files_close(&files, !status && (i == 2 || finished));
         if (status || finished) return;
         options.resume = true;

@@ -1,0 +1,112 @@
+#include "cli/part.h"
+
+#include "cli/cli.h"
+#include "cli/output.h"
+#include "common/hash.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAGIC "effnet shard 1\n"
+
+enum { HEAD_BYTES = 192, FILE_BYTES = HEAD_BYTES + PART_RUN_BYTES };
+
+/* NAME.shard; the caller's. NULL where memory is short, which is reported. */
+static char *name_of(const char *path)
+{
+    char *name;
+    if (asprintf(&name, "%s.shard", path) >= 0) return name;
+    cli_fail_nomem("a part's name");
+    return NULL;
+}
+
+int part_check_place(const char *path)
+{
+    char *name = name_of(path), bytes[sizeof MAGIC - 1];
+    if (!name) return EFFNET_E_NOMEM;
+    FILE *file = fopen(name, "re");
+    const bool others = file ? fread(bytes, 1, sizeof bytes, file) != sizeof bytes ||
+                                   memcmp(bytes, MAGIC, sizeof bytes) != 0
+                             : errno != ENOENT;
+    if (file) fclose(file);
+    const int status = others ? cli_fail(EFFNET_E_OUTPUT, "%s: is in the way, and no file of effnet's", name)
+                              : EFFNET_OK;
+    free(name);
+    return status;
+}
+
+/* The lines before part->run. */
+static int print_head(char head[HEAD_BYTES], const struct part *part)
+{
+    return snprintf(head, HEAD_BYTES,
+                    MAGIC "shard=%" PRId64 "/%" PRId64 "\ncolumns=%" PRId64 "\nbytes=%" PRId64
+                          "\nhash=%016" PRIx64 "\n",
+                    part->shard.number, part->shard.count, part->columns, part->bytes, part->hash);
+}
+
+int part_write(const char *path, struct part *part, FILE *file)
+{
+    char bytes[65536], head[HEAD_BYTES];
+    size_t size;
+    struct output output;
+    part->bytes = 0;
+    part->hash = HASH_START;
+    if (fseeko(file, 0, SEEK_SET)) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(errno));
+    while ((size = fread(bytes, 1, sizeof bytes, file)) > 0) {
+        part->bytes += (int64_t)size;
+        part->hash = hash_add(part->hash, bytes, size);
+    }
+    if (ferror(file)) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(errno));
+    char *name = name_of(path);
+    if (!name) return EFFNET_E_NOMEM;
+    int status = output_name(&output, name);
+    if (!status) status = output_open(&output, true, 0);
+    if (!status) {
+        print_head(head, part);
+        fputs(head, output.file);
+        fputs(part->run, output.file);
+    }
+    status = output_end(&output, status);
+    free(name);
+    return status;
+}
+
+/* Whether the text is what part_write writes; then *part has it. */
+static bool parse(const char *text, struct part *part)
+{
+    char head[HEAD_BYTES];
+    if (sscanf(text,
+               MAGIC "shard=%7" SCNd64 "/%7" SCNd64 "\ncolumns=%9" SCNd64 "\nbytes=%18" SCNd64
+                     "\nhash=%16" SCNx64,
+               &part->shard.number, &part->shard.count, &part->columns, &part->bytes, &part->hash) != 5)
+        return false;
+    const size_t length = (size_t)print_head(head, part);
+    if (strncmp(text, head, length) != 0 || strlen(text + length) >= sizeof part->run) return false;
+    strcpy(part->run, text + length);
+    return part->shard.number >= 1 && part->shard.number <= part->shard.count && part->columns >= 0 &&
+           part->bytes >= 0;
+}
+
+int part_read(const char *path, struct part *part)
+{
+    char text[FILE_BYTES + 1], *name = name_of(path);
+    if (!name) return EFFNET_E_NOMEM;
+    FILE *file = fopen(name, "re");
+    int status = EFFNET_OK;
+    if (!file) {
+        status = cli_fail(EFFNET_E_NOINPUT, "%s: %s%s", name, strerror(errno),
+                          errno == ENOENT ? "; classify --shard writes it beside its output" : "");
+    } else {
+        const size_t size = fread(text, 1, FILE_BYTES, file);
+        text[size] = '\0';
+        if (ferror(file))
+            status = cli_fail(EFFNET_E_NOINPUT, "%s: %s", name, strerror(errno));
+        else if (size == FILE_BYTES || strlen(text) != size || !parse(text, part))
+            status = cli_fail(EFFNET_E_DATA, "%s: is not what classify --shard has written", name);
+        fclose(file);
+    }
+    free(name);
+    return status;
+}
