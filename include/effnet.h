@@ -176,7 +176,8 @@ enum effnet_features {
 };
 
 struct effnet_session_options {
-    const char *device; /* "auto", "cpu", "reference", "cuda", "cuda:N"; NULL is auto */
+    const char *device; /* "auto", "cpu", "reference", "cuda", "cuda:N"; NULL is auto. One device: with
+                           several, a session each, and effnet_pipeline_start_sessions */
     const char
         *precision;   /* "fp32", "bf16", "fp16"; NULL is the device's own: fp32 on the CPU, fp16 on a GPU */
     const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
@@ -343,6 +344,13 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
                          effnet_source *source, void *context, effnet_pipeline **out,
                          struct effnet_error *error);
 int effnet_pipeline_start(effnet_pipeline *pipeline, effnet_session *session, struct effnet_error *error);
+/* The same with up to 64 sessions, one for each GPU say, of one model, batch and kind of features: each batch
+ * goes to the one that has the least to do. A session that fails is left out, and its images go to the
+ * others; the failure of the last one is the pipeline's. The array is the caller's again afterwards. */
+int effnet_pipeline_start_sessions(effnet_pipeline *pipeline, effnet_session *const *sessions, int count,
+                                   struct effnet_error *error);
+/* EFFNET_OK while session `index` of those works, else how it has failed. */
+int effnet_pipeline_session_status(effnet_pipeline *pipeline, int index, struct effnet_error *error);
 /* Waits for the next result, which is valid until the next call; *result NULL: that was all. An item that
  * fails is a result, and no failure here; a source that fails or a device is, after the results before it
  * where there is an order. */

@@ -309,3 +309,19 @@ def test_manual_page(root, tmp_path):
                     Path(root, "docs/effnet.1.md")], check=True)
     text = page.read_text()
     assert text.count(".SH") >= 8 and "--topk" in text.replace("\\-", "-")
+
+
+@pytest.mark.parametrize("command, device, status, words", [
+    ("classify", "cuda:0,0", USAGE, "cuda:0 is there twice"),
+    ("classify", "cuda:0,1,0", USAGE, "cuda:0 is there twice"),
+    ("classify", "cuda:" + ",".join(map(str, range(65))), USAGE, "more than 64 GPUs"),
+    ("classify", "cuda:x,1", USAGE, "N in cuda:N is a number"),
+    ("classify", "cuda:,1", USAGE, "N in cuda:N is a number"),
+    ("classify", "x" * 200, USAGE, "no device has so long a name"),
+    ("verify", "cuda:0,1", USAGE, "a session is on one GPU"),
+    ("info", "cuda:all", USAGE, "a session is on one GPU"),
+    ("tune", "cuda:all", USAGE, "a session is on one GPU"),
+])
+def test_several_gpus_that_are_refused(effnet, tiny, image, command, device, status, words):
+    operands = {"classify": [image], "info": ["--plan"]}.get(command, [])
+    assert_one_line(effnet(command, "-m", tiny, "--device", device, *operands), status, words)

@@ -118,7 +118,13 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
                              const struct effnet_session_options *options, effnet_session **out,
                              struct effnet_error *error);
 
-/* session.c, for the pipeline: a session's device decodes JPEGs. They are as in struct backend. */
+/* session.c, for the pipeline. */
+/* As effnet_session_collect, or where features is not NULL _collect_features; but the stage of a pass that
+ * fails stays the caller's, with its pixels, until it is submitted again or given back. */
+int effnet_session_collect_or_keep(effnet_session *session, float *logits, float *features, int *n,
+                                   struct effnet_error *error);
+
+/* The same: a session's device decodes JPEGs. They are as in struct backend. */
 /* Loads what this build's sessions may want, so that the next has less to do; the next says whether it
  * failed. */
 void effnet_preload_decoder(void);

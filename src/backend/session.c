@@ -52,6 +52,12 @@ int effnet_parse_device(const char *name, enum backend_device *kind, int *index,
                            "unknown device \"%s\": auto, cpu, reference, cuda or cuda:N",
                            effnet_word(name).text);
     const char *digits = name + 5;
+    if (!strcmp(digits, "all") || strchr(digits, ','))
+        return effnet_fail(
+            error, EFFNET_E_USAGE,
+            "device \"%s\": a session is on one GPU; 'effnet classify' and 'effnet bench' take "
+            "several",
+            effnet_word(name).text);
     size_t length = strspn(digits, "0123456789");
     if (length < 1 || length > 4 || digits[length] || atoi(digits) >= MAX_DEVICES)
         return effnet_fail(error, EFFNET_E_USAGE, "device \"%s\": N in cuda:N is a number below %d",
@@ -332,12 +338,12 @@ int effnet_session_submit(effnet_session *session, uint8_t *pixels, int n, struc
     return leave(session, effnet_stages_submit(&session->stages, pixels, n, false, error));
 }
 
-static int collect(effnet_session *session, const char *what, float *logits, float *features, int *n,
-                   struct effnet_error *error)
+static int collect(effnet_session *session, const char *what, float *logits, float *features,
+                   bool keep_failed, int *n, struct effnet_error *error)
 {
     *n = 0;
     EFFNET_TRY(enter(session, what, error));
-    return leave(session, effnet_stages_collect(&session->stages, logits, features, n, error));
+    return leave(session, effnet_stages_collect(&session->stages, logits, features, keep_failed, n, error));
 }
 
 int effnet_session_collect(effnet_session *session, float *logits, int *n, struct effnet_error *error)
@@ -345,7 +351,7 @@ int effnet_session_collect(effnet_session *session, float *logits, int *n, struc
     if (!session || !logits || !n)
         return effnet_fail(error, EFFNET_E_USAGE,
                            "collect: a session, logits and a place for their number are needed");
-    return collect(session, "collect", logits, NULL, n, error);
+    return collect(session, "collect", logits, NULL, false, n, error);
 }
 
 int effnet_session_collect_features(effnet_session *session, float *logits, float *features, int *n,
@@ -356,7 +362,13 @@ int effnet_session_collect_features(effnet_session *session, float *logits, floa
                            "collect_features: a session, logits and a place for their number are needed");
     *n = 0;
     EFFNET_TRY(check_features(session, "collect_features", features, error));
-    return collect(session, "collect_features", logits, features, n, error);
+    return collect(session, "collect_features", logits, features, false, n, error);
+}
+
+int effnet_session_collect_or_keep(effnet_session *session, float *logits, float *features, int *n,
+                                   struct effnet_error *error)
+{
+    return collect(session, "collect", logits, features, true, n, error);
 }
 
 /* ---------------------------------------------------------------- decoding on the device */

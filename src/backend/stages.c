@@ -96,7 +96,7 @@ int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, bo
     return EFFNET_OK;
 }
 
-int effnet_stages_collect(struct stages *stages, float *logits, float *features, int *n,
+int effnet_stages_collect(struct stages *stages, float *logits, float *features, bool keep_failed, int *n,
                           struct effnet_error *error)
 {
     pthread_mutex_lock(&stages->lock);
@@ -112,6 +112,6 @@ int effnet_stages_collect(struct stages *stages, float *logits, float *features,
     stages->first = (stages->first + 1) % BACKEND_STAGES;
     stages->count--;
     pthread_mutex_unlock(&stages->lock);
-    set_busy(stages, index, false);
+    set_busy(stages, index, status && keep_failed);
     return status;
 }

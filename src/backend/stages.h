@@ -32,8 +32,8 @@ bool effnet_stages_busy(struct stages *stages);
 int effnet_stages_take(struct stages *stages, uint8_t **pixels, struct effnet_error *error);
 int effnet_stages_submit(struct stages *stages, const uint8_t *pixels, int n, bool decoded,
                          struct effnet_error *error);
-/* features NULL: they are not wanted. */
-int effnet_stages_collect(struct stages *stages, float *logits, float *features, int *n,
+/* features NULL: they are not wanted. keep_failed: the stage of a pass that fails stays handed out. */
+int effnet_stages_collect(struct stages *stages, float *logits, float *features, bool keep_failed, int *n,
                           struct effnet_error *error);
 
 #endif

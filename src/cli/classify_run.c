@@ -1,6 +1,7 @@
 /* names -> pipeline (read, decode, fit, network) -> top k -> outputs */
 #include "cli/classify.h"
 #include "cli/interrupt.h"
+#include "cli/sessions.h"
 #include "common/cpu.h"
 #include "common/hash.h"
 #include "common/utf8.h"
@@ -21,7 +22,7 @@ struct job {
     bool by_threshold; /* and of these those at or above options->threshold */
     const struct result_format *format;
     effnet_model *model;
-    effnet_session *session;
+    struct sessions sessions;
     struct walk *walk;
     effnet_pipeline *pipeline;
     struct effnet_class *top;
@@ -176,6 +177,7 @@ static int run_all(struct job *job)
         double since_us = effnet_clock_us();
         int status = effnet_pipeline_next(job->pipeline, &result, &error);
         effnet_clock_lap(&since_us, &job->stats.wait);
+        sessions_tell_lost(&job->sessions, job->pipeline);
         if (status) status = cli_fail_library(&error);
         if (!status && result) status = handle_result(job, result);
         effnet_clock_lap(&since_us, &job->stats.print);
@@ -260,10 +262,11 @@ static int open_pipeline(struct job *job)
     job->signals = interrupt_begin(stop_pipeline, job->pipeline);
     job->pace.start_us = effnet_clock_us();
     double since_us = effnet_clock_us();
-    int status = setup_open_session(&o->setup, job->model, batch_size(o), &job->session);
+    int status = sessions_open(&o->setup, job->model, batch_size(o), &job->sessions);
     effnet_clock_lap(&since_us, &job->stats.open_session);
     if (status) return status;
-    if (effnet_pipeline_start(job->pipeline, job->session, &error)) return cli_fail_library(&error);
+    if (effnet_pipeline_start_sessions(job->pipeline, job->sessions.session, job->sessions.count, &error))
+        return cli_fail_library(&error);
     return EFFNET_OK;
 }
 
@@ -302,7 +305,7 @@ static void notice_interrupted(const struct job *job)
 static void close_all(struct job *job)
 {
     effnet_pipeline_close(job->pipeline);
-    effnet_session_close(job->session);
+    sessions_close(&job->sessions);
     cam_close(job->cam);
     walk_close(job->walk);
     effnet_model_close(job->model);

@@ -16,7 +16,7 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
              &setup->model),
         TEXT(0, "device", "NAME",
              "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
-             "there is one, else the CPU)",
+             "there is one, else the CPU); classify and bench: also cuda:all, cuda:0,2",
              &setup->device),
         CHOICE(0, "precision", "fp32|bf16|fp16",
                "type that the network computes in\n(default: fp32 on the CPU, fp16 on a GPU)",

@@ -11,7 +11,7 @@
  * opening the session needs a processor, and all wait for that. */
 static bool decoder_free(const struct effnet_pipeline *p)
 {
-    return p->idle_decoders > (p->session || p->options.threads == 1 ? 0 : 1);
+    return p->idle_decoders > (p->lane_count || p->options.threads == 1 ? 0 : 1);
 }
 
 /* Waits for what it takes to decode: as many workers have it as may decode at once, so that no more images
@@ -35,7 +35,7 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
     pthread_mutex_lock(&p->lock);
     while (!p->filling && !p->stop) {
         p->seats_wanted++;
-        pthread_cond_signal(&p->submitter_wanted);
+        pthread_cond_broadcast(&p->submitter_wanted);
         pthread_cond_wait(&p->seat_free, &p->lock);
         p->seats_wanted--;
     }
@@ -46,9 +46,9 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
         *stage = filling;
         if (filling->taken == p->max_batch) { /* the submitter brings another one */
             p->filling = NULL;
-            *p->last_full = filling;
-            p->last_full = &filling->next;
-            pthread_cond_signal(&p->submitter_wanted);
+            *filling->lane->last_full = filling;
+            filling->lane->last_full = &filling->next;
+            pthread_cond_broadcast(&p->submitter_wanted);
         }
     }
     p->stats.seat_wait_us += effnet_clock_us() - start_us;
@@ -61,7 +61,7 @@ static uint8_t *take_seat(struct effnet_pipeline *p, struct record *record, stru
 static uint8_t *make_early(struct effnet_pipeline *p, struct record *record)
 {
     pthread_mutex_lock(&p->lock);
-    const bool may = !p->session && p->early_left > 0;
+    const bool may = !p->lane_count && p->early_left > 0;
     p->early_left -= may;
     pthread_mutex_unlock(&p->lock);
     if (may) record->early = malloc(p->crop_bytes);
@@ -80,8 +80,8 @@ static void line_up(struct effnet_pipeline *p, struct record *record)
  * it gets. */
 static void wake_submitter(struct effnet_pipeline *p, const struct stage *stage)
 {
-    if ((stage && stage->filled == p->max_batch) || p->decoding == 0)
-        pthread_cond_signal(&p->submitter_wanted);
+    if ((stage && (stage->filled == p->max_batch || stage->lane->status)) || p->decoding == 0)
+        pthread_cond_broadcast(&p->submitter_wanted);
 }
 
 void effnet_pipeline_end_item(struct effnet_pipeline *p, struct record *record, struct stage *stage)

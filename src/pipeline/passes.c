@@ -1,9 +1,10 @@
-/* The two threads that use the session: so that a stage is submitted as soon as it is full, whatever the
+/* The two threads that use a session: so that a stage is submitted as soon as it is full, whatever the
  * device is doing, and logits are handed out as soon as they are there. */
 #include "pipeline/pipeline.h"
 
 #include "common/cpu.h"
 #include "common/error.h"
+#include "common/thread.h"
 
 #include <string.h>
 #include <time.h>
@@ -14,13 +15,24 @@ enum { PATIENCE_NS = 5000000 };
 
 /* ---------------------------------------------------------------- submitting */
 
-/* Whether the stage that gives seats should go as it is: its images would wait for ones that may take long.
- */
-static bool is_stuck(const struct effnet_pipeline *p)
+/* Whether the stage that gives seats is the lane's and should go as it is: its images would wait for ones
+ * that may take long. */
+static bool is_stuck(const struct lane *lane)
 {
+    const struct effnet_pipeline *p = lane->pipeline;
     const struct stage *stage = p->filling;
-    return stage && stage->taken > 0 && stage->filled == stage->taken && p->decoding == 0 &&
-           !p->first_early && !p->in_flight && !p->full;
+    return stage && stage->lane == lane && stage->taken > 0 && stage->filled == stage->taken &&
+           p->decoding == 0 && !p->first_early && !lane->in_flight && !lane->full;
+}
+
+/* Whether seats are wanted, and the lane has the least to do of those that could bring some. */
+static bool is_to_bring(const struct lane *lane)
+{
+    const struct effnet_pipeline *p = lane->pipeline;
+    if (p->filling || p->bringing || !p->seats_wanted || !lane->free_stages) return false;
+    for (int i = 0; i < p->lane_count; i++)
+        if (!p->lanes[i].status && p->lanes[i].stages_used < lane->stages_used) return false;
+    return true;
 }
 
 static void wait_patiently(struct effnet_pipeline *p)
@@ -35,25 +47,26 @@ static void wait_patiently(struct effnet_pipeline *p)
     pthread_cond_timedwait(&p->submitter_wanted, &p->lock, &until);
 }
 
-/* A stage to submit, or NULL: first there are decoded images to submit (p->encoded.submit), or seats to bring
- * (p->filling is NULL and some are wanted), or there is an end. */
-static struct stage *wait_for_stage(struct effnet_pipeline *p)
+/* A stage to submit, or NULL: first there are decoded images to submit (lane->encoded.submit), or seats to
+ * bring, or there is an end. */
+static struct stage *wait_for_stage(struct lane *lane)
 {
+    struct effnet_pipeline *p = lane->pipeline;
     bool waited = false;
-    while (!p->stop) {
-        struct stage *stage = p->full;
+    while (!p->stop && !lane->status) {
+        struct stage *stage = lane->full;
         if (stage && stage->filled == p->max_batch) {
-            p->full = stage->next;
-            if (!p->full) p->last_full = &p->full;
+            lane->full = stage->next;
+            if (!lane->full) lane->last_full = &lane->full;
             return stage;
         }
-        if (((!p->filling && p->seats_wanted) || p->encoded.submit) && p->free_stages) return NULL;
-        if (is_stuck(p) && (waited || p->source_ended)) {
+        if (is_to_bring(lane) || (lane->encoded.submit && lane->free_stages)) return NULL;
+        if (is_stuck(lane) && (waited || p->source_ended)) {
             stage = p->filling;
             p->filling = NULL;
             return stage;
         }
-        waited = is_stuck(p);
+        waited = is_stuck(lane);
         if (waited)
             wait_patiently(p);
         else
@@ -62,41 +75,45 @@ static struct stage *wait_for_stage(struct effnet_pipeline *p)
     return NULL;
 }
 
-static void submit(struct effnet_pipeline *p, struct stage *stage)
+static void submit(struct lane *lane, struct stage *stage)
 {
+    struct effnet_pipeline *p = lane->pipeline;
     struct effnet_error error;
     stage->next = NULL;
-    *p->last_submitted = stage;
-    p->last_submitted = &stage->next;
+    *lane->last_submitted = stage;
+    lane->last_submitted = &stage->next;
     pthread_mutex_unlock(&p->lock);
     const int status = (stage->decoded ? effnet_session_submit_decoded : effnet_session_submit)(
-        p->session, stage->pixels, stage->taken, &error);
+        lane->session, stage->pixels, stage->taken, &error);
     pthread_mutex_lock(&p->lock);
     if (status) {
-        effnet_pipeline_fail(p, &error);
+        effnet_pipeline_fail_lane(lane, &error);
         return;
     }
+    lane->in_flight++;
     if (p->in_flight++ == 0) p->device_since_us = effnet_clock_us();
     p->stats.passes++;
-    pthread_cond_signal(&p->pass_submitted);
+    pthread_cond_broadcast(&p->pass_submitted);
 }
 
 /* A free stage, of which there is one; NULL: that failed. */
-static struct stage *open_stage(struct effnet_pipeline *p)
+static struct stage *open_stage(struct lane *lane)
 {
+    struct effnet_pipeline *p = lane->pipeline;
     struct effnet_error error;
     uint8_t *pixels;
     pthread_mutex_unlock(&p->lock);
-    const int status = effnet_session_stage(p->session, &pixels, &error);
+    const int status = effnet_session_stage(lane->session, &pixels, &error);
     pthread_mutex_lock(&p->lock);
     if (!status && !pixels)
         effnet_fail(&error, EFFNET_E_USAGE, "pipeline: the session's stages are in use elsewhere");
     if (!pixels) {
-        effnet_pipeline_fail(p, &error);
+        effnet_pipeline_fail_lane(lane, &error);
         return NULL;
     }
-    struct stage *stage = p->free_stages;
-    p->free_stages = stage->next;
+    struct stage *stage = lane->free_stages;
+    lane->free_stages = stage->next;
+    lane->stages_used++;
     stage->next = NULL;
     stage->pixels = pixels;
     stage->taken = stage->filled = 0;
@@ -105,55 +122,68 @@ static struct stage *open_stage(struct effnet_pipeline *p)
 }
 
 /* The next stage's seats are there. */
-static void bring_seats(struct effnet_pipeline *p)
+static void bring_seats(struct lane *lane)
 {
-    p->filling = open_stage(p);
-    if (p->filling) pthread_cond_broadcast(&p->seat_free);
+    struct effnet_pipeline *p = lane->pipeline;
+    p->bringing = true;
+    struct stage *stage = open_stage(lane);
+    p->bringing = false;
+    if (!stage) {
+        pthread_cond_broadcast(&p->submitter_wanted); /* another lane is to bring some */
+        return;
+    }
+    p->filling = stage;
+    pthread_cond_broadcast(&p->seat_free);
 }
 
 /* What the device has decoded goes through the network; it may decode the next then. */
-static void submit_decoded(struct effnet_pipeline *p)
+static void submit_decoded(struct lane *lane)
 {
-    struct stage *stage = open_stage(p);
+    struct encoded *encoded = &lane->encoded;
+    struct stage *stage = open_stage(lane);
     if (!stage) return;
     stage->decoded = true;
-    stage->taken = stage->filled = p->encoded.submit;
-    memcpy(stage->records, p->encoded.records, (size_t)stage->taken * sizeof *stage->records);
-    submit(p, stage);
-    p->encoded.submit = 0;
-    pthread_cond_broadcast(&p->encoded.changed);
+    stage->taken = stage->filled = encoded->submit;
+    memcpy(stage->records, encoded->records, (size_t)stage->taken * sizeof *stage->records);
+    submit(lane, stage);
+    encoded->submit = 0;
+    pthread_cond_broadcast(&encoded->changed);
 }
 
-void *effnet_pipeline_submit(void *argument)
+static void *submit_all(void *argument)
 {
-    struct effnet_pipeline *p = argument;
+    struct lane *lane = argument;
+    struct effnet_pipeline *p = lane->pipeline;
     pthread_mutex_lock(&p->lock);
-    while (!p->stop) {
-        struct stage *stage = wait_for_stage(p);
+    while (!p->stop && !lane->status) {
+        struct stage *stage = wait_for_stage(lane);
         if (stage)
-            submit(p, stage);
-        else if (!p->stop && p->encoded.submit)
-            submit_decoded(p);
-        else if (!p->stop)
-            bring_seats(p);
+            submit(lane, stage);
+        else if (!p->stop && !lane->status && lane->encoded.submit && lane->free_stages)
+            submit_decoded(lane);
+        else if (!p->stop && !lane->status)
+            bring_seats(lane);
     }
     pthread_mutex_unlock(&p->lock);
+    effnet_pipeline_rescue(lane);
     return NULL;
 }
 
 /* ---------------------------------------------------------------- collecting */
 
 /* What the oldest pass gave goes to the records of its images. */
-static void hand_results(struct effnet_pipeline *p, struct stage *stage)
+static void hand_results(const struct lane *lane, struct stage *stage)
 {
+    struct effnet_pipeline *p = lane->pipeline;
     const size_t classes = (size_t)p->classes, features = (size_t)p->feature_count;
     for (int i = 0; i < stage->taken; i++) {
         struct record *record = stage->records[i];
         if (!record->error.status) {
-            memcpy(record->logits, p->batch_logits + (size_t)i * classes, classes * sizeof *record->logits);
+            memcpy(record->logits, lane->batch_logits + (size_t)i * classes,
+                   classes * sizeof *record->logits);
             record->result.logits = record->logits;
             if (features)
-                memcpy(record->features, p->batch_features + (size_t)i * features,
+                memcpy(record->features, lane->batch_features + (size_t)i * features,
                        features * sizeof *record->features);
             record->result.features = record->features;
             record->result.crop = record->crop;
@@ -169,40 +199,56 @@ static void keep_crops(const struct effnet_pipeline *p, const struct stage *stag
         memcpy(stage->records[i]->crop, stage->pixels + (size_t)i * p->crop_bytes, p->crop_bytes);
 }
 
-static void collect(struct effnet_pipeline *p)
+static void collect(struct lane *lane)
 {
+    struct effnet_pipeline *p = lane->pipeline;
     struct effnet_error error;
     int images;
-    struct stage *stage = p->submitted;
+    struct stage *stage = lane->submitted;
     pthread_mutex_unlock(&p->lock);
     if (p->crops) keep_crops(p, stage);
-    const int status = p->feature_count
-                           ? effnet_session_collect_features(p->session, p->batch_logits, p->batch_features,
-                                                             &images, &error)
-                           : effnet_session_collect(p->session, p->batch_logits, &images, &error);
+    const int status = effnet_session_collect_or_keep(lane->session, lane->batch_logits, lane->batch_features,
+                                                      &images, &error);
     pthread_mutex_lock(&p->lock);
+    lane->in_flight--;
     if (--p->in_flight == 0) p->stats.device_us += effnet_clock_us() - p->device_since_us;
     if (status) {
-        effnet_pipeline_fail(p, &error);
+        effnet_pipeline_fail_lane(lane, &error);
         return;
     }
-    p->submitted = stage->next;
-    if (!p->submitted) p->last_submitted = &p->submitted;
-    hand_results(p, stage);
-    stage->next = p->free_stages;
-    p->free_stages = stage;
-    pthread_cond_signal(&p->submitter_wanted); /* a stage is free, and the device perhaps */
+    lane->submitted = stage->next;
+    if (!lane->submitted) lane->last_submitted = &lane->submitted;
+    hand_results(lane, stage);
+    stage->next = lane->free_stages;
+    lane->free_stages = stage;
+    lane->stages_used--;
+    pthread_cond_broadcast(&p->submitter_wanted); /* a stage is free, and the device perhaps */
 }
 
-void *effnet_pipeline_collect(void *argument)
+static void *collect_all(void *argument)
 {
-    struct effnet_pipeline *p = argument;
+    struct lane *lane = argument;
+    struct effnet_pipeline *p = lane->pipeline;
     pthread_mutex_lock(&p->lock);
     for (;;) {
-        while (!p->stop && !p->in_flight) pthread_cond_wait(&p->pass_submitted, &p->lock);
-        if (p->stop) break;
-        collect(p);
+        while (!p->stop && !lane->status && !lane->in_flight) pthread_cond_wait(&p->pass_submitted, &p->lock);
+        if (p->stop || lane->status) break;
+        collect(lane);
     }
+    lane->collector_ended = true;
+    pthread_cond_broadcast(&p->submitter_wanted);
     pthread_mutex_unlock(&p->lock);
     return NULL;
+}
+
+/* ---------------------------------------------------------------- starting */
+
+int effnet_pipeline_start_lane(struct lane *lane, struct effnet_error *error)
+{
+    if (lane->pipeline->options.decode_gpu && !lane->encoded.runs)
+        EFFNET_TRY(effnet_pipeline_open_decoder(lane, error));
+    lane->submitter_runs = !effnet_thread_start(&lane->submitter, submit_all, lane);
+    lane->collector_runs = !effnet_thread_start(&lane->collector, collect_all, lane);
+    if (lane->submitter_runs && lane->collector_runs) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_NOMEM, "pipeline: the system gives no thread");
 }

@@ -45,7 +45,7 @@ static void add_records(struct effnet_pipeline *p, struct record *records, int c
 #define CONDITIONS(p)                                                                                        \
     {                                                                                                        \
         &(p)->work_there, &(p)->large_done, &(p)->processor_free, &(p)->seat_free, &(p)->submitter_wanted,   \
-            &(p)->pass_submitted, &(p)->result_ready, &(p)->encoded.changed                                  \
+            &(p)->pass_submitted, &(p)->result_ready                                                         \
     }
 
 static void init_locks(struct effnet_pipeline *p)
@@ -56,6 +56,7 @@ static void init_locks(struct effnet_pipeline *p)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++)
         pthread_cond_init(conditions[i], &monotonic);
+    for (int i = 0; i < MOST_LANES; i++) pthread_cond_init(&p->lanes[i].encoded.changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&p->lock, NULL);
 }
@@ -64,6 +65,7 @@ static void destroy_locks(struct effnet_pipeline *p)
 {
     pthread_cond_t *const conditions[] = CONDITIONS(p);
     for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) pthread_cond_destroy(conditions[i]);
+    for (int i = 0; i < MOST_LANES; i++) pthread_cond_destroy(&p->lanes[i].encoded.changed);
     pthread_mutex_destroy(&p->lock);
 }
 
@@ -105,8 +107,7 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
     p->forks = effnet_fork_count();
     p->last_ready = &p->first_ready;
     p->last_early = &p->first_early;
-    p->last_full = &p->full;
-    p->last_submitted = &p->submitted;
+    for (int i = 0; i < MOST_LANES; i++) p->lanes[i].pipeline = p;
     p->stats.threads = options.threads;
     p->worker_slots = options.threads + EXTRA_WORKERS;
     p->early_left = count_early(p);
@@ -125,7 +126,7 @@ int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline
         add_records(p, p->first_records, p->first_count);
         status = start_workers(p, error);
     }
-    if (!status && options.decode_gpu) status = effnet_pipeline_open_decoder(p, error);
+    if (!status && options.decode_gpu) status = effnet_pipeline_open_decoder(&p->lanes[0], error);
     if (status)
         effnet_pipeline_close(p);
     else
@@ -142,12 +143,13 @@ static size_t result_bytes(const struct effnet_pipeline *p)
            (p->options.crops ? p->crop_bytes : 0);
 }
 
-static int count_records(const struct effnet_pipeline *p)
+static int count_records(const struct effnet_pipeline *p, int lanes)
 {
     const int64_t affordable = LEAST_BYTES / (int64_t)result_bytes(p);
     const int64_t least = affordable < LEAST_RECORDS ? affordable : LEAST_RECORDS;
     /* Where two ways of decoding fill batches, each waits for the other's. */
-    int64_t count = (p->options.decode_gpu ? 2 : 1) * BATCHES_OF_RECORDS * (int64_t)p->max_batch;
+    int64_t count = lanes * (int64_t)(p->options.decode_gpu ? 2 : 1) * BATCHES_OF_RECORDS *
+                    (int64_t)p->max_batch;
     if (count < least) count = least;
     count += p->first_count;
     return (int)(count < MOST_RECORDS ? count : MOST_RECORDS);
@@ -160,72 +162,102 @@ static void free_allocated(struct effnet_pipeline *p)
 {
     FREE(p->more_records);
     FREE(p->logits);
-    FREE(p->batch_logits);
     FREE(p->features);
-    FREE(p->batch_features);
     FREE(p->crops);
-    FREE(p->stages);
-    FREE(p->seat_records);
+    for (int i = 0; i < MOST_LANES; i++) {
+        FREE(p->lanes[i].batch_logits);
+        FREE(p->lanes[i].batch_features);
+        FREE(p->lanes[i].seat_records);
+    }
 }
 
-/* Memory that depends on the session's batch. */
-static int allocate(struct effnet_pipeline *p, int records, struct effnet_error *error)
+/* Memory that depends on the sessions' batch. */
+static int allocate(struct effnet_pipeline *p, int lanes, struct effnet_error *error)
 {
-    const size_t batch = (size_t)p->max_batch, logits = (size_t)p->classes * sizeof(float);
-    const size_t features = (size_t)p->feature_count * sizeof(float);
+    const int records = count_records(p, lanes);
     p->more_records = calloc((size_t)(records - p->first_count), sizeof *p->more_records);
-    p->logits = malloc((size_t)records * logits);
-    p->batch_logits = malloc(batch * logits);
-    p->stages = calloc(BACKEND_STAGES, sizeof *p->stages);
-    p->seat_records = calloc(BACKEND_STAGES * batch, sizeof *p->seat_records);
-    if (features) p->features = malloc((size_t)records * features);
-    if (features) p->batch_features = malloc(batch * features);
+    p->more_count = records - p->first_count;
+    p->logits = malloc((size_t)records * (size_t)p->classes * sizeof(float));
+    if (p->feature_count) p->features = malloc((size_t)records * (size_t)p->feature_count * sizeof(float));
     if (p->options.crops) p->crops = malloc((size_t)records * p->crop_bytes);
-    if (p->more_records && p->logits && p->batch_logits && p->stages && p->seat_records &&
-        (!features || (p->features && p->batch_features)) && (!p->options.crops || p->crops))
-        return EFFNET_OK;
-    free_allocated(p);
-    return effnet_fail_nomem(error, "the pipeline's results",
-                             (size_t)records * result_bytes(p) + batch * (logits + features));
+    int status = EFFNET_OK;
+    if (!p->more_records || !p->logits || (p->feature_count && !p->features) ||
+        (p->options.crops && !p->crops))
+        status = effnet_fail_nomem(error, "the pipeline's results", (size_t)records * result_bytes(p));
+    for (int i = 0; i < lanes && !status; i++) status = effnet_pipeline_allocate_lane(&p->lanes[i], error);
+    if (status) free_allocated(p);
+    return status;
 }
 
 /* Hands all of it to the workers. */
-static void spread(struct effnet_pipeline *p, effnet_session *session, int records)
+static void spread(struct effnet_pipeline *p, effnet_session *const *sessions, int lanes)
 {
     const int first = p->first_count;
     pthread_mutex_lock(&p->lock);
-    for (int i = 0; i < records; i++) {
+    for (int i = 0; i < first + p->more_count; i++) {
         struct record *record = i < first ? &p->first_records[i] : &p->more_records[i - first];
         record->logits = p->logits + (size_t)i * (size_t)p->classes;
         if (p->features) record->features = p->features + (size_t)i * (size_t)p->feature_count;
         if (p->crops) record->crop = p->crops + (size_t)i * p->crop_bytes;
     }
-    add_records(p, p->more_records, records - first);
-    for (int i = 0; i < BACKEND_STAGES; i++) {
-        p->stages[i].records = p->seat_records + (size_t)i * (size_t)p->max_batch;
-        p->stages[i].next = p->free_stages;
-        p->free_stages = &p->stages[i];
-    }
-    p->session = session;
+    add_records(p, p->more_records, p->more_count);
+    for (int i = 0; i < lanes; i++) p->lanes[i].session = sessions[i];
+    p->lane_count = p->lanes_alive = lanes;
     effnet_pipeline_wake_all(p);
     pthread_mutex_unlock(&p->lock);
 }
 
+static int check_sessions(const struct effnet_pipeline *p, effnet_session *const *sessions, int count,
+                          struct effnet_error *error)
+{
+    for (int i = 0; i < count; i++) {
+        if (!sessions[i]) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: session %d is NULL", i);
+        const struct effnet_session_info *info = effnet_session_get_info(sessions[i]);
+        const struct effnet_session_info *first = effnet_session_get_info(sessions[0]);
+        if (info->max_batch != first->max_batch || info->feature_count != first->feature_count)
+            return effnet_fail(error, EFFNET_E_USAGE,
+                               "pipeline: session %d has another batch or other features than the first", i);
+        for (int k = 0; k < i; k++)
+            if (sessions[k] == sessions[i])
+                return effnet_fail(error, EFFNET_E_USAGE, "pipeline: session %d is there twice", k);
+        if (p->options.decode_gpu) EFFNET_TRY(effnet_session_load_decoder(sessions[i], error));
+    }
+    return EFFNET_OK;
+}
+
+int effnet_pipeline_start_sessions(effnet_pipeline *p, effnet_session *const *sessions, int count,
+                                   struct effnet_error *error)
+{
+    if (!p || !sessions) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no session");
+    if (p->lane_count) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was started before");
+    if (count < 1 || count > MOST_LANES)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: %d sessions: from 1 to %d", count, MOST_LANES);
+    EFFNET_TRY(check_sessions(p, sessions, count, error));
+    p->max_batch = effnet_session_get_info(sessions[0])->max_batch;
+    p->feature_count = effnet_session_get_info(sessions[0])->feature_count;
+    EFFNET_TRY(allocate(p, count, error));
+    spread(p, sessions, count);
+    int status = EFFNET_OK;
+    for (int i = 0; !status && i < count; i++) status = effnet_pipeline_start_lane(&p->lanes[i], error);
+    if (status) effnet_pipeline_cancel(p);
+    return status;
+}
+
 int effnet_pipeline_start(effnet_pipeline *p, effnet_session *session, struct effnet_error *error)
 {
-    if (!p || !session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no session");
-    if (p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was started before");
-    if (p->options.decode_gpu) EFFNET_TRY(effnet_session_load_decoder(session, error));
-    p->max_batch = effnet_session_get_info(session)->max_batch;
-    p->feature_count = effnet_session_get_info(session)->feature_count;
-    const int records = count_records(p);
-    EFFNET_TRY(allocate(p, records, error));
-    spread(p, session, records);
-    p->submitter_runs = !effnet_thread_start(&p->submitter, effnet_pipeline_submit, p);
-    p->collector_runs = !effnet_thread_start(&p->collector, effnet_pipeline_collect, p);
-    if (p->submitter_runs && p->collector_runs) return EFFNET_OK;
-    effnet_pipeline_cancel(p);
-    return effnet_fail(error, EFFNET_E_NOMEM, "pipeline: the system gives no thread");
+    if (!session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no session");
+    return effnet_pipeline_start_sessions(p, &session, 1, error);
+}
+
+int effnet_pipeline_session_status(effnet_pipeline *p, int index, struct effnet_error *error)
+{
+    if (!p || index < 0 || index >= p->lane_count)
+        return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it has no session %d", index);
+    struct effnet_error failure = {0};
+    pthread_mutex_lock(&p->lock);
+    if (p->lanes[index].status) failure = p->lanes[index].error;
+    pthread_mutex_unlock(&p->lock);
+    return failure.status ? effnet_fail(error, failure.status, "%s", failure.message) : EFFNET_OK;
 }
 
 /* ---------------------------------------------------------------- results */
@@ -265,7 +297,7 @@ int effnet_pipeline_next(effnet_pipeline *p, const struct effnet_result **result
     if (!p || !result)
         return effnet_fail(error, EFFNET_E_USAGE, "pipeline: no pipeline, or no place for a result");
     *result = NULL;
-    if (!p->session) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was not started");
+    if (!p->lane_count) return effnet_fail(error, EFFNET_E_USAGE, "pipeline: it was not started");
     if (p->forks != effnet_fork_count())
         return effnet_fail(error, EFFNET_E_USAGE,
                            "pipeline: it belongs to the process that this one was forked from");
@@ -302,16 +334,6 @@ void effnet_pipeline_cancel(effnet_pipeline *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Gives every stage back to the session, so that it can be used again. */
-static void return_stages(struct effnet_pipeline *p)
-{
-    int images = 1;
-    while (images && p->batch_logits) /* one that fails is over, too */
-        effnet_session_collect(p->session, p->batch_logits, &images, NULL);
-    for (int i = 0; p->stages && i < BACKEND_STAGES; i++)
-        if (p->stages[i].pixels) effnet_session_submit(p->session, p->stages[i].pixels, 0, NULL);
-}
-
 static void free_records(struct record *records, int count)
 {
     for (int i = 0; i < count; i++) {
@@ -325,7 +347,7 @@ static void free_records(struct record *records, int count)
 static void free_work(struct effnet_pipeline *p)
 {
     if (p->first_records) free_records(p->first_records, p->first_count);
-    if (p->more_records) free_records(p->more_records, count_records(p) - p->first_count);
+    if (p->more_records) free_records(p->more_records, p->more_count);
     for (int i = 0; p->decoders && i < p->options.threads; i++) image_workspace_close(p->decoders[i]);
 }
 
@@ -335,7 +357,7 @@ static void free_memory(struct effnet_pipeline *p)
     free(p->workers);
     free(p->first_records);
     free_allocated(p);
-    free(p->encoded.records);
+    for (int i = 0; i < MOST_LANES; i++) free(p->lanes[i].encoded.records);
     free(p);
 }
 
@@ -349,10 +371,7 @@ void effnet_pipeline_close(effnet_pipeline *p)
     }
     effnet_pipeline_cancel(p);
     for (int i = 0; i < p->worker_count; i++) pthread_join(p->workers[i], NULL);
-    if (p->submitter_runs) pthread_join(p->submitter, NULL);
-    if (p->collector_runs) pthread_join(p->collector, NULL);
-    effnet_pipeline_close_decoder(p);
-    if (p->session) return_stages(p);
+    for (int i = 0; i < MOST_LANES; i++) effnet_pipeline_close_lane(&p->lanes[i]);
     destroy_locks(p);
     free_work(p);
     free_memory(p);

@@ -10,7 +10,7 @@ void effnet_pipeline_wake_all(struct effnet_pipeline *p)
     pthread_cond_broadcast(&p->submitter_wanted);
     pthread_cond_broadcast(&p->pass_submitted);
     pthread_cond_broadcast(&p->result_ready);
-    pthread_cond_broadcast(&p->encoded.changed);
+    for (int i = 0; i < MOST_LANES; i++) pthread_cond_broadcast(&p->lanes[i].encoded.changed);
 }
 
 void effnet_pipeline_fail(struct effnet_pipeline *p, const struct effnet_error *failure)

@@ -96,7 +96,7 @@ static struct record *next_record(struct effnet_pipeline *p)
     struct record *record = NULL;
     pthread_mutex_lock(&p->lock);
     while (!record && !p->stop && !(p->source_ended && !p->first_early)) {
-        if (p->session && p->first_early)
+        if (p->lane_count && p->first_early)
             record = take_early(p);
         else if (!p->source_ended && !p->source_busy && p->free_records)
             record = take_item(p);
@@ -144,7 +144,7 @@ static void end_large(struct effnet_pipeline *p, struct image_workspace *reader,
     pthread_mutex_unlock(&p->lock);
 }
 
-static void do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
+void effnet_pipeline_do_item(struct effnet_pipeline *p, struct record *record, struct image_workspace *reader)
 {
     int status = record->error.status;
     const int64_t large_bytes = status ? 0 : find_large(p, record);
@@ -181,7 +181,7 @@ void *effnet_pipeline_work(void *argument)
         if (record->early)
             effnet_pipeline_place_early(p, record);
         else
-            do_item(p, record, reader);
+            effnet_pipeline_do_item(p, record, reader);
     }
     image_workspace_close(reader);
     return NULL;

@@ -91,7 +91,8 @@ static int bench_batch(struct bench *bench, int batch)
     const struct effnet_model_info *info = effnet_model_get_info(bench->model);
     size_t crop = (size_t)info->preprocess.crop;
     bench->batch = batch;
-    EFFNET_TRY(setup_open_session(&o->setup, bench->model, batch, &bench->session));
+    EFFNET_TRY(sessions_open(&o->setup, bench->model, batch, &bench->sessions));
+    bench->session = bench->sessions.session[0];
     int status = EFFNET_OK;
     bench->pixels = malloc((size_t)batch * crop * crop * 3);
     bench->logits = malloc((size_t)batch * (size_t)info->classes * sizeof *bench->logits);
@@ -102,7 +103,7 @@ static int bench_batch(struct bench *bench, int batch)
     if (!status && !o->passes.no_verify) status = check_batch(bench);
     if (!status && !bench->report) status = begin_report(bench);
     if (!status) status = o->layers ? bench_units(bench) : bench_network(bench);
-    effnet_session_close(bench->session);
+    sessions_close(&bench->sessions);
     free(bench->pixels);
     free(bench->logits);
     return status;

@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/report.h"
+#include "cli/sessions.h"
 
 struct pass_options {
     int64_t warmup, repetitions; /* repetitions 0: as many as fit into the duration */
@@ -46,11 +47,12 @@ struct bench {
     float *reference; /* logits of image 0, or NULL until something is verified */
     double term_rms;  /* theirs: reference_term_rms */
     struct report *report;
-    char notes[INTEGER_LIST_MAX][BENCH_NOTE_SIZE]; /* for the end of the report */
+    char notes[2 * INTEGER_LIST_MAX][BENCH_NOTE_SIZE]; /* for the end of the report */
     int note_count;
 
     /* of the batch at hand */
-    effnet_session *session;
+    struct sessions sessions; /* where --device names several, all of them; */
+    effnet_session *session;  /* the first, which most is measured with */
     int batch;
     uint8_t *pixels; /* [batch][crop][crop][3] */
     float *logits;   /* [batch][classes] */

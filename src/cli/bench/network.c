@@ -45,46 +45,62 @@ static int pass_run(void *context, struct samples *samples)
 
 /* ---------------------------------------------------------------- a stream of batches */
 
-/* Hands out a stage, submits it as it is, and collects the oldest pass once no stage is left: as many passes
- * are under way as there may be. */
-static int pass_stream(void *context, struct samples *samples)
+/* Hands out a stage of each session, submits it as it is, and collects the oldest pass once no stage is left:
+ * as many passes are under way as there may be. */
+static int stream(struct bench *bench, int sessions, struct samples *samples)
 {
-    struct bench *bench = context;
     struct effnet_error error;
     const double start_us = effnet_clock_us();
-    uint8_t *pixels;
-    int images;
-    if (effnet_session_stage(bench->session, &pixels, &error)) return cli_fail_library(&error);
-    if (!pixels && (effnet_session_collect(bench->session, bench->logits, &images, &error) ||
-                    effnet_session_stage(bench->session, &pixels, &error)))
-        return cli_fail_library(&error);
-    if (effnet_session_submit(bench->session, pixels, bench->batch, &error)) return cli_fail_library(&error);
+    for (int i = 0; i < sessions; i++) {
+        effnet_session *session = bench->sessions.session[i];
+        uint8_t *pixels;
+        int images;
+        if (effnet_session_stage(session, &pixels, &error)) return cli_fail_library(&error);
+        if (!pixels && (effnet_session_collect(session, bench->logits, &images, &error) ||
+                        effnet_session_stage(session, &pixels, &error)))
+            return cli_fail_library(&error);
+        if (effnet_session_submit(session, pixels, bench->batch, &error)) return cli_fail_library(&error);
+    }
     return samples_add(samples, effnet_clock_us() - start_us);
+}
+
+static int pass_stream(void *context, struct samples *samples)
+{
+    return stream(context, 1, samples);
+}
+
+static int pass_stream_all(void *context, struct samples *samples)
+{
+    const struct bench *bench = context;
+    return stream(context, bench->sessions.count, samples);
 }
 
 /* Every stage holds the batch, so that what is computed is no mere noise. */
 static int fill_stages(struct bench *bench)
 {
     const size_t crop = (size_t)effnet_model_get_info(bench->model)->preprocess.crop;
-    uint8_t *stages[STAGES_MAX];
     struct effnet_error error;
-    int count = 0;
-    for (; count < STAGES_MAX; count++) {
-        if (effnet_session_stage(bench->session, &stages[count], &error)) return cli_fail_library(&error);
-        if (!stages[count]) break;
-        memcpy(stages[count], bench->pixels, (size_t)bench->batch * crop * crop * 3);
+    for (int i = 0; i < bench->sessions.count; i++) {
+        effnet_session *session = bench->sessions.session[i];
+        uint8_t *stages[STAGES_MAX];
+        int count = 0;
+        for (; count < STAGES_MAX; count++) {
+            if (effnet_session_stage(session, &stages[count], &error)) return cli_fail_library(&error);
+            if (!stages[count]) break;
+            memcpy(stages[count], bench->pixels, (size_t)bench->batch * crop * crop * 3);
+        }
+        while (count > 0) effnet_session_submit(session, stages[--count], 0, NULL);
     }
-    while (count > 0) effnet_session_submit(bench->session, stages[--count], 0, NULL);
     return EFFNET_OK;
 }
 
 static int drain(struct bench *bench)
 {
     struct effnet_error error;
-    int images = 1;
-    while (images)
-        if (effnet_session_collect(bench->session, bench->logits, &images, &error))
-            return cli_fail_library(&error);
+    for (int i = 0; i < bench->sessions.count; i++)
+        for (int images = 1; images;)
+            if (effnet_session_collect(bench->sessions.session[i], bench->logits, &images, &error))
+                return cli_fail_library(&error);
     return EFFNET_OK;
 }
 
@@ -146,8 +162,11 @@ static int pass_files(void *context, struct samples *samples)
     const double start_us = effnet_clock_us();
     if (effnet_pipeline_open(bench->model, &options, next_file, files, &pipeline, &error))
         return cli_fail_library(&error);
-    int status = effnet_pipeline_start(pipeline, bench->session, &error) ? cli_fail_library(&error)
-                                                                         : take_results(pipeline);
+    int status = effnet_pipeline_start_sessions(pipeline, bench->sessions.session, bench->sessions.count,
+                                                &error)
+                     ? cli_fail_library(&error)
+                     : take_results(pipeline);
+    sessions_tell_lost(&bench->sessions, pipeline);
     const double elapsed_us = effnet_clock_us() - start_us;
     effnet_pipeline_get_stats(pipeline, &stats);
     effnet_pipeline_close(pipeline);
@@ -174,14 +193,38 @@ static double add_row(struct bench *bench, const char *name, bool cold, int imag
 }
 
 /* *image_us, where not NULL, is what an image takes. */
-static int measure(struct bench *bench, const char *name, bool cold, timed_pass *pass, double *image_us)
+static int measure_images(struct bench *bench, const char *name, bool cold, int images, timed_pass *pass,
+                          double *image_us)
 {
     struct samples samples = {0};
     const int status = passes_run(&bench->options->passes, pass, bench, &samples);
-    const double us = status ? 0 : add_row(bench, name, cold, bench->batch, &samples);
+    const double us = status ? 0 : add_row(bench, name, cold, images, &samples);
     if (image_us) *image_us = us;
     samples_free(&samples);
     return status;
+}
+
+static int measure(struct bench *bench, const char *name, bool cold, timed_pass *pass, double *image_us)
+{
+    return measure_images(bench, name, cold, bench->batch, pass, image_us);
+}
+
+/* Streams, one and, where there are several GPUs, all of them at once: what that gains, in a note. */
+static int measure_streams(struct bench *bench)
+{
+    const int count = bench->sessions.count;
+    double one_us, all_us;
+    char name[32];
+    EFFNET_TRY(fill_stages(bench));
+    EFFNET_TRY(measure(bench, "stream", false, pass_stream, &one_us));
+    EFFNET_TRY(drain(bench));
+    if (count == 1) return EFFNET_OK;
+    snprintf(name, sizeof name, "stream, %d GPUs", count);
+    EFFNET_TRY(measure_images(bench, name, false, count * bench->batch, pass_stream_all, &all_us));
+    snprintf(bench->notes[bench->note_count++], BENCH_NOTE_SIZE,
+             "Batch %d: %d GPUs take %.2f times as many images as the first alone.", bench->batch, count,
+             one_us / all_us);
+    return drain(bench);
 }
 
 /* The files' rows, and in a note what binds: the step that would take longest alone. */
@@ -221,9 +264,7 @@ int bench_network(struct bench *bench)
     EFFNET_TRY(measure(bench, "run", false, pass_run, NULL));
     if (gpu) {
         EFFNET_TRY(measure(bench, "upload", false, pass_upload, &upload_us));
-        EFFNET_TRY(fill_stages(bench));
-        EFFNET_TRY(measure(bench, "stream", false, pass_stream, NULL));
-        EFFNET_TRY(drain(bench));
+        EFFNET_TRY(measure_streams(bench));
     }
     return bench->options->end_to_end ? measure_files(bench, upload_us, compute_us) : EFFNET_OK;
 }
