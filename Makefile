@@ -353,6 +353,11 @@ check-python: wheel ## build the Python package and run its tests, in an environ
 	+@$(SUBMAKE) program
 	@V=$(V) PYTHON=.venv-python/bin/python PYTHON_TESTS=python/tests tests/check.sh $(BUILD)
 
+check-scale: wheel ## the examples for a Ray cluster, on one of several nodes on this machine, in an environment of their own
+	@$(SETUP) --scale
+	+@$(SUBMAKE) program
+	@V=$(V) PYTHON=.venv-scale/bin/python PYTHON_TESTS=python/tests_scale tests/check.sh $(BUILD)
+
 check-gpu: ## build and run the GPU tests, on a machine that has one; PARTS="kernels network sanitize"
 	+@$(SUBMAKE) config program gpu-tests
 	@BUILD=$(BUILD) tests/gpu/run.sh $(PARTS)
@@ -445,8 +450,8 @@ else
 		test ! -d $$d || rmdir --ignore-fail-on-non-empty $$d; done
 endif
 
-distclean: clean ## remove what was fetched too: the published weights, .venv, .venv-python, .cache
-	rm -rf .venv .venv-python .cache weights/cache
+distclean: clean ## remove what was fetched too: the published weights, .venv, .venv-python, .venv-scale, .cache
+	rm -rf .venv .venv-python .venv-scale .cache weights/cache
 	rm -f $(foreach n,lite0 lite1 lite2 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
 
 help: ## this list

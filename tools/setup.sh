@@ -8,6 +8,7 @@
 #   tools/setup.sh --python   .venv alone
 #   tools/setup.sh --package  what building and testing the Python package needs: .venv-python in place of .venv,
 #                             from python/requirements.txt
+#   tools/setup.sh --scale    what the examples for a Ray cluster need: .venv-scale, from python/scale-requirements.txt
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -30,8 +31,12 @@ case "${1:-}" in
     packages="$PYTHON_PACKAGES $BUILD_PACKAGES"
     venv=.venv-python requirements=python/requirements.txt
     ;;
+--scale)
+    packages="$PYTHON_PACKAGES"
+    venv=.venv-scale requirements=python/scale-requirements.txt
+    ;;
 *)
-    say "usage: tools/setup.sh [--test|--python|--package]"
+    say "usage: tools/setup.sh [--test|--python|--package|--scale]"
     exit 64
     ;;
 esac

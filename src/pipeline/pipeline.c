@@ -168,6 +168,7 @@ static void free_allocated(struct effnet_pipeline *p)
         FREE(p->lanes[i].batch_logits);
         FREE(p->lanes[i].batch_features);
         FREE(p->lanes[i].seat_records);
+        p->lanes[i].free_stages = NULL;
     }
 }
 
