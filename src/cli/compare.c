@@ -11,7 +11,8 @@
  * in proportion to itself and, since terms cancel, to the size of its terms, which is about the image's root
  * mean square; the largest of a million such errors is five to six times the usual one. PEAK leaves room
  * for both. A handful of values can all be near 0 though their terms are not: then the caller says the
- * terms' size. */
+ * terms' size. Where `stages` layers were computed one after the other from exact inputs, their errors add up
+ * as independent ones do, and so does the room for the largest: PEAK * sqrt(stages). */
 #define PEAK 16.0
 
 /* bf16: to round input, weights and output and nothing else puts lite1's first depthwise layer off by 1.23e-2
@@ -41,7 +42,7 @@ static double ratio(double x, double y)
 }
 
 static void compare_image(struct comparison *comparison, const float *got, const float *want, int64_t size,
-                          struct shape shape, double allowance, double least_rms)
+                          struct shape shape, double allowance, double least_rms, int stages)
 {
     double want_square = 0, error_square = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -57,7 +58,7 @@ static void compare_image(struct comparison *comparison, const float *got, const
     for (int64_t i = 0; i < size; i++) {
         double g = got[i], w = want[i], error = fabs(g - w), share;
         if (isfinite(g) && isfinite(w)) {
-            share = ratio(error, allowance * (fabs(w) + PEAK * rms));
+            share = ratio(error, allowance * (fabs(w) + PEAK * sqrt(stages) * rms));
         } else if (same_nonfinite(g, w)) {
             continue;
         } else {
@@ -85,11 +86,12 @@ static void compare_image(struct comparison *comparison, const float *got, const
 }
 
 void compare(struct comparison *comparison, const float *got, const float *want, int n, struct shape shape,
-             double allowance, const double *least_rms)
+             double allowance, const double *least_rms, int stages)
 {
     int64_t size = (int64_t)shape.height * shape.width * shape.channels;
     for (int i = 0; i < n; i++)
-        compare_image(comparison, got + i * size, want + i * size, size, shape, allowance, least_rms[i]);
+        compare_image(comparison, got + i * size, want + i * size, size, shape, allowance, least_rms[i],
+                      stages);
 }
 
 bool comparison_ok(const struct comparison *comparison)

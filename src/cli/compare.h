@@ -30,9 +30,9 @@ struct allowance {
 struct allowance find_allowance(const char *precision);
 
 /* Adds n images [n][height][width][channels] to the comparison. least_rms[n]: what an image's root mean
- * square is taken to be where it is smaller. */
+ * square is taken to be where it is smaller. stages: layers between exact inputs and the outputs. */
 void compare(struct comparison *comparison, const float *got, const float *want, int n, struct shape shape,
-             double allowance, const double *least_rms);
+             double allowance, const double *least_rms, int stages);
 bool comparison_ok(const struct comparison *comparison);
 
 #endif

@@ -99,7 +99,8 @@ static int run_unit(struct verify *v, const struct reference *reference, int ind
     if (status)
         cli_fail_library(&error);
     else
-        compare(&v->units[index], got, want, reference->n, shape, v->unit_allowance, v->term_rms);
+        compare(&v->units[index], got, want, reference->n, shape, v->unit_allowance, v->term_rms,
+                unit->last - unit->first + 1);
     free(got);
     return status;
 }
@@ -152,7 +153,7 @@ static int verify_logits(struct verify *v, int n, const float *want)
     if (status) {
         cli_fail_library(&error);
     } else {
-        compare(&v->logits, got, want, n, (struct shape){1, 1, classes}, v->logits_allowance, v->term_rms);
+        compare(&v->logits, got, want, n, (struct shape){1, 1, classes}, v->logits_allowance, v->term_rms, 1);
         for (size_t i = 0; i < (size_t)n * (size_t)classes; i += (size_t)classes)
             v->same_answer += same_answer(info, got + i, want + i);
     }
@@ -319,8 +320,9 @@ int cmd_verify(int argc, char **argv)
         "relative L2 error of the worst image, and where one element is furthest off. The\n"
         "allowance, as relative L2, is 1e-5 for fp32, 1e-3 for fp16 and 2e-2 for bf16, for\n"
         "logits 1e-5, 5e-3 and 5e-2; every element must also be within the allowance times its\n"
-        "size plus 16 times the image's root mean square. Fewer than 16 outputs of a linear layer\n"
-        "may all be near 0: they count as at least as large as their sums' terms are together.\n"
+        "size plus 16 times the image's root mean square, times the root of the unit's layers.\n"
+        "Fewer than 16 outputs of a linear layer may all be near 0: they count as at least as\n"
+        "large as their sums' terms are together.\n"
         "NaN passes only where the reference has it. Exits with 1 where a result is outside its\n"
         "allowance.",
     };

@@ -59,9 +59,9 @@ static int check_batch(struct bench *bench)
         return cli_fail_library(&error);
     struct comparison comparison = {0};
     const struct shape shape = {1, 1, (int)classes};
-    compare(&comparison, bench->logits, bench->reference, 1, shape, allowance, &bench->term_rms);
+    compare(&comparison, bench->logits, bench->reference, 1, shape, allowance, &bench->term_rms, 1);
     compare(&comparison, bench->logits + (size_t)(bench->batch - 1) * classes, bench->reference, 1, shape,
-            allowance, &bench->term_rms);
+            allowance, &bench->term_rms, 1);
     if (comparison_ok(&comparison)) return EFFNET_OK;
     return cli_fail(CLI_MISS,
                     "bench: batch %d is wrong: relative L2 %.2e, %.0f %% of what is allowed; 'effnet verify' "
