@@ -38,6 +38,24 @@ __device__ __forceinline__ uint64_t sum(uint64_t a, uint64_t b)
     return d;
 }
 
+/* 8 bytes of shared memory at a shared_address, read here and now; 16. */
+__device__ __forceinline__ uint2 load_shared_uint2(uint32_t shared)
+{
+    uint2 d;
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(d.x), "=r"(d.y) : "r"(shared) : "memory");
+    return d;
+}
+
+__device__ __forceinline__ uint4 load_shared_uint4(uint32_t shared)
+{
+    uint4 d;
+    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w)
+                 : "r"(shared)
+                 : "memory");
+    return d;
+}
+
 /* A word of shared memory at a shared_address. */
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared)
 {
@@ -49,6 +67,19 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t shared)
 __device__ __forceinline__ void store_shared(uint32_t shared, uint32_t value)
 {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
+}
+
+/* The same for 2 or 4 words, at a multiple of their bytes. */
+__device__ __forceinline__ void store_shared(uint32_t shared, const uint32_t (&v)[2])
+{
+    asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(shared), "r"(v[0]), "r"(v[1]) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(uint32_t shared, const uint32_t (&v)[4])
+{
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(shared), "r"(v[0]), "r"(v[1]), "r"(v[2]),
+                 "r"(v[3])
+                 : "memory");
 }
 
 /* Minimum and maximum that return NaN when either operand is one. */
@@ -104,12 +135,27 @@ template <int Pending> __device__ __forceinline__ void cp_async_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/* This thread's arrival at an mbarrier, once all of its copies before are done. */
+__device__ __forceinline__ void cp_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 /* ---------------------------------------------------------------- sm_80: matrix fragments */
 
 /* Four 8x8 matrices of 16-bit elements. Lane i gives the address of row i % 8 of matrix i / 8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t shared)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared)
+                 : "memory");
+}
+
+/* The same, each matrix transposed. */
+__device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&r)[4], uint32_t shared)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared)
                  : "memory");
@@ -131,6 +177,34 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
                  "{%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d = a * b + c, as above. */
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], uint4 a, uint32_t b0, uint32_t b1,
+                                                 const float (&c)[4])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%10,%11,%12,%13};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+                   "f"(c[3]));
+}
+
+/* d += a * b: a is 16x8, b is 8x8. */
+__device__ __forceinline__ void mma_m16n8k8_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+}
+
+/* Two values rounded to fp16, the lower one first, negative ones to 0. A NaN stays one. */
+__device__ __forceinline__ uint32_t relu_half2(float low, float high)
+{
+    uint32_t d;
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
 }
 
 /* ---------------------------------------------------------------- sm_90: clusters and barriers */
@@ -219,10 +293,14 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32
 /* Waits for the end of the phase of that parity. Phases alternate between 0 and 1, and begin with 0. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 {
+#if __CUDA_ARCH__ >= 900
+#define PTX_MBARRIER_WAIT "mbarrier.try_wait.parity.shared::cta.b64"
+#else
+#define PTX_MBARRIER_WAIT "mbarrier.test_wait.parity.shared::cta.b64"
+#endif
     asm volatile("{\n\t"
                  ".reg .pred done;\n\t"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+                 "again:\n\t" PTX_MBARRIER_WAIT " done, [%0], %1;\n\t"
                  "@done bra finished;\n\t"
                  "bra again;\n\t"
                  "finished:\n\t"
@@ -402,8 +480,10 @@ __device__ __forceinline__ void wgmma_touch(float &accumulator)
 #define PTX_F64(d, i) PTX_F16(d, i), PTX_F16(d, i + 16), PTX_F16(d, i + 32), PTX_F16(d, i + 48)
 
 /* The names of so many accumulators. */
-#define PTX_NAMES_12 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
-#define PTX_NAMES_20 PTX_NAMES_12 ", %12, %13, %14, %15, %16, %17, %18, %19"
+#define PTX_NAMES_8  "%0, %1, %2, %3, %4, %5, %6, %7"
+#define PTX_NAMES_12 PTX_NAMES_8 ", %8, %9, %10, %11"
+#define PTX_NAMES_16 PTX_NAMES_12 ", %12, %13, %14, %15"
+#define PTX_NAMES_20 PTX_NAMES_16 ", %16, %17, %18, %19"
 #define PTX_NAMES_24 PTX_NAMES_20 ", %20, %21, %22, %23"
 #define PTX_NAMES_32 PTX_NAMES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define PTX_NAMES_36 PTX_NAMES_32 ", %32, %33, %34, %35"
@@ -411,11 +491,11 @@ __device__ __forceinline__ void wgmma_touch(float &accumulator)
 #define PTX_NAMES_48 PTX_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define PTX_NAMES_56 PTX_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
 #define PTX_NAMES_64 PTX_NAMES_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define PTX_NAMES_100                                                                                        \
-    PTX_NAMES_64                                                                                             \
-    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, "                          \
-    "%79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, "                            \
-    "%94, %95, %96, %97, %98, %99"
+#define PTX_NAMES_80                                                                                         \
+    PTX_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define PTX_NAMES_96                                                                                         \
+    PTX_NAMES_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define PTX_NAMES_100 PTX_NAMES_96 ", %96, %97, %98, %99"
 
 /* d = a * b + (accumulate ? d : 0): a 64 x 16 and b N x 16, K-major fp16 in shared memory, d fp32. Lane l of
  * warp w of the warpgroup holds, in d[4 * j + 2 * h + i], row 16 * w + l / 4 + 8 * h and column
@@ -451,6 +531,8 @@ PTX_WGMMA(200, 100, 101, 102, PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80), PTX
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                  \
     }
 
+PTX_WGMMA_ADD(16, 8, 9, 10, 11, 12, PTX_F4(d, 0), PTX_F4(d, 4))
+PTX_WGMMA_ADD(32, 16, 17, 18, 19, 20, PTX_F16(d, 0))
 PTX_WGMMA_ADD(24, 12, 13, 14, 15, 16, PTX_F4(d, 0), PTX_F4(d, 4), PTX_F4(d, 8))
 PTX_WGMMA_ADD(40, 20, 21, 22, 23, 24, PTX_F16(d, 0), PTX_F4(d, 16))
 PTX_WGMMA_ADD(48, 24, 25, 26, 27, 28, PTX_F16(d, 0), PTX_F4(d, 16), PTX_F4(d, 20))
@@ -458,6 +540,24 @@ PTX_WGMMA_ADD(80, 40, 41, 42, 43, 44, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 3
 PTX_WGMMA_ADD(96, 48, 49, 50, 51, 52, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32))
 PTX_WGMMA_ADD(112, 56, 57, 58, 59, 60, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48),
               PTX_F4(d, 52))
+
+/* d += a * b with both in shared memory, a M-major: a row of shared memory is 64 rows of a at one k. For N
+ * columns, COUNT accumulators, the number of the operand b, and the accumulators as operands. */
+#define PTX_WGMMA_ADD_M_MAJOR(N, COUNT, B, ...)                                                              \
+    __device__ __forceinline__ void wgmma_f16_add_m_major(float(&d)[COUNT], uint64_t a, uint64_t b)          \
+    {                                                                                                        \
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"                                        \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" PTX_NAMES_##COUNT            \
+                     "}, %" #COUNT ", %" #B ", p, 1, 1, 1, 0;\n\t}"                                          \
+                     : __VA_ARGS__                                                                           \
+                     : "l"(a), "l"(b));                                                                      \
+    }
+
+PTX_WGMMA_ADD_M_MAJOR(80, 40, 41, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F4(d, 32), PTX_F4(d, 36))
+PTX_WGMMA_ADD_M_MAJOR(112, 56, 57, PTX_F16(d, 0), PTX_F16(d, 16), PTX_F16(d, 32), PTX_F4(d, 48),
+                      PTX_F4(d, 52))
+PTX_WGMMA_ADD_M_MAJOR(160, 80, 81, PTX_F64(d, 0), PTX_F16(d, 64))
+PTX_WGMMA_ADD_M_MAJOR(192, 96, 97, PTX_F64(d, 0), PTX_F16(d, 64), PTX_F16(d, 80))
 
 } // namespace ptx
 

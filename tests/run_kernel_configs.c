@@ -8,8 +8,10 @@
 
 #ifdef EFFNET_HAVE_CUDA
 #include "depthwise.h"
+#include "expand_depthwise.h"
 #include "first_block.h"
 #include "linear.h"
+#include "mbconv.h"
 #include "pointwise.h"
 #include "squeeze_excite.h"
 #include "stem.h"
@@ -60,6 +62,29 @@ static int depthwise_most(const struct kernel_config *config)
     return most;
 }
 
+/* What takes memory grows with everything: of what fits, the most. */
+static int expand_depthwise_most(const struct kernel_config *config)
+{
+    static const int in_channels[] = {64, 128, 192, 320};
+    int most = -1;
+    for (int i = 0; i < 4; i++)
+        for (int side = 1; side <= 256; side++)
+            for (int window = 0; window < 4; window++) {
+                const int stride = window / 2 + 1;
+                const struct expand_depthwise_args args = {.n = 1,
+                                                           .in_channels = in_channels[i],
+                                                           .channels = 8,
+                                                           .height = side,
+                                                           .width = side,
+                                                           .out_height = (side + stride - 1) / stride,
+                                                           .out_width = (side + stride - 1) / stride,
+                                                           .kernel = window % 2 ? 5 : 3,
+                                                           .stride = stride};
+                raise_most(&expand_depthwise_kernels, config, &args, &most);
+            }
+    return most;
+}
+
 static int first_block_most(const struct kernel_config *config)
 {
     const struct first_block_args args = {.n = 1,
@@ -71,6 +96,49 @@ static int first_block_most(const struct kernel_config *config)
                                           .depthwise_activation = ACTIVATION_RELU};
     int most = -1;
     raise_most(&first_block_kernels, config, &args, &most);
+    return most;
+}
+
+/* `window`: kernel and stride; `size`: of the map, of the three for which there are kernels. */
+static void raise_mbconv(const struct kernel_config *config, int in, int out, int window, int pad,
+                         bool residual, int size, int *most)
+{
+    const int stride = window / 2 + 1,
+              side = size == 0   ? 8
+                     : size == 1 ? 15
+                                 : 32 * stride,
+              out_side = (side + stride - 1) / stride;
+    const struct mbconv_args args = {.n = 1,
+                                     .in_channels = in,
+                                     .hidden = 6 * in,
+                                     .out_channels = out,
+                                     .height = side,
+                                     .width = side,
+                                     .out_height = out_side,
+                                     .out_width = out_side,
+                                     .kernel = window % 2 ? 5 : 3,
+                                     .stride = stride,
+                                     .pad_top = pad,
+                                     .pad_left = pad,
+                                     .residual = residual,
+                                     .two_parts = !residual,
+                                     .expand_activation = ACTIVATION_RELU,
+                                     .depthwise_activation = ACTIVATION_RELU};
+    raise_most(&mbconv_kernels, config, &args, most);
+}
+
+/* The shapes for which there are configurations, each with the most hidden channels and weights in two parts.
+ */
+static int mbconv_most(const struct kernel_config *config)
+{
+    int most = -1;
+    for (int in = 16; in <= 192; in += 8)
+        for (int out = 16; out <= 320; out += 8)
+            for (int window = 0; window < 4; window++)
+                for (int pad = 0; pad <= 2; pad++)
+                    for (int residual = 0; residual <= (in == out && window < 2); residual++)
+                        for (int i = 0; i < 3; i++)
+                            raise_mbconv(config, in, out, window, pad, residual, i, &most);
     return most;
 }
 
@@ -134,6 +202,8 @@ int main(void)
     print_family(&pointwise_kernels, pointwise_most);
     print_family(&first_block_kernels, first_block_most);
     print_family(&depthwise_kernels, depthwise_most);
+    print_family(&expand_depthwise_kernels, expand_depthwise_most);
+    print_family(&mbconv_kernels, mbconv_most);
     print_family(&stem_kernels, stem_most);
     print_family(&squeeze_excite_kernels, squeeze_excite_most);
     return 0;

@@ -228,6 +228,28 @@ static void test_plan_cudnn(void **state)
     f->state.cudnn_only = false;
 }
 
+/* Expand and depthwise as one kernel: never by a guess, only by a time. */
+static void test_when_measured(void **state)
+{
+    struct fixture *f = *state;
+    const char *apart = "first_block 0-2, pointwise 3, depthwise 4, pointwise 5, pointwise 6-7, linear 8",
+               *together = "first_block 0-2, expand_depthwise 3-4, pointwise 5, pointwise 6-7, linear 8";
+    measured(f, "pointwise", HEAD, POOL, 1);
+    assert_string_equal(plan_text(f), apart);
+    measured(f, "pointwise", EXPAND_1, EXPAND_1, 3);
+    measured(f, "depthwise", DEPTHWISE_1, DEPTHWISE_1, 3);
+    measured(f, "expand_depthwise", EXPAND_1, DEPTHWISE_1, 7);
+    assert_string_equal(plan_text(f), apart);
+    measured(f, "expand_depthwise", EXPAND_1, DEPTHWISE_1, 5);
+    assert_string_equal(plan_text(f), together);
+    f->state.network.features_layer = EXPAND_1; /* is handed out, so somebody has to store it */
+    assert_string_equal(plan_text(f), apart);
+    f->state.network.features_layer = -1;
+    f->state.cudnn_only = true;
+    assert_int_equal(cuda_plan(&f->state, &f->tuning, NULL), EFFNET_E_UNAVAILABLE);
+    f->state.cudnn_only = false;
+}
+
 /* The depthwise layer leaves sums, of which one unit makes the gate, which the project layer applies. */
 static void test_squeeze_excite(void **state)
 {
@@ -277,6 +299,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_features, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unknown_candidate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plan_cudnn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_when_measured, setup, teardown),
     };
     return cmocka_run_group_tests_name("cuda plan", tests, NULL, NULL);
 }

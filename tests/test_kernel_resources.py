@@ -83,7 +83,7 @@ def test_static_and_dynamic_shared_memory(build, entries):
     done = subprocess.run([build / "tests" / "run_kernel_configs"], capture_output=True, text=True, check=True)
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert {row[0] for row in rows} == {
-        "linear", "pointwise", "first_block", "depthwise", "squeeze_excite", "stem"}
+        "linear", "pointwise", "first_block", "depthwise", "expand_depthwise", "mbconv", "squeeze_excite", "stem"}
     for kernel, configuration, sm90a, dynamic in rows:
         files = [match for name, match in entries
                  if name.startswith(kernel) and (match["arch"] == "sm_90a") == (sm90a == "1")]

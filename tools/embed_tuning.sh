@@ -15,7 +15,7 @@ echo 'const char *effnet_kernel_code(const char *family)'
 echo '{'
 section=$(mktemp)
 trap 'rm -f "$section"' EXIT
-for family in depthwise first_block linear pointwise squeeze_excite stem; do
+for family in depthwise expand_depthwise first_block linear mbconv pointwise squeeze_excite stem; do
     hash=$(for object; do
         case ${object##*/} in "$family".o | "${family}"_*.o) ;; *) continue ;; esac
         objcopy -O binary --only-section=.nv_fatbin "$object" "$section"

@@ -73,7 +73,7 @@ network() {
 }
 
 # Our kernels by their names, as a regular expression; tests/test_kernel_resources.py holds it against the build.
-own='pointwise_|linear_|depthwise_|first_block_|stem_kernel|squeeze_excite_|pool_kernel|bias_act_|normalise_|resize_|convert_'
+own='pointwise_|linear_|depthwise_|expand_depthwise|mbconv_|first_block_|stem_kernel|squeeze_excite_|pool_kernel|bias_act_|normalise_|resize_|convert_'
 
 # racecheck and initcheck look at our kernels alone: in cuDNN's there is nothing that we could mend, and so they
 # leave out the program that runs no others. memcheck looks at cuDNN's too, since ours are the pointers and sizes.

@@ -86,7 +86,8 @@ static bool usable(const char *candidate, void *unit)
     return cuda_unit_usable(unit, candidate);
 }
 
-/* What the unit would take, by its nearest measurement. INFINITY: it cannot run. */
+/* What the unit would take, by its nearest measurement. INFINITY: it cannot run, or it is of a kind that
+ * wants to be measured and was not. */
 static double expected_us(struct cuda_unit *u, const struct tuning *tuning, const char **candidate)
 {
     /* A launch, and bytes at a terabyte a second: for a unit of a kind that nobody measured. */
@@ -97,7 +98,8 @@ static double expected_us(struct cuda_unit *u, const struct tuning *tuning, cons
     const struct tuning_entry *known = tuning_find(tuning, &key, usable, u, &us);
     *candidate = known ? known->candidate : NULL;
     if (known) return us;
-    return cuda_unit_usable(u, NULL) ? launch_us + key.bytes / bytes_per_us : INFINITY;
+    if (u->op->when_measured || !cuda_unit_usable(u, NULL)) return INFINITY;
+    return launch_us + key.bytes / bytes_per_us;
 }
 
 /* Tries the op on first..last behind the best covers of what lies before, from one form to another. */

@@ -7,8 +7,10 @@
 #include "backend/cuda/unit.h"
 #include "convert.h"
 #include "depthwise.h"
+#include "expand_depthwise.h"
 #include "first_block.h"
 #include "linear.h"
+#include "mbconv.h"
 #include "pointwise.h"
 #include "squeeze_excite.h"
 #include "stem.h"
@@ -17,8 +19,10 @@
 
 union kernel_args {
     struct depthwise_args depthwise;
+    struct expand_depthwise_args expand_depthwise;
     struct first_block_args first_block;
     struct linear_args linear;
+    struct mbconv_args mbconv;
     struct pointwise_args pointwise;
     struct squeeze_excite_args squeeze_excite;
     struct stem_args stem;

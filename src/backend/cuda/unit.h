@@ -82,8 +82,9 @@ typedef int cuda_candidate_visitor(const char *candidate, void *context, struct 
 struct cuda_op {
     const char *name;
     bool in_plan_cudnn;
-    bool from_pixels; /* it reads the image as pixels, not as the normalised tensor */
-    unsigned takes;   /* forms in which it takes the output of the unit before, as CUDA_FORM; 0: complete */
+    bool from_pixels;   /* it reads the image as pixels, not as the normalised tensor */
+    bool when_measured; /* the planner takes it where such a unit was measured, not by a guess of bytes */
+    unsigned takes;     /* forms in which it takes the output of the unit before, as CUDA_FORM; 0: complete */
 
     /* How many layers from `first` on it computes as one unit: every number that it can, as CUDA_COVERS; 0:
      * none. That nobody outside reads what lies between them, the planner sees to. */
