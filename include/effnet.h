@@ -152,6 +152,7 @@ struct effnet_model_info {
      * means.
      */
     int feature_channels, feature_height, feature_width;
+    bool integer; /* of 8-bit weights and activations, as effnet quantize makes them: sessions are int8 */
 };
 
 typedef struct effnet_model effnet_model;
@@ -176,13 +177,13 @@ enum effnet_features {
 };
 
 struct effnet_session_options {
-    const char *device; /* "auto", "cpu", "reference", "cuda", "cuda:N"; NULL is auto. One device: with
-                           several, a session each, and effnet_pipeline_start_sessions */
-    const char
-        *precision;   /* "fp32", "bf16", "fp16"; NULL is the device's own: fp32 on the CPU, fp16 on a GPU */
-    const char *plan; /* GPU: "auto" or "cudnn"; NULL is auto */
-    int max_batch;    /* images a pass at most; 0 is 1 */
-    int threads;      /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
+    const char *device;    /* "auto", "cpu", "reference", "cuda", "cuda:N"; NULL is auto. One device: with
+                              several, a session each, and effnet_pipeline_start_sessions */
+    const char *precision; /* "fp32", "bf16", "fp16", "int8"; NULL is the device's own: fp32 on the CPU, fp16
+                              on a GPU; of an integer network int8 */
+    const char *plan;      /* GPU: "auto" or "cudnn"; NULL is auto */
+    int max_batch;         /* images a pass at most; 0 is 1 */
+    int threads;           /* CPU; 0 is as many as the process may use: affinity, quotas of control groups */
     enum effnet_features features;
     uint64_t reserved[7]; /* 0 */
 };
@@ -193,7 +194,7 @@ struct effnet_session_options effnet_session_defaults(void);
 struct effnet_session_info {
     const char *backend;   /* "reference", "onednn", "cuda" */
     const char *device;    /* processor's name */
-    const char *precision; /* "fp32" ... */
+    const char *precision; /* "fp32" ... "int8" */
     const char *notice; /* one line, or "": why "auto" did not take the GPU, and which options of a GPU alone
                            went unused */
     int max_batch, threads;

@@ -38,6 +38,22 @@ enum effnet_op {
 
 enum { EFFNET_IMAGE = -1 }; /* as an input: the image tensor */
 
+/* What a layer of an integer network is made of (docs/weights-format.md). Its input and output are bytes q
+ * that stand for scale * (q - zero); the last layer gives floats. */
+struct effnet_integer {
+    const int8_t *weight;      /* in the order of the framework, as struct effnet_layer's; NULL for pool */
+    const int32_t *bias;       /* [out]; NULL for pool */
+    const float *weight_scale; /* [out]; NULL for pool */
+    const float *multiplier; /* [out]: what turns a sum into output steps, or into the last layer's floats */
+    float residual_multiplier; /* what turns a residual's steps into output steps */
+    float in_scale, out_scale; /* out_scale 0: of the last layer */
+    int in_zero[3];            /* of channel c: in_zero[c % 3]; all the same, save the image's */
+    float residual_scale;
+    int residual_zero, out_zero;
+    int low, high; /* what the output's bytes are clipped to; of the last layer 0 and 255 */
+    const struct effnet_preprocess *image; /* where the input is the image: its bytes are the pixels */
+};
+
 /* One row of the layer table: y = act(op(x) + bias [+ residual]). Layers stand in an order in which each
  * reads only the image and outputs of earlier ones. Batch norm is folded into weight and bias. Weights,
  * float32 in the order of the framework: conv [out][in][kh][kw], depthwise [c][1][kh][kw], pointwise
@@ -56,8 +72,9 @@ struct effnet_layer {
     int residual;    /* inputs[1] where that is added, else -1 */
     int last_reader; /* the last layer that reads its output; of the last layer, itself */
     int block;       /* MBConv block it belongs to, or -1 */
-    const float *weight, *bias;        /* in the mapped file; NULL for pool and scale */
-    int64_t parameters, multiply_adds; /* multiply_adds, by weights, for one image */
+    const float *weight, *bias;           /* in the mapped file; NULL for pool, scale and integer networks */
+    const struct effnet_integer *integer; /* of an integer network; else NULL */
+    int64_t parameters, multiply_adds;    /* multiply_adds, by weights, for one image */
 };
 
 /* index in [0, layer_count) */

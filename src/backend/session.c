@@ -81,14 +81,28 @@ static int features_layer(const effnet_model *model, enum effnet_features featur
     return features == EFFNET_FEATURES_MAP ? effnet_model_layer(model, pool)->inputs[0] : -1;
 }
 
+/* Integers are a property of the weights, not a choice. */
+static int check_integer(const effnet_model *model, const char *precision, struct effnet_error *error)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    const bool int8 = precision && strcmp(precision, "int8") == 0;
+    if (info->integer && precision && !int8)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "network %s is of integers: int8 alone, not %s",
+                           info->network, precision);
+    if (!info->integer && int8)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "network %s is of floats: effnet quantize makes weights for int8", info->network);
+    return EFFNET_OK;
+}
+
 /* Checks the options that every backend has, and applies the defaults. */
 static int check_options(const effnet_model *model, const struct effnet_session_options *from,
                          struct backend_options *to, struct effnet_error *error)
 {
-    static const char *const precisions[] = {"fp32", "bf16", "fp16", NULL};
+    static const char *const precisions[] = {"fp32", "bf16", "fp16", "int8", NULL};
     static const char *const plans[] = {"auto", "cudnn", NULL};
     if (from->precision && !is_one_of(from->precision, precisions))
-        return effnet_fail(error, EFFNET_E_USAGE, "unknown precision \"%s\": fp32, bf16 or fp16",
+        return effnet_fail(error, EFFNET_E_USAGE, "unknown precision \"%s\": fp32, bf16, fp16 or int8",
                            effnet_word(from->precision).text);
     if (from->plan && !is_one_of(from->plan, plans))
         return effnet_fail(error, EFFNET_E_USAGE, "unknown plan \"%s\": auto or cudnn",
@@ -103,8 +117,9 @@ static int check_options(const effnet_model *model, const struct effnet_session_
         return effnet_fail(error, EFFNET_E_USAGE, "session: unknown features %d", (int)from->features);
     EFFNET_TRY(effnet_check_reserved(from->reserved, sizeof from->reserved, "session", error));
     int cpu_threads = effnet_cpu_threads();
+    EFFNET_TRY(check_integer(model, from->precision, error));
     *to = (struct backend_options){
-        .precision = from->precision,
+        .precision = effnet_model_get_info(model)->integer ? NULL : from->precision,
         .plan = from->plan ? from->plan : "auto",
         .max_batch = from->max_batch ? from->max_batch : 1,
         .threads = from->threads               ? from->threads
@@ -158,6 +173,35 @@ static int open_auto(struct effnet_session *session, const struct backend_choice
     return status ? effnet_fail(error, status, "%s", cpu.message) : EFFNET_OK;
 }
 
+static int open_integer(struct effnet_session *session, enum backend_device kind,
+                        const struct backend_options *options, struct effnet_error *error)
+{
+    if (kind == DEVICE_CUDA)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                           "network %s is of integers, which run on the CPU alone",
+                           effnet_model_get_info(session->model)->network);
+    return open_backend(session, &backend_reference, options, error);
+}
+
+/* Opens the backend that the device names. */
+static int choose_backend(struct effnet_session *session, const struct backend_choice *choice,
+                          const char *device, enum backend_device kind, const struct backend_options *options,
+                          struct effnet_error *error)
+{
+    struct effnet_error reason = {0};
+    if (effnet_model_get_info(session->model)->integer) return open_integer(session, kind, options, error);
+    switch (kind) {
+    case DEVICE_AUTO: return open_auto(session, choice, options, error);
+    case DEVICE_CPU: return open_backend(session, choice->cpu, options, error);
+    case DEVICE_REFERENCE: return open_backend(session, &backend_reference, options, error);
+    case DEVICE_CUDA: break;
+    }
+    if (!choice->cuda)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", device, effnet_no_cuda);
+    const int status = open_backend(session, choice->cuda, options, &reason);
+    return status ? effnet_fail(error, status, "%s", reason.message) : EFFNET_OK;
+}
+
 static int open_device(struct effnet_session *session, const struct backend_choice *choice,
                        const struct effnet_session_options *from, struct effnet_error *error)
 {
@@ -165,21 +209,7 @@ static int open_device(struct effnet_session *session, const struct backend_choi
     enum backend_device kind;
     EFFNET_TRY(check_options(session->model, from, &options, error));
     EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
-    int status = EFFNET_OK;
-    struct effnet_error reason = {0};
-    switch (kind) {
-    case DEVICE_AUTO: status = open_auto(session, choice, &options, error); break;
-    case DEVICE_CPU: status = open_backend(session, choice->cpu, &options, error); break;
-    case DEVICE_REFERENCE: status = open_backend(session, &backend_reference, &options, error); break;
-    case DEVICE_CUDA:
-        if (!choice->cuda)
-            return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device \"%s\": %s", from->device,
-                               effnet_no_cuda);
-        status = open_backend(session, choice->cuda, &options, &reason);
-        if (status) effnet_fail(error, status, "%s", reason.message);
-        break;
-    }
-    if (status) return status;
+    EFFNET_TRY(choose_backend(session, choice, from->device, kind, &options, error));
     const size_t length = strlen(session->notice);
     if (session->backend != choice->cuda && strcmp(options.plan, "cudnn") == 0)
         snprintf(session->notice + length, sizeof session->notice - length,
@@ -239,6 +269,9 @@ int effnet_tune(const effnet_model *model, const struct effnet_session_options *
     if (kind != DEVICE_AUTO && kind != DEVICE_CUDA)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "device %s has nothing to tune; a GPU has",
                            from->device);
+    if (effnet_model_get_info(model)->integer)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "network %s is of integers: there is nothing to tune",
+                           effnet_model_get_info(model)->network);
     if (!cuda_backend) return effnet_fail(error, EFFNET_E_UNAVAILABLE, "%s", effnet_no_cuda);
     return cuda_backend->tune(model, &options, visit, context, error);
 }

@@ -107,7 +107,7 @@ void reference_term_rms(const struct reference *reference, int index, double *rm
     const int in = layer->in_channels, out = layer->out_channels;
     for (int n = 0; n < reference->n; n++) {
         rms[n] = 0;
-        if (layer->op != EFFNET_OP_LINEAR || out >= FEW_OUTPUTS) continue;
+        if (layer->op != EFFNET_OP_LINEAR || out >= FEW_OUTPUTS || layer->integer) continue;
         const float *x = reference_output(reference, layer->inputs[0]) + (size_t)n * (size_t)in;
         double sum = 0;
         for (int o = 0; o < out; o++) {

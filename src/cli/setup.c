@@ -18,8 +18,9 @@ int setup_parse(const struct command_help *help, const struct option_spec *optio
              "auto, cpu, reference, cuda or cuda:N (default auto: the GPU where\n"
              "there is one, else the CPU); classify and bench: also cuda:all, cuda:0,2",
              &setup->device),
-        CHOICE(0, "precision", "fp32|bf16|fp16",
-               "type that the network computes in\n(default: fp32 on the CPU, fp16 on a GPU)",
+        CHOICE(0, "precision", "fp32|bf16|fp16|int8",
+               "type that the network computes in\n(default: fp32 on the CPU, fp16 on a GPU; int8 where "
+               "effnet quantize\nmade the weights)",
                &setup->precision),
         INTEGER(0, "threads", "N", "threads on the CPU; 0 is as many as the process may use\n(default 0)",
                 &setup->threads, 0, 4096),

@@ -2,6 +2,13 @@
 #include "common/error.h"
 #include "effnet_lab.h"
 
+static double weight_of(const struct effnet_layer *layer, size_t index)
+{
+    const struct effnet_integer *integer = layer->integer;
+    if (!integer) return (double)layer->weight[index];
+    return (double)integer->weight[index] * (double)integer->weight_scale[index / (size_t)layer->in_channels];
+}
+
 /* Where a logit is a weighted sum of the features and a bias, it is the mean over the map of such sums. */
 int effnet_class_activation(const effnet_model *model, int class_index, const float *map, float *activation,
                             struct effnet_error *error)
@@ -22,10 +29,11 @@ int effnet_class_activation(const effnet_model *model, int class_index, const fl
                            info->network);
     const size_t channels = (size_t)info->feature_channels;
     const size_t pixels = map ? (size_t)info->feature_height * (size_t)info->feature_width : 0;
-    const float *weight = last->weight + (size_t)class_index * channels;
+    const size_t first = (size_t)class_index * channels;
     for (size_t p = 0; p < pixels; p++) {
         double sum = 0;
-        for (size_t c = 0; c < channels; c++) sum += (double)weight[c] * (double)map[p * channels + c];
+        for (size_t c = 0; c < channels; c++)
+            sum += weight_of(last, first + c) * (double)map[p * channels + c];
         activation[p] = (float)sum;
     }
     return EFFNET_OK;

@@ -131,6 +131,15 @@ int effnet_json_floats(const struct json_context *context, const cJSON *item, co
     return EFFNET_OK;
 }
 
+int effnet_json_float(const struct json_context *context, const cJSON *item, const char *what, float *out)
+{
+    if (!cJSON_IsNumber(item)) return effnet_json_fail(context, "%s is not a number", what);
+    if (!(fabs(item->valuedouble) <= 3.4028234663852886e38))
+        return effnet_json_fail(context, "%s is %.9g, not a finite number", what, item->valuedouble);
+    *out = (float)item->valuedouble;
+    return EFFNET_OK;
+}
+
 int effnet_json_bool(const struct json_context *context, const cJSON *item, const char *what, bool *out)
 {
     if (!item) return EFFNET_OK;

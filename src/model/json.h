@@ -47,6 +47,8 @@ int effnet_json_ints(const struct json_context *context, const cJSON *item, cons
 /* An array of exactly `count` numbers, finite as float. */
 int effnet_json_floats(const struct json_context *context, const cJSON *item, const char *what, int count,
                        float *out);
+/* A number, finite as float. */
+int effnet_json_float(const struct json_context *context, const cJSON *item, const char *what, float *out);
 /* true or false. NULL leaves *out. */
 int effnet_json_bool(const struct json_context *context, const cJSON *item, const char *what, bool *out);
 /* A string of valid UTF-8 without control characters; owned by the item. NULL leaves *out. */

@@ -1,5 +1,6 @@
 #include "common/error.h"
 #include "common/utf8.h"
+#include "model/integer.h"
 #include "model/safetensors.h"
 #include "model/table.h"
 
@@ -12,7 +13,8 @@ enum { FORMAT, VERSION, NETWORK, PREPROCESS, LABELS, SOURCE, METADATA_FIELDS };
 
 struct effnet_model {
     struct effnet_model_info info; /* its strings are in `path` and in the JSON below */
-    struct effnet_layer *layers;
+    struct layer_table table;
+    struct integer_parts integer;
     struct effnet_label *labels;
     char *path;
     struct safetensors file;
@@ -168,25 +170,25 @@ static int read_source(struct effnet_model *model, struct json_context *context,
 static int read_network(struct effnet_model *model, struct json_context *context,
                         const struct json_field *members)
 {
-    struct layer_table table;
+    const struct layer_table *table = &model->table;
     EFFNET_TRY(parse_text(model, context, members, NETWORK));
-    EFFNET_TRY(effnet_table_read(context, model->parsed[NETWORK], format_version(members), &table));
+    EFFNET_TRY(effnet_table_read(context, model->parsed[NETWORK], format_version(members), &model->table));
     struct effnet_model_info *info = &model->info;
-    model->layers = table.layers;
-    info->network = table.network;
-    info->multi_label = table.multi_label;
-    info->layer_count = table.layer_count;
-    info->channels = table.image.out_channels;
-    info->height = table.image.out_height;
-    info->width = table.image.out_width;
-    info->classes = table.layers[table.layer_count - 1].out_channels;
-    const struct effnet_layer *pool = &table.layers[effnet_model_head_pool(model)];
+    info->network = table->network;
+    info->multi_label = table->multi_label;
+    info->integer = table->integer;
+    info->layer_count = table->layer_count;
+    info->channels = table->image.out_channels;
+    info->height = table->image.out_height;
+    info->width = table->image.out_width;
+    info->classes = table->layers[table->layer_count - 1].out_channels;
+    const struct effnet_layer *pool = &table->layers[effnet_model_head_pool(model)];
     info->feature_channels = pool->in_channels;
     info->feature_height = pool->in_height;
     info->feature_width = pool->in_width;
-    for (int i = 0; i < table.layer_count; i++) {
-        info->parameters += table.layers[i].parameters;
-        info->multiply_adds += table.layers[i].multiply_adds;
+    for (int i = 0; i < table->layer_count; i++) {
+        info->parameters += table->layers[i].parameters;
+        info->multiply_adds += table->layers[i].multiply_adds;
     }
     return EFFNET_OK;
 }
@@ -194,16 +196,23 @@ static int read_network(struct effnet_model *model, struct json_context *context
 /* Finds every layer's weight and bias. */
 static int bind_tensors(struct effnet_model *model, struct json_context *context)
 {
+    if (model->info.integer)
+        return effnet_integer_bind(&model->file, context, model->table.outputs, model->info.layer_count,
+                                   &model->info.preprocess, model->table.layers, &model->integer);
     for (int i = 0; i < model->info.layer_count; i++) {
-        struct effnet_layer *layer = &model->layers[i];
+        struct effnet_layer *layer = &model->table.layers[i];
         char name[sizeof layer->name + 8];
+        const void *weight, *bias;
         int64_t shape[4];
         int rank = effnet_table_weight_shape(layer, shape);
         if (rank == 0) continue;
         snprintf(name, sizeof name, "%s.weight", layer->name);
-        EFFNET_TRY(effnet_safetensors_take(&model->file, context, name, rank, shape, &layer->weight));
+        EFFNET_TRY(
+            effnet_safetensors_take(&model->file, context, name, SAFETENSORS_F32, rank, shape, &weight));
         snprintf(name, sizeof name, "%s.bias", layer->name);
-        EFFNET_TRY(effnet_safetensors_take(&model->file, context, name, 1, shape, &layer->bias));
+        EFFNET_TRY(effnet_safetensors_take(&model->file, context, name, SAFETENSORS_F32, 1, shape, &bias));
+        layer->weight = weight;
+        layer->bias = bias;
     }
     return effnet_safetensors_finish(&model->file, context);
 }
@@ -251,7 +260,8 @@ void effnet_model_close(effnet_model *model)
     if (!model) return;
     effnet_safetensors_close(&model->file);
     for (int i = 0; i < METADATA_FIELDS; i++) cJSON_Delete(model->parsed[i]);
-    free(model->layers);
+    effnet_table_free(&model->table);
+    effnet_integer_free(&model->integer);
     free(model->labels);
     free(model->path);
     free(model);
@@ -265,7 +275,7 @@ const struct effnet_model_info *effnet_model_get_info(const effnet_model *model)
 const struct effnet_layer *effnet_model_layer(const effnet_model *model, int index)
 {
     assert(index >= 0 && index < model->info.layer_count);
-    return &model->layers[index];
+    return &model->table.layers[index];
 }
 
 /* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */

@@ -125,18 +125,26 @@ static void at_offset(struct json_context *context, const char *name, uint64_t b
     effnet_json_where(context, "tensor '%s' at offset %" PRIu64, effnet_word(name).text, begin);
 }
 
-static int check_type(const struct json_context *context, const cJSON *item)
+static const struct {
+    const char *name;
+    size_t bytes;
+} types[] = {[SAFETENSORS_F32] = {"F32", 4}, [SAFETENSORS_I32] = {"I32", 4}, [SAFETENSORS_I8] = {"I8", 1}};
+
+static int read_type(const struct json_context *context, const cJSON *item, enum safetensors_type *type)
 {
-    static const char *const others[] = {"BOOL",    "F4",      "F6_E2M3", "F6_E3M2", "U8",  "I8",   "F8_E5M2",
-                                         "F8_E4M3", "F8_E8M0", "I16",     "U16",     "F16", "BF16", "I32",
+    static const char *const others[] = {"BOOL",    "F4",      "F6_E2M3", "F6_E3M2", "U8",  "F8_E5M2",
+                                         "F8_E4M3", "F8_E8M0", "I16",     "U16",     "F16", "BF16",
                                          "U32",     "C64",     "F64",     "I64",     "U64"};
-    const char *type;
-    EFFNET_TRY(effnet_json_string(context, item, "dtype", &type));
-    if (strcmp(type, "F32") == 0) return EFFNET_OK;
+    const char *name;
+    EFFNET_TRY(effnet_json_string(context, item, "dtype", &name));
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        *type = (enum safetensors_type)i;
+        if (strcmp(name, types[i].name) == 0) return EFFNET_OK;
+    }
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (strcmp(type, others[i]) == 0)
-            return effnet_json_fail(context, "type %s is not supported, only F32 is", type);
-    return effnet_json_fail(context, "unknown type \"%s\"", effnet_word(type).text);
+        if (strcmp(name, others[i]) == 0)
+            return effnet_json_fail(context, "type %s is not supported, only F32, I32 and I8 are", name);
+    return effnet_json_fail(context, "unknown type \"%s\"", effnet_word(name).text);
 }
 
 /* Reads the shape, and checks it against the tensor's bytes. */
@@ -144,7 +152,7 @@ static int read_shape(const struct json_context *context, const cJSON *item,
                       struct safetensors_tensor *tensor)
 {
     if (!cJSON_IsArray(item)) return effnet_json_fail(context, "shape is not an array");
-    uint64_t bytes = sizeof(float);
+    uint64_t bytes = types[tensor->type].bytes;
     bool overflow = false;
     for (const cJSON *size = item->child; size; size = size->next) {
         if (tensor->rank == SAFETENSORS_MAX_RANK)
@@ -186,7 +194,10 @@ static int read_tensor(const struct safetensors *file, struct json_context *cont
     tensor->begin = (uint64_t)begin;
     tensor->end = (uint64_t)end;
 
-    EFFNET_TRY(check_type(context, fields[TYPE].value));
+    EFFNET_TRY(read_type(context, fields[TYPE].value, &tensor->type));
+    if (tensor->begin % types[tensor->type].bytes != 0)
+        return effnet_json_fail(context, "is not aligned: of type %s, at no multiple of %zu bytes",
+                                types[tensor->type].name, types[tensor->type].bytes);
     return read_shape(context, fields[SHAPE].value, tensor);
 }
 
@@ -293,7 +304,7 @@ static int64_t find_not_finite(const float *values, int64_t count)
 }
 
 int effnet_safetensors_take(struct safetensors *file, struct json_context *context, const char *name,
-                            int rank, const int64_t *shape, const float **out)
+                            enum safetensors_type type, int rank, const int64_t *shape, const void **out)
 {
     struct safetensors_tensor key = {.name = name};
     struct safetensors_tensor *tensor = bsearch(&key, file->tensors, (size_t)file->tensor_count, sizeof key,
@@ -302,6 +313,9 @@ int effnet_safetensors_take(struct safetensors *file, struct json_context *conte
     if (!tensor) return effnet_json_fail(context, "is missing");
 
     at_offset(context, name, tensor->begin);
+    if (tensor->type != type)
+        return effnet_json_fail(context, "type %s, but the layer table makes it %s", types[tensor->type].name,
+                                types[type].name);
     if (tensor->rank != rank || memcmp(tensor->shape, shape, (size_t)rank * sizeof shape[0]) != 0) {
         char is[SHAPE_TEXT_SIZE], wanted[SHAPE_TEXT_SIZE];
         return effnet_json_fail(context, "shape %s, but the layer table makes it %s",
@@ -309,11 +323,13 @@ int effnet_safetensors_take(struct safetensors *file, struct json_context *conte
                                 shape_text(rank, shape, wanted, sizeof wanted));
     }
     const float *values = (const float *)(const void *)(file->data + tensor->begin);
-    int64_t bad = find_not_finite(values, (int64_t)((tensor->end - tensor->begin) / sizeof(float)));
+    int64_t bad = -1;
+    if (type == SAFETENSORS_F32)
+        bad = find_not_finite(values, (int64_t)((tensor->end - tensor->begin) / sizeof(float)));
     if (bad >= 0)
         return effnet_json_fail(context, "value %" PRId64 " is %g, not finite", bad, (double)values[bad]);
     tensor->taken = true;
-    *out = values;
+    *out = file->data + tensor->begin;
     return EFFNET_OK;
 }
 

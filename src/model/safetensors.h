@@ -1,5 +1,6 @@
 /* A safetensors file, mapped read-only: eight bytes of header length, little-endian; the header, a JSON
- * object of tensor name -> {"dtype", "shape", "data_offsets"}; the tensors' data. Only float32 is taken. */
+ * object of tensor name -> {"dtype", "shape", "data_offsets"}; the tensors' data. float32, int32 and int8 are
+ * taken. */
 #ifndef EFFNET_MODEL_SAFETENSORS_H
 #define EFFNET_MODEL_SAFETENSORS_H
 
@@ -7,8 +8,11 @@
 
 #define SAFETENSORS_MAX_RANK 8
 
+enum safetensors_type { SAFETENSORS_F32, SAFETENSORS_I32, SAFETENSORS_I8 };
+
 struct safetensors_tensor {
     const char *name; /* in the header */
+    enum safetensors_type type;
     int rank;
     int64_t shape[SAFETENSORS_MAX_RANK];
     uint64_t begin, end; /* bytes from the start of the data */
@@ -34,9 +38,10 @@ int effnet_safetensors_open(struct safetensors *file, const char *path, struct j
 int effnet_safetensors_read_tensors(struct safetensors *file, struct json_context *context);
 void effnet_safetensors_close(struct safetensors *file); /* takes zeroed structs */
 
-/* Finds a tensor of this shape, and checks that its values are finite. *out points into the mapping. */
+/* Finds a tensor of this type and shape, and checks that its values are finite. *out points into the mapping.
+ */
 int effnet_safetensors_take(struct safetensors *file, struct json_context *context, const char *name,
-                            int rank, const int64_t *shape, const float **out);
+                            enum safetensors_type type, int rank, const int64_t *shape, const void **out);
 /* Whether every tensor has been taken. */
 int effnet_safetensors_finish(const struct safetensors *file, struct json_context *context);
 

@@ -6,7 +6,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME, OP, IN, OUT, ACTIVATION, KERNEL, STRIDE, PAD, INPUTS, ADD, BLOCK, FIELDS };
+enum {
+    NAME,
+    OP,
+    IN,
+    OUT,
+    ACTIVATION,
+    KERNEL,
+    STRIDE,
+    PAD,
+    INPUTS,
+    ADD,
+    BLOCK,
+    OUTPUT_SCALE,
+    OUTPUT_ZERO,
+    FIELDS
+};
 
 static const struct json_field layer_fields[FIELDS] = {
     [NAME] = {.key = "name"},
@@ -20,6 +35,8 @@ static const struct json_field layer_fields[FIELDS] = {
     [INPUTS] = {.key = "inputs", .optional = true},
     [ADD] = {.key = "add", .optional = true},
     [BLOCK] = {.key = "block", .optional = true},
+    [OUTPUT_SCALE] = {.key = "output_scale", .optional = true},
+    [OUTPUT_ZERO] = {.key = "output_zero", .optional = true},
 };
 
 static bool has_window(enum effnet_op op)
@@ -229,6 +246,23 @@ static int check_sources(const struct json_context *context, const struct layer_
     return EFFNET_OK;
 }
 
+/* What a byte of the layer's output stands for, in an integer network. */
+static int read_output(const struct json_context *context, const struct json_field *fields,
+                       struct layer_table *table, int index)
+{
+    struct table_output *output = &table->outputs[index];
+    if (!fields[OUTPUT_SCALE].value != !fields[OUTPUT_ZERO].value)
+        return effnet_json_fail(context, "output_scale and output_zero come together");
+    if (!fields[OUTPUT_SCALE].value) return EFFNET_OK;
+    EFFNET_TRY(effnet_table_check_version(context, table->version, "key", "output_scale"));
+    EFFNET_TRY(effnet_json_float(context, fields[OUTPUT_SCALE].value, "output_scale", &output->scale));
+    EFFNET_TRY(effnet_json_int(context, fields[OUTPUT_ZERO].value, "output_zero", 0, 255, &output->zero));
+    if (!(output->scale >= TABLE_MIN_SCALE && output->scale <= TABLE_MAX_SCALE))
+        return effnet_json_fail(context, "output_scale %g is not from %g to %g", (double)output->scale,
+                                TABLE_MIN_SCALE, TABLE_MAX_SCALE);
+    return EFFNET_OK;
+}
+
 static int read_layer(struct json_context *context, const cJSON *item, struct layer_table *table, int index)
 {
     struct effnet_layer *layer = &table->layers[index];
@@ -251,6 +285,7 @@ static int read_layer(struct json_context *context, const cJSON *item, struct la
     EFFNET_TRY(check_sources(context, table, layer));
     EFFNET_TRY(derive(context, layer));
     EFFNET_TRY(read_residual(context, fields[ADD].value, table, index));
+    EFFNET_TRY(read_output(context, fields, table, index));
     layer->last_reader = index;
     for (int i = 0; i < layer->input_count; i++)
         if (layer->inputs[i] != EFFNET_IMAGE) table->layers[layer->inputs[i]].last_reader = index;
@@ -273,7 +308,8 @@ static int read_layers(struct json_context *context, const cJSON *layers, struct
     if (count < 1 || count > TABLE_MAX_LAYERS)
         return effnet_json_fail(context, "\"layers\" is not an array of 1 to %d layers", TABLE_MAX_LAYERS);
     table->layers = calloc((size_t)count, sizeof table->layers[0]);
-    if (!table->layers)
+    table->outputs = calloc((size_t)count, sizeof table->outputs[0]);
+    if (!table->layers || !table->outputs)
         return effnet_fail_nomem(context->error, "layer table", (size_t)count * sizeof table->layers[0]);
     for (const cJSON *item = layers->child; item; item = item->next) {
         EFFNET_TRY(read_layer(context, item, table, table->layer_count));
@@ -287,7 +323,14 @@ static int read_layers(struct json_context *context, const cJSON *layers, struct
         effnet_json_where(context, "network: layer %d '%s'", i, table->layers[i].name);
         return effnet_json_fail(context, "no layer takes its output");
     }
-    return EFFNET_OK;
+    return effnet_table_check_integer(context, table);
+}
+
+void effnet_table_free(struct layer_table *table)
+{
+    free(table->layers);
+    free(table->outputs);
+    *table = (struct layer_table){0};
 }
 
 int effnet_table_read(struct json_context *context, const cJSON *network, int version,
@@ -309,9 +352,6 @@ int effnet_table_read(struct json_context *context, const cJSON *network, int ve
     table->image.out_height = input[1];
     table->image.out_width = input[2];
     int status = read_layers(context, fields[2].value, table);
-    if (status) {
-        free(table->layers);
-        *table = (struct layer_table){0};
-    }
+    if (status) effnet_table_free(table);
     return status;
 }

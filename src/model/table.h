@@ -13,21 +13,38 @@
 #define TABLE_MAX_KERNEL   15
 #define TABLE_MAX_STRIDE   8
 
+/* Limits that keep what is worked out of an integer network's scales an ordinary float. */
+#define TABLE_MIN_SCALE 1e-9
+#define TABLE_MAX_SCALE 1e6
+
 #define TABLE_IMAGE "image" /* what an input is called that no layer gives */
+
+/* What a byte q of an integer layer's output stands for: scale * (q - zero). scale 0: floats. */
+struct table_output {
+    float scale;
+    int zero;
+};
 
 struct layer_table {
     int version;               /* of the format */
     const char *network;       /* in the JSON */
     bool multi_label;          /* the classes do not exclude one another */
     struct effnet_layer image; /* what the network takes, as if some layer gave it: name and out_... alone */
-    struct effnet_layer *layers; /* weight and bias are NULL; release with free */
+    struct effnet_layer *layers;  /* [layer_count]; weight, bias and integer are NULL */
+    struct table_output *outputs; /* [layer_count] */
+    bool integer;                 /* all but the last layer give bytes */
     int layer_count;
 };
 
 /* Reads and checks the object {"name", "input", "layers", "multi_label"} of a file of this format version, 1
- * or 2. On failure nothing is owned. */
+ * or 2. On failure nothing is owned; else effnet_table_free releases it. */
 int effnet_table_read(struct json_context *context, const cJSON *network, int version,
                       struct layer_table *table);
+void effnet_table_free(struct layer_table *table);
+
+/* table_integer.c: whether the layers are all of integers or none is, and integers of what they can; sets
+ * table->integer. */
+int effnet_table_check_integer(struct json_context *context, struct layer_table *table);
 
 /* Enums from the file's words; -1 where there is no such word. */
 int effnet_op_from_name(const char *name);            /* enum effnet_op */

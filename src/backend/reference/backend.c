@@ -30,7 +30,7 @@ static void visit_devices(void (*visit)(const struct effnet_device *, void *), v
     struct effnet_device device = {.name = "reference",
                                    .description = effnet_cpu_name(),
                                    .backend = "reference",
-                                   .precisions = "fp32",
+                                   .precisions = "fp32 int8",
                                    .detail = "plain loops, double accumulation, one thread: slow",
                                    .available = true};
     visit(&device, context);
@@ -65,10 +65,10 @@ static int build(struct backend_state *state, struct effnet_error *error)
         for (int k = 0; k < layer->input_count; k++) values += effnet_layer_in_size(layer, k);
         struct effnet_unit *unit = &state->units[i];
         *unit = effnet_unit_of(state->model, i, i);
-        unit->kernel = "plain loops in double";
+        unit->kernel = layer->integer ? "plain loops of integers" : "plain loops in double";
         unit->workspace_bytes = (int64_t)bytes;
         unit->bytes_per_image = (int64_t)(values * sizeof(float));
-        unit->weight_bytes = layer->parameters * (int64_t)sizeof(float);
+        unit->weight_bytes = layer->parameters * (int64_t)(layer->integer ? sizeof(int8_t) : sizeof(float));
         if (bytes > workspace) workspace = bytes;
     }
     size_t input = (size_t)info->height * (size_t)info->width * (size_t)info->channels * sizeof(float);
@@ -107,7 +107,7 @@ static int open_state(const effnet_model *model, const struct backend_options *o
 static void describe(const struct backend_state *state, struct effnet_session_info *info)
 {
     info->device = effnet_cpu_name();
-    info->precision = "fp32";
+    info->precision = state->info->integer ? "int8" : "fp32";
     info->threads = 1;
     info->memory_bytes = state->memory_bytes;
 }

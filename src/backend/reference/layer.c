@@ -110,6 +110,7 @@ static void run_scale(const struct effnet_layer *layer, const float *map, const 
 
 size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer)
 {
+    if (layer->integer) return effnet_layer_in_size(layer, 0);
     size_t weights = layer->weight ? (size_t)(layer->parameters - layer->out_channels) : 0;
     return (weights + (size_t)layer->out_channels) * sizeof(double);
 }
@@ -117,13 +118,15 @@ size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer)
 void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *const *inputs, bool raw,
                               double *workspace, float *output)
 {
-    double *sums = workspace, *weight = workspace + layer->out_channels;
+    double *sums = workspace, *weight = workspace + (layer->integer ? 0 : layer->out_channels);
     size_t out_size = effnet_layer_out_size(layer);
     if (layer->weight) transpose_weights(layer, weight);
     for (size_t i = 0; i < (size_t)n; i++, output += out_size) {
         const float *x = inputs[0] + i * effnet_layer_in_size(layer, 0), *second = NULL;
         if (layer->input_count > 1) second = inputs[1] + i * effnet_layer_in_size(layer, 1);
-        if (layer->op == EFFNET_OP_POOL)
+        if (layer->integer)
+            effnet_reference_integer(layer, x, second, (uint8_t *)workspace, output);
+        else if (layer->op == EFFNET_OP_POOL)
             run_pool(layer, x, sums, output);
         else if (layer->op == EFFNET_OP_SCALE)
             run_scale(layer, x, second, output);
@@ -143,6 +146,10 @@ int effnet_reference_layer(const effnet_model *model, int index, int n, const fl
         return effnet_fail(error, EFFNET_E_USAGE, "reference: there is no layer %d, only 0 to %d", index,
                            count - 1);
     const struct effnet_layer *layer = effnet_model_layer(model, index);
+    if (raw && layer->integer)
+        return effnet_fail(error, EFFNET_E_USAGE,
+                           "layer '%s' is of integers: it has no output without bias and activation",
+                           layer->name);
     for (int i = 0; i < layer->input_count; i++)
         if (!inputs[i])
             return effnet_fail(error, EFFNET_E_USAGE, "layer '%s' takes '%s', which is missing", layer->name,

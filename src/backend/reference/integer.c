@@ -1,0 +1,110 @@
+/* Layers of integer networks by plain loops, as docs/weights-format.md defines them. Tensors come and go as
+ * the floats that their bytes stand for, and a byte's float tells the byte again. */
+#include "backend/reference/reference.h"
+
+#include <math.h>
+
+/* The byte that `value` = scale * (byte - zero) came from. */
+static uint8_t byte_of(float value, float scale, int zero)
+{
+    const double byte = rint((double)value / (double)scale) + zero;
+    return (uint8_t)(byte < 0 ? 0 : byte > 255 ? 255 : byte);
+}
+
+/* The pixels that were normalised. */
+static void load_image(const struct effnet_preprocess *p, const float *from, size_t count, uint8_t *to)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (uint8_t)rint((double)from[i] * (double)p->std[i % 3] + (double)p->mean[i % 3]);
+}
+
+static void load(const struct effnet_layer *layer, const float *from, uint8_t *to)
+{
+    const struct effnet_integer *integer = layer->integer;
+    const size_t count = effnet_layer_in_size(layer, 0);
+    if (integer->image) {
+        load_image(integer->image, from, count, to);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) to[i] = byte_of(from[i], integer->in_scale, integer->in_zero[0]);
+}
+
+/* The sum of output channel `o` under one window, whose first row and column may lie outside the map: there
+ * the products are zero. */
+static int32_t sum_window(const struct effnet_layer *layer, const uint8_t *map, int top, int left, int o)
+{
+    const struct effnet_integer *integer = layer->integer;
+    const bool depthwise = layer->op == EFFNET_OP_DEPTHWISE;
+    const int taps = layer->kernel * layer->kernel, in = layer->in_channels;
+    const int first = depthwise ? o : 0, end = depthwise ? o + 1 : in;
+    const int8_t *weight = integer->weight + (size_t)o * (size_t)(end - first) * (size_t)taps;
+    int32_t sum = integer->bias[o];
+    for (int t = 0; t < taps; t++) {
+        const int y = top + t / layer->kernel, x = left + t % layer->kernel;
+        if (y < 0 || y >= layer->in_height || x < 0 || x >= layer->in_width) continue;
+        const uint8_t *pixel = map + ((size_t)y * (size_t)layer->in_width + (size_t)x) * (size_t)in;
+        for (int c = first; c < end; c++)
+            sum += ((int32_t)pixel[c] - integer->in_zero[c % 3]) * weight[(c - first) * taps + t];
+    }
+    return sum;
+}
+
+static float clip(enum effnet_activation activation, float x)
+{
+    if (activation == EFFNET_ACT_NONE) return x;
+    return x < 0 ? 0 : x > 6 && activation == EFFNET_ACT_RELU6 ? 6 : x;
+}
+
+/* A sum in output steps, clipped, as the float that it stands for. `added` is the residual's byte. */
+static float finish(const struct effnet_layer *layer, int32_t sum, int o, int added)
+{
+    const struct effnet_integer *integer = layer->integer;
+    const float product = (float)sum * integer->multiplier[o];
+    if (integer->out_scale == 0) return clip(layer->activation, product);
+    float steps = product;
+    if (layer->residual >= 0)
+        steps = fmaf((float)(added - integer->residual_zero), integer->residual_multiplier, product);
+    double byte = rint((double)steps) + integer->out_zero;
+    byte = byte < integer->low ? integer->low : byte > integer->high ? integer->high : byte;
+    return integer->out_scale * (float)((int)byte - integer->out_zero);
+}
+
+static void run_weighted(const struct effnet_layer *layer, const uint8_t *map, const float *residual,
+                         float *output)
+{
+    const struct effnet_integer *integer = layer->integer;
+    const int step = layer->stride;
+    size_t at = 0;
+    for (int y = 0; y < layer->out_height; y++)
+        for (int x = 0; x < layer->out_width; x++)
+            for (int o = 0; o < layer->out_channels; o++, at++) {
+                const int added = residual
+                                      ? byte_of(residual[at], integer->residual_scale, integer->residual_zero)
+                                      : 0;
+                const int32_t sum = sum_window(layer, map, y * step - layer->pad_top,
+                                               x * step - layer->pad_left, o);
+                output[at] = finish(layer, sum, o, added);
+            }
+}
+
+static void run_pool(const struct effnet_layer *layer, const uint8_t *map, float *output)
+{
+    const size_t channels = (size_t)layer->in_channels;
+    const size_t pixels = (size_t)layer->in_height * (size_t)layer->in_width;
+    for (size_t c = 0; c < channels; c++) {
+        int32_t sum = 0;
+        for (size_t p = 0; p < pixels; p++)
+            sum += (int32_t)map[p * channels + c] - layer->integer->in_zero[0];
+        output[c] = finish(layer, sum, (int)c, 0);
+    }
+}
+
+void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *residual,
+                              uint8_t *map, float *output)
+{
+    load(layer, input, map);
+    if (layer->op == EFFNET_OP_POOL)
+        run_pool(layer, map, output);
+    else
+        run_weighted(layer, map, residual, output);
+}

@@ -1,0 +1,27 @@
+/* Integer networks: what their layers may be, and what their scales come to. */
+#ifndef EFFNET_MODEL_INTEGER_H
+#define EFFNET_MODEL_INTEGER_H
+
+#include "model/safetensors.h"
+#include "model/table.h"
+
+/* Sums stay below 2^30: this many products of a byte and a weight, and a bias, come to half of it each. */
+#define INTEGER_MAX_TERMS  16384
+#define INTEGER_MAX_BIAS   (1 << 29)
+#define INTEGER_MAX_PIXELS (1 << 22) /* of a pool */
+
+/* The layers' integer parts: what effnet_layer.integer points into. */
+struct integer_parts {
+    struct effnet_integer *layers; /* [layer_count] */
+    float *multipliers;
+};
+
+/* Takes every layer's tensors from the file, checks them, and sets layers[].integer of a table that
+ * effnet_table_check_integer has found to be integer. *parts may be freed whether this succeeds or not. */
+int effnet_integer_bind(struct safetensors *file, struct json_context *context,
+                        const struct table_output *outputs, int layer_count,
+                        const struct effnet_preprocess *preprocess, struct effnet_layer *layers,
+                        struct integer_parts *parts);
+void effnet_integer_free(struct integer_parts *parts);
+
+#endif
