@@ -192,7 +192,7 @@ struct effnet_session_options {
 struct effnet_session_options effnet_session_defaults(void);
 
 struct effnet_session_info {
-    const char *backend;   /* "reference", "onednn", "cuda" */
+    const char *backend;   /* "reference", "onednn", "int8", "cuda" */
     const char *device;    /* processor's name */
     const char *precision; /* "fp32" ... "int8" */
     const char *notice; /* one line, or "": why "auto" did not take the GPU, and which options of a GPU alone

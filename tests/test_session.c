@@ -56,7 +56,7 @@ static void test_options(void **state)
         "cuda0",   "cpu ",    "reference2"};
     for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++)
         expect_refused(model, OPTIONS(.device = devices[i]), EFFNET_E_USAGE, "device");
-    static const char *const precisions[] = {"", "fp64", "int8", "FP32", "fp32x"};
+    static const char *const precisions[] = {"", "fp64", "int4", "FP32", "fp32x"};
     for (size_t i = 0; i < sizeof precisions / sizeof precisions[0]; i++)
         expect_refused(model, OPTIONS(.device = "reference", .precision = precisions[i]), EFFNET_E_USAGE,
                        "unknown precision");

@@ -142,5 +142,6 @@ int effnet_session_submit_decoded(effnet_session *session, uint8_t *pixels, int 
 extern const struct backend backend_reference;
 extern const struct backend backend_onednn;
 extern const struct backend backend_cuda;
+extern const struct backend backend_int8; /* of integer networks, and of these alone */
 
 #endif

@@ -180,7 +180,8 @@ static int open_integer(struct effnet_session *session, enum backend_device kind
         return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                            "network %s is of integers, which run on the CPU alone",
                            effnet_model_get_info(session->model)->network);
-    return open_backend(session, &backend_reference, options, error);
+    return open_backend(session, kind == DEVICE_REFERENCE ? &backend_reference : &backend_int8, options,
+                        error);
 }
 
 /* Opens the backend that the device names. */
@@ -535,7 +536,7 @@ void effnet_devices(void (*visit)(const struct effnet_device *, void *), void *c
         struct effnet_device cpu = {.name = "cpu",
                                     .description = effnet_cpu_name(),
                                     .backend = "reference",
-                                    .precisions = "fp32",
+                                    .precisions = "fp32 int8",
                                     .detail = "this build has no oneDNN (libdnnl-dev): slow",
                                     .available = true};
         visit(&cpu, context);

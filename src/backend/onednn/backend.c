@@ -69,7 +69,7 @@ static void visit_devices(void (*visit)(const struct effnet_device *, void *), v
     struct effnet_device device = {.name = "cpu",
                                    .description = effnet_cpu_name(),
                                    .backend = "onednn",
-                                   .precisions = has_bf16() ? "fp32 bf16" : "fp32",
+                                   .precisions = has_bf16() ? "fp32 bf16 int8" : "fp32 int8",
                                    .detail = instruction_set(),
                                    .available = true};
     effnet_fork_unblock();

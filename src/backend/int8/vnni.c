@@ -1,0 +1,308 @@
+/* AVX-512 with VNNI: vpdpbusd multiplies four bytes with four signed ones and adds all to 32 bits, exactly.
+ *
+ *   dense      weights [group][depth / 4][16 outputs][4]; rows are read as they are; 6 to 12 rows by 64 to 16
+ *              outputs in 24 accumulators or fewer
+ *   depthwise  64 channels at a time. A column of the window is interleaved, four of its rows together, and
+ *              then multiplied for each output that it is part of: those are under way in `slots`.
+ *              weights [block][kernel][row quads][4 vectors][16 channels][4 rows] */
+#include "backend/int8/kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#define TARGET "avx512f,avx512bw,avx512vl,avx512vnni"
+#define VNNI   __attribute__((target(TARGET)))
+#define INLINE static inline __attribute__((always_inline, target(TARGET)))
+
+enum { BLOCK = 64, MOST_ROWS = 12, MOST_GROUPS = 4 };
+
+static bool supported(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+static size_t quads_of(int depth)
+{
+    return ((size_t)depth + 3) / 4;
+}
+
+static size_t dense_bytes(int depth, int outputs)
+{
+    return (size_t)int8_groups(outputs) * quads_of(depth) * 4 * INT8_GROUP;
+}
+
+static size_t dense_scratch(int depth, int rows)
+{
+    (void)depth;
+    (void)rows;
+    return 0;
+}
+
+static void pack_dense(int depth, int outputs, const int8_t *weights, void *packed)
+{
+    int8_t *to = packed;
+    for (int g = 0; g < int8_groups(outputs); g++)
+        for (int k = 0; k < depth; k += 4)
+            for (int o = g * INT8_GROUP; o < (g + 1) * INT8_GROUP; o++)
+                for (int i = k; i < k + 4; i++)
+                    *to++ = o < outputs && i < depth ? weights[(size_t)o * (size_t)depth + (size_t)i] : 0;
+}
+
+/* Sixteen sums as rounded output steps. residual: the sixteen bytes that are added, or NULL. */
+INLINE __m512i steps_of(const struct int8_end *end, __m512i sums, __m512 multiplier, const uint8_t *residual)
+{
+    __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+    if (residual) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)residual));
+        const __m512i added = _mm512_sub_epi32(bytes, _mm512_set1_epi32(end->residual_zero));
+        f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(added), _mm512_set1_ps(end->residual_multiplier), f);
+    }
+    return _mm512_cvtps_epi32(f);
+}
+
+INLINE void store_floats(const struct int8_end *end, float *out, __m512i sums, __m512 multiplier,
+                         __mmask16 mask)
+{
+    __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+    if (end->activation != EFFNET_ACT_NONE) f = _mm512_max_ps(f, _mm512_setzero_ps());
+    if (end->activation == EFFNET_ACT_RELU6) f = _mm512_min_ps(f, _mm512_set1_ps(6));
+    _mm512_mask_storeu_ps(out, mask, f);
+}
+
+/* The sums of one row and a group of 16 outputs, those of `mask`. */
+INLINE void finish(const struct int8_end *end, int first, __mmask16 mask, __m512i sums,
+                   const uint8_t *residual, void *out, size_t at)
+{
+    const __m512 multiplier = _mm512_loadu_ps(end->multiplier + first);
+    if (end->floats) {
+        store_floats(end, (float *)out + at, sums, multiplier, mask);
+        return;
+    }
+    __m512i byte = steps_of(end, sums, multiplier, residual ? residual + at : NULL);
+    byte = _mm512_add_epi32(byte, _mm512_set1_epi32(end->zero));
+    byte = _mm512_max_epi32(byte, _mm512_set1_epi32(end->low));
+    byte = _mm512_min_epi32(byte, _mm512_set1_epi32(end->high));
+    _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)out + at, mask, byte);
+}
+
+/* `rows` rows by `groups` groups; both constants where it is called. */
+INLINE void tile(const struct int8_dense *d, const uint8_t *x, int rows, int group, int groups,
+                 const uint8_t *residual, void *out, size_t first_row)
+{
+    const size_t quads = quads_of(d->depth), depth = (size_t)d->depth;
+    const __m512i *w = (const __m512i *)d->weights + (size_t)group * quads;
+    __m512i sums[MOST_ROWS][MOST_GROUPS];
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < groups; g++)
+            sums[r][g] = _mm512_loadu_si512(d->end.start + (group + g) * INT8_GROUP);
+    for (size_t k = 0; k < quads; k++) {
+        __m512i weights[MOST_GROUPS];
+        for (int g = 0; g < groups; g++) weights[g] = _mm512_loadu_si512(w + (size_t)g * quads + k);
+        for (int r = 0; r < rows; r++) {
+            int32_t quad;
+            memcpy(&quad, x + (size_t)r * depth + 4 * k, sizeof quad);
+            const __m512i four = _mm512_set1_epi32(quad);
+            for (int g = 0; g < groups; g++) sums[r][g] = _mm512_dpbusd_epi32(sums[r][g], four, weights[g]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < groups; g++) {
+            const int first = (group + g) * INT8_GROUP, left = d->outputs - first;
+            const __mmask16 mask = left < INT8_GROUP ? (__mmask16)((1u << left) - 1) : 0xffff;
+            finish(&d->end, first, mask, sums[r][g], residual, out,
+                   (first_row + (size_t)r) * (size_t)d->outputs + (size_t)first);
+        }
+}
+
+/* All rows by `groups` groups, `step` rows at a time. What is left over is less than a step: the last step
+ * begins earlier, and computes some rows again. */
+INLINE void tiles(const struct int8_dense *d, const uint8_t *in, int rows, int step, int group, int groups,
+                  const uint8_t *residual, void *out)
+{
+    const size_t depth = (size_t)d->depth;
+    if (rows < step) {
+        for (int r = 0; r < rows; r++)
+            tile(d, in + (size_t)r * depth, 1, group, groups, residual, out, (size_t)r);
+        return;
+    }
+    for (int r = 0; r < rows; r += step) {
+        const int first = r + step <= rows ? r : rows - step;
+        tile(d, in + (size_t)first * depth, step, group, groups, residual, out, (size_t)first);
+    }
+}
+
+VNNI static void dense(const struct int8_dense *d, const uint8_t *in, int rows, int first_group,
+                       int end_group, const uint8_t *residual, void *out, void *scratch)
+{
+    (void)scratch;
+    int g = first_group;
+    while (g < end_group) {
+        const int left = end_group - g;
+        if (left >= 4 && left != 5) {
+            tiles(d, in, rows, 6, g, 4, residual, out);
+            g += 4;
+        } else if (left >= 3) {
+            tiles(d, in, rows, 8, g, 3, residual, out);
+            g += 3;
+        } else if (left == 2) {
+            tiles(d, in, rows, 12, g, 2, residual, out);
+            g += 2;
+        } else {
+            tiles(d, in, rows, 12, g, 1, residual, out);
+            g++;
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- depthwise */
+
+static bool has_depthwise(int kernel, int stride, bool residual)
+{
+    return (kernel == 3 || kernel == 5) && stride <= 2 && !residual;
+}
+
+/* Each quarter of a vector has 16 channels; unpack puts the first four of each into the first vector. */
+static int place(int at)
+{
+    return at / 4 % 4 * 16 + at / 16 * 4 + at % 4;
+}
+
+static int row_quads(int kernel)
+{
+    return (kernel + 3) / 4;
+}
+
+static size_t depthwise_bytes(int channels, int kernel)
+{
+    return (size_t)((channels + BLOCK - 1) / BLOCK) * (size_t)(kernel * row_quads(kernel)) * BLOCK * 4;
+}
+
+static void pack_depthwise(int channels, int kernel, const int8_t *weights, void *packed)
+{
+    int8_t *to = packed;
+    memset(packed, 0, depthwise_bytes(channels, kernel));
+    for (int first = 0; first < channels; first += BLOCK)
+        for (int kx = 0; kx < kernel; kx++, to += (size_t)row_quads(kernel) * BLOCK * 4)
+            for (int c = first; c < first + BLOCK && c < channels; c++)
+                for (int ky = 0; ky < kernel; ky++)
+                    to[(ky / 4 * BLOCK + place(c - first)) * 4 + ky % 4] =
+                        weights[(c * kernel + ky) * kernel + kx];
+}
+
+/* A column of `kernel` rows, in fours: [quad][4 vectors]. */
+INLINE void load_column(const uint8_t *const *rows, __mmask64 mask, int kernel, __m512i (*column)[4])
+{
+    for (int q = 0; 4 * q < kernel; q++) {
+        __m512i row[4];
+        for (int i = 0; i < 4; i++)
+            row[i] = 4 * q + i < kernel ? _mm512_maskz_loadu_epi8(mask, rows[4 * q + i])
+                                        : _mm512_setzero_si512();
+        const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]);
+        const __m512i high01 = _mm512_unpackhi_epi8(row[0], row[1]);
+        const __m512i low23 = _mm512_unpacklo_epi8(row[2], row[3]);
+        const __m512i high23 = _mm512_unpackhi_epi8(row[2], row[3]);
+        column[q][0] = _mm512_unpacklo_epi16(low01, low23);
+        column[q][1] = _mm512_unpackhi_epi16(low01, low23);
+        column[q][2] = _mm512_unpacklo_epi16(high01, high23);
+        column[q][3] = _mm512_unpackhi_epi16(high01, high23);
+    }
+}
+
+/* The sums of 64 channels of one output. */
+INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, const __m512i *sums,
+                         uint8_t *out)
+{
+    __m512i steps[4];
+    for (int v = 0; v < 4; v++)
+        steps[v] = steps_of(end, sums[v], _mm512_loadu_ps(end->multiplier + first + 16 * v), NULL);
+    const __m512i zero = _mm512_set1_epi16((short)end->zero);
+    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(steps[0], steps[1]), zero);
+    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(steps[2], steps[3]), zero);
+    __m512i bytes = _mm512_packus_epi16(low, high);
+    bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8((char)end->low));
+    bytes = _mm512_min_epu8(bytes, _mm512_set1_epi8((char)end->high));
+    _mm512_mask_storeu_epi8(out, mask, bytes);
+}
+
+/* One row of one block. rows: of the map, or NULL outside of it. Output x has the columns stride * x to
+ * stride * x + kernel - 1, counted from the padding's first; slot i is output x - i. */
+INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block, int kernel,
+                          int stride, uint8_t *out)
+{
+    enum { MOST_SLOTS = 5, MOST_QUADS = 2 };
+    const int slots = (kernel + stride - 1) / stride, quads = (kernel + 3) / 4, first = block * BLOCK;
+    const int count = d->channels - first;
+    const __mmask64 mask = count < BLOCK ? ((__mmask64)1 << count) - 1 : ~(__mmask64)0;
+    const __m512i *w = (const __m512i *)d->weights + (size_t)block * (size_t)(kernel * quads * 4);
+    __m512i sums[MOST_SLOTS][4], column[MOST_QUADS][4];
+    for (int i = 0; i < slots; i++)
+        for (int v = 0; v < 4; v++) sums[i][v] = _mm512_setzero_si512();
+    for (int x = 0; x < d->out_width + slots - 1; x++) {
+        for (int i = slots - 1; i > 0; i--)
+            for (int v = 0; v < 4; v++) sums[i][v] = sums[i - 1][v];
+        for (int v = 0; v < 4; v++) sums[0][v] = _mm512_loadu_si512(d->end.start + first + 16 * v);
+        for (int c = 0; c < stride; c++) {
+            const int ix = x * stride + c - d->pad_left;
+            const bool inside = ix >= 0 && ix < d->in_width;
+            const size_t at = (inside ? (size_t)ix * (size_t)d->channels : 0) + (size_t)first;
+            const uint8_t *from[8];
+            for (int ky = 0; ky < kernel; ky++)
+                from[ky] = inside && rows[ky] ? rows[ky] + at : d->zeros + first;
+            load_column(from, mask, kernel, column);
+            for (int i = 0; i < slots; i++) {
+                const int kx = i * stride + c;
+                if (kx >= kernel) continue;
+                for (int q = 0; q < quads; q++)
+                    for (int v = 0; v < 4; v++)
+                        sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], column[q][v],
+                                                         _mm512_loadu_si512(w + (kx * quads + q) * 4 + v));
+            }
+        }
+        if (x >= slots - 1)
+            finish_block(&d->end, first, mask, sums[slots - 1],
+                         out + (size_t)(x - slots + 1) * (size_t)d->channels + first);
+    }
+}
+
+VNNI static void depthwise(const struct int8_depthwise *d, const uint8_t *map, int first_row, int end_row,
+                           int first_block, int end_block, const uint8_t *residual, uint8_t *out)
+{
+    (void)residual;
+    for (int y = first_row; y < end_row; y++) {
+        const uint8_t *rows[5];
+        for (int ky = 0; ky < d->kernel; ky++) {
+            const int iy = y * d->stride + ky - d->pad_top;
+            const bool inside = iy >= 0 && iy < d->in_height;
+            rows[ky] = inside ? map + (size_t)iy * (size_t)d->in_width * (size_t)d->channels : NULL;
+        }
+        uint8_t *row = out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
+        for (int b = first_block; b < end_block; b++) {
+            if (d->kernel == 3 && d->stride == 1)
+                depthwise_row(d, rows, b, 3, 1, row);
+            else if (d->kernel == 3)
+                depthwise_row(d, rows, b, 3, 2, row);
+            else if (d->stride == 1)
+                depthwise_row(d, rows, b, 5, 1, row);
+            else
+                depthwise_row(d, rows, b, 5, 2, row);
+        }
+    }
+}
+
+const struct int8_kernels int8_vnni = {
+    .name = "avx512-vnni",
+    .supported = supported,
+    .dense_bytes = dense_bytes,
+    .dense_scratch = dense_scratch,
+    .pack_dense = pack_dense,
+    .dense = dense,
+    .has_depthwise = has_depthwise,
+    .block = BLOCK,
+    .place = place,
+    .depthwise_bytes = depthwise_bytes,
+    .pack_depthwise = pack_depthwise,
+    .depthwise = depthwise,
+};
+#endif
