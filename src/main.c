@@ -18,6 +18,7 @@ static const struct command {
     {"verify", "hold a device's results against the plain reference", cmd_verify},
     {"bench", "measure speed, after verifying", cmd_bench},
     {"tune", "measure how a GPU runs a network best, and keep it", cmd_tune},
+    {"quantize", "make weights of 8-bit integers for the CPU", cmd_quantize},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 

@@ -278,6 +278,11 @@ const struct effnet_layer *effnet_model_layer(const effnet_model *model, int ind
     return &model->table.layers[index];
 }
 
+const char *effnet_model_metadata(const effnet_model *model, const char *key)
+{
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(model->file.metadata, key));
+}
+
 /* The last layer is linear, and what a linear layer reads comes from another one or from a pool. */
 int effnet_model_head_pool(const effnet_model *model)
 {

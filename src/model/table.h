@@ -36,6 +36,9 @@ struct layer_table {
     int layer_count;
 };
 
+/* model.c: the text of a member of the file's __metadata__, "preprocess" ...; NULL: there is none. */
+const char *effnet_model_metadata(const effnet_model *model, const char *key);
+
 /* Reads and checks the object {"name", "input", "layers", "multi_label"} of a file of this format version, 1
  * or 2. On failure nothing is owned; else effnet_table_free releases it. */
 int effnet_table_read(struct json_context *context, const cJSON *network, int version,

@@ -1,0 +1,308 @@
+#include "common/error.h"
+#include "quantize/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_DB = 200 }; /* no noise at all */
+
+/* ---------------------------------------------------------------- opening */
+
+static int check_network(const effnet_model *model, struct effnet_error *error)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    if (info->integer)
+        return effnet_fail(error, EFFNET_E_UNAVAILABLE, "network %s is of integers already", info->network);
+    for (int i = 0; i < info->layer_count; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(model, i);
+        if (layer->op == EFFNET_OP_SCALE)
+            return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                               "network %s: layer '%s' is a scale, which integer networks do not have",
+                               info->network, layer->name);
+        if (layer->activation > EFFNET_ACT_RELU6)
+            return effnet_fail(
+                error, EFFNET_E_UNAVAILABLE,
+                "network %s: layer '%s' has activation %s; integer networks have none, relu and "
+                "relu6",
+                info->network, layer->name, effnet_activation_name(layer->activation));
+    }
+    return EFFNET_OK;
+}
+
+static int open_tensor(struct tensor *t, int channels, struct effnet_error *error)
+{
+    const size_t n = (size_t)channels;
+    t->channels = channels;
+    t->low = calloc(n, sizeof *t->low);
+    t->high = calloc(n, sizeof *t->high);
+    t->mean = calloc(n, sizeof *t->mean);
+    t->square = calloc(n, sizeof *t->square);
+    t->grow = calloc(n, sizeof *t->grow);
+    t->histogram = calloc(QUANTIZE_BINS, sizeof *t->histogram);
+    if (!t->low || !t->high || !t->mean || !t->square || !t->grow || !t->histogram)
+        return effnet_fail_nomem(error, "a tensor's channels", n * sizeof *t->mean);
+    for (int c = 0; c < channels; c++) {
+        t->low[c] = INFINITY;
+        t->high[c] = -INFINITY;
+        t->grow[c] = 1;
+    }
+    return EFFNET_OK;
+}
+
+static int build(struct quantizer *q, int threads, struct effnet_error *error)
+{
+    q->tensors = calloc((size_t)q->info->layer_count + 1, sizeof *q->tensors);
+    if (!q->tensors) return effnet_fail_nomem(error, "tensors", sizeof *q->tensors);
+    EFFNET_TRY(open_tensor(quantize_tensor(q, EFFNET_IMAGE), 3, error));
+    for (int i = 0; i < q->info->layer_count; i++)
+        EFFNET_TRY(open_tensor(quantize_tensor(q, i), effnet_model_layer(q->model, i)->out_channels, error));
+    EFFNET_TRY(quantize_open_covariances(q, error));
+    const struct effnet_session_options options = {.device = "cpu", .precision = "fp32", .threads = threads};
+    return effnet_session_open(q->model, &options, &q->session, error);
+}
+
+int quantizer_open(const effnet_model *model, int threads, struct quantizer **out, struct effnet_error *error)
+{
+    *out = NULL;
+    EFFNET_TRY(check_network(model, error));
+    struct quantizer *q = calloc(1, sizeof *q);
+    if (!q) return effnet_fail_nomem(error, "quantizer", sizeof *q);
+    q->model = model;
+    q->info = effnet_model_get_info(model);
+    const int status = build(q, threads, error);
+    if (status)
+        quantizer_close(q);
+    else
+        *out = q;
+    return status;
+}
+
+void quantizer_close(struct quantizer *q)
+{
+    if (!q) return;
+    for (int i = 0; q->tensors && i <= q->info->layer_count; i++) {
+        struct tensor *t = &q->tensors[i];
+        free(t->low);
+        free(t->high);
+        free(t->mean);
+        free(t->square);
+        free(t->grow);
+        free(t->histogram);
+    }
+    free(q->tensors);
+    quantize_close_covariances(q);
+    effnet_session_close(q->session);
+    free(q);
+}
+
+/* ---------------------------------------------------------------- calibrating */
+
+/* The first time through the images: extremes and sums. */
+static void add_moments(void *context, int layer, const float *values, size_t pixels)
+{
+    const struct quantizer *q = context;
+    struct tensor *t = quantize_tensor(q, layer);
+    for (size_t p = 0; p < pixels; p++, values += t->channels)
+        for (int c = 0; c < t->channels; c++) {
+            const double x = (double)values[c];
+            if (values[c] < t->low[c]) t->low[c] = values[c];
+            if (values[c] > t->high[c]) t->high[c] = values[c];
+            t->mean[c] += x;
+            t->square[c] += x * x;
+        }
+}
+
+/* The image's are of its pixels less their rounded mean. */
+static void end_image_moments(const struct quantizer *q)
+{
+    const struct effnet_preprocess *p = &q->info->preprocess;
+    struct tensor *t = quantize_tensor(q, EFFNET_IMAGE);
+    for (int c = 0; c < 3; c++) {
+        const double std = (double)p->std[c], off = (double)p->mean[c] - rint((double)p->mean[c]);
+        t->square[c] = std * std * t->square[c] + 2 * std * off * t->mean[c] + off * off;
+        t->mean[c] = std * t->mean[c] + off;
+    }
+}
+
+static void end_moments(struct quantizer *q, int n)
+{
+    for (int i = 0; i <= q->info->layer_count; i++) {
+        const struct effnet_layer *layer = i ? effnet_model_layer(q->model, i - 1) : NULL;
+        const double pixels = layer ? (double)layer->out_height * layer->out_width
+                                    : (double)q->info->height * q->info->width;
+        struct tensor *t = &q->tensors[i];
+        for (int c = 0; c < t->channels; c++) {
+            t->mean[c] /= pixels * n;
+            t->square[c] /= pixels * n;
+        }
+    }
+    end_image_moments(q);
+}
+
+/* The extremes of the grown values. */
+static void start_histograms(struct quantizer *q)
+{
+    for (int i = 0; i <= q->info->layer_count; i++) {
+        struct tensor *t = &q->tensors[i];
+        t->least = INFINITY;
+        t->most = -INFINITY;
+        for (int c = 0; c < t->channels; c++) {
+            t->least = fmin(t->least, (double)t->low[c] * (double)t->grow[c]);
+            t->most = fmax(t->most, (double)t->high[c] * (double)t->grow[c]);
+        }
+    }
+}
+
+/* The second time. */
+static void add_to_histogram(void *context, int layer, const float *values, size_t pixels)
+{
+    const struct quantizer *q = context;
+    struct tensor *t = quantize_tensor(q, layer);
+    quantize_add_covariances(q, layer, values);
+    const float bins = t->most > t->least ? (float)(QUANTIZE_BINS / (t->most - t->least)) : 0;
+    for (size_t p = 0; p < pixels; p++, values += t->channels)
+        for (int c = 0; c < t->channels; c++) {
+            const int bin = (int)((values[c] * t->grow[c] - (float)t->least) * bins);
+            t->histogram[bin < 0 ? 0 : bin < QUANTIZE_BINS ? bin : QUANTIZE_BINS - 1]++;
+        }
+}
+
+static void choose_ranges(struct quantizer *q)
+{
+    for (int i = 0; i < q->info->layer_count; i++)
+        quantize_choose_range(quantize_tensor(q, i),
+                              effnet_model_layer(q->model, i)->activation != EFFNET_ACT_NONE);
+}
+
+static int run_all(struct quantizer *q, const uint8_t *pixels, int n, quantize_visitor *visit,
+                   void (*progress)(void *context, int done, int total), void *context, int done,
+                   struct effnet_error *error)
+{
+    const size_t size = (size_t)q->info->height * (size_t)q->info->width * 3;
+    for (int i = 0; i < n; i++) {
+        EFFNET_TRY(quantize_run(q->session, q->model, pixels + (size_t)i * size, visit, q, error));
+        if (progress) progress(context, done + i + 1, 2 * n);
+    }
+    return EFFNET_OK;
+}
+
+int quantizer_calibrate(struct quantizer *q, const uint8_t *pixels, int n,
+                        void (*progress)(void *context, int done, int total), void *context,
+                        struct effnet_error *error)
+{
+    EFFNET_TRY(run_all(q, pixels, n, add_moments, progress, context, 0, error));
+    end_moments(q, n);
+    EFFNET_TRY(quantize_equalise(q, error));
+    start_histograms(q);
+    EFFNET_TRY(run_all(q, pixels, n, add_to_histogram, progress, context, n, error));
+    choose_ranges(q);
+    quantize_end_covariances(q);
+    return EFFNET_OK;
+}
+
+struct quantize_output quantizer_output(const struct quantizer *q, int layer)
+{
+    const struct tensor *t = quantize_tensor(q, layer);
+    struct quantize_output output = {
+        .scale = t->scale, .zero = t->zero, .range = t->range, .clipped_percent = 100 * t->clipped};
+    for (int c = 0; c < t->channels; c++)
+        if (t->grow[c] > output.most_grown) output.most_grown = t->grow[c];
+    return output;
+}
+
+/* ---------------------------------------------------------------- comparing */
+
+/* One image through both networks: the float network's outputs are kept. */
+struct pair {
+    struct quantizer *q;
+    float **wanted;         /* [layer_count] */
+    double *signal, *noise; /* [layer_count] */
+    bool integer;           /* which network it is now */
+};
+
+static void visit_pair(void *context, int layer, const float *values, size_t pixels)
+{
+    const struct pair *pair = context;
+    if (layer == EFFNET_IMAGE) return;
+    const struct tensor *t = quantize_tensor(pair->q, layer);
+    float *wanted = pair->wanted[layer];
+    if (!pair->integer) {
+        memcpy(wanted, values, pixels * (size_t)t->channels * sizeof *wanted);
+        return;
+    }
+    for (size_t p = 0; p < pixels; p++, values += t->channels, wanted += t->channels)
+        for (int c = 0; c < t->channels; c++) {
+            const double want = (double)wanted[c], error = (double)values[c] / (double)t->grow[c] - want;
+            pair->signal[layer] += want * want;
+            pair->noise[layer] += error * error;
+        }
+}
+
+static int largest(const float *values, int count)
+{
+    int best = 0;
+    for (int i = 1; i < count; i++)
+        if (values[i] > values[best]) best = i;
+    return best;
+}
+
+static int compare_image(struct pair *pair, effnet_session *session, const effnet_model *integer,
+                         const uint8_t *pixels, struct quantize_loss *loss, struct effnet_error *error)
+{
+    struct quantizer *q = pair->q;
+    const int last = q->info->layer_count - 1;
+    float *logits = malloc((size_t)q->info->classes * sizeof *logits);
+    if (!logits) return effnet_fail_nomem(error, "logits", (size_t)q->info->classes * sizeof *logits);
+    pair->integer = false;
+    int status = quantize_run(q->session, q->model, pixels, visit_pair, pair, error);
+    pair->integer = true;
+    if (!status) status = quantize_run(session, integer, pixels, visit_pair, pair, error);
+    if (!status) status = effnet_session_run(session, pixels, 1, logits, error);
+    if (!status)
+        loss->same += largest(logits, q->info->classes) == largest(pair->wanted[last], q->info->classes);
+    free(logits);
+    return status;
+}
+
+static int compare_images(struct pair *pair, const effnet_model *integer, const uint8_t *pixels, int n,
+                          struct quantize_loss *loss, struct effnet_error *error)
+{
+    struct quantizer *q = pair->q;
+    const size_t layers = (size_t)q->info->layer_count;
+    const size_t size = (size_t)q->info->height * (size_t)q->info->width * 3;
+    if (!pair->wanted || !pair->signal || !pair->noise)
+        return effnet_fail_nomem(error, "layers", layers * sizeof *pair->signal);
+    for (size_t i = 0; i < layers; i++) {
+        const size_t bytes = effnet_layer_out_size(effnet_model_layer(q->model, (int)i)) * sizeof(float);
+        pair->wanted[i] = malloc(bytes);
+        if (!pair->wanted[i]) return effnet_fail_nomem(error, "a layer's output", bytes);
+    }
+    effnet_session *session;
+    const struct effnet_session_options options = {.device = "cpu"};
+    EFFNET_TRY(effnet_session_open(integer, &options, &session, error));
+    int status = EFFNET_OK;
+    loss->same = 0;
+    for (int i = 0; !status && i < n; i++)
+        status = compare_image(pair, session, integer, pixels + (size_t)i * size, loss, error);
+    effnet_session_close(session);
+    for (size_t i = 0; i < layers; i++)
+        loss->layer_db[i] = fmax(-MOST_DB, fmin(MOST_DB, 10 * log10(pair->signal[i] / pair->noise[i])));
+    return status;
+}
+
+int quantizer_compare(struct quantizer *q, const effnet_model *integer, const uint8_t *pixels, int n,
+                      struct quantize_loss *loss, struct effnet_error *error)
+{
+    const size_t layers = (size_t)q->info->layer_count;
+    struct pair pair = {.q = q};
+    pair.wanted = calloc(layers, sizeof *pair.wanted);
+    pair.signal = calloc(layers, sizeof *pair.signal);
+    pair.noise = calloc(layers, sizeof *pair.noise);
+    const int status = compare_images(&pair, integer, pixels, n, loss, error);
+    for (size_t i = 0; pair.wanted && i < layers; i++) free(pair.wanted[i]);
+    free(pair.wanted);
+    free(pair.signal);
+    free(pair.noise);
+    return status;
+}

@@ -1,0 +1,168 @@
+"""effnet quantize: the file that it makes, what it prints, what it refuses."""
+
+import hashlib
+import json
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+import test_photos
+
+
+@pytest.fixture(scope="module")
+def photos(build):
+    """Crops to calibrate with, none of them among the crops that are compared."""
+    folder = build / "calibration"
+    folder.mkdir(exist_ok=True)
+    images, rng = list(test_photos.photographs()), random.Random(18)
+    for i in range(32):
+        (folder / f"{i:03}.jpg").write_bytes(test_photos.cut(images[i % len(images)], rng))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain_int8(effnet, b1_plain, tmp_path_factory):
+    out = tmp_path_factory.mktemp("quantize") / "b1-plain-int8.safetensors"
+    done = effnet("quantize", b1_plain, "-o", out, "--random", "4", "-q", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return out, json.loads(done.stdout)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_file(plain_int8, b1_plain):
+    out, _ = plain_int8
+    with safe_open(out, "numpy") as file, safe_open(b1_plain, "numpy") as floats:
+        names = set(file.keys())
+        for name in floats.keys():
+            tensor = file.get_tensor(name)
+            assert tensor.shape == floats.get_tensor(name).shape
+            assert tensor.dtype == (np.int8 if name.endswith(".weight") else np.int32)
+            names.remove(name)
+        assert all(name.endswith(".scale") for name in names) and len(names) > 20
+        layers = json.loads(file.metadata()["network"])["layers"]
+        assert file.metadata()["format_version"] == "2"
+        assert file.metadata()["labels"] == floats.metadata()["labels"]
+        assert file.metadata()["preprocess"] == floats.metadata()["preprocess"]
+        assert file.metadata()["source"] == floats.metadata()["source"]
+        # Each weight is near the float: neighbours were grown by no more than some factor a channel.
+        w, q = floats.get_tensor("stem.weight"), file.get_tensor("stem.weight").astype(np.float64)
+        scaled = q * file.get_tensor("stem.scale")[:, None, None, None]
+        for channel in range(len(w)):
+            assert np.corrcoef(w[channel].ravel(), scaled[channel].ravel())[0, 1] > 0.99
+    assert all("output_scale" in layer for layer in layers[:-1]) and "output_scale" not in layers[-1]
+    relu6 = [layer for layer in layers[:-1] if layer.get("activation") == "relu6"]
+    assert relu6 and all(layer["output_zero"] == 0 for layer in relu6)
+    assert out.stat().st_size < 0.27 * b1_plain.stat().st_size
+
+
+def test_report(plain_int8, b1_plain):
+    out, report = plain_int8
+    assert report["network"] == "b1-plain" and report["output"] == str(out)
+    assert report["images"] == report["compared"] == 4
+    assert 0 <= report["same_answer"] <= 4
+    rows = report["layers"]
+    assert rows[0]["name"] == "stem" and rows[-1]["range"] == "floats"
+    assert all(row["range"] in ("min-max", "percentile", "least squares") for row in rows[:-1])
+    assert all(row["snr_db"] > 15 for row in rows)
+    assert all(row["grown"] >= 1 for row in rows[:-1]) and any(row["grown"] > 1.5 for row in rows[:-1])
+
+
+def test_runs_as_the_reference(effnet, plain_int8):
+    done = effnet("verify", "-m", plain_int8[0], "-b", "2", "--format", "json")
+    assert done.returncode == 0, done.stdout
+    report = json.loads(done.stdout)
+    assert report["backend"] == "int8" and report["precision"] == "int8"
+    assert all(unit["absolute_error"] == 0 for unit in report["units"])
+
+
+def test_same_file_again(effnet, plain_int8, b1_plain, tmp_path):
+    out = tmp_path / "again.safetensors"
+    done = effnet("quantize", b1_plain, "-o", out, "--random", "4", "-q", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert digest(out) == digest(plain_int8[0])
+    done = effnet("quantize", b1_plain, "-o", out, "--random", "4", "-q", "--seed", "2")
+    assert done.returncode == 0 and digest(out) != digest(plain_int8[0])
+
+
+def test_drawn_images_get_a_line(effnet, b1_plain, tmp_path):
+    done = effnet("quantize", b1_plain, "-o", tmp_path / "out", "--random", "1")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1 and "drawn images" in done.stderr
+
+
+def test_folder(effnet, b1_plain, tmp_path, root):
+    samples = sorted((root / "samples").glob("*.png"))
+    folder = tmp_path / "images" / "below"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(samples[0].read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    out = tmp_path / "out.safetensors"
+    done = effnet("quantize", b1_plain, "-o", out, "--calibrate", tmp_path / "images", samples[1], "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 2
+
+
+@pytest.mark.parametrize("arguments, status, message", [
+    ([], 64, "MODEL is missing"),
+    (["b1-plain"], 64, "-o OUT is missing"),
+    (["b1-plain", "-o", "{tmp}/out"], 64, "--calibrate FILE|FOLDER..., or --random N, is missing"),
+    (["b1-plain", "-o", "{tmp}/out", "--calibrate"], 64, "--calibrate without an image"),
+    (["b1-plain", "-o", "{tmp}/out", "--calibrate", "--random", "1", "x"], 64, "do not go together"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "x"], 64, "unexpected 'x'"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1025"], 64, "--random"),
+    (["nobody", "-o", "{tmp}/out", "--random", "1"], 66, "nobody"),
+    (["b1-plain", "-o", "{tmp}/no/out", "--random", "1"], 74, "no/out"),
+    (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}/missing.png"], 66, "missing.png"),
+    (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}"], 66, "no image in"),
+    (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}/../broken.png"], 65, "broken.png"),
+])
+def test_refused(effnet, b1_plain, tmp_path, arguments, status, message):
+    (tmp_path / "../broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    done = effnet("quantize", *(a.format(tmp=tmp_path) for a in arguments))
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("effnet: ") and message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_integers(effnet, plain_int8, tmp_path):
+    done = effnet("quantize", plain_int8[0], "-o", tmp_path / "out", "--random", "1", "-q")
+    assert done.returncode == 69 and "is of integers already" in done.stderr
+    done = effnet("classify", "-m", plain_int8[0], "--precision", "fp32", "x.png")
+    assert done.returncode == 69 and "is of integers: int8 alone, not fp32" in done.stderr
+
+
+def test_refuses_other_activations(effnet, b1_plain, tmp_path):
+    data = b1_plain.read_bytes()
+    path = tmp_path / "silu.safetensors"
+    path.write_bytes(data.replace(rb'\"activation\":\"relu6\"', rb'\"activation\":\"silu\" ', 1))
+    done = effnet("quantize", path, "-o", tmp_path / "out", "--random", "1", "-q")
+    assert done.returncode == 69 and "has activation silu; integer networks have none, relu and relu6" in done.stderr
+
+
+def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path):
+    out = tmp_path / "lite1-int8.safetensors"
+    done = effnet("quantize", lite1, "-o", out, "--calibrate", photos, "-q")
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size <= 6_000_000
+    folder = build / "compared"
+    folder.mkdir(exist_ok=True)
+    images, rng, paths = list(test_photos.photographs()), random.Random(81), []
+    for i in range(54):
+        paths.append(folder / f"{i:03}.jpg")
+        paths[-1].write_bytes(test_photos.cut(images[i % len(images)], rng))
+    answers = []
+    for weights in (lite1, out):
+        done = effnet("classify", "-m", weights, "--device", "cpu", "-k", "1", "--format", "json", *paths)
+        assert done.returncode == 0, done.stderr
+        answers.append([json.loads(line)["classes"][0]["index"] for line in done.stdout.splitlines()])
+    same = sum(a == b for a, b in zip(*answers))
+    print(same, "of", len(paths), "answers stay")
+    assert same >= 0.9 * len(paths)
