@@ -29,8 +29,10 @@ int main(void)
 #include "backend/cuda/cudnn/graph.h"
 #include "backend/cuda/tuning.h"
 #include "depthwise.h"
+#include "expand_depthwise.h"
 #include "first_block.h"
 #include "linear.h"
+#include "mbconv.h"
 #include "pointwise.h"
 #include "random.h"
 #include "squeeze_excite.h"
@@ -221,9 +223,14 @@ static bool exists(const char *what, const char *candidate)
     static const struct {
         const char *begin;
         const struct kernel_family *family;
-    } kinds[] = {{"first block", &first_block_kernels},       {"depthwise ", &depthwise_kernels},
-                 {"pointwise", &pointwise_kernels},           {"linear ", &linear_kernels},
-                 {"squeeze_excite", &squeeze_excite_kernels}, {"stem", &stem_kernels}};
+    } kinds[] = {{"first block", &first_block_kernels},
+                 {"depthwise ", &depthwise_kernels},
+                 {"pointwise", &pointwise_kernels},
+                 {"linear ", &linear_kernels},
+                 {"squeeze_excite", &squeeze_excite_kernels},
+                 {"stem", &stem_kernels},
+                 {"mbconv ", &mbconv_kernels},
+                 {"expand_depthwise ", &expand_depthwise_kernels}};
     struct cudnn_config config;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strncmp(what, kinds[i].begin, strlen(kinds[i].begin)))
