@@ -87,7 +87,7 @@ def test_devices(effnet):
     assert {"cpu", "reference"} <= set(names) and len(names) == len(set(names))
     for device in devices:
         assert isinstance(device["available"], bool) and device["backend"]
-        assert device["precisions"] and set(device["precisions"]) <= {"fp32", "bf16", "fp16"}
+        assert device["precisions"] and set(device["precisions"]) <= {"fp32", "bf16", "fp16", "int8"}
         assert device["available"] or device["detail"]
 
 
@@ -142,7 +142,7 @@ def test_verify_lite1(effnet, lite1):
 def test_verify_b1(effnet, b1):
     """Squeeze-and-excite: units with two inputs, in every precision that there is."""
     cpu, = (device for device in run_json(effnet, "info", "--devices")["devices"] if device["name"] == "cpu")
-    for precision in set(cpu["precisions"]) - {"fp32"}:
+    for precision in set(cpu["precisions"]) - {"fp32", "int8"}:
         units = run_json(effnet, "verify", "-m", b1, "--device", "cpu", "--precision", precision, "--only", "*")["units"]
         assert len(units) == 163
     report = run_json(effnet, "verify", "-m", b1, "--batch-size", "2", "--device", "cpu")

@@ -41,7 +41,8 @@ int sessions_find(const char *device, struct sessions *sessions)
     /* without a GPU cuda:all fails as cuda does, which says why there is none */
     if (device && !strcmp(device, "cuda:all")) device = "cuda";
     if (device && strlen(device) >= DEVICE_NAME_SIZE)
-        return cli_fail(EFFNET_E_USAGE, "device \"%s\": no device has so long a name", device);
+        return cli_fail(EFFNET_E_USAGE, "unknown device \"%s\": auto, cpu, reference, cuda or cuda:N",
+                        device);
     strcpy(sessions->devices[0], device ? device : "auto");
     return EFFNET_OK;
 }
@@ -68,8 +69,9 @@ static void *open_one(void *argument)
 int sessions_open(const struct setup *setup, const effnet_model *model, int max_batch,
                   struct sessions *sessions)
 {
-    struct opening opening[SESSIONS_MAX];
     EFFNET_TRY(sessions_find(setup->device, sessions));
+    struct opening *opening = calloc((size_t)sessions->count, sizeof *opening);
+    if (!opening) return cli_fail_nomem("sessions");
     for (int i = sessions->count - 1; i >= 0; i--) { /* the first on this thread */
         opening[i] = (struct opening){.model = model, .out = &sessions->session[i]};
         opening[i].options = setup_session_options(setup, max_batch);
@@ -82,6 +84,7 @@ int sessions_open(const struct setup *setup, const effnet_model *model, int max_
         if (opening[i].threaded) pthread_join(opening[i].thread, NULL);
         if (!status && opening[i].error.status) status = cli_fail_library(&opening[i].error);
     }
+    free(opening);
     if (status) {
         sessions_close(sessions);
         return status;
