@@ -57,7 +57,7 @@ def test_an_image_that_does_not_fit(command, images, tmp_path, sanitized):
     large = tmp_path / "large.png"
     rows = zlib.compress(bytes(13000 * (13000 // 8 + 1)))
     large.write_bytes(png_header(13000, 13000, 1, 0) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-    done = run(command, "--threads", "1", *images, large, *images, **limit(resource.RLIMIT_AS, 500 << 20))
+    done = run(command, "--threads", "1", *images, large, *images, **limit(resource.RLIMIT_AS, 520 << 20))
     assert done.returncode == NO_MEMORY and done.stdout == run(command, *images, *images).stdout
     assert done.stderr.startswith(f"effnet: {large}: ") and done.stderr.count("\n") == 1, done.stderr
 
