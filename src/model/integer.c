@@ -104,7 +104,7 @@ int effnet_integer_bind(struct safetensors *file, struct json_context *context,
 {
     size_t count = 0;
     for (int i = 0; i < layer_count; i++) count += (size_t)layers[i].out_channels;
-    parts->layers = calloc((size_t)layer_count, sizeof parts->layers[0]);
+    parts->layers = calloc(layer_count > 0 ? (size_t)layer_count : 0, sizeof parts->layers[0]);
     parts->multipliers = calloc(count, sizeof parts->multipliers[0]);
     if (!parts->layers || !parts->multipliers)
         return effnet_fail_nomem(context->error, "scales", count * sizeof parts->multipliers[0]);
