@@ -17,16 +17,15 @@ static const char *const array_options[ARRAYS] = {
     [ARRAY_EMBEDDINGS] = "--embeddings",
 };
 
-static int hash_file(const char *path, uint64_t *hash)
+static int hash_weights(const char *path, uint64_t *hash)
 {
     FILE *file = fopen(path, "re");
-    char bytes[65536];
-    size_t size;
+    int64_t bytes;
     *hash = HASH_START;
-    if (!file) return cli_fail(EFFNET_E_NOINPUT, "%s: %s", path, strerror(errno));
-    while ((size = fread(bytes, 1, sizeof bytes, file)) > 0) *hash = hash_add(*hash, bytes, size);
-    fclose(file);
-    return EFFNET_OK;
+    const bool read = file && hash_file(file, hash, &bytes);
+    const int status = read ? EFFNET_OK : cli_fail(EFFNET_E_NOINPUT, "%s: %s", path, strerror(errno));
+    if (file) fclose(file);
+    return status;
 }
 
 static const char *or_default(const char *word)
@@ -40,7 +39,7 @@ static int describe(const struct classify_options *o, const effnet_model *model,
 {
     const struct effnet_image_options *image = &o->image;
     uint64_t weights;
-    EFFNET_TRY(hash_file(effnet_model_get_info(model)->path, &weights));
+    EFFNET_TRY(hash_weights(effnet_model_get_info(model)->path, &weights));
     snprintf(text, CLASSIFY_RUN_BYTES,
              "weights=%016" PRIx64 "\nformat=%s\nno-header=%d\nscores=%s\ntopk=%d\nthreshold=%.17g %d\n"
              "logits=%d\nembeddings=%d\ncam=%d\nmax-pixels=%" PRId64 "\nignore-exif=%d\n"

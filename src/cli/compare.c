@@ -54,12 +54,13 @@ static void compare_image(struct comparison *comparison, const float *got, const
     }
     const double rms = fmax(sqrt(want_square / (double)size), least_rms);
     const double relative = ratio(sqrt(error_square / (double)size), rms);
+    const double room = PEAK * sqrt(stages) * rms;
     double peak = -1; /* of this image; comparison->share knows the others' */
     int64_t worst = 0;
     for (int64_t i = 0; i < size; i++) {
         double g = got[i], w = want[i], error = fabs(g - w), share;
         if (isfinite(g) && isfinite(w)) {
-            share = ratio(error, allowance * (fabs(w) + PEAK * sqrt(stages) * rms));
+            share = ratio(error, allowance * (fabs(w) + room));
         } else if (same_nonfinite(g, w)) {
             continue;
         } else {

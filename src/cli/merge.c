@@ -141,7 +141,7 @@ static int check_complete(const struct merge *merge)
 /* Copies a file without its first `skip` bytes, and holds all of it against its hash. */
 static int copy_part(const struct merge_part *part, int64_t skip, struct output *output)
 {
-    char bytes[65536];
+    char bytes[1 << 14];
     size_t size;
     uint64_t hash = HASH_START;
     FILE *file = fopen(part->name, "re");

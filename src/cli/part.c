@@ -48,17 +48,11 @@ static int print_head(char head[HEAD_BYTES], const struct part *part)
 
 int part_write(const char *path, struct part *part, FILE *file)
 {
-    char bytes[65536], head[HEAD_BYTES];
-    size_t size;
+    char head[HEAD_BYTES];
     struct output output;
-    part->bytes = 0;
     part->hash = HASH_START;
-    if (fseeko(file, 0, SEEK_SET)) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(errno));
-    while ((size = fread(bytes, 1, sizeof bytes, file)) > 0) {
-        part->bytes += (int64_t)size;
-        part->hash = hash_add(part->hash, bytes, size);
-    }
-    if (ferror(file)) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(errno));
+    if (fseeko(file, 0, SEEK_SET) || !hash_file(file, &part->hash, &part->bytes))
+        return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, strerror(errno));
     char *name = name_of(path);
     if (!name) return EFFNET_E_NOMEM;
     int status = output_name(&output, name);

@@ -219,12 +219,10 @@ size_t cuda_lay_out_weights(struct cuda_unit *u, unsigned char *base, size_t wei
     return weights + bias;
 }
 
-static int stage(const char *layer, const float *values, size_t count, const struct cuda_upload *upload,
-                 struct effnet_error *error)
+int cuda_upload_bytes(const char *layer, const void *from, size_t bytes, void *device,
+                      const struct cuda_upload *upload, struct effnet_error *error)
 {
-    CUDA_TRY(cudaMemcpyAsync(upload->staging, values, count * sizeof *values, cudaMemcpyHostToDevice,
-                             upload->stream),
-             layer);
+    CUDA_TRY(cudaMemcpyAsync(device, from, bytes, cudaMemcpyHostToDevice, upload->stream), layer);
     return EFFNET_OK;
 }
 
@@ -236,7 +234,8 @@ int cuda_upload_fp16(const struct effnet_layer *layer, const float *weights, voi
                                       .y = device,
                                       .rows = layer->out_channels,
                                       .columns = (int)(count / (size_t)layer->out_channels)};
-    EFFNET_TRY(stage(layer->name, weights, count, upload, error));
+    EFFNET_TRY(
+        cuda_upload_bytes(layer->name, weights, count * sizeof *weights, upload->staging, upload, error));
     CUDA_TRY(convert_weights_launch(&args, upload->stream), layer->name);
     return EFFNET_OK;
 }
@@ -254,7 +253,7 @@ float *cuda_transposed_weights(const struct effnet_layer *layer, struct effnet_e
 int cuda_upload_split(const char *layer, const float *values, size_t count, void *device,
                       const struct cuda_upload *upload, struct effnet_error *error)
 {
-    EFFNET_TRY(stage(layer, values, count, upload, error));
+    EFFNET_TRY(cuda_upload_bytes(layer, values, count * sizeof *values, upload->staging, upload, error));
     CUDA_TRY(convert_split_launch(upload->staging, device, (unsigned char *)device + 2 * count, (int)count,
                                   upload->stream),
              layer);

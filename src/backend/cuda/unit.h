@@ -196,6 +196,9 @@ size_t cuda_input_size(const struct cuda_unit *unit, int input);
 size_t cuda_weight_count(const struct effnet_layer *layer);
 /* Lays out weights of `weight_bytes` each, then the bias. */
 size_t cuda_lay_out_weights(struct cuda_unit *unit, unsigned char *base, size_t weight_bytes);
+/* As they are. `from` may be freed when it returns. */
+int cuda_upload_bytes(const char *layer, const void *from, size_t bytes, void *device,
+                      const struct cuda_upload *upload, struct effnet_error *error);
 /* Weights in the kernel's order, rounded to fp16 (convert.h). */
 int cuda_upload_fp16(const struct effnet_layer *layer, const float *weights, void *device,
                      const struct cuda_upload *upload, struct effnet_error *error);

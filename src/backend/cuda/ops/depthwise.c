@@ -35,11 +35,10 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
     const struct effnet_layer *l = u->layer;
     float *reordered = cuda_transposed_weights(l, error);
     if (!reordered) return EFFNET_E_NOMEM;
-    const cudaError_t status = cudaMemcpyAsync(u->weight, reordered, cuda_weight_count(l) * sizeof *reordered,
-                                               cudaMemcpyHostToDevice, upload->stream);
+    const int status = cuda_upload_bytes(l->name, reordered, cuda_weight_count(l) * sizeof *reordered,
+                                         u->weight, upload, error);
     free(reordered);
-    CUDA_TRY(status, l->name);
-    return EFFNET_OK;
+    return status;
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)

@@ -77,13 +77,6 @@ static size_t lay_out(struct cuda_unit *u, unsigned char *base)
     return layout(u).bytes;
 }
 
-static int upload_bytes(const struct effnet_layer *l, void *to, const void *from, size_t bytes,
-                        const struct cuda_upload *upload, struct effnet_error *error)
-{
-    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, upload->stream), l->name);
-    return EFFNET_OK;
-}
-
 static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, struct effnet_error *error)
 {
     const struct effnet_layer *expand = layer(u, EXPAND), *depthwise = layer(u, DEPTHWISE);
@@ -92,13 +85,14 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
                  packed_bytes = expand_depthwise_packed_bytes(depthwise->out_channels, depthwise->kernel);
     unsigned char *base = u->weight;
     EFFNET_TRY(cuda_upload_fp16(expand, expand->weight, base + at.weight, upload, error));
-    EFFNET_TRY(upload_bytes(expand, base + at.bias, expand->bias, bias_bytes, upload, error));
-    EFFNET_TRY(upload_bytes(depthwise, base + at.depthwise_bias, depthwise->bias, bias_bytes, upload, error));
+    EFFNET_TRY(cuda_upload_bytes(expand->name, expand->bias, bias_bytes, base + at.bias, upload, error));
+    EFFNET_TRY(cuda_upload_bytes(depthwise->name, depthwise->bias, bias_bytes, base + at.depthwise_bias,
+                                 upload, error));
     void *packed = malloc(packed_bytes);
     if (!packed) return effnet_fail_nomem(error, depthwise->name, packed_bytes);
     expand_depthwise_pack(depthwise->weight, depthwise->out_channels, depthwise->kernel, packed);
-    const int status = upload_bytes(depthwise, base + at.depthwise_weight, packed, packed_bytes, upload,
-                                    error);
+    const int status = cuda_upload_bytes(depthwise->name, packed, packed_bytes, base + at.depthwise_weight,
+                                         upload, error);
     free(packed);
     return status;
 }

@@ -77,11 +77,10 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
     void *packed = malloc(first_block_weight_bytes());
     if (!packed) return effnet_fail_nomem(error, u->layer->name, first_block_weight_bytes());
     first_block_pack(&layers, packed);
-    const cudaError_t status = cudaMemcpyAsync(u->weight, packed, first_block_weight_bytes(),
-                                               cudaMemcpyHostToDevice, upload->stream);
+    const int status = cuda_upload_bytes(u->layer->name, packed, first_block_weight_bytes(), u->weight,
+                                         upload, error);
     free(packed);
-    CUDA_TRY(status, u->layer->name);
-    return EFFNET_OK;
+    return status;
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)

@@ -83,11 +83,9 @@ static int upload(const struct cuda_unit *u, const struct cuda_upload *upload, s
     void *packed = malloc(bytes);
     if (!packed) return effnet_fail_nomem(error, u->layer->name, bytes);
     mbconv_pack(&layers, packed);
-    const cudaError_t status = cudaMemcpyAsync(u->weight, packed, bytes, cudaMemcpyHostToDevice,
-                                               upload->stream);
+    const int status = cuda_upload_bytes(u->layer->name, packed, bytes, u->weight, upload, error);
     free(packed);
-    CUDA_TRY(status, u->layer->name);
-    return EFFNET_OK;
+    return status;
 }
 
 static void arguments(const struct cuda_unit *u, const struct cuda_io *io, void *to)
