@@ -319,7 +319,7 @@ def test_manual_page(root, tmp_path):
     ("classify", "cuda:" + ",".join(map(str, range(65))), USAGE, "more than 64 GPUs"),
     ("classify", "cuda:x,1", USAGE, "N in cuda:N is a number"),
     ("classify", "cuda:,1", USAGE, "N in cuda:N is a number"),
-    ("classify", "x" * 200, USAGE, "no device has so long a name"),
+    ("classify", "x" * 200, USAGE, "unknown device"),
     ("verify", "cuda:0,1", USAGE, "a session is on one GPU"),
     ("info", "cuda:all", USAGE, "a session is on one GPU"),
     ("tune", "cuda:all", USAGE, "a session is on one GPU"),
