@@ -21,6 +21,7 @@ struct job {
     size_t at;        /* next byte to read */
     bool ended;       /* libpng wanted more than there is */
     bool complete;    /* all rows are in place */
+    bool no_memory;   /* libpng asked for some in vain */
     char reason[160]; /* libpng's words for its error */
     struct effnet_image *image;
     struct image_facts *facts;
@@ -41,6 +42,23 @@ static void on_warning(png_structp png, png_const_charp message)
 {
     (void)png;
     (void)message;
+}
+
+static png_voidp on_malloc(png_structp png, png_alloc_size_t size_bytes)
+{
+    IMAGE_WRITTEN(&png, sizeof png);
+    IMAGE_WRITTEN(&size_bytes, sizeof size_bytes);
+    struct job *job = png_get_mem_ptr(png);
+    void *memory = malloc(size_bytes);
+    if (!memory) job->no_memory = true;
+    return memory;
+}
+
+static void on_free(png_structp png, png_voidp memory)
+{
+    (void)png;
+    IMAGE_WRITTEN(&memory, sizeof memory);
+    free(memory);
 }
 
 static void on_read(png_structp png, png_bytep to, size_t size_bytes)
@@ -158,6 +176,9 @@ static int read_image(struct job *job, png_structp png, png_infop info)
 static int run(struct job *job, png_structp png, png_infop info)
 {
     if (setjmp(png_jmpbuf(png)) == 0) return read_image(job, png, info);
+    if (job->no_memory)
+        return effnet_fail(job->source->error, EFFNET_E_NOMEM, "%s: out of memory while decoding",
+                           job->source->name);
     if (!job->ended) return image_fail(job->source, "bad PNG: %s", job->reason);
     /* where only what follows the pixels is missing, Pillow takes that too */
     return job->complete ? EFFNET_OK : image_fail_truncated(job->source);
@@ -307,7 +328,8 @@ static bool matches(const uint8_t *data, size_t size_bytes)
 static int decode(const struct image_source *source, struct effnet_image *out, struct image_facts *facts)
 {
     struct job job = {.source = source, .image = out, .facts = facts};
-    png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
+    png_structp png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning, &job,
+                                               on_malloc, on_free);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info) {
         png_destroy_read_struct(&png, NULL, NULL);
