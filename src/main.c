@@ -3,8 +3,10 @@
 #include "cli/text.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static const struct command {
@@ -97,9 +99,19 @@ static void occupy_standard_streams(void)
         if (fcntl(fd, F_GETFD) == -1) (void)open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
 }
 
+/* glibc gives threads heaps of their own, each of 64 MB of address space: too much where that is limited. */
+static void share_heap(void)
+{
+#ifdef __GLIBC__
+    struct rlimit limit;
+    if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     occupy_standard_streams();
+    share_heap();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an output error like any other, */
     signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     int status = dispatch(argc, argv);
