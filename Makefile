@@ -182,7 +182,7 @@ PYTHON_TESTS := tests
 # Under the thread sanitizer, what works in threads; the rest would take hours and show nothing.
 ifeq ($(TSAN),1)
 TEST_PROGRAMS := $(filter %/test_threads %/test_thread_pool %/test_linear %/test_cpu_share %/test_pipeline \
-	%/test_pipeline_decode,$(TEST_PROGRAMS))
+	%/test_pipeline_decode %/test_pipeline_large,$(TEST_PROGRAMS))
 PYTHON_TESTS := tests/test_cli_classify.py
 endif
 IMAGE_TESTS := test_image test_image_resize test_resize_kernels run_fit_image run_mutate_images

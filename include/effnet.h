@@ -338,9 +338,9 @@ typedef struct effnet_pipeline effnet_pipeline;
  * to decode, does not hold up the others until some hundreds of them wait for it to be handed out in order.
  *
  * open starts on the first items at once, while the session may still be opened: with early_bytes on as many
- * as their crops fit into, else on one for each thread. start gives the session to the
- * pipeline, which alone uses it until the pipeline is closed. The model is the session's. `context` is the
- * source's. */
+ * as their crops fit into, else on one for each thread. Images and files of some 100 MB wait for start: they
+ * could take the memory that the session needs. start gives the session to the pipeline, which alone uses it
+ * until the pipeline is closed. The model is the session's. `context` is the source's. */
 int effnet_pipeline_open(const effnet_model *model, const struct effnet_pipeline_options *options,
                          effnet_source *source, void *context, effnet_pipeline **out,
                          struct effnet_error *error);

@@ -416,15 +416,15 @@ static int next_twice(void *context, struct effnet_item *item, struct effnet_err
     return twice->left-- > 0;
 }
 
-/* A file that is as large as what large ones share, twice: there is no session, so the first keeps its part,
- * the second waits, and is not opened when the pipeline stops. */
+/* A file that is nearly as large as what large ones share before there is a session, twice: the first keeps
+ * its part, the second waits, and is not opened when the pipeline stops. */
 static void test_large_files_stop(void **state)
 {
     (void)state;
     char path[] = "/tmp/effnet-test-XXXXXX", event[sizeof(struct inotify_event)];
     const int fd = mkstemp(path), events = inotify_init1(IN_CLOEXEC);
     assert_int_equal(write(fd, fixture.files[0], fixture.sizes[0]), (ssize_t)fixture.sizes[0]);
-    assert_int_equal(ftruncate(fd, 1 << 30), 0);
+    assert_int_equal(ftruncate(fd, 60 << 20), 0);
     assert_true(inotify_add_watch(events, path, IN_OPEN) >= 0);
 
     struct twice twice = {path, 2};

@@ -51,15 +51,22 @@ def limit(kind, size):
 
 
 def test_an_image_that_does_not_fit(command, images, tmp_path, sanitized):
-    """It gets a line, the others their answers."""
+    """It gets a line, the others their answers, also where it alone would fit, but not beside the session: from
+    a limit that has no room for either to one that has room for both."""
     if sanitized:
         pytest.skip("sanitizers take address space without end")
     large = tmp_path / "large.png"
     rows = zlib.compress(bytes(13000 * (13000 // 8 + 1)))
     large.write_bytes(png_header(13000, 13000, 1, 0) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-    done = run(command, "--threads", "1", *images, large, *images, **limit(resource.RLIMIT_AS, 520 << 20))
-    assert done.returncode == NO_MEMORY and done.stdout == run(command, *images, *images).stdout
-    assert done.stderr.startswith(f"effnet: {large}: ") and done.stderr.count("\n") == 1, done.stderr
+    others, statuses = run(command, *images, *images).stdout, []
+    for megabytes in (200, 520, 540, 550, 560, 570, 580, 640):
+        done = run(command, "--threads", "1", *images, large, *images, **limit(resource.RLIMIT_AS, megabytes << 20))
+        statuses.append(done.returncode)
+        if done.returncode == 0:
+            continue
+        assert (done.returncode, done.stdout) == (NO_MEMORY, others), (megabytes, done.stderr)
+        assert done.stderr.startswith(f"effnet: {large}: ") and done.stderr.count("\n") == 1, done.stderr
+    assert statuses[0] == NO_MEMORY and statuses[-1] == 0
 
 
 def test_large_files_share_memory(command, tmp_path, sanitized):

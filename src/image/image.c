@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "common/error.h"
+#include "image/workspace.h"
 
 int image_fail(const struct image_source *source, const char *format, ...)
 {
@@ -43,6 +44,9 @@ int image_check_size(const struct image_source *source, int64_t width, int64_t h
     if (width * height > source->max_pixels)
         return image_fail(source, "too large, %lld x %lld is more than the limit of %lld pixels",
                           (long long)width, (long long)height, (long long)source->max_pixels);
+    const struct image_gate *gate = source->gate;
+    if (gate && width * height * 3 > IMAGE_LARGE_BYTES && !gate->pass(gate->context))
+        return image_fail(source, "not wanted any more");
     return EFFNET_OK;
 }
 

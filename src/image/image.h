@@ -31,6 +31,9 @@
  * to. */
 #define IMAGE_DECODING_BYTES INT64_C(1130000000)
 
+/* An image is large whose pixels take more. Some 33 million are less. */
+#define IMAGE_LARGE_BYTES (INT64_C(96) << 20)
+
 /* Memory that is kept from image to image. */
 struct image_buffer {
     uint8_t *data;
@@ -62,6 +65,7 @@ struct image_source {
 
     const struct effnet_preprocess *preprocess; /* whose crop alone is wanted; NULL: all pixels are */
     struct image_fit *fit;                      /* made for the image by image_find_window */
+    const struct image_gate *gate;              /* of workspace.h; NULL: none */
     bool ignore_exif;
 };
 
@@ -76,8 +80,8 @@ struct image_facts {
     struct image_window window;
 };
 
-/* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, and for more than
- * source->max_pixels. */
+/* Fails with EFFNET_E_DATA for sides below 1 or above IMAGE_MAX_SIDE, for more than source->max_pixels, and
+ * for a large image that source->gate refuses. */
 int image_check_size(const struct image_source *source, int64_t width, int64_t height);
 
 /* image_check_size, then room for the pixels in source->pixels, uninitialised. */

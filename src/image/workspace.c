@@ -32,6 +32,7 @@ struct image_workspace {
 
     struct image_fit fit;
     struct image_scratch scratch;
+    const struct image_gate *gate;
 };
 
 static const struct effnet_image_options default_options = {.max_pixels = EFFNET_MAX_PIXELS_DEFAULT};
@@ -44,6 +45,11 @@ struct effnet_image_options effnet_image_defaults(void)
 struct image_workspace *image_workspace_open(void)
 {
     return calloc(1, sizeof(struct image_workspace));
+}
+
+void image_workspace_set_gate(struct image_workspace *workspace, const struct image_gate *gate)
+{
+    workspace->gate = gate;
 }
 
 static void free_buffers(struct image_workspace *workspace)
@@ -189,6 +195,7 @@ static int decode_and_turn(struct image_workspace *workspace, const void *data, 
     source.size_bytes = data ? size_bytes : workspace->size_bytes;
     source.more = !data && workspace->more;
     source.preprocess = preprocess;
+    source.gate = workspace->gate;
 
     struct effnet_image image = {0};
     struct image_facts facts = {0};

@@ -30,6 +30,16 @@ void image_workspace_hand_over(struct image_workspace *from, struct image_worksp
 /* Frees what a large file took, whose bytes are gone then. Decoding such a file does so, too. */
 void image_workspace_forget_file(struct image_workspace *workspace);
 
+/* What image_workspace_decode asks before it takes memory for a large image, once or several times. It may
+ * wait; false makes decoding fail. */
+struct image_gate {
+    bool (*pass)(void *context);
+    void *context;
+};
+
+/* For the images that follow; NULL, as at first: none. The gate is the caller's. */
+void image_workspace_set_gate(struct image_workspace *workspace, const struct image_gate *gate);
+
 /* The pixels of `data`, size_bytes long and called `name` in messages; with `data` NULL, of the file that was
  * read last (`size_bytes` and `name` do not count then). At least those that image_workspace_fit needs with
  * the same `preprocess`; with NULL, all. `data` need not live longer than the call. */

@@ -115,6 +115,41 @@ static void end_work(struct effnet_pipeline *p, struct image_workspace *decoder,
     pthread_mutex_unlock(&p->lock);
 }
 
+struct large {
+    struct effnet_pipeline *pipeline;
+    double waited_us;
+    bool dropped;
+};
+
+/* A large image waits until the session is there with its threads: it could take the memory that these need.
+ * False: the pipeline stops before. */
+static bool pass_large(void *context)
+{
+    struct large *large = context;
+    struct effnet_pipeline *p = large->pipeline;
+    double since_us = effnet_clock_us();
+    pthread_mutex_lock(&p->lock);
+    while (!p->started && !p->stop) pthread_cond_wait(&p->large_done, &p->lock);
+    large->dropped = !p->started;
+    pthread_mutex_unlock(&p->lock);
+    effnet_clock_lap(&since_us, &large->waited_us);
+    return !large->dropped;
+}
+
+/* As image_workspace_decode; the record has no error where its image was dropped. */
+static int decode(struct effnet_pipeline *p, struct image_workspace *decoder, struct record *record)
+{
+    struct large large = {.pipeline = p};
+    const struct image_gate gate = {pass_large, &large};
+    image_workspace_set_gate(decoder, &gate);
+    const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
+                                              &p->options.image, p->preprocess, &record->error);
+    image_workspace_set_gate(decoder, NULL);
+    record->result.decode_us -= large.waited_us; /* whoever takes the time adds it */
+    if (large.dropped) record->error = (struct effnet_error){0};
+    return status;
+}
+
 void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *record,
                                     struct image_workspace *reader)
 {
@@ -124,8 +159,7 @@ void effnet_pipeline_decode_and_fit(struct effnet_pipeline *p, struct record *re
     if (decoder) {
         double since_us = effnet_clock_us(), waited_us = 0;
         if (!record->data) image_workspace_hand_over(reader, decoder);
-        const int status = image_workspace_decode(decoder, record->data, record->size_bytes, record->name,
-                                                  &p->options.image, p->preprocess, &record->error);
+        const int status = decode(p, decoder, record);
         effnet_clock_lap(&since_us, &result->decode_us);
         uint8_t *seat = status ? NULL : make_early(p, record);
         if (!status && !seat) seat = take_seat(p, record, &stage);

@@ -240,8 +240,15 @@ int effnet_pipeline_start_sessions(effnet_pipeline *p, effnet_session *const *se
     spread(p, sessions, count);
     int status = EFFNET_OK;
     for (int i = 0; !status && i < count; i++) status = effnet_pipeline_start_lane(&p->lanes[i], error);
-    if (status) effnet_pipeline_cancel(p);
-    return status;
+    if (status) {
+        effnet_pipeline_cancel(p);
+        return status;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->started = true;
+    pthread_cond_broadcast(&p->large_done);
+    pthread_mutex_unlock(&p->lock);
+    return EFFNET_OK;
 }
 
 int effnet_pipeline_start(effnet_pipeline *p, effnet_session *session, struct effnet_error *error)

@@ -103,7 +103,7 @@ struct effnet_pipeline {
 
     pthread_mutex_t lock;            /* guards all that follows */
     pthread_cond_t work_there;       /* for workers that have no item: next_record says what counts */
-    pthread_cond_t large_done;       /* for workers with a large file to read */
+    pthread_cond_t large_done;       /* for workers with a large file to read, or a large image to decode */
     pthread_cond_t processor_free;   /* for workers with bytes to decode */
     pthread_cond_t seat_free;        /* for workers with a decoded image */
     pthread_cond_t submitter_wanted; /* a seat is wanted, a stage is full, or nothing decodes */
@@ -129,6 +129,7 @@ struct effnet_pipeline {
 
     struct lane lanes[MOST_LANES]; /* the first is there before the session, for what its decoder loads */
     int lane_count;                /* 0: there is no session yet */
+    bool started;                  /* whatever else that needs is there, too */
     int lanes_alive;
     int max_batch;
     int feature_count;                        /* of an image; 0: the sessions hand out none */

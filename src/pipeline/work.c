@@ -10,10 +10,12 @@
 #include <sys/stat.h>
 
 /* More threads read than decode. So that they do not fill the memory with large files that wait to be
- * decoded, these share a budget, which one takes whole that is larger. The others do not wait. */
+ * decoded, these share a budget, which one takes whole that is larger. The others do not wait. Until the
+ * session is there with its threads, which need memory too, the budget is small and nobody takes it whole. */
 enum {
     LARGE_FILE_BYTES = 8 << 20,
     LARGE_BUDGET_BYTES = 128 << 20, /* a thread that decodes */
+    EARLY_BUDGET_BYTES = 64 << 20,
 };
 
 static void give_back(struct effnet_pipeline *p, struct record *record)
@@ -127,7 +129,7 @@ static int64_t find_large(const struct effnet_pipeline *p, const struct record *
 static bool begin_large(struct effnet_pipeline *p, int64_t size_bytes)
 {
     pthread_mutex_lock(&p->lock);
-    while (p->large_bytes + size_bytes > large_budget(p) && !p->stop)
+    while (p->large_bytes + size_bytes > (p->started ? large_budget(p) : EARLY_BUDGET_BYTES) && !p->stop)
         pthread_cond_wait(&p->large_done, &p->lock);
     const bool begun = !p->stop;
     if (begun) p->large_bytes += size_bytes;
