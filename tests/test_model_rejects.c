@@ -1,8 +1,6 @@
 /* A weights file that is wrong in one place: each way of being wrong is refused, by name. */
-#include "weights_integer.h"
+#include "weights_builder.h"
 
-#include <inttypes.h>
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,93 +10,7 @@
 
 #include <cmocka.h>
 
-enum tree { TENSORS, METADATA, NETWORK, PREPROCESS, LABELS, SOURCE };
-
-/* One edit of a small network's file, and what the message must say. In `at`, a number is an array's index
- * and a last part with '+' adds a member beside those of the same name. json NULL removes. */
-struct edit {
-    enum tree tree;
-    const char *at, *json, *message;
-};
-
-static cJSON **tree_of(struct weights *w, enum tree tree)
-{
-    switch (tree) {
-    case TENSORS: return &w->tensors;
-    case METADATA: return &w->metadata;
-    case NETWORK: return &w->network;
-    case PREPROCESS: return &w->preprocess;
-    case LABELS: return &w->labels;
-    case SOURCE: return &w->source;
-    }
-    return NULL;
-}
-
-/* Any text: a tree would print infinity as null. */
-static cJSON *raw(const char *json)
-{
-    cJSON *item = cJSON_CreateRaw(json);
-    assert_non_null(item);
-    return item;
-}
-
-static void apply(struct weights *w, const struct edit *edit)
-{
-    cJSON **root = tree_of(w, edit->tree), *parent = *root;
-    if (!edit->at[0]) {
-        cJSON_Delete(*root);
-        *root = edit->json ? raw(edit->json) : NULL;
-        return;
-    }
-    char parts[128];
-    snprintf(parts, sizeof parts, "%s", edit->at);
-    char *part = parts, *slash;
-    for (; (slash = strchr(part, '/')); part = slash + 1) {
-        *slash = 0;
-        parent = cJSON_IsArray(parent) ? cJSON_GetArrayItem(parent, atoi(part))
-                                       : cJSON_GetObjectItem(parent, part);
-        if (!parent) fail_msg("no %s in %s", part, edit->at);
-    }
-    if (part[0] == '+') {
-        cJSON_AddItemToObject(parent, part + 1, raw(edit->json));
-    } else if (cJSON_IsArray(parent)) {
-        if (!edit->json)
-            cJSON_DeleteItemFromArray(parent, atoi(part));
-        else
-            assert_true(cJSON_ReplaceItemInArray(parent, atoi(part), raw(edit->json)));
-    } else if (!edit->json) {
-        assert_non_null(cJSON_GetObjectItem(parent, part));
-        cJSON_DeleteItemFromObject(parent, part);
-    } else {
-        assert_true(cJSON_ReplaceItemInObject(parent, part, raw(edit->json)));
-    }
-}
-
-/* Saves w, and expects that it is refused with a message that names the file and holds `message`. */
-static void expect_rejected(struct weights *w, const char *what, const char *message)
-{
-    struct effnet_error error = {0};
-    effnet_model *model = NULL;
-    const char *path = weights_save(w);
-    int status = effnet_model_open(path, &model, &error);
-    if (status != EFFNET_E_DATA || model || error.status != status ||
-        strncmp(error.message, path, strlen(path)) != 0 || !strstr(error.message, message) ||
-        strchr(error.message, '\n'))
-        fail_msg("%s: status %d, message \"%s\"; expected \"%s\"", what, status, error.message, message);
-    weights_free(w);
-}
-
-static void run_edits(struct weights *(*network)(uint64_t seed), const struct edit *edits, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        struct weights *w = network(i);
-        apply(w, &edits[i]);
-        expect_rejected(w, edits[i].at, edits[i].message);
-    }
-}
-
-#define RUN_ON(network, edits) run_edits(network, edits, sizeof(edits) / sizeof(edits)[0])
-#define RUN(edits)             RUN_ON(weights_tiny, edits)
+#include "rejects.h"
 
 /* stem.weight is at 0..972, stem.bias at 972..1008, blocks.0.depthwise.weight at 1008..1332. */
 static void test_tensors(void **state)
@@ -557,124 +469,6 @@ static void test_version_2(void **state)
     RUN_ON(weights_tiny_excited, edits);
 }
 
-/* stem.bias is at 0..36, stem.scale at 36..72. */
-static void test_integer(void **state)
-{
-    (void)state;
-    static const struct edit edits[] = {
-        {METADATA, "format_version", "\"1\"",
-         "network: layer 0 'stem': key \"output_scale\" came with format version 2, but the file says 1"},
-        {NETWORK, "layers/0/output_scale", NULL,
-         "layer 0 'stem': output_scale and output_zero come together"},
-        {NETWORK, "layers/0/output_zero", NULL, "layer 0 'stem': output_scale and output_zero come together"},
-        {NETWORK, "layers/0/output_scale", "\"1\"", "output_scale is not a number"},
-        {NETWORK, "layers/0/output_scale", "1e39", "output_scale is 1e+39, not a finite number"},
-        {NETWORK, "layers/0/output_scale", "0", "output_scale 0 is not from 1e-09 to 1e+06"},
-        {NETWORK, "layers/0/output_scale", "-1", "output_scale -1 is not from 1e-09 to 1e+06"},
-        {NETWORK, "layers/0/output_scale", "1e7", "output_scale 1e+07 is not from 1e-09 to 1e+06"},
-        {NETWORK, "layers/0/output_zero", "256", "output_zero is 256, not a whole number from 0 to 255"},
-        {NETWORK, "layers/0/output_zero", "-1", "output_zero is -1, not a whole number from 0 to 255"},
-        {NETWORK, "layers/0/output_zero", "0.5", "output_zero is 0.5, not a whole number"},
-        {NETWORK, "layers/0/activation", "\"silu\"",
-         "layer 0 'stem': activation silu is not defined for integers"},
-        {NETWORK, "layers/14/+output_scale", "1", "output_scale and output_zero come together"},
-        {NETWORK, "layers/0/output_scale", "1e-8", "layer 0 'stem': channel 0: a step of its sum is"},
-        {NETWORK, "layers/10/output_scale", "1e-8",
-         "layer 10 'same': a step of what it adds is 4.78002e+06 of its output's, more than 1048576"},
-        {TENSORS, "stem.bias/dtype", "\"F32\"",
-         "tensor 'stem.bias' at offset 0: type F32, but the layer table makes it I32"},
-        {TENSORS, "stem.scale/dtype", "\"I32\"", "type I32, but the layer table makes it F32"},
-        {TENSORS, "stem.bias/dtype", "\"I8\"", "shape [9] takes 9 bytes, but its offsets span 36"},
-        {TENSORS, "stem.bias/shape", "[3,3]", "shape [3,3], but the layer table makes it [9]"},
-        {TENSORS, "stem.scale", NULL, "there is a hole before it: the bytes from 36 are nobody's"},
-        {PREPROCESS, "mean/0", "256", "network: layer 0 'stem': takes the image, whose mean 256 is no byte"},
-        {PREPROCESS, "mean/2", "-1", "takes the image, whose mean -1 is no byte"},
-    };
-    RUN_ON(weights_tiny_integer, edits);
-
-    struct weights *w = weights_tiny_integer(1);
-    for (int i = 0; i < 2; i++)
-        cJSON_DeleteItemFromObject(cJSON_GetArrayItem(cJSON_GetObjectItem(w->network, "layers"), 3),
-                                   i ? "output_zero" : "output_scale");
-    expect_rejected(w, "one layer without",
-                    "layer 3 'blocks.1.expand': has no output_scale, which other layers");
-    w = weights_tiny_integer(1);
-    cJSON *layers = cJSON_GetObjectItem(w->network, "layers");
-    cJSON *last = cJSON_GetArrayItem(layers, cJSON_GetArraySize(layers) - 1);
-    cJSON_AddNumberToObject(last, "output_scale", 1);
-    cJSON_AddNumberToObject(last, "output_zero", 0);
-    expect_rejected(w, "the last layer's bytes", "the last layer takes no output_scale: it gives floats");
-
-    static const struct {
-        int at, bits;
-        const char *message;
-    } values[] = {
-        {0, (1 << 29) + 1, "tensor 'stem.bias' at offset 0: value 0 is 536870913, beyond 536870912"},
-        {3, INT32_MIN, "tensor 'stem.bias' at offset 0: value 3 is -2147483648, beyond 536870912"},
-        {9, 0, "tensor 'stem.scale' at offset 36: value 0 is 0, not from 1e-09 to 1e+06"},
-        {10, 0x7fc00000, "tensor 'stem.scale' at offset 36: value 1 is nan, not finite"},
-        {10, (int)0xbf800000, "tensor 'stem.scale' at offset 36: value 1 is -1, not from 1e-09"},
-    };
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
-        w = weights_tiny_integer(1);
-        memcpy(w->data + values[i].at, &values[i].bits, sizeof(int));
-        expect_rejected(w, "a value", values[i].message);
-    }
-}
-
-/* What integers cannot do, in networks made for it. */
-static void test_integer_layers(void **state)
-{
-    (void)state;
-    struct weights *w = weights_new(1, 4, 4);
-    weights_layer(w, "pool", "pool", 3, 1, 1, NULL, NULL, NULL, -1);
-    weights_layer(w, "classifier", "linear", 2, 1, 1, NULL, "none", NULL, -1);
-    weights_labels(w, 2);
-    weights_make_integer(w);
-    expect_rejected(w, "pool of the image", "layer 0 'pool': pool of the image is not defined for integers");
-
-    w = weights_new(1, 4, 4);
-    weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "relu");
-    weights_squeeze_excite(w, "se", 2, "relu");
-    weights_head(w, 2, "relu", 2);
-    weights_make_integer(w);
-    cJSON *layers = cJSON_GetObjectItem(w->network, "layers");
-    cJSON_ReplaceItemInObject(cJSON_GetArrayItem(layers, 3), "activation", cJSON_CreateString("relu"));
-    expect_rejected(w, "scale", "layer 4 'se.scale': scale is not defined for integers");
-
-    w = weights_new(1, 4, 4);
-    weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "relu");
-    weights_layer(w, "pool", "pool", 2, 1, 1, NULL, NULL, NULL, -1);
-    weights_layer(w, "a", "linear", 2, 1, 1, NULL, "none", NULL, -1);
-    weights_layer(w, "b", "linear", 2, 1, 1, NULL, "none", "a", -1);
-    weights_labels(w, 2);
-    weights_make_integer(w);
-    expect_rejected(w, "a residual at the end",
-                    "layer 3 'b': the last layer of an integer network adds nothing");
-
-    w = weights_new(1, 2, 2);
-    weights_conv(w, "stem", 16385, 1, 1, WEIGHTS_SAME, "relu");
-    weights_layer(w, "thin", "pointwise", 1, 1, 1, NULL, "relu", NULL, -1);
-    weights_head(w, 2, "relu", 2);
-    weights_make_integer(w);
-    expect_rejected(w, "many terms", "layer 1 'thin': sums of 16385 products, integers' sums hold 16384");
-
-    w = weights_new(1, 2, 2);
-    weights_conv(w, "stem", 1, 1, 1, WEIGHTS_SAME, "relu");
-    weights_head(w, 1, "relu", 2);
-    weights_make_integer(w);
-    cJSON_ReplaceItemInObject(w->network, "input", raw("[3,4096,4096]"));
-    expect_rejected(w, "many pixels", "the mean of 16777216 pixels, integers' sums hold 4194304");
-
-    /* Bytes before integers: these are where no multiple of four is. */
-    w = weights_tiny_integer(1);
-    cJSON *weight = cJSON_GetObjectItem(w->tensors, "stem.weight");
-    cJSON_ReplaceItemInObject(weight, "dtype", cJSON_CreateString("F32"));
-    cJSON *offsets = cJSON_GetObjectItem(weight, "data_offsets");
-    cJSON_SetNumberValue(offsets->child, offsets->child->valuedouble + 1);
-    expect_rejected(w, "a float at an odd place", "is not aligned: of type F32, at no multiple of 4 bytes");
-}
-
 static void test_chain(void **state)
 {
     (void)state;
@@ -734,8 +528,6 @@ int main(void)
         cmocka_unit_test(test_version_1),
         cmocka_unit_test(test_version_2),
         cmocka_unit_test(test_graph),
-        cmocka_unit_test(test_integer),
-        cmocka_unit_test(test_integer_layers),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_limits),
     };
