@@ -218,7 +218,8 @@ def test_interrupted(build, classify, tiny, images, tmp_path, number):
     os.mkfifo(slow)
     command = [build / "effnet", "classify", "-m", tiny, "--device", "cpu", "--format", "json", "-b", "4", "-o", out,
                *images, slow]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # it may be ignored here
     wait_for(lambda: takes(process, number))
     time.sleep(0.5)  # in which most images are done
     process.send_signal(number)

@@ -373,7 +373,9 @@ def test_interrupted(tmp_path, made, number, moment):
         "from effnet_convert.command_line import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # SIGHUP and SIGINT may be ignored here, where somebody has started the tests in the background.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     wait_for((tmp_path / "now").exists)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)

@@ -303,9 +303,11 @@ def test_an_interrupt_reaches_who_waits_for_a_slow_iterable(session, photos):
     start = time.monotonic()
     stream = session.classify_iter(slow())
     assert next(stream).index == 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
     with pytest.raises(KeyboardInterrupt):
         waiting.set()
         next(stream)
+    signal.signal(signal.SIGINT, before)
     stream.close()
     released.set()
     assert time.monotonic() - start < 30 and len(session.classify(photos)) == 12
