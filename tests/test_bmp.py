@@ -321,18 +321,19 @@ def test_run_lengths_of_colours(decode, write):
 
 @pytest.mark.parametrize("top_down", [False, True], ids=["bottom_up", "top_down"])
 @pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
-def test_padding_may_lack_at_the_end(decode, runner, write, bits, top_down):
+def test_padding_may_lack_at_the_end(decode_all, runner, write, tmp_path, bits, top_down):
     """Some writers leave out the padding of the last row that is stored. Of its pixels nothing may lack."""
     rng = np.random.default_rng([SEED, bits])
     palette = random_palette(rng, 1 << bits) if bits <= 8 else b""
     for width, height in [(w, h) for w in (*WIDTHS, 37) for h in (1, 4)]:
         samples = rng.integers(0, 1 << bits, (height, width))
         whole = bmp_file(packed(samples, bits), 40, width, -height if top_down else height, bits, palette)
-        expected = decode(write(whole))
         padding = -((width * bits + 7) // 8) % 4
-        for cut in range(1, padding + 1):
-            path = write(whole[:-cut])
-            pixels = decode(path)
+        paths = [tmp_path / f"{cut}.bmp" for cut in range(padding + 1)]
+        for cut, path in enumerate(paths):
+            path.write_bytes(whole[:len(whole) - cut])
+        expected, *others = decode_all(paths)
+        for path, pixels in zip(paths[1:], others):
             assert_same(pixels, expected)
             assert_same(pixels, pillow_rgb(path))
         done = runner("decode", write(whole[:-padding - 1]))

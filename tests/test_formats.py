@@ -184,20 +184,20 @@ TGA_KINDS = [(2, 16, 0), (2, 24, 0), (2, 32, 0), (3, 8, 0), (3, 16, 0), (1, 8, 1
 @pytest.mark.parametrize("descriptor", [0x00, 0x10, 0x20, 0x30, 0x28, 0x01])
 @pytest.mark.parametrize("type_,bits,map_bits", TGA_KINDS)
 @pytest.mark.parametrize("packets", ["raw", "runs", "crossing"])
-def test_tga(decode, tmp_path, type_, bits, map_bits, packets, descriptor):
+def test_tga(decode_all, tmp_path, type_, bits, map_bits, packets, descriptor):
     """All kinds that Pillow reads, in all orders, among them palettes that do not begin at 0 or are short."""
-    rng = np.random.default_rng([SEED, type_, bits, map_bits])
-    path = tmp_path / "image.tga"
+    rng, paths = np.random.default_rng([SEED, type_, bits, map_bits]), []
     for width, height, first, entries in [(20, 11, 0, 256), (1, 1, 0, 1), (131, 3, 0, 100), (7, 50, 10, 30)]:
         pixels = rng.integers(0, 256, (height, width, bits // 8), dtype=np.uint8)
         if packets != "raw":
             pixels[rng.random((height, width)) < 0.5] = pixels[0, 0]
         body = pixels.tobytes() if packets == "raw" else tga_packets(rng, pixels, packets == "crossing")
         palette = rng.integers(0, 256, entries * ((map_bits + 7) // 8), dtype=np.uint8).tobytes()
-        path.write_bytes(tga_file(body, type_ | 8 * (packets != "raw"), width, height, bits, descriptor, b"a text",
-                                  palette, first if map_bits else 0, map_bits))
-        for _ in range(2):
-            assert_same(decode(path), pillow_rgb(path))
+        paths.append(tmp_path / f"{width}.tga")
+        paths[-1].write_bytes(tga_file(body, type_ | 8 * (packets != "raw"), width, height, bits, descriptor,
+                                       b"a text", palette, first if map_bits else 0, map_bits))
+    for path, pixels in zip(paths, decode_all(paths)):
+        assert_same(pixels, pillow_rgb(path))
 
 
 def test_tga_that_pillow_refuses(decode, tmp_path):

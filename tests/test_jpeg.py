@@ -29,13 +29,15 @@ def libjpeg(has_libjpeg):
 
 
 @pytest.fixture
-def check(libjpeg, decode, tmp_path):
-    """A function: the pixels of this file, or the one at a path, are Pillow's."""
-    def check_bytes(data):
-        path = tmp_path / "image.jpg"
-        path.write_bytes(data)
-        assert_same(decode(path), pillow_rgb(path))
-    return check_bytes
+def check(libjpeg, decode_all, tmp_path):
+    """A function: the pixels of these files are Pillow's."""
+    def check_files(*files):
+        paths = [tmp_path / f"{i}.jpg" for i in range(len(files))]
+        for path, data in zip(paths, files):
+            path.write_bytes(data)
+        for path, pixels in zip(paths, decode_all(paths)):
+            assert_same(pixels, pillow_rgb(path))
+    return check_files
 
 
 @pytest.fixture
@@ -143,8 +145,7 @@ def test_common_files(has_libjpeg, decode, fit, tmp_path, quality, subsampling, 
     "1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "2x4", "3x1", "1x1,2x2,2x2", "2x2,2x1,1x2", "2x2,2x2,1x1",
     "2x1,1x1,2x1"])
 def test_samplings(check, sampling, options):
-    for width, height in SIZES:
-        check(cjpeg(width, height, *options.split(), "-sample", sampling))
+    check(*(cjpeg(width, height, *options.split(), "-sample", sampling) for width, height in SIZES))
 
 
 @pytest.mark.parametrize("script", ["0;1;2;", "2;1;0;", "0;1,2;", "0,1,2:0-0,0,0;0:1-63,0,0;1:1-63,0,0;2:1-63,0,0;"])
@@ -353,10 +354,11 @@ def test_lost_restart_marker(check, tmp_path, options):
     """Any one of them cut out, overwritten or miscounted."""
     data = restart_file(tmp_path, options)
     found = restart_markers(data)
+    files = []
     for at in found[::max(1, len(found) // 20)] + found[-2:]:
-        check(data[:at] + data[at + 2:])
-        check(patched(data, at, 0, 0))
-        check(patched(data, at + 1, 0xD0 | (data[at + 1] + 3 & 7)))
+        files += [data[:at] + data[at + 2:], patched(data, at, 0, 0),
+                  patched(data, at + 1, 0xD0 | (data[at + 1] + 3 & 7))]
+    check(*files)
 
 
 @pytest.mark.parametrize("options", [options for options in RESTARTS if "arithmetic" not in options])
