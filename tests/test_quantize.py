@@ -2,25 +2,23 @@
 
 import hashlib
 import json
-import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_model import write_tiny_model
-from PIL import Image
 from safetensors import safe_open
 
-import test_photos
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import photographs
 
 
 @pytest.fixture(scope="module")
 def photos(build):
     """Crops to calibrate with, none of them among the crops that are compared."""
     folder = build / "calibration"
-    folder.mkdir(exist_ok=True)
-    images, rng = list(test_photos.photographs()), random.Random(18)
-    for i in range(32):
-        (folder / f"{i:03}.jpg").write_bytes(test_photos.cut(images[i % len(images)], rng))
+    photographs.write_crops(folder, 32, 18)
     return folder
 
 
@@ -166,12 +164,7 @@ def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path, sanitized):
     done = effnet("quantize", lite1, "-o", out, "--calibrate", photos, "-q")
     assert done.returncode == 0, done.stderr
     assert out.stat().st_size <= 6_000_000
-    folder = build / "compared"
-    folder.mkdir(exist_ok=True)
-    images, rng, paths = list(test_photos.photographs()), random.Random(81), []
-    for i in range(54):
-        paths.append(folder / f"{i:03}.jpg")
-        paths[-1].write_bytes(test_photos.cut(images[i % len(images)], rng))
+    paths = photographs.write_crops(build / "compared", 54, 81)
     answers = []
     for weights in (lite1, out):
         done = effnet("classify", "-m", weights, "--device", "cpu", "-k", "1", "--format", "json", *paths)
