@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times effnet against other software, in one run on one machine.
 
-    tools/compare_peers.py cpu      onnxruntime and OpenVINO: networks, whole processes, memory
+    tools/compare_peers.py cpu      onnxruntime and OpenVINO: networks, also of integers; whole processes, memory
     tools/compare_peers.py gpu      PyTorch, as CUDA graph and compiled: networks
     tools/compare_peers.py files    Pillow with onnxruntime, OpenVINO or PyTorch, and torchvision's nvJPEG: files
     tools/compare_peers.py linear   PyTorch and cuBLAS: Linear + BatchNorm + GELU + ReLU, classifier heads

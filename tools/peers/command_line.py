@@ -23,6 +23,11 @@ def parse(arguments):
     on_cpu.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     on_cpu.add_argument("--batch", type=numbers, default=[1, 8, 32], metavar="N,...")
     on_cpu.add_argument("--networks", default="lite1,b1-plain", metavar="NAME,...")
+    on_cpu.add_argument("--calibrate", nargs="+", metavar="FILE|FOLDER",
+                        help="JPEGs to calibrate int8 networks with (default: 64 crops of tools/photographs.py)")
+    on_cpu.add_argument("--test", nargs="+", metavar="FILE|FOLDER",
+                        help="JPEGs to count their answers on, with --calibrate (default: 400 other crops)")
+    on_cpu.add_argument("--skip-int8", action="store_true", help="leave int8 networks out")
     on_cpu.add_argument("--skip-processes", action="store_true", help="leave whole processes and memory out")
 
     on_gpu = commands.add_parser("gpu", help="PyTorch, as CUDA graph and compiled")

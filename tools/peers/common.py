@@ -74,6 +74,10 @@ class Effnet:
             self._answer()
         return np.frombuffer(data, np.float32).reshape(self.batch, self.classes)
 
+    def pixels_to_logits(self, pixels):
+        self.pixels(pixels)
+        return self.logits()
+
     def run(self, count):
         """Wall times in microseconds, from pixels in memory to logits in memory."""
         self._ask(f"run {count}")
