@@ -5,6 +5,7 @@
 #include "cli/evaluate/csv.h"
 #include "cli/evaluate/folders.h"
 #include "pipeline/folder.h"
+#include "pipeline/walk.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -38,7 +39,38 @@ void dataset_close(struct dataset *dataset)
     memset(dataset, 0, sizeof *dataset);
 }
 
+/* ---------------------------------------------------------------- without labels */
+
+int dataset_read_images(char *const *operands, int count, struct dataset *out)
+{
+    const struct walk_options options = {
+        .operands = operands, .count = count, .recursive = true, .shard = {.number = 1, .count = 1}};
+    struct walk *walk;
+    struct walk_entry entry;
+    struct effnet_error error;
+    *out = (struct dataset){0};
+    if (walk_open(&options, &walk, &error)) return cli_fail_library(&error);
+    int status = EFFNET_OK, more = 0;
+    while (!status && (more = walk_next(walk, &entry, &error)) > 0)
+        if (!entry.found || walk_is_image(entry.path))
+            status = add_image(out, strdup(entry.path), CLASS_UNKNOWN);
+    if (!status && more < 0) status = cli_fail_library(&error);
+    if (!status && !out->count) status = cli_fail(EFFNET_E_NOINPUT, "%s: no image in it", operands[0]);
+    walk_close(walk);
+    if (status) dataset_close(out);
+    return status;
+}
+
 /* ---------------------------------------------------------------- a folder a class */
+
+static int check_one_label(const effnet_model *model)
+{
+    const struct effnet_model_info *info = effnet_model_get_info(model);
+    if (!info->multi_label) return EFFNET_OK;
+    return cli_fail(EFFNET_E_USAGE,
+                    "%s is multi-label: its images show any number of classes, and have no top-1",
+                    info->network);
+}
 
 /* Adds all files below folder/name. */
 static int add_folder(struct dataset *dataset, const char *folder, const char *name, int label)
@@ -108,6 +140,7 @@ int dataset_read_folders(const char *folder, const effnet_model *model, bool sor
 {
     char **names;
     *out = (struct dataset){0};
+    EFFNET_TRY(check_one_label(model));
     EFFNET_TRY(folders_list(folder, &names, &out->folders));
     int *labels = calloc((size_t)out->folders + 1, sizeof *labels);
     int status = labels ? EFFNET_OK : cli_fail_nomem("the list of folders");
@@ -273,6 +306,7 @@ int dataset_read_csv(const char *path, const struct dataset_columns *columns, co
     struct csv csv;
     struct raw_labels raw = {.dataset = out};
     *out = (struct dataset){0};
+    EFFNET_TRY(check_one_label(model));
     EFFNET_TRY(csv_open(path, &csv));
     int status = read_records(&csv, columns, &raw);
     if (!status) status = label_records(path, model, &raw);

@@ -1,11 +1,10 @@
-/* effnet evaluate: labelled files -> pipeline -> logits -> figures. Where two devices or precisions are
- * compared, each has a pipeline of its own over the same files, and their results are taken side by side, so
- * that memory does not grow with the number of logits. */
+/* effnet evaluate: labelled files -> pipeline -> logits -> figures. */
 #include "cli/cli.h"
 #include "cli/evaluate/dataset.h"
 #include "cli/evaluate/metrics.h"
 #include "cli/evaluate/plot.h"
 #include "cli/evaluate/print.h"
+#include "cli/evaluate/sides.h"
 #include "cli/output.h"
 
 #include <inttypes.h>
@@ -25,57 +24,21 @@ struct evaluate_options {
     struct effnet_image_options image;
 };
 
-/* A session and what feeds it. */
-struct side {
-    const struct dataset *dataset;
-    int64_t next; /* image that the pipeline takes next */
-    effnet_session *session;
-    effnet_pipeline *pipeline;
-};
-
 struct job {
     const struct evaluate_options *options;
     effnet_model *model;
     struct dataset dataset;
-    struct side sides[2]; /* the second one where two are compared */
-    int side_count;
+    struct sides sides;     /* a second one where two are compared */
     struct answer *answers; /* [dataset.count] */
     struct evaluation evaluation;
-    int64_t blank; /* images of one colour without their alpha */
-    int first_failure;
 };
-
-static int next_item(void *context, struct effnet_item *item, struct effnet_error *error)
-{
-    struct side *side = context;
-    (void)error;
-    if (side->next == side->dataset->count) return 0;
-    *item = (struct effnet_item){.name = side->dataset->images[side->next++].path};
-    return 1;
-}
-
-/* The pipeline comes before the session, so that the first images are decoded while that is built. */
-static int open_side(struct job *job, struct side *side, const struct setup *setup, const char *decode)
-{
-    const struct evaluate_options *o = job->options;
-    const int64_t batch = o->batch_size ? o->batch_size : IMAGE_BATCH_DEFAULT;
-    struct effnet_pipeline_options pipeline = setup_pipeline_options(setup, decode);
-    struct effnet_error error;
-    pipeline.image = o->image;
-    *side = (struct side){.dataset = &job->dataset};
-    if (effnet_pipeline_open(job->model, &pipeline, next_item, side, &side->pipeline, &error))
-        return cli_fail_library(&error);
-    EFFNET_TRY(setup_open_session(
-        setup, job->model, (int)(batch < job->dataset.count ? batch : job->dataset.count), &side->session));
-    return effnet_pipeline_start(side->pipeline, side->session, &error) ? cli_fail_library(&error)
-                                                                        : EFFNET_OK;
-}
 
 static int open_sides(struct job *job)
 {
     const struct evaluate_options *o = job->options;
-    EFFNET_TRY(open_side(job, &job->sides[0], &o->setup, o->decode));
-    job->side_count = 1;
+    job->sides.dataset = &job->dataset;
+    job->sides.image = o->image;
+    EFFNET_TRY(sides_add(&job->sides, job->model, &o->setup, o->decode, o->batch_size));
     if (!o->against_device && !o->against_precision) return EFFNET_OK;
     struct setup other = o->setup;
     if (o->against_device) {
@@ -84,59 +47,26 @@ static int open_sides(struct job *job)
         other.plan = NULL;
     }
     if (o->against_precision) other.precision = o->against_precision;
-    EFFNET_TRY(open_side(job, &job->sides[1], &other, o->against_device ? "cpu" : o->decode));
-    job->side_count = 2;
-    return EFFNET_OK;
+    return sides_add(&job->sides, job->model, &other, o->against_device ? "cpu" : o->decode, o->batch_size);
 }
 
-/* Says of a file that it has no answer; of one that both sides failed at, once. */
-static void count_failure(struct job *job, const struct effnet_result *result)
+static void take_results(void *context, int64_t i, const struct effnet_result *const *results)
 {
-    cli_fail_library(result->error);
-    job->evaluation.failed++;
-    if (!job->first_failure) job->first_failure = result->status;
-}
-
-static void take_results(struct job *job, int64_t i, const struct effnet_result *first,
-                         const struct effnet_result *second)
-{
+    struct job *job = context;
     const int classes = effnet_model_get_info(job->model)->classes, label = job->dataset.images[i].label;
-    const bool failed = first->status || (second && second->status);
-    if (failed) {
-        count_failure(job, first->status ? first : second);
-        return;
-    }
-    job->blank += first->blank_without_alpha;
-    job->answers[i] = answer_of(first->logits, classes, label);
-    if (!second) return;
-    agreement_add(&job->evaluation.agreement, i, first->logits, second->logits, classes);
-    job->evaluation.other_top1 += answer_of(second->logits, classes, label).rank == 0;
-}
-
-static int run_all(struct job *job)
-{
-    const struct effnet_result *results[2] = {NULL, NULL};
-    struct effnet_error error;
-    for (int64_t i = 0; i < job->dataset.count; i++) {
-        for (int s = 0; s < job->side_count; s++) {
-            if (effnet_pipeline_next(job->sides[s].pipeline, &results[s], &error))
-                return cli_fail_library(&error);
-            if (!results[s]) return cli_fail(EFFNET_E_INTERNAL, "evaluate: a result is missing");
-        }
-        take_results(job, i, results[0], results[1]);
-        if (!job->options->setup.quiet) progress_show("evaluate", i + 1, job->dataset.count);
-    }
-    progress_clear();
-    return EFFNET_OK;
+    job->answers[i] = answer_of(results[0]->logits, classes, label);
+    if (job->sides.count == 1) return;
+    agreement_add(&job->evaluation.agreement, i, results[0]->logits, results[1]->logits, classes);
+    job->evaluation.other_top1 += answer_of(results[1]->logits, classes, label).rank == 0;
 }
 
 static void notice_blank(const struct job *job)
 {
     char message[160];
-    if (!job->blank || job->options->setup.quiet) return;
+    if (!job->sides.blank || job->options->setup.quiet) return;
     snprintf(message, sizeof message,
              "%" PRId64 " image%s one colour without alpha, which is dropped; try --background white",
-             job->blank, job->blank == 1 ? " is" : "s are");
+             job->sides.blank, job->sides.blank == 1 ? " is" : "s are");
     cli_notice(message);
 }
 
@@ -148,8 +78,9 @@ static int conclude(struct job *job)
     struct evaluation *e = &job->evaluation;
     struct metrics metrics;
     notice_blank(job);
+    e->failed = job->sides.failed;
     if (e->failed == job->dataset.count)
-        return cli_fail(job->first_failure, "%s: none of its %" PRId64 " images could be read", e->set,
+        return cli_fail(job->sides.first_failure, "%s: none of its %" PRId64 " images could be read", e->set,
                         e->failed);
     if (!metrics_open(job->answers, job->dataset.count, classes, &metrics))
         return cli_fail_nomem("the figures");
@@ -164,12 +95,6 @@ static int conclude(struct job *job)
 static int read_dataset(struct job *job)
 {
     const struct evaluate_options *o = job->options;
-    const struct effnet_model_info *info = effnet_model_get_info(job->model);
-    if (info->multi_label)
-        return cli_fail(
-            EFFNET_E_USAGE,
-            "evaluate: %s is multi-label: its images show any number of classes, and have no top-1",
-            info->network);
     if (o->labels_from)
         EFFNET_TRY(dataset_read_csv(o->labels_from, &o->columns, job->model, &job->dataset));
     else
@@ -203,26 +128,23 @@ static int evaluate(const struct evaluate_options *o)
     if (!status) status = check_not_read(o, job.model);
     if (!status) status = read_dataset(&job);
     if (!status) status = open_sides(&job);
-    if (!status) status = run_all(&job);
+    if (!status) status = sides_run(&job.sides, "evaluate", o->setup.quiet, take_results, &job);
     job.evaluation.set = o->labels_from ? o->labels_from : o->folder;
     job.evaluation.dataset = &job.dataset;
     job.evaluation.setup = &o->setup;
     job.evaluation.model = job.model;
-    job.evaluation.session = job.sides[0].session;
+    job.evaluation.session = job.sides.side[0].session;
     job.evaluation.answers = job.answers;
-    job.evaluation.other = job.sides[1].session;
-    if (!status) status = conclude(&job);
-    /* a worker may be waiting for a pipe that the CSV names, for ever */
-    else if (job.sides[0].pipeline)
-        cli_exit_now(status);
-    for (int s = 0; s < 2; s++) {
-        effnet_pipeline_close(job.sides[s].pipeline);
-        effnet_session_close(job.sides[s].session);
-    }
+    job.evaluation.other = job.sides.side[1].session;
+    if (status)
+        sides_give_up(&job.sides, status);
+    else
+        status = conclude(&job);
+    sides_close(&job.sides);
     free(job.answers);
     dataset_close(&job.dataset);
     effnet_model_close(job.model);
-    return status ? status : job.first_failure;
+    return status ? status : job.sides.first_failure;
 }
 
 static int check_usage(const struct evaluate_options *o, char *const *operands, int count)
@@ -260,18 +182,7 @@ int cmd_evaluate(int argc, char **argv)
         .class_order = "names", .format = "text", .decode = "cpu", .image = effnet_image_defaults()};
     const struct option_spec options[] = {
         TEXT(0, "labels-from", "FILE", "a CSV of file and label, in place of FOLDER", &o.labels_from),
-        TEXT(0, "file-column", "NAME|N",
-             "its column with the file, by name or number from 1\n(default: one called file, "
-             "filename, path, image, ..., else 1)",
-             &o.columns.file),
-        TEXT(0, "label-column", "NAME|N",
-             "its column with the label, likewise\n(default: one called label, class, index, "
-             "target, wnid, ..., else 2)",
-             &o.columns.label),
-        CHOICE(0, "class-order", "names|sorted",
-               "sorted: classes are numbered by the order of the folders' names, as by\n"
-               "torchvision's ImageFolder, whatever these are (default names)",
-               &o.class_order),
+        LABEL_OPTIONS(&o.columns, &o.class_order),
         FLAG(0, "per-class", "a table of the classes, the least accurate first", &o.per_class),
         TEXT(0, "against-device", "NAME",
              "also run on this device, in its own precision, and print how far both\n"
