@@ -109,7 +109,7 @@ ALL_LDFLAGS += $(LDFLAGS)
 
 LIB_SOURCES := $(sort $(wildcard src/common/*.c src/image/*.c src/image/formats/*.c src/model/*.c \
 	src/pipeline/*.c src/quantize/*.c src/backend/*.c src/backend/reference/*.c src/backend/int8/*.c))
-CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c src/cli/evaluate/*.c) src/main.c)
+CLI_SOURCES := $(sort $(wildcard src/cli/*.c src/cli/bench/*.c src/cli/evaluate/*.c src/cli/quantize/*.c) src/main.c)
 ifeq ($(HAVE_JPEG),1)
 ALL_CFLAGS += -DEFFNET_HAVE_JPEG
 LDLIBS := -ljpeg $(LDLIBS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -119,6 +120,83 @@ def test_folder(effnet, small, tmp_path, root):
     assert json.loads(done.stdout)["images"] == 2
 
 
+def top1(effnet, weights, paths):
+    """The most probable class of each image."""
+    done = effnet("classify", "-m", weights, "--device", "cpu", "-k", "1", "--format", "json", *paths)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)["classes"][0]["index"] for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def labelled(effnet, b1_plain, root, tmp_path_factory):
+    """Images in a folder a class, all but two of what the floats take them for; and what these take them for."""
+    folder = tmp_path_factory.mktemp("labelled")
+    samples = sorted((root / "samples").glob("*.png"))
+    answers = top1(effnet, b1_plain, samples)
+    paths = []
+    for i, (sample, answer) in enumerate(zip(samples, answers)):
+        (folder / str(answer + (i < 2))).mkdir(exist_ok=True)
+        paths.append(folder / str(answer + (i < 2)) / sample.name)
+        shutil.copy(sample, paths[-1])
+    return folder, paths, answers
+
+
+def evaluated(effnet, b1_plain, out, *arguments, status=0):
+    """What is printed, and the warnings."""
+    done = effnet("quantize", b1_plain, "-o", out, "--random", "4", "-q", "--format", "json", "--evaluate", *arguments)
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("how", ["folders", "csv", "csv, columns"])
+def test_evaluate_with_labels(effnet, b1_plain, labelled, tmp_path, how):
+    folder, paths, floats = labelled
+    arguments = [folder]
+    if how != "folders":
+        header = "picture,truth,file\n" if "columns" in how else ""
+        lines = (f"{p},{p.parent.name},{tmp_path / 'missing'}\n" for p in paths)
+        (tmp_path / "list.csv").write_text(header + "".join(lines))
+        arguments = [tmp_path / "list.csv"]
+        if header:
+            arguments += ["--file-column", "picture", "--label-column", "truth"]
+    report, errors = evaluated(effnet, b1_plain, tmp_path / "out", *arguments)
+    integers = top1(effnet, tmp_path / "out", paths)
+    labels = [int(path.parent.name) for path in paths]
+    assert errors == "" and report["evaluated"] == str(arguments[0])
+    assert report["evaluated_images"] == len(paths) and report["evaluated_failed"] == 0
+    share = 100 / len(paths)
+    assert report["fp32_top1"] == pytest.approx(share * (len(paths) - 2), abs=0.01)
+    assert report["int8_top1"] == pytest.approx(share * sum(map(int.__eq__, integers, labels)), abs=0.01)
+    assert report["evaluated_same"] == sum(map(int.__eq__, integers, floats)) > 0
+
+
+def test_evaluate_without_labels(effnet, b1_plain, labelled, plain_int8, tmp_path):
+    _, paths, floats = labelled
+    integers = top1(effnet, plain_int8[0], paths)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in paths:
+        shutil.copy(path, folder)
+    (folder / "notes.txt").write_text("no image")
+    for operand, count in ((folder, len(paths)), (paths[0], 1)):
+        report, errors = evaluated(effnet, b1_plain, tmp_path / "out", operand)
+        assert errors == "" and report["evaluated_images"] == count
+        assert report["evaluated_same"] == sum(map(int.__eq__, integers[:count], floats))
+        assert "fp32_top1" not in report and "int8_top1" not in report
+
+
+def test_evaluate_a_broken_image(effnet, b1_plain, labelled, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(labelled[1][0], folder)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    report, errors = evaluated(effnet, b1_plain, tmp_path / "out", folder, status=65)
+    assert errors.count("\n") == 1 and "broken.png" in errors
+    assert report["evaluated_images"] == report["evaluated_failed"] == 1
+    done = effnet("quantize", b1_plain, "-o", tmp_path / "out", "--random", "1", "-q", "--evaluate", folder / "broken.png")
+    assert done.returncode == 65 and done.stdout == "" and "none of the 1 images" in done.stderr
+
+
 @pytest.mark.parametrize("arguments, status, message", [
     ([], 64, "MODEL is missing"),
     (["b1-plain"], 64, "-o OUT is missing"),
@@ -132,6 +210,11 @@ def test_folder(effnet, small, tmp_path, root):
     (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}/missing.png"], 66, "missing.png"),
     (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}"], 66, "no image in"),
     (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}/../broken.png"], 65, "broken.png"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--class-order", "sorted"], 64, "go with --evaluate"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "{tmp}/missing"], 66, "missing"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "{tmp}"], 66, "no image in"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "tests"], 65, "'fixtures' is no class"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "LICENSE"], 65, "LICENSE:1: 1 field"),
 ])
 def test_refused(effnet, b1_plain, tmp_path, arguments, status, message):
     (tmp_path / "../broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -157,6 +240,16 @@ def test_refuses_other_activations(effnet, b1_plain, tmp_path):
     assert done.returncode == 69 and "has activation silu; integer networks have none, relu and relu6" in done.stderr
 
 
+def test_does_not_overwrite_what_it_reads(effnet, b1_plain, labelled, tmp_path):
+    weights, listed = shutil.copy(b1_plain, tmp_path), tmp_path / "list.csv"
+    listed.write_text(f"{labelled[1][0]},1\n")
+    for out in weights, listed:
+        before = digest(Path(out))
+        done = effnet("quantize", weights, "-o", out, "--random", "1", "--evaluate", listed)
+        assert done.returncode == 64 and "is read, and so not overwritten" in done.stderr
+        assert digest(Path(out)) == before
+
+
 def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path, sanitized):
     if sanitized:
         pytest.skip("minutes, for answers that are those of the other build")
@@ -165,11 +258,6 @@ def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path, sanitized):
     assert done.returncode == 0, done.stderr
     assert out.stat().st_size <= 6_000_000
     paths = photographs.write_crops(build / "compared", 54, 81)
-    answers = []
-    for weights in (lite1, out):
-        done = effnet("classify", "-m", weights, "--device", "cpu", "-k", "1", "--format", "json", *paths)
-        assert done.returncode == 0, done.stderr
-        answers.append([json.loads(line)["classes"][0]["index"] for line in done.stdout.splitlines()])
-    same = sum(a == b for a, b in zip(*answers))
+    same = sum(map(int.__eq__, top1(effnet, lite1, paths), top1(effnet, out, paths)))
     print(same, "of", len(paths), "answers stay")
     assert same >= 0.9 * len(paths)

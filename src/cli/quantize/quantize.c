@@ -2,10 +2,11 @@
 #include "quantize/quantize.h"
 
 #include "cli/cli.h"
+#include "cli/evaluate/dataset.h"
 #include "cli/images.h"
 #include "cli/output.h"
+#include "cli/quantize/accuracy.h"
 #include "cli/report.h"
-#include "pipeline/walk.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -18,6 +19,8 @@ struct quantize_options {
     const char *output, *format;
     bool calibrate, quiet;
     int64_t random, seed, threads;
+    const char *evaluate, *class_order;
+    struct dataset_columns columns;
 };
 
 /* The images' crops. */
@@ -45,33 +48,21 @@ static uint8_t *next_crop(struct crops *crops)
     return crops->pixels + (size_t)crops->count * crop_bytes(crops);
 }
 
-static int add_file(struct crops *crops, const char *path)
-{
-    uint8_t *crop = next_crop(crops);
-    char *const paths[] = {(char *)path};
-    if (crops->count == IMAGES_MAX)
-        return cli_fail(EFFNET_E_USAGE, "quantize: more than %d images to calibrate with", IMAGES_MAX);
-    if (!crop) return cli_fail_nomem("images to calibrate with");
-    EFFNET_TRY(images_read(paths, 1, crops->preprocess, crop));
-    crops->count++;
-    return EFFNET_OK;
-}
-
 static int read_files(struct crops *crops, char *const *operands, int count)
 {
-    const struct walk_options options = {
-        .operands = operands, .count = count, .recursive = true, .shard = {.number = 1, .count = 1}};
-    struct walk *walk;
-    struct walk_entry entry;
-    struct effnet_error error;
-    if (walk_open(&options, &walk, &error)) return cli_fail_library(&error);
-    int status = EFFNET_OK, more = 0;
-    while (!status && (more = walk_next(walk, &entry, &error)) > 0)
-        if (!entry.found || walk_is_image(entry.path)) status = add_file(crops, entry.path);
-    if (!status && more < 0) status = cli_fail_library(&error);
-    walk_close(walk);
-    if (status || crops->count) return status;
-    return cli_fail(EFFNET_E_NOINPUT, "quantize: no image in %s", operands[0]);
+    struct dataset dataset;
+    EFFNET_TRY(dataset_read_images(operands, count, &dataset));
+    int status = EFFNET_OK;
+    if (dataset.count > IMAGES_MAX)
+        status = cli_fail(EFFNET_E_USAGE, "quantize: more than %d images to calibrate with", IMAGES_MAX);
+    for (int64_t i = 0; !status && i < dataset.count; i++) {
+        uint8_t *crop = next_crop(crops);
+        status = crop ? images_read(&dataset.images[i].path, 1, crops->preprocess, crop)
+                      : cli_fail_nomem("images to calibrate with");
+        if (!status) crops->count++;
+    }
+    dataset_close(&dataset);
+    return status;
 }
 
 static int draw(struct crops *crops, const struct quantize_options *o)
@@ -137,8 +128,10 @@ static void report_outputs(struct report *report, const effnet_model *model, con
     report_note(report, "grown: the largest factor of a channel, by which the weights that read it shrink.");
 }
 
+/* accuracy may be NULL. */
 static int print_report(const struct quantize_options *o, const effnet_model *model,
-                        const effnet_model *integer, struct quantizer *q, const struct crops *crops)
+                        const effnet_model *integer, struct quantizer *q, const struct crops *crops,
+                        const struct accuracy *accuracy)
 {
     const struct effnet_model_info *info = effnet_model_get_info(model);
     const int compared = crops->count < COMPARED_MAX ? crops->count : COMPARED_MAX;
@@ -158,6 +151,7 @@ static int print_report(const struct quantize_options *o, const effnet_model *mo
                     crops->count);
         report_fact(report, VALUE_NUMBER, "compared", "compared", "%d", compared);
         report_fact(report, VALUE_NUMBER, "same_answer", "same answer", "%d", loss.same);
+        if (accuracy) accuracy_facts(report, o->evaluate, accuracy);
         report_outputs(report, model, q, &loss);
         status = report_close(report);
     }
@@ -167,11 +161,20 @@ static int print_report(const struct quantize_options *o, const effnet_model *mo
 
 /* ---------------------------------------------------------------- the command */
 
-static int quantize_model(const struct quantize_options *o, const effnet_model *model, struct crops *crops)
+static struct setup setup_of(const struct quantize_options *o, const char *model)
 {
+    return (struct setup){.model = model, .device = "cpu", .threads = o->threads, .quiet = o->quiet};
+}
+
+/* evaluated: NULL for none. */
+static int quantize_model(const struct quantize_options *o, const effnet_model *model, struct crops *crops,
+                          const struct dataset *evaluated)
+{
+    const struct setup setup = setup_of(o, NULL);
     struct quantizer *q;
     struct effnet_error error;
     effnet_model *integer = NULL;
+    struct accuracy accuracy = {0};
     if (quantizer_open(model, (int)o->threads, &q, &error)) return cli_fail_library(&error);
     int status = EFFNET_OK;
     if (quantizer_calibrate(q, crops->pixels, crops->count, show_progress, (void *)o, &error))
@@ -179,24 +182,32 @@ static int quantize_model(const struct quantize_options *o, const effnet_model *
     progress_clear();
     if (!status) status = write_file(q, o->output);
     if (!status && effnet_model_open(o->output, &integer, &error)) status = cli_fail_library(&error);
-    if (!status) status = print_report(o, model, integer, q, crops);
+    if (!status && evaluated) status = accuracy_measure(model, integer, &setup, evaluated, &accuracy);
+    if (!status) status = print_report(o, model, integer, q, crops, evaluated ? &accuracy : NULL);
     effnet_model_close(integer);
     quantizer_close(q);
-    return status;
+    return status ? status : accuracy.first_failure;
 }
 
 static int quantize(const struct quantize_options *o, char *const *operands, int count)
 {
-    const struct setup setup = {.model = operands[0]};
+    const struct setup setup = setup_of(o, operands[0]);
+    struct dataset evaluated = {0};
     effnet_model *model;
     EFFNET_TRY(output_check_place(o->output));
+    EFFNET_TRY(output_check_not_read(o->output, o->evaluate));
     EFFNET_TRY(setup_open_model(&setup, &model));
     struct crops crops = {.preprocess = &effnet_model_get_info(model)->preprocess};
-    int status = o->random ? draw(&crops, o) : read_files(&crops, operands + 1, count - 1);
+    int status = output_check_not_read(o->output, effnet_model_get_info(model)->path);
+    if (!status && o->evaluate)
+        status = accuracy_dataset(o->evaluate, model, &o->columns, !strcmp(o->class_order, "sorted"),
+                                  &evaluated);
+    if (!status) status = o->random ? draw(&crops, o) : read_files(&crops, operands + 1, count - 1);
     if (!status && o->random && !o->quiet)
         cli_notice("drawn images tell ranges roughly: expect to lose more answers than with photos of what "
                    "the network is for");
-    if (!status) status = quantize_model(o, model, &crops);
+    if (!status) status = quantize_model(o, model, &crops, o->evaluate ? &evaluated : NULL);
+    dataset_close(&evaluated);
     free(crops.pixels);
     effnet_model_close(model);
     return status;
@@ -211,9 +222,10 @@ int cmd_quantize(int argc, char **argv)
         "faster. Calibrates with images like those that the network is for, some dozens of them: how\n"
         "large activations are, which channels use little of their range, what rounding shifts.\n"
         "Prints what each layer's output loses, on the first 32 images. The same weights and images\n"
-        "give the same file.",
+        "give the same file. With --evaluate it prints how often the answers are right, of floats and\n"
+        "of integers, on other images.",
     };
-    struct quantize_options o = {.seed = 1, .format = "text"};
+    struct quantize_options o = {.seed = 1, .format = "text", .class_order = "names"};
     const struct option_spec options[] = {
         TEXT('o', "output", "OUT", "the weights file to write", &o.output),
         FLAG(0, "calibrate", "what follows MODEL are images to calibrate with, and folders of them",
@@ -221,6 +233,12 @@ int cmd_quantize(int argc, char **argv)
         INTEGER(0, "random", "N", "calibrate with N drawn images, for want of others: a worse network",
                 &o.random, 1, RANDOM_MAX),
         INTEGER(0, "seed", "N", "of the drawn images (default 1)", &o.seed, 0, 9007199254740991.0),
+        TEXT(0, "evaluate", "FILE|FOLDER",
+             "print top-1 before and after, on a folder with a folder a class or a CSV of\n"
+             "file and label, as evaluate takes them; or, on an image or a folder of images\n"
+             "without labels, how many answers stay",
+             &o.evaluate),
+        LABEL_OPTIONS(&o.columns, &o.class_order),
         INTEGER(0, "threads", "N", "threads; 0 is as many as the process may use (default 0)", &o.threads, 0,
                 4096),
         CHOICE(0, "format", "text|json|csv|markdown", "how to print (default text)", &o.format),
@@ -241,5 +259,8 @@ int cmd_quantize(int argc, char **argv)
     if (o.random && argc - first > 1)
         return cli_fail(EFFNET_E_USAGE, "quantize: unexpected '%s' (see 'effnet quantize --help')",
                         argv[first + 1]);
+    if (!o.evaluate && (o.columns.file || o.columns.label || strcmp(o.class_order, "names")))
+        return cli_fail(EFFNET_E_USAGE,
+                        "quantize: --file-column, --label-column and --class-order go with --evaluate");
     return quantize(&o, argv + first, argc - first);
 }
