@@ -14,7 +14,7 @@
 #   AVIF=0             leave libavif out, and with it AVIF
 #   BUILD=folder       build there and not in build; the folder may lie outside of the source
 #   CC= CFLAGS= CPPFLAGS= LDFLAGS= NVCCFLAGS=   compilers and flags
-#   NETWORKS=          what `make weights` makes (default: lite1 b1-plain)
+#   NETWORKS=          what `make weights` makes (default: lite1 b1-plain); lite1-int8: in integers
 #   PREFIX= DESTDIR=   where `make install` puts things
 #
 # Nothing is asked of gcc, Python or CUDA while this file is read, so `make demo` can install them.
@@ -304,8 +304,9 @@ config: ## say what was found for the build, and what is left out
 setup: ## install what is missing: Debian packages, the Python environment .venv
 	@$(SETUP)
 
-weights: ## fetch the published weights and convert them: weights/*.safetensors; NETWORKS="lite0 lite1 lite2 b1-plain"
-	@tools/make_weights.sh $(NETWORKS)
+# The program makes weights of integers.
+weights: $(if $(filter %-int8,$(NETWORKS)),program) ## fetch the published weights and convert them: weights/*.safetensors; NETWORKS="lite0 lite1 lite2 b1-plain", "lite1-int8"
+	@EFFNET='$(BUILD)/effnet' tools/make_weights.sh $(NETWORKS)
 
 # The sub-make reads this file anew, and so finds what set-up has just installed.
 demo: ## set up, build, make the weights, classify everything in samples/
@@ -450,7 +451,9 @@ else
 		test ! -d $$d || rmdir --ignore-fail-on-non-empty $$d; done
 endif
 
+# Weights of integers by other hands have no stamp in weights/cache.
 distclean: clean ## remove what was fetched too: the published weights, .venv, .venv-python, .venv-scale, .cache
+	rm -f $(patsubst weights/cache/%/made.sha256,weights/%.safetensors,$(wildcard weights/cache/*-int8/made.sha256))
 	rm -rf .venv .venv-python .venv-scale .cache weights/cache
 	rm -f $(foreach n,lite0 lite1 lite2 b1-plain,weights/$(n).safetensors weights/$(n).onnx)
 

@@ -145,7 +145,7 @@ def test_missing_model(effnet, tmp_path):
     assert_one_line(effnet("info", "-m", tmp_path / "nothing.safetensors"), NO_INPUT, "nothing.safetensors",
                     "make weights")
     assert_one_line(effnet("info", "-m", "no-such-network"), NO_INPUT, "no-such-network", "make weights NETWORKS=",
-                    "lite2", "tools/convert.py")
+                    "lite2", "NAME-int8", "tools/convert.py")
     assert_one_line(effnet("info", "-m", "x" * 5000), NO_INPUT, "too long")
 
 

@@ -1,6 +1,7 @@
 """What the scripts of set-up write over, and what they leave alone."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import draw_samples
+import photographs
 
 CANNOT_CREATE = 73
 
@@ -104,6 +106,63 @@ def test_wheels_of_others_stay(clone):
     assert (folder / "mine.whl").read_text() == "precious"
 
 
+# ---------------------------------------------------------------- weights of integers
+
+
+@pytest.fixture
+def source(root, build, sanitized, tmp_path):
+    """The source with what is fetched, and the program where its build has it."""
+    if sanitized:
+        pytest.skip("the same program, slowly")
+    for name in ("tools", "src"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / ".cache" / "photos", tmp_path / ".cache" / "photos")
+    (tmp_path / ".venv").symlink_to(root / ".venv")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(root / "weights" / "imagenet_labels.tsv", tmp_path / "weights")
+    (tmp_path / "build").mkdir()
+    shutil.copy(build / "effnet", tmp_path / "build")
+    return tmp_path
+
+
+def test_weights_of_integers(source, root):
+    made, stamp = source / "weights/b1-plain-int8.safetensors", source / "weights/cache/b1-plain-int8/made.sha256"
+
+    def make_weights():
+        return run(source / "tools/make_weights.sh", "b1-plain-int8", cwd=source)
+
+    made.write_text("my own")
+    done = make_weights()
+    assert done.returncode == CANNOT_CREATE and made.name in done.stderr.splitlines()[-1], done.stderr
+    assert made.read_text() == "my own"
+    made.unlink()
+    done = make_weights()
+    assert done.returncode == 0, done.stderr
+    assert made.stat().st_size < 0.27 * made.with_name("b1-plain.safetensors").stat().st_size
+    assert "blocks.0.project" in stamp.with_name("report.txt").read_text()
+    assert sorted(p.name for p in stamp.parent.iterdir()) == ["made.sha256", "report.txt"]
+    done = run(source / "build/effnet", "verify", "-m", "b1-plain-int8", "--only", "stem", "--format", "json",
+               cwd="/")
+    assert done.returncode == 0 and json.loads(done.stdout)["precision"] == "int8", done.stderr
+
+    before = made.stat()
+    assert make_weights().stderr == "" and made.stat() == before
+    (source / "tools/photographs.py").open("a").write("# other photographs\n")  # ours would be made again
+    (source / "build/effnet").unlink()
+    done = make_weights()
+    assert done.returncode == 69 and done.stderr.count("\n") == 1 and "build/effnet" in done.stderr
+
+
+def test_missing_photographs_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(photographs, "WHEELS", tmp_path / "wheels")
+    with pytest.raises(SystemExit, match="tools/fetch_wheels.sh"):
+        photographs.main([tmp_path, "1", "1"])
+    monkeypatch.undo()
+    monkeypatch.setattr(photographs, "DEBIAN", tmp_path / "debian")
+    with pytest.raises(SystemExit, match="mate-backgrounds"):
+        photographs.main([tmp_path, "1", "1"])
+
+
 # ---------------------------------------------------------------- make distclean
 
 
@@ -112,12 +171,17 @@ def test_distclean_leaves_other_weights(root, tmp_path):
     weights = tmp_path / "weights"
     (weights / "cache").mkdir(parents=True)
     for name in ("lite1.safetensors", "lite1.onnx", "lite0.onnx", "lite2.safetensors", "b1-plain.safetensors",
-                 "b1-plain.onnx", "mine.safetensors", "mine.onnx", "imagenet_labels.tsv", "cache/x.whl"):
+                 "b1-plain.onnx", "mine.safetensors", "mine.onnx", "imagenet_labels.tsv", "cache/x.whl",
+                 "lite1-int8.safetensors", "lite2-int8.safetensors"):
         (weights / name).write_text(name)
+    for name in "lite1-int8", "lite2-int8":
+        (weights / "cache" / name).mkdir()
+    (weights / "cache" / "lite1-int8" / "made.sha256").write_text("a stamp")
     (tmp_path / ".venv").mkdir()
     done = run("make", "distclean", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in weights.iterdir()} == {"mine.safetensors", "mine.onnx", "imagenet_labels.tsv"}
+    assert {p.name for p in weights.iterdir()} == {"mine.safetensors", "mine.onnx", "imagenet_labels.tsv",
+                                                    "lite2-int8.safetensors"}
     assert not (tmp_path / ".venv").exists()
 
 

@@ -6,6 +6,7 @@
 #   tools/setup.sh            what building and the demo need
 #   tools/setup.sh --test     and what the tests need
 #   tools/setup.sh --python   .venv alone
+#   tools/setup.sh --photos   .venv, and the photographs that integer networks are calibrated with
 #   tools/setup.sh --package  what building and testing the Python package needs: .venv-python in place of .venv,
 #                             from python/requirements.txt
 #   tools/setup.sh --scale    what the examples for a Ray cluster need: .venv-scale, from python/scale-requirements.txt
@@ -14,7 +15,8 @@ cd "$(dirname "$0")/.."
 
 PYTHON_PACKAGES="ca-certificates python3 python3-venv"
 BUILD_PACKAGES="gcc libc6-dev make libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libtiff-dev libavif-dev libcjson-dev libdnnl-dev libstb-dev"
-TEST_PACKAGES="libcmocka-dev libjpeg-turbo-progs mate-backgrounds pkgconf g++"
+PHOTO_PACKAGES="mate-backgrounds"
+TEST_PACKAGES="libcmocka-dev libjpeg-turbo-progs $PHOTO_PACKAGES pkgconf g++"
 # nvcc, where there is one, compiles the host's part with g++.
 if ! command -v g++ >/dev/null && { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null; then
     BUILD_PACKAGES="$BUILD_PACKAGES g++"
@@ -27,6 +29,7 @@ case "${1:-}" in
 "") packages="$PYTHON_PACKAGES $BUILD_PACKAGES" ;;
 --test) packages="$PYTHON_PACKAGES $BUILD_PACKAGES $TEST_PACKAGES" ;;
 --python) packages="$PYTHON_PACKAGES" ;;
+--photos) packages="$PYTHON_PACKAGES $PHOTO_PACKAGES" ;;
 --package)
     packages="$PYTHON_PACKAGES $BUILD_PACKAGES"
     venv=.venv-python requirements=python/requirements.txt
@@ -36,7 +39,7 @@ case "${1:-}" in
     venv=.venv-scale requirements=python/scale-requirements.txt
     ;;
 *)
-    say "usage: tools/setup.sh [--test|--python|--package|--scale]"
+    say "usage: tools/setup.sh [--test|--python|--photos|--package|--scale]"
     exit 64
     ;;
 esac

@@ -62,7 +62,7 @@ int effnet_model_find(const char *word, const char *const *folders, int count, c
     return effnet_fail(
         error, EFFNET_E_NOINPUT,
         "%s%s: no such file, and no network of that name in weights or share/effnet beside the program's "
-        "folder; 'make weights NETWORKS=...' makes lite0, lite1, lite2 and b1-plain, tools/convert.py others "
-        "from a checkpoint",
+        "folder; 'make weights NETWORKS=...' makes lite0, lite1, lite2 and b1-plain, and of each NAME-int8, "
+        "tools/convert.py others from a checkpoint",
         origin, shown);
 }
