@@ -38,8 +38,11 @@ enum effnet_op {
 
 enum { EFFNET_IMAGE = -1 }; /* as an input: the image tensor */
 
-/* What a layer of an integer network is made of (docs/weights-format.md). Its input and output are bytes q
- * that stand for scale * (q - zero); the last layer gives floats. */
+/* What a layer of an integer network is made of (docs/weights-format.md). Its input and output are steps q
+ * that stand for scale * (q - zero): bytes, or 15 bits where the output is wide. The last layer gives floats.
+ */
+enum { EFFNET_MOST_BYTE = 255, EFFNET_MOST_WIDE = 32767 };
+
 struct effnet_integer {
     const int8_t *weight;      /* in the order of the framework, as struct effnet_layer's; NULL for pool */
     const int32_t *bias;       /* [out]; NULL for pool */
@@ -50,7 +53,9 @@ struct effnet_integer {
     int in_zero[3];            /* of channel c: in_zero[c % 3]; all the same, save the image's */
     float residual_scale;
     int residual_zero, out_zero;
-    int low, high; /* what the output's bytes are clipped to; of the last layer 0 and 255 */
+    int in_most, out_most; /* the largest step: EFFNET_MOST_BYTE; of wide outputs, which depthwise layers
+                              alone read, EFFNET_MOST_WIDE */
+    int low, high;         /* what the output's steps are clipped to; of the last layer 0 and 255 */
     const struct effnet_preprocess *image; /* where the input is the image: its bytes are the pixels */
 };
 

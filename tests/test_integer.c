@@ -14,14 +14,14 @@
 
 enum { IMAGES = 2, NETWORKS = 40 };
 
-/* The byte that a float stands for. */
-static long byte_of(float value, double scale, int zero)
+/* The step that a float stands for. */
+static long step_of(float value, double scale, int zero)
 {
     return lrint((double)value / scale) + zero;
 }
 
-/* What layer `l` makes of bytes: one element of its output, in exact arithmetic up to the two roundings to
- * float that the definition has. in(c, y, x): the input's byte less its zero, 0 outside of the map. */
+/* What layer `l` makes of steps: one element of its output, in exact arithmetic up to the two roundings to
+ * float that the definition has. in(c, y, x): the input's step less its zero, 0 outside of the map. */
 static float define(const struct effnet_layer *l, const float *const *inputs, int y, int x, int o)
 {
     const struct effnet_integer *q = l->integer;
@@ -38,30 +38,30 @@ static float define(const struct effnet_layer *l, const float *const *inputs, in
                 const long in = q->image
                                     ? lrint((double)value * q->image->std[c % 3] + q->image->mean[c % 3]) -
                                           lrint((double)q->image->mean[c % 3])
-                                    : byte_of(value, q->in_scale, 0);
+                                    : step_of(value, q->in_scale, 0);
                 const int at = ((o * (single ? 1 : l->in_channels) + (single ? 0 : c)) * l->kernel + ky) *
                                    l->kernel +
                                kx;
                 sum += in * (q->weight ? q->weight[at] : 1);
             }
-    assert_true(sum < 1 << 30 && sum > -(1 << 30));
+    assert_true(sum <= INT32_MAX && sum >= -INT32_MAX);
     const float product = (float)sum * q->multiplier[o];
     if (q->out_scale == 0) return l->activation == EFFNET_ACT_NONE ? product : fmaxf(product, 0);
     const size_t at = ((size_t)y * (size_t)l->out_width + (size_t)x) * (size_t)l->out_channels + (size_t)o;
-    const long added = l->residual < 0 ? 0 : byte_of(inputs[1][at], q->residual_scale, 0);
+    const long added = l->residual < 0 ? 0 : step_of(inputs[1][at], q->residual_scale, 0);
     const double steps = l->residual < 0 ? (double)product
                                          : (double)fmaf((float)added, q->residual_multiplier, product);
-    long byte = lrint(steps) + q->out_zero;
+    long step = lrint(steps) + q->out_zero;
     const long low = l->activation == EFFNET_ACT_NONE ? 0 : q->out_zero;
-    if (byte < low) byte = low;
-    if (l->activation == EFFNET_ACT_RELU6 && byte > q->out_zero + lrint(6 / (double)q->out_scale))
-        byte = q->out_zero + lrint(6 / (double)q->out_scale);
-    if (byte > 255) byte = 255;
-    return q->out_scale * (float)(byte - q->out_zero);
+    if (step < low) step = low;
+    if (l->activation == EFFNET_ACT_RELU6 && step > q->out_zero + lrint(6 / (double)q->out_scale))
+        step = q->out_zero + lrint(6 / (double)q->out_scale);
+    if (step > q->out_most) step = q->out_most;
+    return q->out_scale * (float)(step - q->out_zero);
 }
 
 /* Runs all layers of a network on drawn pixels by the reference, and each against its definition. Adds to
- * inner[2] how many bytes there were, and how many of them were at neither end. */
+ * inner[2] how many steps there were, and how many of them were at neither end. */
 static void check_network(struct weights *w, uint64_t *random, int64_t inner[2])
 {
     effnet_model *model = weights_open(w);
@@ -90,9 +90,9 @@ static void check_network(struct weights *w, uint64_t *random, int64_t inner[2])
                         fail_msg("layer %s (%d,%d,%d): %.9g, not %.9g", l->name, y, x, o,
                                  (double)outputs[i][at], (double)want);
                     if (i + 1 == info->layer_count) continue;
-                    const long byte = byte_of(want, l->integer->out_scale, l->integer->out_zero);
+                    const long step = step_of(want, l->integer->out_scale, l->integer->out_zero);
                     inner[0]++;
-                    inner[1] += byte > l->integer->low && byte < l->integer->high;
+                    inner[1] += step > l->integer->low && step < l->integer->high;
                 }
     }
     for (int i = 0; i < info->layer_count; i++) free(outputs[i]);

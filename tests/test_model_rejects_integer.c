@@ -11,7 +11,7 @@
 
 #include "rejects.h"
 
-/* stem.bias is at 0..36, stem.scale at 36..72. */
+/* stem.bias is at 0..36, stem.scale at 36..72; the stem's output is wide. */
 static void test_integer(void **state)
 {
     (void)state;
@@ -26,15 +26,22 @@ static void test_integer(void **state)
         {NETWORK, "layers/0/output_scale", "0", "output_scale 0 is not from 1e-09 to 1e+06"},
         {NETWORK, "layers/0/output_scale", "-1", "output_scale -1 is not from 1e-09 to 1e+06"},
         {NETWORK, "layers/0/output_scale", "1e7", "output_scale 1e+07 is not from 1e-09 to 1e+06"},
-        {NETWORK, "layers/0/output_zero", "256", "output_zero is 256, not a whole number from 0 to 255"},
-        {NETWORK, "layers/0/output_zero", "-1", "output_zero is -1, not a whole number from 0 to 255"},
+        {NETWORK, "layers/2/output_zero", "256", "output_zero is 256, not a whole number from 0 to 255"},
+        {NETWORK, "layers/2/output_zero", "-1", "output_zero is -1, not a whole number from 0 to 255"},
+        {NETWORK, "layers/0/output_zero", "32768",
+         "output_zero is 32768, not a whole number from 0 to 32767"},
+        {NETWORK, "layers/2/+output_bits", "9", "layer 2 'blocks.0.project': output_bits is 9, not 8 or 15"},
+        {NETWORK, "layers/2/+output_bits", "16", "output_bits is 16, not a whole number from 8 to 15"},
+        {NETWORK, "layers/2/+output_bits", "15",
+         "layer 3 'blocks.1.expand': takes 'blocks.0.project', whose output_bits is 15: depthwise layers"},
+        {NETWORK, "layers/14/+output_bits", "8", "output_bits comes with output_scale and output_zero"},
         {NETWORK, "layers/0/output_zero", "0.5", "output_zero is 0.5, not a whole number"},
         {NETWORK, "layers/0/activation", "\"silu\"",
          "layer 0 'stem': activation silu is not defined for integers"},
         {NETWORK, "layers/14/+output_scale", "1", "output_scale and output_zero come together"},
         {NETWORK, "layers/0/output_scale", "1e-8", "layer 0 'stem': channel 0: a step of its sum is"},
         {NETWORK, "layers/10/output_scale", "1e-8",
-         "layer 10 'same': a step of what it adds is 4.78002e+06 of its output's, more than 1048576"},
+         "layer 10 'same': a step of what it adds is 2.5225e+06 of its output's, more than 1048576"},
         {TENSORS, "stem.bias/dtype", "\"F32\"",
          "tensor 'stem.bias' at offset 0: type F32, but the layer table makes it I32"},
         {TENSORS, "stem.scale/dtype", "\"I32\"", "type I32, but the layer table makes it F32"},
@@ -105,6 +112,15 @@ static void test_integer_layers(void **state)
     weights_make_integer(w);
     expect_rejected(w, "a residual at the end",
                     "layer 3 'b': the last layer of an integer network adds nothing");
+
+    w = weights_new(1, 4, 4);
+    weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "relu");
+    weights_layer(w, "depthwise", "depthwise", 2, 3, 1, (const int[]){1, 1, 1, 1}, "none", "stem", -1);
+    weights_head(w, 2, "relu", 2);
+    weights_make_integer(w);
+    cJSON_AddNumberToObject(cJSON_GetObjectItem(w->network, "layers")->child, "output_bits", 15);
+    expect_rejected(w, "a wide residual",
+                    "layer 1 'depthwise': adds 'stem', whose output_bits is 15: depthwise");
 
     w = weights_new(1, 2, 2);
     weights_conv(w, "stem", 16385, 1, 1, WEIGHTS_SAME, "relu");

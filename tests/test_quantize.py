@@ -254,8 +254,10 @@ def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path, sanitized):
     if sanitized:
         pytest.skip("minutes, for answers that are those of the other build")
     out = tmp_path / "lite1-int8.safetensors"
-    done = effnet("quantize", lite1, "-o", out, "--calibrate", photos, "-q")
+    done = effnet("quantize", lite1, "-o", out, "--calibrate", photos, "-q", "--format", "json")
     assert done.returncode == 0, done.stderr
+    bits = [row["bits"] for row in json.loads(done.stdout)["layers"]]
+    assert bits == [15] + [8] * (len(bits) - 2) + [32]  # the stem's output, which a depthwise layer reads
     assert out.stat().st_size <= 6_000_000
     paths = photographs.write_crops(build / "compared", 54, 81)
     same = sum(map(int.__eq__, top1(effnet, lite1, paths), top1(effnet, out, paths)))

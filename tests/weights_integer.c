@@ -40,16 +40,39 @@ static const cJSON *shape_of(const struct weights *w, const char *layer)
     return tensor ? cJSON_GetObjectItem(tensor, "shape") : NULL;
 }
 
+/* How many steps of a wide output are as one of a byte. */
+enum { WIDE = 100 };
+
+/* What a step of a layer's output would be if it were a byte. */
+static double byte_scale(const cJSON *layer)
+{
+    return cJSON_GetObjectItem(layer, "output_scale")->valuedouble *
+           (cJSON_GetObjectItem(layer, "output_bits") ? WIDE : 1);
+}
+
 /* The scale of what a layer takes; of the image 1. */
 static double scale_of(const cJSON *layers, const char *name)
 {
     const cJSON *layer;
     cJSON_ArrayForEach(layer, layers)
     {
-        if (strcmp(cJSON_GetObjectItem(layer, "name")->valuestring, name) == 0)
-            return cJSON_GetObjectItem(layer, "output_scale")->valuedouble;
+        if (strcmp(cJSON_GetObjectItem(layer, "name")->valuestring, name) == 0) return byte_scale(layer);
     }
     return 1;
+}
+
+/* Whether depthwise layers alone read what `from` gives. */
+static bool may_be_wide(const cJSON *from)
+{
+    const char *name = cJSON_GetObjectItem(from, "name")->valuestring;
+    for (const cJSON *layer = from->next; layer; layer = layer->next) {
+        const cJSON *inputs = cJSON_GetObjectItem(layer, "inputs"), *add = cJSON_GetObjectItem(layer, "add");
+        const bool takes = inputs ? strcmp(inputs->child->valuestring, name) == 0 : layer == from->next;
+        const bool adds = add && strcmp(add->valuestring, name) == 0;
+        const bool depthwise = strcmp(cJSON_GetObjectItem(layer, "op")->valuestring, "depthwise") == 0;
+        if (adds || (takes && !depthwise)) return false;
+    }
+    return true;
 }
 
 static void set_output(struct weights *w, cJSON *layer)
@@ -58,9 +81,12 @@ static void set_output(struct weights *w, cJSON *layer)
     const bool clipped = activation && strcmp(activation->valuestring, "none") != 0;
     const int zero = clipped ? (random_int(&w->random, 0, 1) ? 0 : random_int(&w->random, 1, 30))
                              : random_int(&w->random, 90, 160);
+    const bool wide = may_be_wide(layer) && random_int(&w->random, 0, 2);
     /* of a pool, that of its input: the mean of bytes is one */
-    cJSON_AddNumberToObject(layer, "output_scale", (double)(float)(0.02 + 0.03 * random_unit(&w->random)));
-    cJSON_AddNumberToObject(layer, "output_zero", zero);
+    cJSON_AddNumberToObject(layer, "output_scale",
+                            (double)(float)((0.02 + 0.03 * random_unit(&w->random)) / (wide ? WIDE : 1)));
+    cJSON_AddNumberToObject(layer, "output_zero", wide ? WIDE * zero + random_int(&w->random, 0, 99) : zero);
+    if (wide) cJSON_AddNumberToObject(layer, "output_bits", 15);
 }
 
 static void add_scalars(struct maker *m, cJSON *layers, cJSON *layer, const char *before)
@@ -80,7 +106,7 @@ static void add_scalars(struct maker *m, cJSON *layers, cJSON *layer, const char
     int32_t *bias = add(m, name, "bias", "I32", vector, sizeof *bias);
     for (int c = 0; c < out; c++) bias[c] = random_int(&m->w->random, -400 * terms, 400 * terms);
     float *scale = add(m, name, "scale", "F32", vector, sizeof *scale);
-    const double out_scale = layer->next ? cJSON_GetObjectItem(layer, "output_scale")->valuedouble : 1;
+    const double out_scale = layer->next ? byte_scale(layer) : 1;
     for (int c = 0; c < out; c++)
         scale[c] = (float)((0.5 + random_unit(&m->w->random)) * 40 / (7000 * sqrt(terms)) * out_scale /
                            in_scale);

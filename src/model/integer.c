@@ -20,12 +20,13 @@ static int set_zeros(const struct json_context *context, const struct table_outp
     const struct table_output *output = &outputs[index];
     to->out_scale = output->scale;
     to->out_zero = output->zero;
+    to->out_most = output->most;
     to->low = 0;
-    to->high = 255;
+    to->high = output->scale > 0 ? output->most : EFFNET_MOST_BYTE;
     if (output->scale > 0 && layer->activation != EFFNET_ACT_NONE) to->low = output->zero;
     if (output->scale > 0 && layer->activation == EFFNET_ACT_RELU6) {
         const double six = rint(6 / (double)output->scale) + output->zero;
-        if (six < 255) to->high = (int)six;
+        if (six < to->high) to->high = (int)six;
     }
     for (int c = 0; c < 3; c++) {
         if (layer->inputs[0] != EFFNET_IMAGE) {
@@ -40,6 +41,7 @@ static int set_zeros(const struct json_context *context, const struct table_outp
     }
     to->image = layer->inputs[0] == EFFNET_IMAGE ? preprocess : NULL;
     to->in_scale = to->image ? 1 : outputs[layer->inputs[0]].scale;
+    to->in_most = to->image ? EFFNET_MOST_BYTE : outputs[layer->inputs[0]].most;
     if (layer->residual < 0) return EFFNET_OK;
     to->residual_scale = outputs[layer->residual].scale;
     to->residual_zero = outputs[layer->residual].zero;
@@ -78,7 +80,7 @@ static int take_tensors(struct safetensors *file, struct json_context *context,
     return EFFNET_OK;
 }
 
-/* What a sum is multiplied with, each rounded to float once. Where the output is bytes it is at most 1, so
+/* What a sum is multiplied with, each rounded to float once. Where the output is steps it is at most 1, so
  * that products fit where sums do. */
 static int set_multipliers(const struct json_context *context, const struct effnet_layer *layer,
                            const struct effnet_integer *from, float *multipliers)

@@ -20,6 +20,7 @@ enum {
     BLOCK,
     OUTPUT_SCALE,
     OUTPUT_ZERO,
+    OUTPUT_BITS,
     FIELDS
 };
 
@@ -37,6 +38,7 @@ static const struct json_field layer_fields[FIELDS] = {
     [BLOCK] = {.key = "block", .optional = true},
     [OUTPUT_SCALE] = {.key = "output_scale", .optional = true},
     [OUTPUT_ZERO] = {.key = "output_zero", .optional = true},
+    [OUTPUT_BITS] = {.key = "output_bits", .optional = true},
 };
 
 static bool has_window(enum effnet_op op)
@@ -246,17 +248,24 @@ static int check_sources(const struct json_context *context, const struct layer_
     return EFFNET_OK;
 }
 
-/* What a byte of the layer's output stands for, in an integer network. */
+/* What a step of the layer's output stands for, in an integer network. */
 static int read_output(const struct json_context *context, const struct json_field *fields,
                        struct layer_table *table, int index)
 {
     struct table_output *output = &table->outputs[index];
     if (!fields[OUTPUT_SCALE].value != !fields[OUTPUT_ZERO].value)
         return effnet_json_fail(context, "output_scale and output_zero come together");
+    if (!fields[OUTPUT_SCALE].value && fields[OUTPUT_BITS].value)
+        return effnet_json_fail(context, "output_bits comes with output_scale and output_zero");
     if (!fields[OUTPUT_SCALE].value) return EFFNET_OK;
+    int bits = 8;
     EFFNET_TRY(effnet_table_check_version(context, table->version, "key", "output_scale"));
     EFFNET_TRY(effnet_json_float(context, fields[OUTPUT_SCALE].value, "output_scale", &output->scale));
-    EFFNET_TRY(effnet_json_int(context, fields[OUTPUT_ZERO].value, "output_zero", 0, 255, &output->zero));
+    EFFNET_TRY(effnet_json_int(context, fields[OUTPUT_BITS].value, "output_bits", 8, 15, &bits));
+    if (bits != 8 && bits != 15) return effnet_json_fail(context, "output_bits is %d, not 8 or 15", bits);
+    output->most = bits == 8 ? EFFNET_MOST_BYTE : EFFNET_MOST_WIDE;
+    EFFNET_TRY(
+        effnet_json_int(context, fields[OUTPUT_ZERO].value, "output_zero", 0, output->most, &output->zero));
     if (!(output->scale >= TABLE_MIN_SCALE && output->scale <= TABLE_MAX_SCALE))
         return effnet_json_fail(context, "output_scale %g is not from %g to %g", (double)output->scale,
                                 TABLE_MIN_SCALE, TABLE_MAX_SCALE);

@@ -19,10 +19,11 @@
 
 #define TABLE_IMAGE "image" /* what an input is called that no layer gives */
 
-/* What a byte q of an integer layer's output stands for: scale * (q - zero). scale 0: floats. */
+/* What a step q of an integer layer's output stands for: scale * (q - zero). scale 0: floats. */
 struct table_output {
     float scale;
     int zero;
+    int most; /* q is from 0 to this: EFFNET_MOST_BYTE, or of a wide output EFFNET_MOST_WIDE */
 };
 
 struct layer_table {
@@ -32,7 +33,7 @@ struct layer_table {
     struct effnet_layer image; /* what the network takes, as if some layer gave it: name and out_... alone */
     struct effnet_layer *layers;  /* [layer_count]; weight, bias and integer are NULL */
     struct table_output *outputs; /* [layer_count] */
-    bool integer;                 /* all but the last layer give bytes */
+    bool integer;                 /* all but the last layer give steps */
     int layer_count;
 };
 

@@ -26,6 +26,21 @@ static int check_layer(const struct json_context *context, const struct effnet_l
     return EFFNET_OK;
 }
 
+/* Wide outputs have one kind of reader, whose sums are of few products. */
+static int check_sources(const struct json_context *context, const struct layer_table *table,
+                         const struct effnet_layer *layer)
+{
+    for (int k = 0; k < layer->input_count; k++) {
+        const int from = layer->inputs[k];
+        if (from == EFFNET_IMAGE || table->outputs[from].most != EFFNET_MOST_WIDE) continue;
+        if (layer->op != EFFNET_OP_DEPTHWISE || from == layer->residual)
+            return effnet_json_fail(context,
+                                    "%s '%s', whose output_bits is 15: depthwise layers alone read that",
+                                    from == layer->residual ? "adds" : "takes", table->layers[from].name);
+    }
+    return EFFNET_OK;
+}
+
 int effnet_table_check_integer(struct json_context *context, struct layer_table *table)
 {
     const int last = table->layer_count - 1;
@@ -41,6 +56,7 @@ int effnet_table_check_integer(struct json_context *context, struct layer_table 
         if (i < last && table->outputs[i].scale == 0)
             return effnet_json_fail(context, "has no output_scale, which other layers have");
         EFFNET_TRY(check_layer(context, &table->layers[i]));
+        EFFNET_TRY(check_sources(context, table, &table->layers[i]));
     }
     return EFFNET_OK;
 }

@@ -3,7 +3,8 @@
  *
  * y = act(w x + b) with a channel g times as large, and what reads it divided by g, is the same network where
  * act(g v) = g act(v): for a linear output and ReLU always, for ReLU6 as long as g v stays below 6. So a
- * channel of ReLU6 grows until what was seen of it, and a fifth more, is 6.
+ * channel of ReLU6 grows until what was seen of it, three and a half times, is 6. With a fifth as room, what
+ * other images have beyond cost more than the finer steps gained.
  *
  * Growing is no gain without end: weights that read the channel shrink, beside others which do not, and their
  * rounding errors are multiplied with larger values. With sums over the outputs o that read channel c,
@@ -13,14 +14,15 @@
  *
  * is least at g = (A / B)^(1/4). A depthwise layer's weights have a scale a channel and lose nothing: B = 0.
  *
- * Tensors that a residual adds have the same factors, and so have a pool's input and output: a group. */
+ * Tensors that a residual adds have the same factors, and so have a pool's input and output: a group. A wide
+ * output has steps enough. */
 #include "common/error.h"
 #include "quantize/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-#define MARGIN    1.2 /* room above what was seen, under ReLU6's 6 */
+#define MARGIN    3.5 /* 6 to what was seen, under ReLU6 */
 #define MOST_GROW 64.0
 
 /* One group's channels. */
@@ -73,7 +75,7 @@ static double step_of(const struct tensor *t)
         low = fmin(low, (double)t->low[c]);
         high = fmax(high, (double)t->high[c]);
     }
-    return (high - low) / 255;
+    return (high - low) / t->steps;
 }
 
 /* How much a layer's output channel may grow with its weights, before one step of its input, by the smallest
@@ -99,8 +101,9 @@ static void cap_member(const struct quantizer *q, int index, struct group *group
     for (int c = 0; c < t->channels; c++) {
         double cap = most / fmax(reach(t, c), most / MOST_GROW);
         if (layer && layer->activation == EFFNET_ACT_RELU6) cap = fmin(cap, 6 / (MARGIN * reach(t, c)));
-        if (layer) cap = fmin(cap, weight_cap(q, layer, c, most / 255));
-        if (!layer || index == q->info->layer_count || reach(t, c) == 0) cap = 1;
+        if (layer) cap = fmin(cap, weight_cap(q, layer, c, most / t->steps));
+        if (!layer || index == q->info->layer_count || t->steps == EFFNET_MOST_WIDE || reach(t, c) == 0)
+            cap = 1;
         group->cap[c] = fmin(group->cap[c], fmax(cap, 1));
     }
 }

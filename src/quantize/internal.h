@@ -14,6 +14,8 @@ struct tensor {
     float *grow;           /* [channels]: in the integer network, the channel is so many times as large */
     double *histogram;     /* [QUANTIZE_BINS] of the grown values, from least to most */
     double least, most;
+    int steps;         /* the largest step: EFFNET_MOST_BYTE, or EFFNET_MOST_WIDE */
+    double least_step; /* how small `scale` may be */
     float scale;
     int zero;
     enum quantize_range range;

@@ -13,6 +13,7 @@ enum quantize_range { QUANTIZE_MIN_MAX, QUANTIZE_PERCENTILE, QUANTIZE_LEAST_SQUA
 struct quantize_output {
     float scale;
     int zero;
+    int bits;                  /* 8, or 15 of a wide output */
     enum quantize_range range; /* how the range was found: whichever loses least */
     double clipped_percent;    /* of the values on the calibration images */
     float most_grown;          /* the largest factor that a channel was grown by for a neighbour to shrink */

@@ -30,10 +30,25 @@ static int check_network(const effnet_model *model, struct effnet_error *error)
     return EFFNET_OK;
 }
 
+/* Whether the layer's output gets 15 bits: where the stem's filters meet a depthwise layer's, which are edges
+ * for the most part, the flat part of an image is lost and rounding errors are not. */
+static bool is_wide(const struct effnet_model *model, int index)
+{
+    const struct effnet_layer *layer = effnet_model_layer(model, index);
+    if (layer->op != EFFNET_OP_CONV || layer->inputs[0] != EFFNET_IMAGE) return false;
+    for (int i = index + 1; i <= layer->last_reader; i++) {
+        const struct effnet_layer *reader = effnet_model_layer(model, i);
+        const bool takes = reader->inputs[0] == index, adds = reader->residual == index;
+        if (adds || (takes && reader->op != EFFNET_OP_DEPTHWISE)) return false;
+    }
+    return true;
+}
+
 static int open_tensor(struct tensor *t, int channels, struct effnet_error *error)
 {
     const size_t n = (size_t)channels;
     t->channels = channels;
+    t->steps = EFFNET_MOST_BYTE;
     t->low = calloc(n, sizeof *t->low);
     t->high = calloc(n, sizeof *t->high);
     t->mean = calloc(n, sizeof *t->mean);
@@ -57,6 +72,8 @@ static int build(struct quantizer *q, int threads, struct effnet_error *error)
     EFFNET_TRY(open_tensor(quantize_tensor(q, EFFNET_IMAGE), 3, error));
     for (int i = 0; i < q->info->layer_count; i++)
         EFFNET_TRY(open_tensor(quantize_tensor(q, i), effnet_model_layer(q->model, i)->out_channels, error));
+    for (int i = 0; i < q->info->layer_count; i++)
+        if (is_wide(q->model, i)) quantize_tensor(q, i)->steps = EFFNET_MOST_WIDE;
     EFFNET_TRY(quantize_open_covariances(q, error));
     const struct effnet_session_options options = {.device = "cpu", .precision = "fp32", .threads = threads};
     return effnet_session_open(q->model, &options, &q->session, error);
@@ -168,11 +185,29 @@ static void add_to_histogram(void *context, int layer, const float *values, size
         }
 }
 
+/* A step of a layer's output is no smaller than one of its sums, by the largest step that its weights may
+ * have (docs/weights-format.md, m). */
+static double least_step(const struct quantizer *q, const struct effnet_layer *layer)
+{
+    const int inputs = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
+    double most = 0;
+    for (int o = 0; layer->weight && o < layer->out_channels; o++)
+        for (int i = 0; i < inputs; i++)
+            for (int t = 0; t < layer->kernel * layer->kernel; t++)
+                most = fmax(most, fabs((double)quantize_weight(q, layer, o, i, t)));
+    const int from = layer->inputs[0];
+    const double in_step = from == EFFNET_IMAGE ? 1 : (double)quantize_tensor(q, from)->scale;
+    return fmax(1e-6, 1.001 * most / 127 * in_step);
+}
+
 static void choose_ranges(struct quantizer *q)
 {
-    for (int i = 0; i < q->info->layer_count; i++)
-        quantize_choose_range(quantize_tensor(q, i),
-                              effnet_model_layer(q->model, i)->activation != EFFNET_ACT_NONE);
+    for (int i = 0; i < q->info->layer_count; i++) {
+        const struct effnet_layer *layer = effnet_model_layer(q->model, i);
+        struct tensor *t = quantize_tensor(q, i);
+        t->least_step = least_step(q, layer);
+        quantize_choose_range(t, layer->activation != EFFNET_ACT_NONE);
+    }
 }
 
 static int run_all(struct quantizer *q, const uint8_t *pixels, int n, quantize_visitor *visit,
@@ -204,8 +239,11 @@ int quantizer_calibrate(struct quantizer *q, const uint8_t *pixels, int n,
 struct quantize_output quantizer_output(const struct quantizer *q, int layer)
 {
     const struct tensor *t = quantize_tensor(q, layer);
-    struct quantize_output output = {
-        .scale = t->scale, .zero = t->zero, .range = t->range, .clipped_percent = 100 * t->clipped};
+    struct quantize_output output = {.scale = t->scale,
+                                     .zero = t->zero,
+                                     .bits = t->steps == EFFNET_MOST_WIDE ? 15 : 8,
+                                     .range = t->range,
+                                     .clipped_percent = 100 * t->clipped};
     for (int c = 0; c < t->channels; c++)
         if (t->grow[c] > output.most_grown) output.most_grown = t->grow[c];
     return output;

@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { STEPS = 255, GRID = 24 };
+enum { GRID = 24 };
 #define GRID_STEP 0.025 /* of the whole span */
 
 struct span {
@@ -17,11 +17,10 @@ static double bin_value(const struct tensor *t, int bin)
     return t->least + (bin + 0.5) * (t->most - t->least) / QUANTIZE_BINS;
 }
 
-static void scale_of(struct span span, float *scale, int *zero)
+static void scale_of(const struct tensor *t, struct span span, float *scale, int *zero)
 {
-    const double step = (span.high - span.low) / STEPS;
-    *scale = (float)fmax(step, 1e-6);
-    *zero = (int)fmin(STEPS, fmax(0, rint(-span.low / (double)*scale)));
+    *scale = (float)fmax((span.high - span.low) / t->steps, t->least_step);
+    *zero = (int)fmin(t->steps, fmax(0, rint(-span.low / (double)*scale)));
 }
 
 /* Squares of what rounding and clipping take, over all values. */
@@ -30,12 +29,12 @@ static double loss_of(const struct tensor *t, struct span span)
     float scale;
     int zero;
     double loss = 0;
-    scale_of(span, &scale, &zero);
+    scale_of(t, span, &scale, &zero);
     for (int b = 0; b < QUANTIZE_BINS; b++) {
         if (t->histogram[b] == 0) continue;
-        const double x = bin_value(t, b), byte = fmin(STEPS, fmax(0, rint(x / (double)scale) + zero));
+        const double x = bin_value(t, b), step = fmin(t->steps, fmax(0, rint(x / (double)scale) + zero));
         /* Values inside lie anywhere in a step: rounding takes a twelfth of its square. */
-        const double inside = (double)scale * (double)scale / 12, error = x - (byte - zero) * (double)scale;
+        const double inside = (double)scale * (double)scale / 12, error = x - (step - zero) * (double)scale;
         loss += t->histogram[b] * fmax(fabs(error) > (double)scale / 2 ? error * error : 0, inside);
     }
     return loss;
@@ -64,7 +63,7 @@ static void try_span(struct tensor *t, struct span span, enum quantize_range ran
     if (loss > 0.999 * *least) return; /* no reason to leave the simpler one */
     *least = loss;
     t->range = range;
-    scale_of(span, &t->scale, &t->zero);
+    scale_of(t, span, &t->scale, &t->zero);
 }
 
 void quantize_choose_range(struct tensor *t, bool positive)
@@ -72,6 +71,10 @@ void quantize_choose_range(struct tensor *t, bool positive)
     static const double shares[] = {1e-5, 1e-4, 1e-3};
     const struct span whole = {positive ? 0 : fmin(t->least, 0), fmax(t->most, 0)};
     double least = INFINITY;
+    if (t->steps == EFFNET_MOST_WIDE) { /* has steps enough for twice what was seen */
+        try_span(t, (struct span){2 * whole.low, 2 * whole.high}, QUANTIZE_MIN_MAX, &least);
+        return;
+    }
     try_span(t, whole, QUANTIZE_MIN_MAX, &least);
     for (int i = 0; i < 3; i++) try_span(t, percentile(t, shares[i]), QUANTIZE_PERCENTILE, &least);
     for (int i = 0; i < GRID; i++)
@@ -81,9 +84,9 @@ void quantize_choose_range(struct tensor *t, bool positive)
         }
     double total = 0, outside = 0;
     for (int b = 0; b < QUANTIZE_BINS; b++) {
-        const double byte = bin_value(t, b) / (double)t->scale + t->zero;
+        const double step = bin_value(t, b) / (double)t->scale + t->zero;
         total += t->histogram[b];
-        if (byte < -0.5 || byte > STEPS + 0.5) outside += t->histogram[b];
+        if (step < -0.5 || step > t->steps + 0.5) outside += t->histogram[b];
     }
     t->clipped = total > 0 ? outside / total : 0;
 }

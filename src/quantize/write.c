@@ -37,6 +37,7 @@ static char *network_text(const struct quantizer *q)
         if (++i == q->info->layer_count) break;
         number(layer, "output_scale", t->scale);
         cJSON_AddNumberToObject(layer, "output_zero", t->zero);
+        if (t->steps == EFFNET_MOST_WIDE) cJSON_AddNumberToObject(layer, "output_bits", 15);
     }
     char *out = cJSON_PrintUnformatted(network);
     cJSON_Delete(network);

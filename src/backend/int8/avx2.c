@@ -87,6 +87,19 @@ INLINE __m128i bytes_of(const struct int8_end *end, __m256i steps)
     return _mm_min_epu8(_mm_max_epu8(bytes, _mm_set1_epi8((char)end->low)), _mm_set1_epi8((char)end->high));
 }
 
+/* Sixteen output steps in their order, in 16 bits, the first `count` of which there are. */
+INLINE void store_wide(const struct int8_end *end, uint16_t *out, __m256i a, __m256i b, int count)
+{
+    uint16_t all[16];
+    const __m256i zero = _mm256_set1_epi32(end->zero);
+    __m256i steps = _mm256_packs_epi32(_mm256_add_epi32(a, zero), _mm256_add_epi32(b, zero));
+    steps = _mm256_permute4x64_epi64(steps, 0xd8);
+    steps = _mm256_max_epi16(steps, _mm256_set1_epi16((short)end->low));
+    steps = _mm256_min_epi16(steps, _mm256_set1_epi16((short)end->high));
+    _mm256_storeu_si256((__m256i *)all, steps);
+    memcpy(out, all, sizeof *out * (size_t)count);
+}
+
 INLINE void store_bytes(uint8_t *out, __m128i bytes, int count)
 {
     uint8_t all[16];
@@ -119,9 +132,13 @@ INLINE void finish(const struct int8_end *end, int first, int count, __m256i a, 
         store_floats(end, (float *)out + at + 8, b, high, count - 8);
         return;
     }
-    const __m256i steps = _mm256_packs_epi32(steps_of(end, a, low, residual ? residual + at : NULL),
-                                             steps_of(end, b, high, residual ? residual + at + 8 : NULL));
-    store_bytes((uint8_t *)out + at, bytes_of(end, _mm256_permute4x64_epi64(steps, 0xd8)), count);
+    a = steps_of(end, a, low, residual ? residual + at : NULL);
+    b = steps_of(end, b, high, residual ? residual + at + 8 : NULL);
+    if (end->wide)
+        store_wide(end, (uint16_t *)out + at, a, b, count);
+    else
+        store_bytes((uint8_t *)out + at,
+                    bytes_of(end, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8)), count);
 }
 
 /* `rows` rows, 1 or ROWS, by one group. */
@@ -168,14 +185,16 @@ AVX2 static void dense(const struct int8_dense *d, const uint8_t *in, int rows, 
 
 /* ---------------------------------------------------------------- depthwise */
 
-static bool has_depthwise(int kernel, int stride, bool residual)
+static bool has_depthwise(const struct effnet_layer *layer)
 {
-    return (kernel == 3 || kernel == 5) && stride <= 2 && !residual;
+    return (layer->kernel == 3 || layer->kernel == 5) && layer->stride <= 2 && layer->residual < 0 &&
+           layer->integer->out_most == EFFNET_MOST_BYTE;
 }
 
 /* unpack puts channels 0 to 3 and 8 to 11 into the first vector. */
-static int place(int at)
+static int place(int at, bool wide)
 {
+    (void)wide;
     return at % 4 + at / 8 * 4 + at / 4 % 2 * 8;
 }
 
@@ -184,29 +203,36 @@ static int row_pairs(int kernel)
     return (kernel + 1) / 2;
 }
 
-static size_t depthwise_bytes(int channels, int kernel)
+static size_t depthwise_bytes(int channels, int kernel, bool wide)
 {
+    (void)wide;
     return (size_t)((channels + BLOCK - 1) / BLOCK) * (size_t)(kernel * row_pairs(kernel)) * BLOCK * 2 *
            sizeof(int16_t);
 }
 
-static void pack_depthwise(int channels, int kernel, const int8_t *weights, void *packed)
+static void pack_depthwise(int channels, int kernel, bool wide, const int8_t *weights, void *packed)
 {
     int16_t *to = packed;
-    memset(packed, 0, depthwise_bytes(channels, kernel));
+    memset(packed, 0, depthwise_bytes(channels, kernel, wide));
     for (int first = 0; first < channels; first += BLOCK)
         for (int kx = 0; kx < kernel; kx++, to += (size_t)row_pairs(kernel) * BLOCK * 2)
             for (int c = first; c < first + BLOCK && c < channels; c++)
                 for (int ky = 0; ky < kernel; ky++)
-                    to[(ky / 2 * BLOCK + place(c - first)) * 2 + ky % 2] =
+                    to[(ky / 2 * BLOCK + place(c - first, wide)) * 2 + ky % 2] =
                         weights[(c * kernel + ky) * kernel + kx];
 }
 
-/* Rows a and b of a column, two by two: channels 0 to 3 and 8 to 11, and the others. b may be NULL: 0. */
-INLINE void load_pair(const uint8_t *a, const uint8_t *b, __m256i pair[2])
+/* Sixteen steps in 16 bits. */
+INLINE __m256i load_steps(const uint8_t *from, bool wide)
 {
-    const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)a));
-    const __m256i y = b ? _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)b)) : _mm256_setzero_si256();
+    return wide ? _mm256_loadu_si256((const __m256i *)from)
+                : _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
+}
+
+/* Rows a and b of a column, two by two: channels 0 to 3 and 8 to 11, and the others. b may be NULL: 0. */
+INLINE void load_pair(const uint8_t *a, const uint8_t *b, bool wide, __m256i pair[2])
+{
+    const __m256i x = load_steps(a, wide), y = b ? load_steps(b, wide) : _mm256_setzero_si256();
     pair[0] = _mm256_unpacklo_epi16(x, y);
     pair[1] = _mm256_unpackhi_epi16(x, y);
 }
@@ -214,8 +240,9 @@ INLINE void load_pair(const uint8_t *a, const uint8_t *b, __m256i pair[2])
 /* One row of one block. rows: of the map, or NULL outside of it. Output x has the columns stride * x to
  * stride * x + kernel - 1, counted from the padding's first; slot i is output x - i. */
 INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block, int kernel,
-                          int stride, uint8_t *out)
+                          int stride, bool wide, uint8_t *out)
 {
+    const uint8_t *zeros = d->zeros;
     enum { MOST_SLOTS = 5, MOST_PAIRS = 3 };
     const int slots = (kernel + stride - 1) / stride, pairs = (kernel + 1) / 2, first = block * BLOCK;
     const int count = d->channels - first < BLOCK ? d->channels - first : BLOCK;
@@ -236,13 +263,13 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
         for (int c = 0; c < stride; c++) {
             const int ix = x * stride + c - d->pad_left;
             const bool inside = ix >= 0 && ix < d->in_width;
-            const size_t at = (inside ? (size_t)ix * (size_t)d->channels : 0) + (size_t)first;
+            const size_t at = ((inside ? (size_t)ix * (size_t)d->channels : 0) + (size_t)first) << wide;
             const uint8_t *from[2 * MOST_PAIRS];
             for (int ky = 0; ky < kernel; ky++)
-                from[ky] = inside && rows[ky] ? rows[ky] + at : d->zeros + first;
+                from[ky] = inside && rows[ky] ? rows[ky] + at : zeros + ((size_t)first << wide);
             for (int p = 0; p < pairs; p++) {
                 __m256i pair[2];
-                load_pair(from[2 * p], 2 * p + 1 < kernel ? from[2 * p + 1] : NULL, pair);
+                load_pair(from[2 * p], 2 * p + 1 < kernel ? from[2 * p + 1] : NULL, wide, pair);
                 for (int i = 0; i < slots; i++) {
                     const int kx = i * stride + c;
                     if (kx >= kernel) continue;
@@ -260,27 +287,38 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
     }
 }
 
-AVX2 static void depthwise(const struct int8_depthwise *d, const uint8_t *map, int first_row, int end_row,
-                           int first_block, int end_block, const uint8_t *residual, uint8_t *out)
+/* All kinds of rows, each compiled for its own. */
+INLINE void depthwise_any_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block,
+                              bool wide, uint8_t *out)
 {
+    if (d->kernel == 3 && d->stride == 1)
+        depthwise_row(d, rows, block, 3, 1, wide, out);
+    else if (d->kernel == 3)
+        depthwise_row(d, rows, block, 3, 2, wide, out);
+    else if (d->stride == 1)
+        depthwise_row(d, rows, block, 5, 1, wide, out);
+    else
+        depthwise_row(d, rows, block, 5, 2, wide, out);
+}
+
+AVX2 static void depthwise(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
+                           int first_block, int end_block, const uint8_t *residual, void *out)
+{
+    const size_t row_bytes = ((size_t)d->in_width * (size_t)d->channels) << d->wide;
     (void)residual;
     for (int y = first_row; y < end_row; y++) {
         const uint8_t *rows[5];
         for (int ky = 0; ky < d->kernel; ky++) {
             const int iy = y * d->stride + ky - d->pad_top;
             const bool inside = iy >= 0 && iy < d->in_height;
-            rows[ky] = inside ? map + (size_t)iy * (size_t)d->in_width * (size_t)d->channels : NULL;
+            rows[ky] = inside ? (const uint8_t *)map + (size_t)iy * row_bytes : NULL;
         }
-        uint8_t *row = out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
+        uint8_t *row = (uint8_t *)out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
         for (int b = first_block; b < end_block; b++) {
-            if (d->kernel == 3 && d->stride == 1)
-                depthwise_row(d, rows, b, 3, 1, row);
-            else if (d->kernel == 3)
-                depthwise_row(d, rows, b, 3, 2, row);
-            else if (d->stride == 1)
-                depthwise_row(d, rows, b, 5, 1, row);
+            if (d->wide)
+                depthwise_any_row(d, rows, b, true, row);
             else
-                depthwise_row(d, rows, b, 5, 2, row);
+                depthwise_any_row(d, rows, b, false, row);
         }
     }
 }

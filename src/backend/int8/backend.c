@@ -63,8 +63,8 @@ static int plan(struct backend_state *state, struct effnet_error *error)
     if (!lives) return effnet_fail_nomem(error, "memory plan", count * sizeof *lives);
     for (int i = 0; i < info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(state->model, i);
-        const bool floats = layer->integer->out_scale == 0, kept = i == state->features_layer;
-        lives[i + 1] = new_life(effnet_layer_out_size(layer) * (floats ? sizeof(float) : 1), i,
+        const bool kept = i == state->features_layer;
+        lives[i + 1] = new_life(effnet_layer_out_size(layer) * effnet_int8_out_bytes(layer), i,
                                 kept ? info->layer_count - 1 : layer->last_reader);
     }
     const size_t bytes = effnet_place(lives + 1, (int)count - 1);

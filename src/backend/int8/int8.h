@@ -46,7 +46,9 @@ struct backend_state {
     int64_t memory_bytes;
 };
 
-/* layer.c: packs a layer's weights and cuts it into tasks for so many threads; */
+/* layer.c: bytes of one value of the layer's output; */
+size_t effnet_int8_out_bytes(const struct effnet_layer *layer);
+/* packs a layer's weights and cuts it into tasks for so many threads; */
 int effnet_int8_build_layer(struct int8_layer *to, const struct effnet_layer *layer,
                             const struct int8_kernels *kernels, int threads, struct effnet_error *error);
 void effnet_int8_free_layer(struct int8_layer *layer);

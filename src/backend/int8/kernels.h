@@ -20,6 +20,7 @@ struct int8_end {
     const float *multiplier;
     float residual_multiplier;
     int residual_zero, zero, low, high;
+    bool wide;   /* the output has 15 bits in 16, not bytes */
     bool floats; /* the last layer: clipped by `activation` alone */
     enum effnet_activation activation;
 };
@@ -33,8 +34,9 @@ struct int8_dense {
 struct int8_depthwise {
     int channels, kernel, stride, pad_top, pad_left;
     int in_height, in_width, out_width;
-    const void *weights;  /* as pack_depthwise left them */
-    const uint8_t *zeros; /* [channels + INT8_SLACK]: a pixel outside of the map */
+    bool wide;           /* the map has 15 bits in 16, not bytes */
+    const void *weights; /* as pack_depthwise left them */
+    const void *zeros;   /* [channels], and INT8_SLACK bytes: a pixel outside of the map */
     struct int8_end end;
 };
 
@@ -47,22 +49,23 @@ struct int8_kernels {
     size_t (*dense_scratch)(int depth, int rows);
     /* weights [outputs][depth] */
     void (*pack_dense)(int depth, int outputs, const int8_t *weights, void *packed);
-    /* Rows in[rows][depth], of output channels 16 first_group to 16 end_group: out[rows][outputs], bytes or
-     * floats. residual, as out, may be NULL. */
+    /* Rows in[rows][depth], of output channels 16 first_group to 16 end_group: out[rows][outputs]: bytes,
+     * wide or floats. residual, bytes, may be NULL. */
     void (*dense)(const struct int8_dense *d, const uint8_t *in, int rows, int first_group, int end_group,
                   const uint8_t *residual, void *out, void *scratch);
 
     /* Whether depthwise can; the plain one can always. */
-    bool (*has_depthwise)(int kernel, int stride, bool residual);
+    bool (*has_depthwise)(const struct effnet_layer *layer);
     int block; /* channels that depthwise computes at a time: its arrays are filled up to a multiple */
     /* Where in a block's arrays the channel at place `at` of it lies. */
-    int (*place)(int at);
-    size_t (*depthwise_bytes)(int channels, int kernel);
+    int (*place)(int at, bool wide);
+    size_t (*depthwise_bytes)(int channels, int kernel, bool wide);
     /* weights [channels][kernel][kernel] */
-    void (*pack_depthwise)(int channels, int kernel, const int8_t *weights, void *packed);
-    /* Rows first_row to end_row of the output, channels block * first_block to block * end_block. */
-    void (*depthwise)(const struct int8_depthwise *d, const uint8_t *map, int first_row, int end_row,
-                      int first_block, int end_block, const uint8_t *residual, uint8_t *out);
+    void (*pack_depthwise)(int channels, int kernel, bool wide, const int8_t *weights, void *packed);
+    /* Rows first_row to end_row of the output, channels block * first_block to block * end_block. residual,
+     * bytes, may be NULL. */
+    void (*depthwise)(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
+                      int first_block, int end_block, const uint8_t *residual, void *out);
 };
 
 static inline int int8_groups(int outputs)

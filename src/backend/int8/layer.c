@@ -21,6 +21,12 @@ static bool is_dense(const struct effnet_layer *layer)
     return layer->op != EFFNET_OP_DEPTHWISE && layer->op != EFFNET_OP_POOL;
 }
 
+/* Whether what the layer reads is. */
+static bool is_wide(const struct effnet_layer *layer)
+{
+    return layer->integer->in_most == EFFNET_MOST_WIDE;
+}
+
 static int depth_of(const struct effnet_layer *layer)
 {
     return layer->in_channels * layer->kernel * layer->kernel;
@@ -29,6 +35,12 @@ static int depth_of(const struct effnet_layer *layer)
 static size_t aligned(size_t bytes)
 {
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+size_t effnet_int8_out_bytes(const struct effnet_layer *layer)
+{
+    if (layer->integer->out_scale == 0) return sizeof(float);
+    return layer->integer->out_most == EFFNET_MOST_WIDE ? sizeof(uint16_t) : sizeof(uint8_t);
 }
 
 /* ---------------------------------------------------------------- packing */
@@ -58,7 +70,8 @@ static char *pack_end(const struct int8_layer *to, struct int8_end *end, int cou
     float *multiplier = (float *)(memory + aligned((size_t)count * sizeof *start));
     for (int o = 0; o < layer->out_channels; o++) {
         const int block = to->kernels->block;
-        const int at = is_dense(layer) ? o : o / block * block + to->kernels->place(o % block);
+        const int at = is_dense(layer) ? o
+                                       : o / block * block + to->kernels->place(o % block, is_wide(layer));
         start[at] = start_of(layer, o);
         multiplier[at] = q->multiplier[o];
     }
@@ -69,6 +82,7 @@ static char *pack_end(const struct int8_layer *to, struct int8_end *end, int cou
                              .zero = q->out_zero,
                              .low = q->low,
                              .high = q->high,
+                             .wide = q->out_most == EFFNET_MOST_WIDE,
                              .floats = q->out_scale == 0,
                              .activation = layer->activation};
     return memory + 2 * aligned((size_t)count * sizeof *start);
@@ -111,13 +125,14 @@ static int pack_depthwise(struct int8_layer *to, struct effnet_error *error)
     const struct effnet_layer *layer = to->layer;
     const int channels = layer->out_channels, block = to->kernels->block;
     const int count = (channels + block - 1) / block * block;
-    const size_t weights = aligned(to->kernels->depthwise_bytes(channels, layer->kernel));
-    const size_t zeros = aligned((size_t)channels + INT8_SLACK);
+    const bool wide = is_wide(layer);
+    const size_t weights = aligned(to->kernels->depthwise_bytes(channels, layer->kernel, wide));
+    const size_t zeros = aligned(((size_t)channels << wide) + INT8_SLACK);
     to->memory_bytes = weights + 2 * aligned((size_t)count * sizeof(float)) + zeros;
     to->memory = aligned_alloc(ALIGNMENT, to->memory_bytes);
     if (!to->memory) return effnet_fail_nomem(error, layer->name, to->memory_bytes);
     memset(to->memory, 0, to->memory_bytes);
-    to->kernels->pack_depthwise(channels, layer->kernel, layer->integer->weight, to->memory);
+    to->kernels->pack_depthwise(channels, layer->kernel, wide, layer->integer->weight, to->memory);
     to->depthwise = (struct int8_depthwise){.channels = channels,
                                             .kernel = layer->kernel,
                                             .stride = layer->stride,
@@ -126,10 +141,17 @@ static int pack_depthwise(struct int8_layer *to, struct effnet_error *error)
                                             .in_height = layer->in_height,
                                             .in_width = layer->in_width,
                                             .out_width = layer->out_width,
+                                            .wide = wide,
                                             .weights = to->memory};
-    char *zero = pack_end(to, &to->depthwise.end, count, (char *)to->memory + weights);
-    for (int c = 0; c < channels; c++) zero[c] = (char)layer->integer->in_zero[c % 3];
-    to->depthwise.zeros = (const uint8_t *)zero;
+    char *zeros_of = pack_end(to, &to->depthwise.end, count, (char *)to->memory + weights);
+    for (int c = 0; c < channels; c++) {
+        const int zero = layer->integer->in_zero[c % 3];
+        if (wide)
+            ((uint16_t *)(void *)zeros_of)[c] = (uint16_t)zero;
+        else
+            zeros_of[c] = (char)zero;
+    }
+    to->depthwise.zeros = zeros_of;
     return EFFNET_OK;
 }
 
@@ -181,8 +203,7 @@ static void cut_pool(struct int8_layer *to)
 int effnet_int8_build_layer(struct int8_layer *to, const struct effnet_layer *layer,
                             const struct int8_kernels *kernels, int threads, struct effnet_error *error)
 {
-    const bool plain = layer->op == EFFNET_OP_DEPTHWISE &&
-                       !kernels->has_depthwise(layer->kernel, layer->stride, layer->residual >= 0);
+    const bool plain = layer->op == EFFNET_OP_DEPTHWISE && !kernels->has_depthwise(layer);
     to->layer = layer;
     to->kernels = plain ? &int8_plain : kernels;
     if (layer->op == EFFNET_OP_POOL) {
@@ -249,16 +270,16 @@ static void run_dense(const struct int8_layer *l, int strip, int slice, char *ar
     }
     l->kernels->dense(&l->dense, in, end - first, first_group, end_group,
                       layer->residual < 0 ? NULL : (const uint8_t *)arena + l->input_offsets[1] + at,
-                      arena + l->output_offset + at * (l->dense.end.floats ? sizeof(float) : 1), scratch);
+                      arena + l->output_offset + at * effnet_int8_out_bytes(layer), scratch);
 }
 
 static void run_depthwise(const struct int8_layer *l, int strip, char *arena)
 {
     const int first = strip * l->strip, rows = l->layer->out_height;
-    l->kernels->depthwise(&l->depthwise, (const uint8_t *)arena + l->input_offsets[0], first,
+    l->kernels->depthwise(&l->depthwise, arena + l->input_offsets[0], first,
                           first + l->strip < rows ? first + l->strip : rows, 0, l->slice,
                           l->layer->residual < 0 ? NULL : (const uint8_t *)arena + l->input_offsets[1],
-                          (uint8_t *)arena + l->output_offset);
+                          arena + l->output_offset);
 }
 
 static void run_pool(const struct int8_layer *l, int slice, char *arena)

@@ -26,10 +26,10 @@ static void pack_dense(int depth, int outputs, const int8_t *weights, void *pack
     memcpy(packed, weights, dense_bytes(depth, outputs));
 }
 
-static uint8_t to_byte(const struct int8_end *end, float f)
+static int to_step(const struct int8_end *end, float f)
 {
-    const int byte = (int)rintf(f) + end->zero;
-    return (uint8_t)(byte < end->low ? end->low : byte > end->high ? end->high : byte);
+    const int step = (int)rintf(f) + end->zero;
+    return step < end->low ? end->low : step > end->high ? end->high : step;
 }
 
 static float to_float(const struct int8_end *end, float f)
@@ -46,8 +46,10 @@ static void finish(const struct int8_end *end, int32_t sum, int c, const uint8_t
     if (residual) f = fmaf((float)(residual[at] - end->residual_zero), end->residual_multiplier, f);
     if (end->floats)
         ((float *)out)[at] = to_float(end, f);
+    else if (end->wide)
+        ((uint16_t *)out)[at] = (uint16_t)to_step(end, f);
     else
-        ((uint8_t *)out)[at] = to_byte(end, f);
+        ((uint8_t *)out)[at] = (uint8_t)to_step(end, f);
 }
 
 static void dense(const struct int8_dense *d, const uint8_t *in, int rows, int first_group, int end_group,
@@ -66,30 +68,30 @@ static void dense(const struct int8_dense *d, const uint8_t *in, int rows, int f
         }
 }
 
-static bool has_depthwise(int kernel, int stride, bool residual)
+static bool has_depthwise(const struct effnet_layer *layer)
 {
-    (void)kernel;
-    (void)stride;
-    (void)residual;
+    (void)layer;
     return true;
 }
 
-static int place(int at)
+static int place(int at, bool wide)
 {
+    (void)wide;
     return at;
 }
 
-static size_t depthwise_bytes(int channels, int kernel)
+static size_t depthwise_bytes(int channels, int kernel, bool wide)
 {
+    (void)wide;
     return (size_t)channels * (size_t)kernel * (size_t)kernel;
 }
 
-static void pack_depthwise(int channels, int kernel, const int8_t *weights, void *packed)
+static void pack_depthwise(int channels, int kernel, bool wide, const int8_t *weights, void *packed)
 {
-    memcpy(packed, weights, depthwise_bytes(channels, kernel));
+    memcpy(packed, weights, depthwise_bytes(channels, kernel, wide));
 }
 
-static int32_t sum_window(const struct int8_depthwise *d, const uint8_t *map, int y, int x, int c)
+static int32_t sum_window(const struct int8_depthwise *d, const void *map, int y, int x, int c)
 {
     const int8_t *weight = (const int8_t *)d->weights + (size_t)c * (size_t)(d->kernel * d->kernel);
     int32_t sum = d->end.start[c];
@@ -98,14 +100,15 @@ static int32_t sum_window(const struct int8_depthwise *d, const uint8_t *map, in
             const int iy = y * d->stride + ky - d->pad_top, ix = x * d->stride + kx - d->pad_left;
             const bool inside = iy >= 0 && iy < d->in_height && ix >= 0 && ix < d->in_width;
             const size_t pixel = inside ? (size_t)iy * (size_t)d->in_width + (size_t)ix : 0;
-            const uint8_t *from = inside ? map + pixel * (size_t)d->channels : d->zeros;
-            sum += from[c] * *weight++;
+            const size_t at = pixel * (size_t)d->channels + (size_t)c;
+            const void *from = inside ? map : d->zeros;
+            sum += (d->wide ? ((const uint16_t *)from)[at] : ((const uint8_t *)from)[at]) * *weight++;
         }
     return sum;
 }
 
-static void depthwise(const struct int8_depthwise *d, const uint8_t *map, int first_row, int end_row,
-                      int first_block, int end_block, const uint8_t *residual, uint8_t *out)
+static void depthwise(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
+                      int first_block, int end_block, const uint8_t *residual, void *out)
 {
     const int end = end_block * INT8_GROUP < d->channels ? end_block * INT8_GROUP : d->channels;
     for (int y = first_row; y < end_row; y++)

@@ -25,11 +25,15 @@ static void read_output(const struct backend_state *state, int index, const char
     const struct int8_layer *layer = &state->layers[index];
     const struct effnet_integer *q = layer->layer->integer;
     const size_t size = effnet_layer_out_size(layer->layer);
-    const uint8_t *bytes = (const uint8_t *)arena + layer->output_offset;
+    const void *from = arena + layer->output_offset;
+    const bool wide = q->out_most == EFFNET_MOST_WIDE;
     if (q->out_scale == 0)
-        memcpy(to, bytes, size * sizeof *to);
+        memcpy(to, from, size * sizeof *to);
     else
-        for (size_t i = 0; i < size; i++) to[i] = q->out_scale * (float)((int)bytes[i] - q->out_zero);
+        for (size_t i = 0; i < size; i++) {
+            const int step = wide ? ((const uint16_t *)from)[i] : ((const uint8_t *)from)[i];
+            to[i] = q->out_scale * (float)(step - q->out_zero);
+        }
 }
 
 static void hand_out(const struct backend_state *state, const char *arena, size_t image,
@@ -154,9 +158,9 @@ int effnet_int8_run(struct backend_state *state, const uint8_t *pixels, int n, f
 
 /* ---------------------------------------------------------------- units */
 
-static uint8_t to_byte(double value)
+static int to_step(double value, int most)
 {
-    return (uint8_t)fmin(255, fmax(0, rint(value)));
+    return (int)fmin(most, fmax(0, rint(value)));
 }
 
 /* Puts what a layer reads where it will look for it. */
@@ -169,13 +173,19 @@ static void load_inputs(const struct backend_state *state, int index, const floa
     for (int k = 0; k < from->input_count; k++) {
         const size_t size = effnet_layer_in_size(from, k);
         const float *values = inputs[effnet_unit_input(&state->units[index], from->inputs[k])] + image * size;
-        uint8_t *to = (uint8_t *)state->workers[0].arena + layer->input_offsets[k];
+        void *to = state->workers[0].arena + layer->input_offsets[k];
         const double scale = (double)(k ? q->residual_scale : q->in_scale);
         const int zero = k ? q->residual_zero : q->in_zero[0];
-        for (size_t i = 0; i < size; i++)
-            to[i] = q->image && k == 0 ? to_byte((double)values[i] * (double)q->image->std[i % 3] +
-                                                 (double)q->image->mean[i % 3])
-                                       : to_byte(rint((double)values[i] / scale) + zero);
+        const int most = k ? EFFNET_MOST_BYTE : q->in_most;
+        for (size_t i = 0; i < size; i++) {
+            const double value = q->image && k == 0 ? (double)values[i] * (double)q->image->std[i % 3] +
+                                                          (double)q->image->mean[i % 3]
+                                                    : rint((double)values[i] / scale) + zero;
+            if (most == EFFNET_MOST_WIDE)
+                ((uint16_t *)to)[i] = (uint16_t)to_step(value, most);
+            else
+                ((uint8_t *)to)[i] = (uint8_t)to_step(value, most);
+        }
     }
 }
 

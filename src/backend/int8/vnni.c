@@ -84,7 +84,10 @@ INLINE void finish(const struct int8_end *end, int first, __mmask16 mask, __m512
     byte = _mm512_add_epi32(byte, _mm512_set1_epi32(end->zero));
     byte = _mm512_max_epi32(byte, _mm512_set1_epi32(end->low));
     byte = _mm512_min_epi32(byte, _mm512_set1_epi32(end->high));
-    _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)out + at, mask, byte);
+    if (end->wide)
+        _mm512_mask_cvtepi32_storeu_epi16((uint16_t *)out + at, mask, byte);
+    else
+        _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)out + at, mask, byte);
 }
 
 /* `rows` rows by `groups` groups; both constants where it is called. */
@@ -158,37 +161,48 @@ VNNI static void dense(const struct int8_dense *d, const uint8_t *in, int rows, 
 
 /* ---------------------------------------------------------------- depthwise */
 
-static bool has_depthwise(int kernel, int stride, bool residual)
+static bool has_depthwise(const struct effnet_layer *layer)
 {
-    return (kernel == 3 || kernel == 5) && stride <= 2 && !residual;
+    return (layer->kernel == 3 || layer->kernel == 5) && layer->stride <= 2 && layer->residual < 0 &&
+           layer->integer->out_most == EFFNET_MOST_BYTE;
 }
 
-/* Each quarter of a vector has 16 channels; unpack puts the first four of each into the first vector. */
-static int place(int at)
+/* Each quarter of a vector has 16 channels; unpack puts the first four of each into the first vector. Of wide
+ * maps a quarter has 8, and a vector half of the block. */
+static int place(int at, bool wide)
 {
-    return at / 4 % 4 * 16 + at / 16 * 4 + at % 4;
+    return wide ? at / 32 * 32 + at / 4 % 2 * 16 + at % 32 / 8 * 4 + at % 4
+                : at / 4 % 4 * 16 + at / 16 * 4 + at % 4;
 }
 
-static int row_quads(int kernel)
+/* Vectors of rows that are multiplied together: four bytes or two steps of 16 bits. */
+static int row_sets(int kernel, bool wide)
 {
-    return (kernel + 3) / 4;
+    return wide ? (kernel + 1) / 2 : (kernel + 3) / 4;
 }
 
-static size_t depthwise_bytes(int channels, int kernel)
+static size_t depthwise_bytes(int channels, int kernel, bool wide)
 {
-    return (size_t)((channels + BLOCK - 1) / BLOCK) * (size_t)(kernel * row_quads(kernel)) * BLOCK * 4;
+    return (size_t)((channels + BLOCK - 1) / BLOCK) * (size_t)(kernel * row_sets(kernel, wide)) * BLOCK * 4;
 }
 
-static void pack_depthwise(int channels, int kernel, const int8_t *weights, void *packed)
+static void pack_depthwise(int channels, int kernel, bool wide, const int8_t *weights, void *packed)
 {
-    int8_t *to = packed;
-    memset(packed, 0, depthwise_bytes(channels, kernel));
+    const int together = wide ? 2 : 4;
+    size_t set = 0;
+    memset(packed, 0, depthwise_bytes(channels, kernel, wide));
     for (int first = 0; first < channels; first += BLOCK)
-        for (int kx = 0; kx < kernel; kx++, to += (size_t)row_quads(kernel) * BLOCK * 4)
+        for (int kx = 0; kx < kernel; kx++, set += (size_t)row_sets(kernel, wide))
             for (int c = first; c < first + BLOCK && c < channels; c++)
-                for (int ky = 0; ky < kernel; ky++)
-                    to[(ky / 4 * BLOCK + place(c - first)) * 4 + ky % 4] =
-                        weights[(c * kernel + ky) * kernel + kx];
+                for (int ky = 0; ky < kernel; ky++) {
+                    const size_t at = (set + (size_t)(ky / together)) * BLOCK +
+                                      (size_t)place(c - first, wide);
+                    const int8_t weight = weights[(c * kernel + ky) * kernel + kx];
+                    if (wide)
+                        ((int16_t *)packed)[at * 2 + (size_t)(ky % 2)] = weight;
+                    else
+                        ((int8_t *)packed)[at * 4 + (size_t)(ky % 4)] = weight;
+                }
 }
 
 /* A column of `kernel` rows, in fours: [quad][4 vectors]. */
@@ -210,9 +224,23 @@ INLINE void load_column(const uint8_t *const *rows, __mmask64 mask, int kernel, 
     }
 }
 
+/* The same of a wide map, in twos: [pair][4 vectors]. */
+INLINE void load_wide_column(const uint8_t *const *rows, __mmask64 mask, int kernel, __m512i (*column)[4])
+{
+    for (int p = 0; 2 * p < kernel; p++)
+        for (int h = 0; h < 2; h++) {
+            const __mmask32 half = (__mmask32)(mask >> (32 * h));
+            const __m512i a = _mm512_maskz_loadu_epi16(half, rows[2 * p] + 64 * h);
+            const __m512i b = 2 * p + 1 < kernel ? _mm512_maskz_loadu_epi16(half, rows[2 * p + 1] + 64 * h)
+                                                 : _mm512_setzero_si512();
+            column[p][2 * h] = _mm512_unpacklo_epi16(a, b);
+            column[p][2 * h + 1] = _mm512_unpackhi_epi16(a, b);
+        }
+}
+
 /* The sums of 64 channels of one output. */
-INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, const __m512i *sums,
-                         uint8_t *out)
+INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, bool wide,
+                         const __m512i *sums, uint8_t *out)
 {
     __m512i steps[4];
     for (int v = 0; v < 4; v++)
@@ -221,6 +249,8 @@ INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, 
     const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(steps[0], steps[1]), zero);
     const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(steps[2], steps[3]), zero);
     __m512i bytes = _mm512_packus_epi16(low, high);
+    if (wide) /* quarters of 8 channels of the one half and 8 of the other */
+        bytes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes);
     bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8((char)end->low));
     bytes = _mm512_min_epu8(bytes, _mm512_set1_epi8((char)end->high));
     _mm512_mask_storeu_epi8(out, mask, bytes);
@@ -229,14 +259,16 @@ INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, 
 /* One row of one block. rows: of the map, or NULL outside of it. Output x has the columns stride * x to
  * stride * x + kernel - 1, counted from the padding's first; slot i is output x - i. */
 INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block, int kernel,
-                          int stride, uint8_t *out)
+                          int stride, bool wide, uint8_t *out)
 {
-    enum { MOST_SLOTS = 5, MOST_QUADS = 2 };
-    const int slots = (kernel + stride - 1) / stride, quads = (kernel + 3) / 4, first = block * BLOCK;
+    enum { MOST_SLOTS = 5, MOST_SETS = 3 };
+    const int slots = (kernel + stride - 1) / stride, first = block * BLOCK;
+    const int sets = wide ? (kernel + 1) / 2 : (kernel + 3) / 4;
+    const uint8_t *zeros = d->zeros;
     const int count = d->channels - first;
     const __mmask64 mask = count < BLOCK ? ((__mmask64)1 << count) - 1 : ~(__mmask64)0;
-    const __m512i *w = (const __m512i *)d->weights + (size_t)block * (size_t)(kernel * quads * 4);
-    __m512i sums[MOST_SLOTS][4], column[MOST_QUADS][4];
+    const __m512i *w = (const __m512i *)d->weights + (size_t)block * (size_t)(kernel * sets * 4);
+    __m512i sums[MOST_SLOTS][4], column[MOST_SETS][4];
     for (int i = 0; i < slots; i++)
         for (int v = 0; v < 4; v++) sums[i][v] = _mm512_setzero_si512();
     for (int x = 0; x < d->out_width + slots - 1; x++) {
@@ -246,47 +278,63 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
         for (int c = 0; c < stride; c++) {
             const int ix = x * stride + c - d->pad_left;
             const bool inside = ix >= 0 && ix < d->in_width;
-            const size_t at = (inside ? (size_t)ix * (size_t)d->channels : 0) + (size_t)first;
+            const size_t at = ((inside ? (size_t)ix * (size_t)d->channels : 0) + (size_t)first) << wide;
             const uint8_t *from[8];
             for (int ky = 0; ky < kernel; ky++)
-                from[ky] = inside && rows[ky] ? rows[ky] + at : d->zeros + first;
-            load_column(from, mask, kernel, column);
+                from[ky] = inside && rows[ky] ? rows[ky] + at : zeros + ((size_t)first << wide);
+            if (wide)
+                load_wide_column(from, mask, kernel, column);
+            else
+                load_column(from, mask, kernel, column);
             for (int i = 0; i < slots; i++) {
                 const int kx = i * stride + c;
                 if (kx >= kernel) continue;
-                for (int q = 0; q < quads; q++)
-                    for (int v = 0; v < 4; v++)
-                        sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], column[q][v],
-                                                         _mm512_loadu_si512(w + (kx * quads + q) * 4 + v));
+                for (int s = 0; s < sets; s++)
+                    for (int v = 0; v < 4; v++) {
+                        const __m512i taps = _mm512_loadu_si512(w + (kx * sets + s) * 4 + v);
+                        sums[i][v] = wide ? _mm512_dpwssd_epi32(sums[i][v], column[s][v], taps)
+                                          : _mm512_dpbusd_epi32(sums[i][v], column[s][v], taps);
+                    }
             }
         }
         if (x >= slots - 1)
-            finish_block(&d->end, first, mask, sums[slots - 1],
+            finish_block(&d->end, first, mask, wide, sums[slots - 1],
                          out + (size_t)(x - slots + 1) * (size_t)d->channels + first);
     }
 }
 
-VNNI static void depthwise(const struct int8_depthwise *d, const uint8_t *map, int first_row, int end_row,
-                           int first_block, int end_block, const uint8_t *residual, uint8_t *out)
+/* All kinds of rows, each compiled for its own. */
+INLINE void depthwise_any_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block,
+                              bool wide, uint8_t *out)
 {
+    if (d->kernel == 3 && d->stride == 1)
+        depthwise_row(d, rows, block, 3, 1, wide, out);
+    else if (d->kernel == 3)
+        depthwise_row(d, rows, block, 3, 2, wide, out);
+    else if (d->stride == 1)
+        depthwise_row(d, rows, block, 5, 1, wide, out);
+    else
+        depthwise_row(d, rows, block, 5, 2, wide, out);
+}
+
+VNNI static void depthwise(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
+                           int first_block, int end_block, const uint8_t *residual, void *out)
+{
+    const size_t row_bytes = ((size_t)d->in_width * (size_t)d->channels) << d->wide;
     (void)residual;
     for (int y = first_row; y < end_row; y++) {
         const uint8_t *rows[5];
         for (int ky = 0; ky < d->kernel; ky++) {
             const int iy = y * d->stride + ky - d->pad_top;
             const bool inside = iy >= 0 && iy < d->in_height;
-            rows[ky] = inside ? map + (size_t)iy * (size_t)d->in_width * (size_t)d->channels : NULL;
+            rows[ky] = inside ? (const uint8_t *)map + (size_t)iy * row_bytes : NULL;
         }
-        uint8_t *row = out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
+        uint8_t *row = (uint8_t *)out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
         for (int b = first_block; b < end_block; b++) {
-            if (d->kernel == 3 && d->stride == 1)
-                depthwise_row(d, rows, b, 3, 1, row);
-            else if (d->kernel == 3)
-                depthwise_row(d, rows, b, 3, 2, row);
-            else if (d->stride == 1)
-                depthwise_row(d, rows, b, 5, 1, row);
+            if (d->wide)
+                depthwise_any_row(d, rows, b, true, row);
             else
-                depthwise_row(d, rows, b, 5, 2, row);
+                depthwise_any_row(d, rows, b, false, row);
         }
     }
 }

@@ -1,24 +1,24 @@
 /* Layers of integer networks by plain loops, as docs/weights-format.md defines them. Tensors come and go as
- * the floats that their bytes stand for, and a byte's float tells the byte again. */
+ * the floats that their steps stand for, and a step's float tells the step again. */
 #include "backend/reference/reference.h"
 
 #include <math.h>
 
-/* The byte that `value` = scale * (byte - zero) came from. */
-static uint8_t byte_of(float value, float scale, int zero)
+/* The step that `value` = scale * (step - zero) came from, from 0 to most. */
+static uint16_t step_of(float value, float scale, int zero, int most)
 {
-    const double byte = rint((double)value / (double)scale) + zero;
-    return (uint8_t)(byte < 0 ? 0 : byte > 255 ? 255 : byte);
+    const double step = rint((double)value / (double)scale) + zero;
+    return (uint16_t)(step < 0 ? 0 : step > most ? most : step);
 }
 
 /* The pixels that were normalised. */
-static void load_image(const struct effnet_preprocess *p, const float *from, size_t count, uint8_t *to)
+static void load_image(const struct effnet_preprocess *p, const float *from, size_t count, uint16_t *to)
 {
     for (size_t i = 0; i < count; i++)
-        to[i] = (uint8_t)rint((double)from[i] * (double)p->std[i % 3] + (double)p->mean[i % 3]);
+        to[i] = (uint16_t)rint((double)from[i] * (double)p->std[i % 3] + (double)p->mean[i % 3]);
 }
 
-static void load(const struct effnet_layer *layer, const float *from, uint8_t *to)
+static void load(const struct effnet_layer *layer, const float *from, uint16_t *to)
 {
     const struct effnet_integer *integer = layer->integer;
     const size_t count = effnet_layer_in_size(layer, 0);
@@ -26,12 +26,13 @@ static void load(const struct effnet_layer *layer, const float *from, uint8_t *t
         load_image(integer->image, from, count, to);
         return;
     }
-    for (size_t i = 0; i < count; i++) to[i] = byte_of(from[i], integer->in_scale, integer->in_zero[0]);
+    for (size_t i = 0; i < count; i++)
+        to[i] = step_of(from[i], integer->in_scale, integer->in_zero[0], integer->in_most);
 }
 
 /* The sum of output channel `o` under one window, whose first row and column may lie outside the map: there
  * the products are zero. */
-static int32_t sum_window(const struct effnet_layer *layer, const uint8_t *map, int top, int left, int o)
+static int32_t sum_window(const struct effnet_layer *layer, const uint16_t *map, int top, int left, int o)
 {
     const struct effnet_integer *integer = layer->integer;
     const bool depthwise = layer->op == EFFNET_OP_DEPTHWISE;
@@ -42,7 +43,7 @@ static int32_t sum_window(const struct effnet_layer *layer, const uint8_t *map, 
     for (int t = 0; t < taps; t++) {
         const int y = top + t / layer->kernel, x = left + t % layer->kernel;
         if (y < 0 || y >= layer->in_height || x < 0 || x >= layer->in_width) continue;
-        const uint8_t *pixel = map + ((size_t)y * (size_t)layer->in_width + (size_t)x) * (size_t)in;
+        const uint16_t *pixel = map + ((size_t)y * (size_t)layer->in_width + (size_t)x) * (size_t)in;
         for (int c = first; c < end; c++)
             sum += ((int32_t)pixel[c] - integer->in_zero[c % 3]) * weight[(c - first) * taps + t];
     }
@@ -55,7 +56,7 @@ static float clip(enum effnet_activation activation, float x)
     return x < 0 ? 0 : x > 6 && activation == EFFNET_ACT_RELU6 ? 6 : x;
 }
 
-/* A sum in output steps, clipped, as the float that it stands for. `added` is the residual's byte. */
+/* A sum in output steps, clipped, as the float that it stands for. `added` is the residual's step. */
 static float finish(const struct effnet_layer *layer, int32_t sum, int o, int added)
 {
     const struct effnet_integer *integer = layer->integer;
@@ -64,12 +65,12 @@ static float finish(const struct effnet_layer *layer, int32_t sum, int o, int ad
     float steps = product;
     if (layer->residual >= 0)
         steps = fmaf((float)(added - integer->residual_zero), integer->residual_multiplier, product);
-    double byte = rint((double)steps) + integer->out_zero;
-    byte = byte < integer->low ? integer->low : byte > integer->high ? integer->high : byte;
-    return integer->out_scale * (float)((int)byte - integer->out_zero);
+    double step = rint((double)steps) + integer->out_zero;
+    step = step < integer->low ? integer->low : step > integer->high ? integer->high : step;
+    return integer->out_scale * (float)((int)step - integer->out_zero);
 }
 
-static void run_weighted(const struct effnet_layer *layer, const uint8_t *map, const float *residual,
+static void run_weighted(const struct effnet_layer *layer, const uint16_t *map, const float *residual,
                          float *output)
 {
     const struct effnet_integer *integer = layer->integer;
@@ -78,16 +79,16 @@ static void run_weighted(const struct effnet_layer *layer, const uint8_t *map, c
     for (int y = 0; y < layer->out_height; y++)
         for (int x = 0; x < layer->out_width; x++)
             for (int o = 0; o < layer->out_channels; o++, at++) {
-                const int added = residual
-                                      ? byte_of(residual[at], integer->residual_scale, integer->residual_zero)
-                                      : 0;
+                const int added = residual ? step_of(residual[at], integer->residual_scale,
+                                                     integer->residual_zero, EFFNET_MOST_BYTE)
+                                           : 0;
                 const int32_t sum = sum_window(layer, map, y * step - layer->pad_top,
                                                x * step - layer->pad_left, o);
                 output[at] = finish(layer, sum, o, added);
             }
 }
 
-static void run_pool(const struct effnet_layer *layer, const uint8_t *map, float *output)
+static void run_pool(const struct effnet_layer *layer, const uint16_t *map, float *output)
 {
     const size_t channels = (size_t)layer->in_channels;
     const size_t pixels = (size_t)layer->in_height * (size_t)layer->in_width;
@@ -100,7 +101,7 @@ static void run_pool(const struct effnet_layer *layer, const uint8_t *map, float
 }
 
 void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *residual,
-                              uint8_t *map, float *output)
+                              uint16_t *map, float *output)
 {
     load(layer, input, map);
     if (layer->op == EFFNET_OP_POOL)

@@ -110,7 +110,7 @@ static void run_scale(const struct effnet_layer *layer, const float *map, const 
 
 size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer)
 {
-    if (layer->integer) return effnet_layer_in_size(layer, 0);
+    if (layer->integer) return effnet_layer_in_size(layer, 0) * sizeof(uint16_t);
     size_t weights = layer->weight ? (size_t)(layer->parameters - layer->out_channels) : 0;
     return (weights + (size_t)layer->out_channels) * sizeof(double);
 }
@@ -125,7 +125,7 @@ void effnet_reference_compute(const struct effnet_layer *layer, int n, const flo
         const float *x = inputs[0] + i * effnet_layer_in_size(layer, 0), *second = NULL;
         if (layer->input_count > 1) second = inputs[1] + i * effnet_layer_in_size(layer, 1);
         if (layer->integer)
-            effnet_reference_integer(layer, x, second, (uint8_t *)workspace, output);
+            effnet_reference_integer(layer, x, second, (uint16_t *)workspace, output);
         else if (layer->op == EFFNET_OP_POOL)
             run_pool(layer, x, sums, output);
         else if (layer->op == EFFNET_OP_SCALE)

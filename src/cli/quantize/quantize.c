@@ -104,10 +104,10 @@ static void report_outputs(struct report *report, const effnet_model *model, con
                            const struct quantize_loss *loss)
 {
     static const struct column columns[] = {
-        {"name", "layer", VALUE_TEXT},          {"scale", "scale", VALUE_NUMBER},
-        {"zero", "zero", VALUE_NUMBER},         {"range", "range", VALUE_TEXT},
-        {"clipped", "clipped %", VALUE_NUMBER}, {"grown", "grown", VALUE_NUMBER},
-        {"snr_db", "SNR dB", VALUE_NUMBER},
+        {"name", "layer", VALUE_TEXT},    {"scale", "scale", VALUE_NUMBER},
+        {"zero", "zero", VALUE_NUMBER},   {"bits", "bits", VALUE_NUMBER},
+        {"range", "range", VALUE_TEXT},   {"clipped", "clipped %", VALUE_NUMBER},
+        {"grown", "grown", VALUE_NUMBER}, {"snr_db", "SNR dB", VALUE_NUMBER},
     };
     static const char *const ranges[] = {[QUANTIZE_MIN_MAX] = "min-max",
                                          [QUANTIZE_PERCENTILE] = "percentile",
@@ -118,11 +118,11 @@ static void report_outputs(struct report *report, const effnet_model *model, con
         const char *name = effnet_model_layer(model, i)->name;
         const struct quantize_output output = quantizer_output(q, i);
         if (i + 1 == layers)
-            report_row(report, "%s\t1\t0\tfloats\t0\t1\t%.1f", name, loss->layer_db[i]);
+            report_row(report, "%s\t1\t0\t32\tfloats\t0\t1\t%.1f", name, loss->layer_db[i]);
         else
-            report_row(report, "%s\t%.6g\t%d\t%s\t%.4f\t%.2f\t%.1f", name, (double)output.scale, output.zero,
-                       ranges[output.range], output.clipped_percent, (double)output.most_grown,
-                       loss->layer_db[i]);
+            report_row(report, "%s\t%.6g\t%d\t%d\t%s\t%.4f\t%.2f\t%.1f", name, (double)output.scale,
+                       output.zero, output.bits, ranges[output.range], output.clipped_percent,
+                       (double)output.most_grown, loss->layer_db[i]);
     }
     report_note(report, "SNR: of each output, with the layers before it of integers too.");
     report_note(report, "grown: the largest factor of a channel, by which the weights that read it shrink.");
