@@ -78,6 +78,7 @@ def test_report(plain_int8, b1_plain):
     assert all(row["range"] in ("min-max", "percentile", "least squares") for row in rows[:-1])
     assert all(row["snr_db"] > 15 for row in rows)
     assert all(row["grown"] >= 1 for row in rows[:-1]) and any(row["grown"] > 1.5 for row in rows[:-1])
+    assert rows[-2]["name"] == "pool" and rows[-2]["grown"] == 1  # features as large as the floats'
 
 
 def test_runs_as_the_reference(effnet, plain_int8):

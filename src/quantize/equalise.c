@@ -98,11 +98,13 @@ static void cap_member(const struct quantizer *q, int index, struct group *group
     const struct tensor *t = &q->tensors[index];
     const struct effnet_layer *layer = index > 0 ? effnet_model_layer(q->model, index - 1) : NULL;
     const double most = largest_reach(t);
+    const int pool = effnet_model_head_pool(q->model); /* what it gives are the features */
     for (int c = 0; c < t->channels; c++) {
         double cap = most / fmax(reach(t, c), most / MOST_GROW);
         if (layer && layer->activation == EFFNET_ACT_RELU6) cap = fmin(cap, 6 / (MARGIN * reach(t, c)));
         if (layer) cap = fmin(cap, weight_cap(q, layer, c, most / t->steps));
-        if (!layer || index == q->info->layer_count || t->steps == EFFNET_MOST_WIDE || reach(t, c) == 0)
+        if (!layer || index == q->info->layer_count || index - 1 == pool || t->steps == EFFNET_MOST_WIDE ||
+            reach(t, c) == 0)
             cap = 1;
         group->cap[c] = fmin(group->cap[c], fmax(cap, 1));
     }
