@@ -183,6 +183,38 @@ static void expect_unavailable(const effnet_model *model, const char *device, co
     if (!strstr(error.message, message)) fail_msg("\"%s\", not \"%s\"", error.message, message);
 }
 
+/* The smallest scales that the format allows; the stem's are floats 9 to 17 of the data. */
+static void test_smallest_scales(void **state)
+{
+    (void)state;
+    struct weights *w = weights_tiny_integer(1);
+    cJSON *stem = cJSON_GetObjectItem(w->network, "layers")->child;
+    cJSON_SetNumberValue(cJSON_GetObjectItem(stem, "output_scale"), 1e-9);
+    for (int c = 0; c < 9; c++) w->data[9 + c] = 1e-9f;
+    effnet_model_close(weights_open(w));
+}
+
+/* What no image and no layer gives is taken as the nearest step. */
+static void test_inputs_out_of_range(void **state)
+{
+    (void)state;
+    static const float values[] = {-1e30f, 1e30f, NAN, -1, 400};
+    effnet_model *model = weights_open(weights_tiny_integer(1));
+    for (int i = 0; i < 3; i++) {
+        const struct effnet_layer *l = effnet_model_layer(model, i);
+        const size_t size = effnet_layer_in_size(l, 0), out_size = effnet_layer_out_size(l);
+        float *input = malloc(size * sizeof *input), *output = malloc(out_size * sizeof *output);
+        for (size_t k = 0; k < size; k++) input[k] = values[k % 5];
+        const float *inputs[2] = {input, NULL};
+        struct effnet_error error;
+        assert_int_equal(effnet_reference_layer(model, i, 1, inputs, false, output, &error), EFFNET_OK);
+        for (size_t k = 0; k < out_size; k++) assert_true(isfinite(output[k]));
+        free(input);
+        free(output);
+    }
+    effnet_model_close(model);
+}
+
 static void test_sessions(void **state)
 {
     (void)state;
@@ -235,6 +267,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_is_the_definition),
         cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_smallest_scales),
+        cmocka_unit_test(test_inputs_out_of_range),
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_class_activation),
     };

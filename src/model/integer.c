@@ -76,7 +76,8 @@ static int take_tensors(struct safetensors *file, struct json_context *context,
     for (int c = 0; c < layer->out_channels; c++)
         if (!(to->weight_scale[c] >= TABLE_MIN_SCALE && to->weight_scale[c] <= TABLE_MAX_SCALE))
             return effnet_json_fail(context, "value %d is %g, not from %g to %g", c,
-                                    (double)to->weight_scale[c], TABLE_MIN_SCALE, TABLE_MAX_SCALE);
+                                    (double)to->weight_scale[c], (double)TABLE_MIN_SCALE,
+                                    (double)TABLE_MAX_SCALE);
     return EFFNET_OK;
 }
 

@@ -5,7 +5,8 @@
 #include "model/safetensors.h"
 #include "model/table.h"
 
-/* Sums stay below 2^30: this many products of a byte and a weight, and a bias, come to half of it each. */
+/* Sums stay below 2^30: this many products of a byte and a weight, and a bias, come to half of it each. Those
+ * of a wide input, of depthwise layers alone and so of TABLE_MAX_KERNEL^2 products, stay below 2^31. */
 #define INTEGER_MAX_TERMS  16384
 #define INTEGER_MAX_BIAS   (1 << 29)
 #define INTEGER_MAX_PIXELS (1 << 22) /* of a pool */

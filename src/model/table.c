@@ -268,7 +268,7 @@ static int read_output(const struct json_context *context, const struct json_fie
         effnet_json_int(context, fields[OUTPUT_ZERO].value, "output_zero", 0, output->most, &output->zero));
     if (!(output->scale >= TABLE_MIN_SCALE && output->scale <= TABLE_MAX_SCALE))
         return effnet_json_fail(context, "output_scale %g is not from %g to %g", (double)output->scale,
-                                TABLE_MIN_SCALE, TABLE_MAX_SCALE);
+                                (double)TABLE_MIN_SCALE, (double)TABLE_MAX_SCALE);
     return EFFNET_OK;
 }
 

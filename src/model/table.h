@@ -14,8 +14,8 @@
 #define TABLE_MAX_STRIDE   8
 
 /* Limits that keep what is worked out of an integer network's scales an ordinary float. */
-#define TABLE_MIN_SCALE 1e-9
-#define TABLE_MAX_SCALE 1e6
+#define TABLE_MIN_SCALE 1e-9f
+#define TABLE_MAX_SCALE 1e6f
 
 #define TABLE_IMAGE "image" /* what an input is called that no layer gives */
 

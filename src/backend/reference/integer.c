@@ -4,18 +4,23 @@
 
 #include <math.h>
 
+/* The nearest step from 0 to most; of NaN one of them. */
+static uint16_t to_step(double step, int most)
+{
+    return (uint16_t)fmin(most, fmax(0, rint(step)));
+}
+
 /* The step that `value` = scale * (step - zero) came from, from 0 to most. */
 static uint16_t step_of(float value, float scale, int zero, int most)
 {
-    const double step = rint((double)value / (double)scale) + zero;
-    return (uint16_t)(step < 0 ? 0 : step > most ? most : step);
+    return to_step(rint((double)value / (double)scale) + zero, most);
 }
 
 /* The pixels that were normalised. */
 static void load_image(const struct effnet_preprocess *p, const float *from, size_t count, uint16_t *to)
 {
     for (size_t i = 0; i < count; i++)
-        to[i] = (uint16_t)rint((double)from[i] * (double)p->std[i % 3] + (double)p->mean[i % 3]);
+        to[i] = to_step((double)from[i] * (double)p->std[i % 3] + (double)p->mean[i % 3], EFFNET_MOST_BYTE);
 }
 
 static void load(const struct effnet_layer *layer, const float *from, uint16_t *to)
