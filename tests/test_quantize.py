@@ -214,7 +214,7 @@ def test_evaluate_a_broken_image(effnet, b1_plain, labelled, tmp_path):
     (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--class-order", "sorted"], 64, "go with --evaluate"),
     (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "{tmp}/missing"], 66, "missing"),
     (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "{tmp}"], 66, "no image in"),
-    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "tests"], 65, "'fixtures' is no class"),
+    (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "docs"], 65, "'lab' is no class"),
     (["b1-plain", "-o", "{tmp}/out", "--random", "1", "--evaluate", "LICENSE"], 65, "LICENSE:1: 1 field"),
 ])
 def test_refused(effnet, b1_plain, tmp_path, arguments, status, message):
