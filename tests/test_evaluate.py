@@ -457,6 +457,18 @@ def test_outputs_that_cannot_be_written(evaluate, folder, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_output_that_is_an_image_is_left_alone(evaluate, folder, tmp_path):
+    """But --plot replaces its own drawing."""
+    drawing, image = tmp_path / "plot.svg", write_image(tmp_path / "image.png", 5)
+    assert evaluate("--plot", drawing, folder).returncode == 0
+    before = drawing.read_bytes(), image.read_bytes()
+    for option, output in [("--plot", image), ("--predictions", image), ("--predictions", drawing)]:
+        assert_one_line(evaluate(option, output, folder), OUTPUT, f"{output}: is an image, which is not overwritten")
+    assert (drawing.read_bytes(), image.read_bytes()) == before
+    drawing.write_text("<svg />")
+    assert evaluate("--plot", drawing, folder).returncode == 0 and drawing.read_bytes() == before[0]
+
+
 def test_decode(evaluate, folder):
     """The side of --device alone decodes on a GPU, which here is none."""
     same = evaluate("--format", "json", folder).stdout

@@ -144,6 +144,12 @@ def test_outputs_that_cannot_be_written(effnet, shards, build, tmp_path):
     assert_one_line(effnet("merge", "-o", "/dev/full", *parts), OUTPUT, "/dev/full")
 
 
+def test_output_that_is_an_image_is_left_alone(refused, shards, tmp_path):
+    parts = shards(2)
+    write_image(tmp_path / "image.png", 5)
+    refused(parts, OUTPUT, "image.png: is an image, which is not overwritten", output="image.png")
+
+
 # ---------------------------------------------------------------- what shards write for it
 
 

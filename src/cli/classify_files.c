@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { NOTE_EVERY_US = 500000 };
 
@@ -86,15 +85,6 @@ static int open_resume(struct classify_files *files, const struct classify_optio
     return status;
 }
 
-/* A slip of the shell's completion must not cost an image. */
-static int check_no_image(const struct output *output)
-{
-    if (!output->mode || !walk_is_image(output->final)) return EFFNET_OK;
-    struct stat status;
-    if (stat(output->final, &status) || status.st_size == 0) return EFFNET_OK;
-    return cli_fail(EFFNET_E_OUTPUT, "%s: is an image, which is not overwritten", output->name);
-}
-
 /* `ours`: what is there is an earlier run's. */
 static int open_outputs(struct classify_files *files, bool ours)
 {
@@ -115,7 +105,7 @@ static int name_outputs(struct classify_files *files, const struct classify_opti
     EFFNET_TRY(output_name(&files->results, options->output));
     if (options->resume && !files->results.final)
         return cli_fail(EFFNET_E_USAGE, "--resume: %s is no regular file", options->output);
-    EFFNET_TRY(check_no_image(&files->results));
+    if (options->output) EFFNET_TRY(output_check_no_image(options->output));
     if (files->parts && files->results.final) EFFNET_TRY(part_check_place(files->results.final));
     for (int i = 0; i < ARRAYS; i++) {
         struct output *array = &files->arrays[i];
@@ -123,7 +113,7 @@ static int name_outputs(struct classify_files *files, const struct classify_opti
         EFFNET_TRY(output_name(array, options->arrays[i]));
         if (!array->final)
             return cli_fail(EFFNET_E_USAGE, "%s: %s is no regular file", array_options[i], array->name);
-        EFFNET_TRY(check_no_image(array));
+        EFFNET_TRY(output_check_no_image(array->name));
         if (files->parts) EFFNET_TRY(part_check_place(array->final));
     }
     return EFFNET_OK;

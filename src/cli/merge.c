@@ -177,7 +177,10 @@ static int merge_parts(const struct merge_options *options)
 {
     struct merge merge = {.options = options};
     struct output output;
-    if (options->output) merge.output = realpath(options->output, NULL);
+    if (options->output) {
+        EFFNET_TRY(output_check_no_image(options->output));
+        merge.output = realpath(options->output, NULL);
+    }
     int status = read_parts(&merge);
     if (!status) status = check_complete(&merge);
     if (!status) {

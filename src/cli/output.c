@@ -1,6 +1,7 @@
 #include "cli/output.h"
 
 #include "cli/cli.h"
+#include "pipeline/walk.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -159,6 +160,14 @@ int output_check_not_read(const char *name, const char *input)
 {
     if (!name || !input || !strcmp(input, "-") || !output_same_place(name, input)) return EFFNET_OK;
     return cli_fail(EFFNET_E_USAGE, "%s: is read, and so not overwritten", name);
+}
+
+int output_check_no_image(const char *name)
+{
+    struct stat info;
+    if (stat(name, &info) || !S_ISREG(info.st_mode) || info.st_size == 0 || !walk_is_image(name))
+        return EFFNET_OK;
+    return cli_fail(EFFNET_E_OUTPUT, "%s: is an image, which is not overwritten", name);
 }
 
 int output_check_place(const char *name)

@@ -42,6 +42,8 @@ bool output_same_place(const char *a, const char *b);
 
 /* Refuses to write to what is read: a list, labels, weights. Either may be NULL; an input "-" is no file. */
 int output_check_not_read(const char *name, const char *input);
+/* A slip of the shell's completion must not cost an image: refuses to replace one. */
+int output_check_no_image(const char *name);
 
 /* For what is written in one go. Before long work: whether a file could be made there; */
 int output_check_place(const char *name);

@@ -123,7 +123,8 @@ static int evaluate(const struct evaluate_options *o)
     if (o->predictions && o->plot && output_same_place(o->predictions, o->plot))
         return cli_fail(EFFNET_E_USAGE, "evaluate: --predictions and --plot name the same file");
     if (o->predictions) EFFNET_TRY(output_check_place(o->predictions));
-    if (o->plot) EFFNET_TRY(output_check_place(o->plot));
+    if (o->predictions) EFFNET_TRY(output_check_no_image(o->predictions));
+    if (o->plot) EFFNET_TRY(plot_check_place(o->plot));
     int status = setup_open_model(&o->setup, &job.model);
     if (!status) status = check_not_read(o, job.model);
     if (!status) status = read_dataset(&job);

@@ -1,6 +1,7 @@
 #include "cli/evaluate/plot.h"
 
 #include "cli/evaluate/svg.h"
+#include "cli/file.h"
 #include "cli/output.h"
 #include "common/error.h"
 #include "common/utf8.h"
@@ -207,6 +208,18 @@ static void draw_confusions(FILE *out, const effnet_model *model, const struct m
                  i == 0 || i > shown.wrong_count ? "faint" : "", "start", -50, "%s", label);
     }
     for (int i = 0; i < shown.row_count; i++) draw_row(out, model, m, &shown, i);
+}
+
+int plot_check_place(const char *path)
+{
+    static const char svg[] = "<svg ";
+    char bytes[sizeof svg] = "";
+    const char *reason;
+    EFFNET_TRY(output_check_place(path));
+    FILE *file = file_open_regular(path, &reason);
+    const bool replaces_svg = file && fgets(bytes, sizeof bytes, file) && !strcmp(bytes, svg);
+    if (file) fclose(file);
+    return replaces_svg ? EFFNET_OK : output_check_no_image(path);
 }
 
 int plot_write(const char *path, const effnet_model *model, const struct metrics *m)

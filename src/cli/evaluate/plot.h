@@ -6,6 +6,9 @@
 #include "cli/evaluate/metrics.h"
 #include "effnet.h"
 
+/* Before long work: whether the plot may be written there. Of images it replaces SVGs alone, since it is one.
+ * Reports: EFFNET_E_OUTPUT. */
+int plot_check_place(const char *path);
 /* Reports its own failure. */
 int plot_write(const char *path, const effnet_model *model, const struct metrics *metrics);
 
