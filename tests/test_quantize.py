@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_model import write_tiny_model
+from cli_model import OUTPUT, assert_one_line, write_tiny_model
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -249,6 +250,26 @@ def test_does_not_overwrite_what_it_reads(effnet, b1_plain, labelled, tmp_path):
         done = effnet("quantize", weights, "-o", out, "--random", "1", "--evaluate", listed)
         assert done.returncode == 64 and "is read, and so not overwritten" in done.stderr
         assert digest(Path(out)) == before
+
+
+def test_overwrites_weights_alone(effnet, small, root, tmp_path):
+    """And says so before it calibrates."""
+    photo, notes, pipe, out = (tmp_path / name for name in ("photo.png", "notes.txt", "pipe", "out"))
+    shutil.copy(sorted((root / "samples").glob("*.png"))[0], photo)
+    notes.write_text("notes\n")
+    os.mkfifo(pipe)
+    before = digest(photo), digest(notes)
+    for path, words in [(photo, "is no safetensors file, and not overwritten"),
+                        (notes, "is no safetensors file, and not overwritten"),
+                        ("/dev/null", "is no regular file"), (pipe, "is no regular file")]:
+        done = effnet("quantize", small, "-o", path, "--calibrate", photo, tmp_path / "missing.png", timeout=60)
+        assert_one_line(done, OUTPUT, f"{path}: {words}")
+    assert (digest(photo), digest(notes)) == before
+    out.touch()
+    for _ in range(2):  # what is empty, and weights
+        done = effnet("quantize", small, "-o", out, "--calibrate", photo, "-q")
+        assert done.returncode == 0 and done.stderr == "" and out.stat().st_size
+    assert sorted(os.listdir(tmp_path)) == ["notes.txt", "out", "photo.png", "pipe"]
 
 
 def test_answers_of_lite1(effnet, lite1, photos, build, tmp_path, sanitized):

@@ -3,11 +3,13 @@
 
 #include "cli/cli.h"
 #include "cli/evaluate/dataset.h"
+#include "cli/file.h"
 #include "cli/images.h"
 #include "cli/output.h"
 #include "cli/quantize/accuracy.h"
 #include "cli/report.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -189,6 +191,23 @@ static int quantize_model(const struct quantize_options *o, const effnet_model *
     return status ? status : accuracy.first_failure;
 }
 
+/* A slip of the shell's completion must not cost an image: replaced are weights alone, by how they begin, and
+ * what is empty. */
+static int check_replaced(const char *path)
+{
+    enum { LENGTH_BYTES = 8 }; /* of a safetensors file's header, which is JSON */
+    char bytes[LENGTH_BYTES + 1];
+    const char *reason;
+    FILE *file = file_open_regular(path, &reason);
+    if (!file && errno == ENOENT) return EFFNET_OK;
+    if (!file) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, reason);
+    const size_t size = fread(bytes, 1, sizeof bytes, file);
+    const bool failed = ferror(file);
+    fclose(file);
+    if (!failed && (!size || (size == sizeof bytes && bytes[LENGTH_BYTES] == '{'))) return EFFNET_OK;
+    return cli_fail(EFFNET_E_OUTPUT, "%s: is no safetensors file, and not overwritten", path);
+}
+
 static int quantize(const struct quantize_options *o, char *const *operands, int count)
 {
     const struct setup setup = setup_of(o, operands[0]);
@@ -196,6 +215,7 @@ static int quantize(const struct quantize_options *o, char *const *operands, int
     effnet_model *model;
     EFFNET_TRY(output_check_place(o->output));
     EFFNET_TRY(output_check_not_read(o->output, o->evaluate));
+    EFFNET_TRY(check_replaced(o->output));
     EFFNET_TRY(setup_open_model(&setup, &model));
     struct crops crops = {.preprocess = &effnet_model_get_info(model)->preprocess};
     int status = output_check_not_read(o->output, effnet_model_get_info(model)->path);
@@ -227,7 +247,10 @@ int cmd_quantize(int argc, char **argv)
     };
     struct quantize_options o = {.seed = 1, .format = "text", .class_order = "names"};
     const struct option_spec options[] = {
-        TEXT('o', "output", "OUT", "the weights file to write", &o.output),
+        TEXT('o', "output", "OUT",
+             "the weights file to write; of files that are there, it replaces safetensors and\n"
+             "empty ones alone",
+             &o.output),
         FLAG(0, "calibrate", "what follows MODEL are images to calibrate with, and folders of them",
              &o.calibrate),
         INTEGER(0, "random", "N", "calibrate with N drawn images, for want of others: a worse network",
