@@ -91,6 +91,23 @@ def test_output_that_is_an_image_is_left_alone(classify, images, tmp_path):
     assert image.read_bytes() == before and os.listdir(tmp_path) == ["image.png"]
 
 
+@pytest.mark.parametrize("ending", [".partial", ".resume", ".shard"])
+def test_endings_of_what_is_made_beside_an_output(classify, images, tmp_path, ending):
+    """An output of such a name would be another's file: it, or a link to it, is refused."""
+    taken, link = tmp_path / f"a.csv{ending}", tmp_path / "link"
+    taken.write_bytes(b"")
+    link.symlink_to(taken)
+    for option in ("-o", "--logits", "--embeddings", "--cam"):
+        for name in (taken, link):
+            others = ["--logits" if option == "-o" else "-o", tmp_path / "a.csv"]
+            if option != "--cam":
+                others += ["--shard", "1/2"]
+            assert_one_line(classify(*others, option, name, *images), USAGE, f"{name}: no output may end in {ending}")
+    done = classify("-o", f"{tmp_path}/{{shard}}{ending}", *images)
+    assert_one_line(done, USAGE, f"00001-of-00001{ending}: no output may end in {ending}")
+    assert sorted(os.listdir(tmp_path)) == sorted([taken.name, "link"]) and not taken.read_bytes()
+
+
 def test_results_that_begin_as_an_image_does(classify, images, tmp_path):
     """BM, a BMP's two letters, are those of results whose first file is so named."""
     (tmp_path / "BMW.png").write_bytes(images[0].read_bytes())

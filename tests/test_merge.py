@@ -144,8 +144,10 @@ def test_outputs_that_cannot_be_written(effnet, shards, build, tmp_path):
     assert_one_line(effnet("merge", "-o", "/dev/full", *parts), OUTPUT, "/dev/full")
 
 
-def test_output_that_is_an_image_is_left_alone(refused, shards, tmp_path):
+def test_outputs_that_would_cost_another_file(refused, shards, tmp_path):
     parts = shards(2)
+    for name in (parts[0].name + ".shard", "new.partial", "new.resume"):
+        refused(parts, USAGE, f"{name}: no output may end in", output=name)
     write_image(tmp_path / "image.png", 5)
     refused(parts, OUTPUT, "image.png: is an image, which is not overwritten", output="image.png")
 

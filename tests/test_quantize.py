@@ -207,6 +207,7 @@ def test_evaluate_a_broken_image(effnet, b1_plain, labelled, tmp_path):
     (["b1-plain", "-o", "{tmp}/out", "--calibrate", "--random", "1", "x"], 64, "do not go together"),
     (["b1-plain", "-o", "{tmp}/out", "--random", "1", "x"], 64, "unexpected 'x'"),
     (["b1-plain", "-o", "{tmp}/out", "--random", "1025"], 64, "--random"),
+    (["b1-plain", "-o", "{tmp}/out.partial", "--random", "1"], 64, "no output may end in .partial"),
     (["nobody", "-o", "{tmp}/out", "--random", "1"], 66, "nobody"),
     (["b1-plain", "-o", "{tmp}/no/out", "--random", "1"], 74, "no/out"),
     (["b1-plain", "-o", "{tmp}/out", "--calibrate", "{tmp}/missing.png"], 66, "missing.png"),

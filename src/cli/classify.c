@@ -114,13 +114,15 @@ static int check_options(struct classify_options *o)
     return o->cam ? check_cam(o) : EFFNET_OK;
 }
 
-static int check_distinct(struct classify_options *o)
+static int check_names(struct classify_options *o)
 {
-    for (int i = 0; i < OUTPUTS; i++)
+    for (int i = 0; i < OUTPUTS; i++) {
+        if (*output_at(o, i)) EFFNET_TRY(output_check_ending(*output_at(o, i)));
         for (int k = 0; k < i; k++)
             if (*output_at(o, i) && *output_at(o, k) && output_same_place(*output_at(o, i), *output_at(o, k)))
                 return cli_fail(EFFNET_E_USAGE, "classify: %s and %s name the same file", output_options[k],
                                 output_options[i]);
+    }
     return EFFNET_OK;
 }
 
@@ -138,7 +140,7 @@ static int classify(struct classify_options *o)
         *name = names[i] = name_with_shard(*name, &o->inputs.shard);
         if (!names[i]) status = cli_fail_nomem("the outputs' names");
     }
-    if (!status) status = check_distinct(o);
+    if (!status) status = check_names(o);
     if (!status) status = classify_run(o);
     for (int i = 0; i < OUTPUTS; i++) free(names[i]);
     return status;

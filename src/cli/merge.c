@@ -178,6 +178,7 @@ static int merge_parts(const struct merge_options *options)
     struct merge merge = {.options = options};
     struct output output;
     if (options->output) {
+        EFFNET_TRY(output_check_ending(options->output));
         EFFNET_TRY(output_check_no_image(options->output));
         merge.output = realpath(options->output, NULL);
     }

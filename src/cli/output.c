@@ -170,8 +170,27 @@ int output_check_no_image(const char *name)
     return cli_fail(EFFNET_E_OUTPUT, "%s: is an image, which is not overwritten", name);
 }
 
+int output_check_ending(const char *name)
+{
+    static const char *const endings[] = {".partial", ".resume", ".shard"};
+    char *place = output_place(name); /* a link's ending is not what counts */
+    const char *path = place ? place : name;
+    const size_t length = strlen(path);
+    int status = EFFNET_OK;
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        const size_t ending = strlen(endings[i]);
+        if (length >= ending && !strcmp(path + length - ending, endings[i]))
+            status = cli_fail(EFFNET_E_USAGE,
+                              "%s: no output may end in %s, as files do that effnet makes beside one", name,
+                              endings[i]);
+    }
+    free(place);
+    return status;
+}
+
 int output_check_place(const char *name)
 {
+    EFFNET_TRY(output_check_ending(name));
     struct stat info;
     const bool there = !stat(name, &info);
     if (there && S_ISDIR(info.st_mode)) return fail(name, EISDIR);

@@ -45,7 +45,12 @@ int output_check_not_read(const char *name, const char *input);
 /* A slip of the shell's completion must not cost an image: refuses to replace one. */
 int output_check_no_image(const char *name);
 
-/* For what is written in one go. Before long work: whether a file could be made there; */
+/* Refuses the endings of what is made beside an output: it may be another output's, and would be lost.
+ * Reports: EFFNET_E_USAGE. */
+int output_check_ending(const char *name);
+
+/* For what is written in one go. Before long work: whether a file could be made there, and may be by its
+ * ending; */
 int output_check_place(const char *name);
 /* output_name and output_open; */
 int output_begin(struct output *output, const char *name);
