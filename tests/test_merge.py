@@ -167,3 +167,24 @@ def test_files_of_shards(classify, shards, photos, tmp_path):
     done = classify("-q", "-r", photos, "--shard", "1/2", "-o", tmp_path / "mine")
     assert_one_line(done, OUTPUT, mine, "in the way")
     assert mine.read_text() == "a shard of mine" and not (tmp_path / "mine").exists()
+
+
+def test_what_is_left_of_a_killed_shard_is_replaced(classify, photos, tmp_path):
+    """By how it begins; what is not effnet's is refused, before any work."""
+    partial, shard = tmp_path / "a.shard.partial", tmp_path / "a.shard"
+    for text in ["notes of mine", "effnet shard 2\n", "e!"]:
+        partial.write_text(text)
+        done = classify("-q", "-r", photos, "--shard", "1/2", "-o", tmp_path / "a")
+        assert_one_line(done, OUTPUT, f"{partial}: is in the way, and no file of effnet's")
+        assert partial.read_text() == text and os.listdir(tmp_path) == [partial.name]
+    for text in ["", "effnet sh", "effnet shard 1\nshard=1/2\n"]:
+        partial.write_text(text)
+        assert classify("-q", "-r", photos, "--shard", "1/2", "-o", tmp_path / "a").returncode in (0, DATA)
+        assert shard.read_text().startswith("effnet shard 1\n") and sorted(os.listdir(tmp_path)) == ["a", "a.shard"]
+
+
+@pytest.mark.parametrize("name", ["a.shard", "a.shard.partial"])
+def test_a_pipe_in_place_of_a_parts_file(classify, photos, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    done = classify("-q", "-r", photos, "--shard", "1/2", "-o", tmp_path / "a", timeout=60)
+    assert_one_line(done, OUTPUT, f"{tmp_path / name}: is in the way, and no file of effnet's")

@@ -1,6 +1,7 @@
 #include "cli/part.h"
 
 #include "cli/cli.h"
+#include "cli/file.h"
 #include "cli/output.h"
 #include "common/hash.h"
 
@@ -11,7 +12,7 @@
 
 #define MAGIC "effnet shard 1\n"
 
-enum { HEAD_BYTES = 192, FILE_BYTES = HEAD_BYTES + PART_RUN_BYTES };
+enum { MAGIC_BYTES = sizeof MAGIC - 1, HEAD_BYTES = 192, FILE_BYTES = HEAD_BYTES + PART_RUN_BYTES };
 
 /* NAME.shard; the caller's. NULL where memory is short, which is reported. */
 static char *name_of(const char *path)
@@ -22,17 +23,28 @@ static char *name_of(const char *path)
     return NULL;
 }
 
+/* Refuses what does not begin with MAGIC, as far as it goes; fewer bytes than `least` are refused, too. */
+static int check_ours(const char *name, size_t least)
+{
+    char bytes[MAGIC_BYTES];
+    const char *reason;
+    FILE *file = file_open_regular(name, &reason);
+    if (!file && errno == ENOENT) return EFFNET_OK;
+    const size_t size = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+    const bool ours = file && !ferror(file) && size >= least && !memcmp(bytes, MAGIC, size);
+    if (file) fclose(file);
+    return ours ? EFFNET_OK : cli_fail(EFFNET_E_OUTPUT, "%s: is in the way, and no file of effnet's", name);
+}
+
 int part_check_place(const char *path)
 {
-    char *name = name_of(path), bytes[sizeof MAGIC - 1];
+    struct output output = {0};
+    char *name = name_of(path);
     if (!name) return EFFNET_E_NOMEM;
-    FILE *file = fopen(name, "re");
-    const bool others = file ? fread(bytes, 1, sizeof bytes, file) != sizeof bytes ||
-                                   memcmp(bytes, MAGIC, sizeof bytes) != 0
-                             : errno != ENOENT;
-    if (file) fclose(file);
-    const int status = others ? cli_fail(EFFNET_E_OUTPUT, "%s: is in the way, and no file of effnet's", name)
-                              : EFFNET_OK;
+    int status = check_ours(name, MAGIC_BYTES);
+    if (!status) status = output_name(&output, name);
+    if (!status) status = check_ours(output.partial, 0); /* of a run that was killed */
+    output_close(&output, false);
     free(name);
     return status;
 }
