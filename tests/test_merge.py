@@ -188,3 +188,11 @@ def test_a_pipe_in_place_of_a_parts_file(classify, photos, tmp_path, name):
     os.mkfifo(tmp_path / name)
     done = classify("-q", "-r", photos, "--shard", "1/2", "-o", tmp_path / "a", timeout=60)
     assert_one_line(done, OUTPUT, f"{tmp_path / name}: is in the way, and no file of effnet's")
+
+
+def test_a_pipe_in_place_of_what_is_merged(effnet, shards):
+    part, = shards(1)
+    for pipe in part.with_name(part.name + ".shard"), part:
+        pipe.unlink()
+        os.mkfifo(pipe)
+        assert_one_line(effnet("merge", part, timeout=60), DATA, f"{pipe}: is no regular file")

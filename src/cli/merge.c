@@ -1,5 +1,6 @@
 /* effnet merge: the parts that shards have written become what one run would have. */
 #include "cli/cli.h"
+#include "cli/file.h"
 #include "cli/output.h"
 #include "cli/part.h"
 #include "cli/text.h"
@@ -144,8 +145,9 @@ static int copy_part(const struct merge_part *part, int64_t skip, struct output 
     char bytes[1 << 14];
     size_t size;
     uint64_t hash = HASH_START;
-    FILE *file = fopen(part->name, "re");
-    if (!file) return cli_fail(EFFNET_E_NOINPUT, "%s: %s", part->name, strerror(errno));
+    const char *reason;
+    FILE *file = file_open_regular(part->name, &reason);
+    if (!file) return cli_fail(EFFNET_E_NOINPUT, "%s: %s", part->name, reason);
     while (!ferror(output->file) && (size = fread(bytes, 1, sizeof bytes, file)) > 0) {
         const size_t left_out = (int64_t)size < skip ? size : (size_t)skip;
         skip -= (int64_t)left_out;

@@ -99,10 +99,11 @@ int part_read(const char *path, struct part *part)
 {
     char text[FILE_BYTES + 1], *name = name_of(path);
     if (!name) return EFFNET_E_NOMEM;
-    FILE *file = fopen(name, "re");
+    const char *reason;
+    FILE *file = file_open_regular(name, &reason);
     int status = EFFNET_OK;
     if (!file) {
-        status = cli_fail(EFFNET_E_NOINPUT, "%s: %s%s", name, strerror(errno),
+        status = cli_fail(errno ? EFFNET_E_NOINPUT : EFFNET_E_DATA, "%s: %s%s", name, reason,
                           errno == ENOENT ? "; classify --shard writes it beside its output" : "");
     } else {
         const size_t size = fread(text, 1, FILE_BYTES, file);
