@@ -103,6 +103,14 @@ def test_of_another_run(refused, shards, classify, photos, tmp_path):
         (["-m", write_tiny_model(tmp_path / "other.safetensors", seed=2)], ["weights="]),
     ]:
         refused([parts[0], shards(2, *options, name="other-{shard}")[1]], DATA, *words)
+    note = parts[1].with_name(parts[1].name + ".shard")
+    whole = note.read_text()
+    before, plan = whole.split("plan=")
+    for text in before, before + "\nplan=" + plan:  # another version's, or damaged
+        note.write_text(text)
+        refused(parts, DATA, f"{parts[1]}: is of a run with other options, and {parts[0]} of one with plan=")
+        refused(parts[::-1], DATA, f"{parts[0]}: is of a run with plan=default, and {parts[1]} of one with other options")
+    note.write_text(whole)
     (tmp_path / "more").mkdir()
     for path in photos.iterdir():
         (tmp_path / "more" / path.name).symlink_to(path)

@@ -159,6 +159,15 @@ def test_other_options_are_refused(command, images, tmp_path, options, words):
         assert done.returncode == DATA
 
 
+def test_options_that_end_early_are_refused(command, images, tmp_path):
+    arguments = broken_run(command, images, tmp_path)
+    resume = tmp_path / "out.resume"
+    header, records = resume.read_bytes()[:2048], resume.read_bytes()[2048:]
+    resume.write_bytes(header.split(b"shard=")[0].ljust(2048, b"\0") + records)
+    assert_one_line(run(command, "--resume", *arguments), USAGE,
+                    f"{resume} is of a run with other options, and this one has shard=1/1; to begin anew, remove it")
+
+
 def test_other_weights_and_files_are_refused(command, images, tmp_path):
     arguments = broken_run(command, images, tmp_path)
     other = write_tiny_model(tmp_path / "other.safetensors", seed=2)

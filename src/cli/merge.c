@@ -42,7 +42,7 @@ static int compare_runs(const struct merge *merge, const char *name, const struc
     if (part->shard.count != merge->first.shard.count)
         return cli_fail(EFFNET_E_DATA, "%s: is one of %" PRId64 " shards, and %s one of %" PRId64, name,
                         part->shard.count, merge->first_name, merge->first.shard.count);
-    if (text_skip_same_lines(&first, &this))
+    if (text_find_other_lines(&first, &this))
         return cli_fail(EFFNET_E_DATA, "%s: is of a run with %.*s, and %s of one with %.*s", name,
                         (int)strcspn(this, "\n"), this, merge->first_name, (int)strcspn(first, "\n"), first);
     if (part->columns == merge->first.columns) return EFFNET_OK;

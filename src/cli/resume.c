@@ -76,13 +76,11 @@ static void header_write(char header[RESUME_HEADER_BYTES], const char *options)
 /* Names the first option that differs. */
 static int compare_options(const struct resume *resume, const char *before, const char *now)
 {
-    if (!text_skip_same_lines(&before, &now)) return EFFNET_OK;
-    if (*before && *now)
-        return cli_fail(EFFNET_E_USAGE,
-                        "--resume: %s is of a run with %.*s, and this one has %.*s; to begin anew, "
-                        "remove it and what is .partial",
-                        resume->path, (int)strcspn(before, "\n"), before, (int)strcspn(now, "\n"), now);
-    return cli_fail(EFFNET_E_USAGE, "--resume: %s is of a run with other options", resume->path);
+    if (!text_find_other_lines(&before, &now)) return EFFNET_OK;
+    return cli_fail(EFFNET_E_USAGE,
+                    "--resume: %s is of a run with %.*s, and this one has %.*s; to begin anew, "
+                    "remove it and what is .partial",
+                    resume->path, (int)strcspn(before, "\n"), before, (int)strcspn(now, "\n"), now);
 }
 
 /* Opens the file and locks it; *existed tells whether it was there. */

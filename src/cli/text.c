@@ -70,15 +70,19 @@ bool text_is_slip(const char *word, const char *meant)
            (*word && *meant && word[0] == meant[1] && word[1] == meant[0] && !strcmp(word + 2, meant + 2));
 }
 
-bool text_skip_same_lines(const char **a, const char **b)
+bool text_find_other_lines(const char **a, const char **b)
 {
+    static const char no_line[] = "other options";
     while (**a && **b) {
         const size_t length = strcspn(*a, "\n");
-        if (length != strcspn(*b, "\n") || memcmp(*a, *b, length) != 0) return true;
+        if (length != strcspn(*b, "\n") || memcmp(*a, *b, length) != 0) break;
         *a += length + ((*a)[length] != '\0');
         *b += length + ((*b)[length] != '\0');
     }
-    return **a || **b;
+    if (!**a && !**b) return false;
+    if (strcspn(*a, "\n") == 0) *a = no_line;
+    if (strcspn(*b, "\n") == 0) *b = no_line;
+    return true;
 }
 
 bool json_add_text(cJSON *object, const char *key, const char *text, bool *whole)

@@ -21,8 +21,9 @@ void text_write_csv(FILE *out, const char *text);
  */
 bool text_is_slip(const char *word, const char *meant);
 
-/* Moves both past the lines that they begin with alike; false: they are the same to the end. */
-bool text_skip_same_lines(const char **a, const char **b);
+/* Of two runs' options, a line each: moves both to the first lines that differ, which messages name; where
+ * one has none there, to words for that. False: they are the same to the end. */
+bool text_find_other_lines(const char **a, const char **b);
 
 /* Adds text to a JSON object; bytes that are not UTF-8 become U+FFFD, and *whole, where that is not NULL,
  * tells whether there were none. False when memory is short. */
