@@ -316,6 +316,8 @@ def test_manual_page(root, tmp_path):
 @pytest.mark.parametrize("command, device, status, words", [
     ("classify", "cuda:0,0", USAGE, "cuda:0 is there twice"),
     ("classify", "cuda:0,1,0", USAGE, "cuda:0 is there twice"),
+    ("classify", "cuda:00,0", USAGE, "cuda:0 is there twice"),
+    ("classify", "cuda:1,10,0,01", USAGE, "cuda:01 is there twice"),
     ("classify", "cuda:" + ",".join(map(str, range(65))), USAGE, "more than 64 GPUs"),
     ("classify", "cuda:x,1", USAGE, "N in cuda:N is a number"),
     ("classify", "cuda:,1", USAGE, "N in cuda:N is a number"),

@@ -15,6 +15,16 @@ static void add_gpu(const struct effnet_device *device, void *context)
     snprintf(sessions->devices[sessions->count++], DEVICE_NAME_SIZE, "%s", device->name);
 }
 
+/* "cuda:00" is "cuda:0". */
+static bool same_device(const char *a, const char *b)
+{
+    a += strlen("cuda:");
+    b += strlen("cuda:");
+    while (a[0] == '0' && a[1]) a++;
+    while (b[0] == '0' && b[1]) b++;
+    return !strcmp(a, b);
+}
+
 /* "0,2": each but the first stands behind a comma. What is no number fails as a device's name. */
 static int add_numbers(const char *device, const char *numbers, struct sessions *sessions)
 {
@@ -24,7 +34,7 @@ static int add_numbers(const char *device, const char *numbers, struct sessions 
         char *name = sessions->devices[sessions->count++];
         snprintf(name, DEVICE_NAME_SIZE, "cuda:%.*s", (int)strcspn(at, ","), at);
         for (int i = 0; i < sessions->count - 1; i++)
-            if (!strcmp(sessions->devices[i], name))
+            if (same_device(sessions->devices[i], name))
                 return cli_fail(EFFNET_E_USAGE, "device \"%s\": %s is there twice", device, name);
     }
     return EFFNET_OK;
