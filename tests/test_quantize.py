@@ -257,7 +257,7 @@ def test_overwrites_weights_alone(effnet, small, root, tmp_path):
     """And says so before it calibrates."""
     photo, notes, pipe, out = (tmp_path / name for name in ("photo.png", "notes.txt", "pipe", "out"))
     shutil.copy(sorted((root / "samples").glob("*.png"))[0], photo)
-    notes.write_text("notes\n")
+    notes.write_text("[1, 2], {}\n")
     os.mkfifo(pipe)
     before = digest(photo), digest(notes)
     for path, words in [(photo, "is no safetensors file, and not overwritten"),

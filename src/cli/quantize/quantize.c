@@ -195,8 +195,9 @@ static int quantize_model(const struct quantize_options *o, const effnet_model *
  * what is empty. */
 static int check_replaced(const char *path)
 {
-    enum { LENGTH_BYTES = 8 }; /* of a safetensors file's header, which is JSON */
-    char bytes[LENGTH_BYTES + 1];
+    static const char start[] = "\0\0\0\0{"; /* half of the header's length, never 4 GB; the header, JSON */
+    enum { START_AT = 4, BYTES = START_AT + sizeof start - 1 };
+    char bytes[BYTES];
     const char *reason;
     FILE *file = file_open_regular(path, &reason);
     if (!file && errno == ENOENT) return EFFNET_OK;
@@ -204,7 +205,8 @@ static int check_replaced(const char *path)
     const size_t size = fread(bytes, 1, sizeof bytes, file);
     const bool failed = ferror(file);
     fclose(file);
-    if (!failed && (!size || (size == sizeof bytes && bytes[LENGTH_BYTES] == '{'))) return EFFNET_OK;
+    if (!failed && (!size || (size == BYTES && !memcmp(bytes + START_AT, start, sizeof start - 1))))
+        return EFFNET_OK;
     return cli_fail(EFFNET_E_OUTPUT, "%s: is no safetensors file, and not overwritten", path);
 }
 
