@@ -3,7 +3,8 @@
 # that holds make, git and ca-certificates, and a clone of this repository's last commit.
 #
 #   tests/fresh.sh SUITE                 bookworm, trixie
-#   tests/fresh.sh SUITE TEST_FILE...    of the Python tests, these alone
+#   tests/fresh.sh SUITE TEST_FILE...    of the Python tests, these alone, and kernels for one kind of GPU: where
+#                                        the rest runs in another way
 #
 # Needs root and debootstrap; says "skipped: ..." and exits with 77 where it cannot run. The root lives in a
 # mount and process namespace of its own and is removed at the end, also after a failure or Ctrl-C. Nothing of
@@ -16,8 +17,8 @@ cd "$(dirname "$0")/.."
 [ $# != 0 ] || { echo "usage: tests/fresh.sh SUITE [TEST_FILE...]" >&2; exit 64; }
 suite=$1
 shift
-check="make check"
-[ $# = 0 ] || check="make check PYTHON_TESTS='$*'"
+demo="make demo" check="make check"
+[ $# = 0 ] || demo="make demo CUDA_ARCHS=90" check="make check CUDA_ARCHS=90 PYTHON_TESTS='$*'"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/effnet-fresh
 
 skip() { echo "skipped: $*"; exit 77; }
@@ -89,7 +90,7 @@ run_inside() {
     copy_settings "$root"
     local variables=()
     mapfile -d '' -t variables < <(network_environment)
-    for command in "make demo" "$check"; do
+    for command in "$demo" "$check"; do
         echo "== $suite: $command"
         chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             "${variables[@]}" /bin/sh -c "cd /effnet && $command" </dev/null || {
