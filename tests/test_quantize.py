@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cli_model import OUTPUT, assert_one_line, write_tiny_model
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import photographs
@@ -240,7 +241,84 @@ def test_refuses_other_activations(effnet, b1_plain, tmp_path):
     path = tmp_path / "silu.safetensors"
     path.write_bytes(data.replace(rb'\"activation\":\"relu6\"', rb'\"activation\":\"silu\" ', 1))
     done = effnet("quantize", path, "-o", tmp_path / "out", "--random", "1", "-q")
-    assert done.returncode == 69 and "has activation silu; integer networks have none, relu and relu6" in done.stderr
+    assert done.returncode == 69 and "activation silu is not defined for integers: none, relu and relu6 are" in done.stderr
+
+
+def layer(op, channels, outputs, activation="none", **more):
+    row = {"op": op, "in": channels, "out": outputs, "activation": activation} | more
+    if op in ("conv", "depthwise"):
+        row = {"kernel": 3, "stride": 2, "pad": [0, 0, 1, 1]} | row
+    if op == "pool":
+        del row["activation"]
+    return row
+
+
+def small_layers(**others):
+    """A network's layers by name; `others` in place of, or behind, those of the name."""
+    return {
+        "stem": layer("conv", 3, 8, "relu6"),
+        "depthwise": layer("depthwise", 8, 8, "relu6"),
+        "project": layer("pointwise", 8, 8),
+        "pool": layer("pool", 8, 8),
+        "classifier": layer("linear", 8, 4),
+    } | others
+
+
+def write_network(path, layers, change=None, side=16, version="2", **preprocess):
+    """Writes seeded weights of these layers. change(tensors) changes them first."""
+    random = np.random.default_rng(1)
+    tensors = {}
+    for name, row in layers.items():
+        if row["op"] == "pool":
+            continue
+        shape = [row["out"], 1 if row["op"] == "depthwise" else row["in"]]
+        if row["op"] != "linear":
+            shape += [row.get("kernel", 1)] * 2
+        tensors[f"{name}.weight"] = random.normal(0, 0.3, shape).astype(np.float32)
+        tensors[f"{name}.bias"] = random.normal(0, 0.5, row["out"]).astype(np.float32)
+    if change:
+        change(tensors)
+    classes = list(layers.values())[-1]["out"]
+    rows = [{"name": name} | row for name, row in layers.items()]
+    save_file(tensors, path, {
+        "format": "effnet",
+        "format_version": version,
+        "network": json.dumps({"name": "t", "input": [3, side, side], "layers": rows}),
+        "preprocess": json.dumps({"short_side": side, "crop": side, "interpolation": "bicubic",
+                                  "mean": [127, 127, 127], "std": [128, 128, 128]} | preprocess),
+        "labels": json.dumps([{"id": "", "name": f"class {i}"} for i in range(classes)]),
+    })
+    return path
+
+
+@pytest.fixture
+def refuse(effnet, tmp_path):
+    """Quantizes the network, and wants one line that says why not; what was there stays, and nothing else."""
+    def run(weights, status, *words):
+        out = tmp_path / "out" / "t-int8.safetensors"
+        out.parent.mkdir()
+        out.write_bytes(b"a good file")
+        assert_one_line(effnet("quantize", weights, "-o", out, "--random", "2", "-q"), status, *words)
+        assert out.read_bytes() == b"a good file" and list(out.parent.iterdir()) == [out]
+    return run
+
+
+@pytest.mark.parametrize("layers, options, message", [
+    (small_layers(classifier=layer("linear", 8, 8, add="pool")), {},
+     "layer 'classifier': the last layer of an integer network adds nothing"),
+    (small_layers(stem=layer("conv", 3, 2048, "relu", stride=8), depthwise=layer("conv", 2048, 8)), {},
+     "layer 'depthwise': sums of 18432 products, integers' sums hold 16384"),
+    ({"pool": layer("pool", 3, 3), "classifier": layer("linear", 3, 4)}, {},
+     "layer 'pool': pool of the image is not defined"),
+    ({"stem": layer("conv", 3, 1, stride=1, pad=[1, 1, 1, 1]), "pool": layer("pool", 1, 1),
+      "classifier": layer("linear", 1, 4)}, {"side": 2050},
+     "layer 'pool': the mean of 4202500 pixels, integers' sums hold 4194304"),
+    (small_layers(), {"mean": [-200, 0, 300]}, "layer 'stem': takes the image, whose mean -200 is no byte"),
+    (small_layers(image=layer("linear", 4, 4)), {"version": "1"}, "layer 'image': the name stands for what"),
+], ids=["the last adds", "terms", "pool of the image", "large pool", "mean", "a layer called image"])
+def test_refuses_what_integers_cannot_be(refuse, tmp_path, layers, options, message):
+    """Before any image is run."""
+    refuse(write_network(tmp_path / "t.safetensors", layers, **options), 69, f"network t: {message}")
 
 
 def test_does_not_overwrite_what_it_reads(effnet, b1_plain, labelled, tmp_path):

@@ -12,6 +12,18 @@ static void at_layer(struct json_context *context, const struct effnet_layer *la
     effnet_json_where(context, "network: layer %d '%s'", index, layer->name);
 }
 
+struct integer_reason effnet_integer_image_reason(const struct effnet_preprocess *preprocess)
+{
+    struct integer_reason reason = {""};
+    for (int c = 0; c < 3 && !reason.text[0]; c++) {
+        const double mean = rint((double)preprocess->mean[c]);
+        if (!(mean >= 0 && mean <= 255))
+            snprintf(reason.text, sizeof reason.text, "takes the image, whose mean %g is no byte",
+                     (double)preprocess->mean[c]);
+    }
+    return reason;
+}
+
 /* What the layer reads, and what its output is clipped to. */
 static int set_zeros(const struct json_context *context, const struct table_output *outputs, int index,
                      const struct effnet_preprocess *preprocess, const struct effnet_layer *layer,
@@ -28,18 +40,13 @@ static int set_zeros(const struct json_context *context, const struct table_outp
         const double six = rint(6 / (double)output->scale) + output->zero;
         if (six < to->high) to->high = (int)six;
     }
-    for (int c = 0; c < 3; c++) {
-        if (layer->inputs[0] != EFFNET_IMAGE) {
-            to->in_zero[c] = outputs[layer->inputs[0]].zero;
-            continue;
-        }
-        const double mean = rint((double)preprocess->mean[c]);
-        if (!(mean >= 0 && mean <= 255))
-            return effnet_json_fail(context, "takes the image, whose mean %g is no byte",
-                                    (double)preprocess->mean[c]);
-        to->in_zero[c] = (int)mean;
-    }
     to->image = layer->inputs[0] == EFFNET_IMAGE ? preprocess : NULL;
+    if (to->image) {
+        const struct integer_reason reason = effnet_integer_image_reason(preprocess);
+        if (reason.text[0]) return effnet_json_fail(context, "%s", reason.text);
+    }
+    for (int c = 0; c < 3; c++)
+        to->in_zero[c] = to->image ? (int)rint((double)preprocess->mean[c]) : outputs[layer->inputs[0]].zero;
     to->in_scale = to->image ? 1 : outputs[layer->inputs[0]].scale;
     to->in_most = to->image ? EFFNET_MOST_BYTE : outputs[layer->inputs[0]].most;
     if (layer->residual < 0) return EFFNET_OK;

@@ -11,6 +11,15 @@
 #define INTEGER_MAX_BIAS   (1 << 29)
 #define INTEGER_MAX_PIXELS (1 << 22) /* of a pool */
 
+/* table_integer.c: why a layer cannot be of integers; text[0] is 0 where it can. last: it is the network's
+ * last. */
+struct integer_reason {
+    char text[128];
+};
+struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *layer, bool last);
+/* integer.c: why one that reads the image cannot. */
+struct integer_reason effnet_integer_image_reason(const struct effnet_preprocess *preprocess);
+
 /* The layers' integer parts: what effnet_layer.integer points into. */
 struct integer_parts {
     struct effnet_integer *layers; /* [layer_count] */

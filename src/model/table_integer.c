@@ -3,27 +3,31 @@
 #include "model/integer.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
-/* Whether integers can do the layer. */
-static int check_layer(const struct json_context *context, const struct effnet_layer *layer)
+struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *layer, bool last)
 {
     const int64_t terms = (int64_t)(layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels) *
                           layer->kernel * layer->kernel;
     const int64_t pixels = (int64_t)layer->in_height * layer->in_width;
-    if (layer->op == EFFNET_OP_SCALE) return effnet_json_fail(context, "scale is not defined for integers");
-    if (layer->activation > EFFNET_ACT_RELU6)
-        return effnet_json_fail(context,
-                                "activation %s is not defined for integers: none, relu and relu6 are",
-                                effnet_activation_name(layer->activation));
-    if (layer->op == EFFNET_OP_POOL && layer->inputs[0] == EFFNET_IMAGE)
-        return effnet_json_fail(context, "pool of the image is not defined for integers");
-    if (layer->op == EFFNET_OP_POOL && pixels > INTEGER_MAX_PIXELS)
-        return effnet_json_fail(context, "the mean of %" PRId64 " pixels, integers' sums hold %d", pixels,
-                                INTEGER_MAX_PIXELS);
-    if (layer->op != EFFNET_OP_POOL && terms > INTEGER_MAX_TERMS)
-        return effnet_json_fail(context, "sums of %" PRId64 " products, integers' sums hold %d", terms,
-                                INTEGER_MAX_TERMS);
-    return EFFNET_OK;
+    struct integer_reason reason = {""};
+    const size_t size = sizeof reason.text;
+    if (last && layer->residual >= 0)
+        snprintf(reason.text, size, "the last layer of an integer network adds nothing");
+    else if (layer->op == EFFNET_OP_SCALE)
+        snprintf(reason.text, size, "scale is not defined for integers");
+    else if (layer->activation > EFFNET_ACT_RELU6)
+        snprintf(reason.text, size, "activation %s is not defined for integers: none, relu and relu6 are",
+                 effnet_activation_name(layer->activation));
+    else if (layer->op == EFFNET_OP_POOL && layer->inputs[0] == EFFNET_IMAGE)
+        snprintf(reason.text, size, "pool of the image is not defined for integers");
+    else if (layer->op == EFFNET_OP_POOL && pixels > INTEGER_MAX_PIXELS)
+        snprintf(reason.text, size, "the mean of %" PRId64 " pixels, integers' sums hold %d", pixels,
+                 INTEGER_MAX_PIXELS);
+    else if (layer->op != EFFNET_OP_POOL && terms > INTEGER_MAX_TERMS)
+        snprintf(reason.text, size, "sums of %" PRId64 " products, integers' sums hold %d", terms,
+                 INTEGER_MAX_TERMS);
+    return reason;
 }
 
 /* Wide outputs have one kind of reader, whose sums are of few products. */
@@ -51,11 +55,10 @@ int effnet_table_check_integer(struct json_context *context, struct layer_table 
         effnet_json_where(context, "network: layer %d '%s'", i, table->layers[i].name);
         if (i == last && table->outputs[i].scale > 0)
             return effnet_json_fail(context, "the last layer takes no output_scale: it gives floats");
-        if (i == last && table->layers[i].residual >= 0)
-            return effnet_json_fail(context, "the last layer of an integer network adds nothing");
         if (i < last && table->outputs[i].scale == 0)
             return effnet_json_fail(context, "has no output_scale, which other layers have");
-        EFFNET_TRY(check_layer(context, &table->layers[i]));
+        const struct integer_reason reason = effnet_integer_layer_reason(&table->layers[i], i == last);
+        if (reason.text[0]) return effnet_json_fail(context, "%s", reason.text);
         EFFNET_TRY(check_sources(context, table, &table->layers[i]));
     }
     return EFFNET_OK;

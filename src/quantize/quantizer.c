@@ -1,4 +1,5 @@
 #include "common/error.h"
+#include "model/integer.h"
 #include "quantize/internal.h"
 
 #include <math.h>
@@ -16,16 +17,14 @@ static int check_network(const effnet_model *model, struct effnet_error *error)
         return effnet_fail(error, EFFNET_E_UNAVAILABLE, "network %s is of integers already", info->network);
     for (int i = 0; i < info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(model, i);
-        if (layer->op == EFFNET_OP_SCALE)
-            return effnet_fail(error, EFFNET_E_UNAVAILABLE,
-                               "network %s: layer '%s' is a scale, which integer networks do not have",
-                               info->network, layer->name);
-        if (layer->activation > EFFNET_ACT_RELU6)
-            return effnet_fail(
-                error, EFFNET_E_UNAVAILABLE,
-                "network %s: layer '%s' has activation %s; integer networks have none, relu and "
-                "relu6",
-                info->network, layer->name, effnet_activation_name(layer->activation));
+        struct integer_reason reason = effnet_integer_layer_reason(layer, i + 1 == info->layer_count);
+        if (!reason.text[0] && layer->inputs[0] == EFFNET_IMAGE)
+            reason = effnet_integer_image_reason(&info->preprocess);
+        if (!strcmp(layer->name, TABLE_IMAGE)) /* as a layer of version 1 may be called */
+            strcpy(reason.text, "the name stands for what an integer network takes");
+        if (reason.text[0])
+            return effnet_fail(error, EFFNET_E_UNAVAILABLE, "network %s: layer '%s': %s", info->network,
+                               layer->name, reason.text);
     }
     return EFFNET_OK;
 }
