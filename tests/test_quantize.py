@@ -321,6 +321,26 @@ def test_refuses_what_integers_cannot_be(refuse, tmp_path, layers, options, mess
     refuse(write_network(tmp_path / "t.safetensors", layers, **options), 69, f"network t: {message}")
 
 
+def test_what_does_not_open_takes_no_place(refuse, tmp_path):
+    """A step of what 'sum' adds is of a dead channel's large weights, and all of 'sum' is small."""
+    def change(tensors):
+        tensors["stem.weight"][0], tensors["stem.bias"][0] = 0, -1
+        tensors["large.weight"][:], tensors["large.bias"][:] = 0, 0
+        tensors["large.weight"][:, 0] = 1e8
+        tensors["sum.weight"] *= 1e-3
+        tensors["sum.bias"] *= 1e-3
+    layers = {"stem": layer("conv", 3, 8, "relu6"), "large": layer("pointwise", 8, 8),
+              "sum": layer("pointwise", 8, 8, inputs=["stem"], add="large"),
+              "pool": layer("pool", 8, 8), "classifier": layer("linear", 8, 4)}
+    refuse(write_network(tmp_path / "t.safetensors", layers, change), 65, "t-int8.safetensors: not written: ",
+           "layer 2 'sum': a step of what it adds is ")
+
+
+def test_writes_regular_files_alone(effnet, small):
+    done = effnet("quantize", small, "-o", "/dev/null", "--random", "1", "-q")
+    assert_one_line(done, 74, "/dev/null: is no regular file")
+
+
 def test_does_not_overwrite_what_it_reads(effnet, b1_plain, labelled, tmp_path):
     weights, listed = shutil.copy(b1_plain, tmp_path), tmp_path / "list.csv"
     listed.write_text(f"{labelled[1][0]},1\n")

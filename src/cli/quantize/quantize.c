@@ -14,6 +14,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { RANDOM_MAX = 1024, IMAGES_MAX = 4096, COMPARED_MAX = 32 };
 
@@ -84,7 +85,8 @@ static void show_progress(void *context, int done, int total)
     if (!o->quiet) progress_show("quantize: image", done, total);
 }
 
-static int write_file(const struct quantizer *q, const char *path)
+/* The weights take their place after they have been opened: a good file of that name stays if they do not. */
+static int write_file(const struct quantizer *q, const char *path, effnet_model **integer)
 {
     struct effnet_error error;
     struct output output;
@@ -94,7 +96,11 @@ static int write_file(const struct quantizer *q, const char *path)
     int status = output_begin(&output, path);
     if (!status) {
         fwrite(bytes, 1, size, output.file);
-        status = output_end(&output, output_check(&output));
+        status = output_check(&output);
+        if (!status) status = output_flush(&output);
+        if (!status && effnet_model_open(output.partial, integer, &error))
+            status = cli_fail(error.status, "%s: not written: %s", path, error.message);
+        status = output_end(&output, status);
     }
     free(bytes);
     return status;
@@ -182,8 +188,7 @@ static int quantize_model(const struct quantize_options *o, const effnet_model *
     if (quantizer_calibrate(q, crops->pixels, crops->count, show_progress, (void *)o, &error))
         status = cli_fail_library(&error);
     progress_clear();
-    if (!status) status = write_file(q, o->output);
-    if (!status && effnet_model_open(o->output, &integer, &error)) status = cli_fail_library(&error);
+    if (!status) status = write_file(q, o->output, &integer);
     if (!status && evaluated) status = accuracy_measure(model, integer, &setup, evaluated, &accuracy);
     if (!status) status = print_report(o, model, integer, q, crops, evaluated ? &accuracy : NULL);
     effnet_model_close(integer);
