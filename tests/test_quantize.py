@@ -321,6 +321,20 @@ def test_refuses_what_integers_cannot_be(refuse, tmp_path, layers, options, mess
     refuse(write_network(tmp_path / "t.safetensors", layers, **options), 69, f"network t: {message}")
 
 
+def scale_weights(*names, factor):
+    def change(tensors):
+        for name in names:
+            tensors[f"{name}.weight"] *= np.float32(factor)
+    return change
+
+
+def test_refuses_infinity(refuse, tmp_path):
+    layers = small_layers(stem=layer("conv", 3, 8, "relu"), depthwise=layer("depthwise", 8, 8, "relu"))
+    change = scale_weights("stem", "depthwise", factor=1e30)
+    refuse(write_network(tmp_path / "t.safetensors", layers, change), 65,
+           "network t: layer 'depthwise' gives infinity or NaN")
+
+
 def test_what_does_not_open_takes_no_place(refuse, tmp_path):
     """A step of what 'sum' adds is of a dead channel's large weights, and all of 'sum' is small."""
     def change(tensors):

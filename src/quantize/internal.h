@@ -46,8 +46,9 @@ static inline struct tensor *quantize_tensor(const struct quantizer *q, int laye
 }
 
 /* observe.c: one image's outputs, layer by layer. visit is told of each, [height * width][channels], and of
- * the image, as layer EFFNET_IMAGE. */
-typedef void quantize_visitor(void *context, int layer, const float *values, size_t pixels);
+ * the image, as layer EFFNET_IMAGE; its failure ends the run. */
+typedef int quantize_visitor(void *context, int layer, const float *values, size_t pixels,
+                             struct effnet_error *error);
 int quantize_run(effnet_session *session, const effnet_model *model, const uint8_t *pixels,
                  quantize_visitor *visit, void *context, struct effnet_error *error);
 

@@ -44,11 +44,12 @@ static int run_layers(struct run *run, const uint8_t *pixels, quantize_visitor *
 {
     const struct effnet_model_info *info = effnet_model_get_info(run->model);
     effnet_reference_normalise(&info->preprocess, 1, pixels, run->image);
-    visit(context, EFFNET_IMAGE, run->image, (size_t)info->height * (size_t)info->width);
+    EFFNET_TRY(visit(context, EFFNET_IMAGE, run->image, (size_t)info->height * (size_t)info->width, error));
     for (int i = 0; i < info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(run->model, i);
         EFFNET_TRY(run_layer(run, i, error));
-        visit(context, i, run->outputs[i], (size_t)layer->out_height * (size_t)layer->out_width);
+        const size_t pixels_out = (size_t)layer->out_height * (size_t)layer->out_width;
+        EFFNET_TRY(visit(context, i, run->outputs[i], pixels_out, error));
         forget(run, i);
     }
     return EFFNET_OK;

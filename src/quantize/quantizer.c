@@ -114,8 +114,20 @@ void quantizer_close(struct quantizer *q)
 
 /* ---------------------------------------------------------------- calibrating */
 
+/* Sums of finite floats are finite doubles. The image is finite by its mean and std. */
+static int check_finite(const struct quantizer *q, int layer, struct effnet_error *error)
+{
+    const struct tensor *t = quantize_tensor(q, layer);
+    bool finite = true;
+    for (int c = 0; c < t->channels; c++) finite = finite && isfinite(t->mean[c]);
+    if (finite || layer == EFFNET_IMAGE) return EFFNET_OK;
+    return effnet_fail(error, EFFNET_E_DATA, "network %s: layer '%s' gives infinity or NaN", q->info->network,
+                       effnet_model_layer(q->model, layer)->name);
+}
+
 /* The first time through the images: extremes and sums. */
-static void add_moments(void *context, int layer, const float *values, size_t pixels)
+static int add_moments(void *context, int layer, const float *values, size_t pixels,
+                       struct effnet_error *error)
 {
     const struct quantizer *q = context;
     struct tensor *t = quantize_tensor(q, layer);
@@ -127,6 +139,7 @@ static void add_moments(void *context, int layer, const float *values, size_t pi
             t->mean[c] += x;
             t->square[c] += x * x;
         }
+    return check_finite(q, layer, error);
 }
 
 /* The image's are of its pixels less their rounded mean. */
@@ -171,17 +184,20 @@ static void start_histograms(struct quantizer *q)
 }
 
 /* The second time. */
-static void add_to_histogram(void *context, int layer, const float *values, size_t pixels)
+static int add_to_histogram(void *context, int layer, const float *values, size_t pixels,
+                            struct effnet_error *error)
 {
+    (void)error;
     const struct quantizer *q = context;
     struct tensor *t = quantize_tensor(q, layer);
     quantize_add_covariances(q, layer, values);
     const float bins = t->most > t->least ? (float)(QUANTIZE_BINS / (t->most - t->least)) : 0;
     for (size_t p = 0; p < pixels; p++, values += t->channels)
         for (int c = 0; c < t->channels; c++) {
-            const int bin = (int)((values[c] * t->grow[c] - (float)t->least) * bins);
-            t->histogram[bin < 0 ? 0 : bin < QUANTIZE_BINS ? bin : QUANTIZE_BINS - 1]++;
+            const float at = (values[c] * t->grow[c] - (float)t->least) * bins; /* may be beyond a float */
+            t->histogram[!(at > 0) ? 0 : at < QUANTIZE_BINS ? (int)at : QUANTIZE_BINS - 1]++;
         }
+    return EFFNET_OK;
 }
 
 /* A step of a layer's output is no smaller than one of its sums, by the largest step that its weights may
@@ -258,22 +274,25 @@ struct pair {
     bool integer;           /* which network it is now */
 };
 
-static void visit_pair(void *context, int layer, const float *values, size_t pixels)
+static int visit_pair(void *context, int layer, const float *values, size_t pixels,
+                      struct effnet_error *error)
 {
+    (void)error;
     const struct pair *pair = context;
-    if (layer == EFFNET_IMAGE) return;
+    if (layer == EFFNET_IMAGE) return EFFNET_OK;
     const struct tensor *t = quantize_tensor(pair->q, layer);
     float *wanted = pair->wanted[layer];
     if (!pair->integer) {
         memcpy(wanted, values, pixels * (size_t)t->channels * sizeof *wanted);
-        return;
+        return EFFNET_OK;
     }
     for (size_t p = 0; p < pixels; p++, values += t->channels, wanted += t->channels)
         for (int c = 0; c < t->channels; c++) {
-            const double want = (double)wanted[c], error = (double)values[c] / (double)t->grow[c] - want;
+            const double want = (double)wanted[c], off = (double)values[c] / (double)t->grow[c] - want;
             pair->signal[layer] += want * want;
-            pair->noise[layer] += error * error;
+            pair->noise[layer] += off * off;
         }
+    return EFFNET_OK;
 }
 
 static int largest(const float *values, int count)
