@@ -335,6 +335,35 @@ def test_refuses_infinity(refuse, tmp_path):
            "network t: layer 'depthwise' gives infinity or NaN")
 
 
+def test_refuses_large_scales(refuse, tmp_path):
+    layers = small_layers(stem=layer("conv", 3, 8, "relu"), depthwise=layer("depthwise", 8, 8, "relu"))
+    refuse(write_network(tmp_path / "t.safetensors", layers, scale_weights("stem", factor=1e9)), 69,
+           "network t: layer 'depthwise': a step of its output would be ", ", integer networks have up to 1e+06")
+
+
+def test_refuses_large_weights_of_the_last_layer(refuse, tmp_path):
+    refuse(write_network(tmp_path / "t.safetensors", small_layers(), scale_weights("classifier", factor=1e10)), 69,
+           "network t: layer 'classifier', output channel 0: a step of its weights would be ")
+
+
+@pytest.mark.parametrize("case", ["dead by its bias", "saturated by its bias", "no weights"])
+def test_multipliers_are_at_most_one(effnet, tmp_path, case):
+    """Of channels whose weights need steps of no size, or biases larger steps than the output has."""
+    def change(tensors):
+        if case == "no weights":
+            tensors["stem.weight"] *= 3e7
+            tensors["depthwise.weight"][:] = tensors["depthwise.bias"][:] = 0
+        else:
+            tensors["depthwise.bias"][0] = -1e8 if case.startswith("dead") else 1e8
+    layers = small_layers(stem=layer("conv", 3, 8, "relu")) if case == "no weights" else small_layers()
+    out = tmp_path / "out.safetensors"
+    weights = write_network(tmp_path / "t.safetensors", layers, change)
+    done = effnet("quantize", weights, "-o", out, "--random", "8", "-q", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["layers"]
+    assert all(row["snr_db"] > 15 for row in rows), rows
+
+
 def test_what_does_not_open_takes_no_place(refuse, tmp_path):
     """A step of what 'sum' adds is of a dead channel's large weights, and all of 'sum' is small."""
     def change(tensors):

@@ -6,6 +6,7 @@
 #include "quantize/quantize.h"
 
 enum { QUANTIZE_BINS = 4096 };
+#define QUANTIZE_LEAST_WEIGHT_SCALE 1e-8 /* also where all weights are 0 */
 
 struct tensor {
     int channels;

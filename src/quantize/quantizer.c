@@ -200,8 +200,8 @@ static int add_to_histogram(void *context, int layer, const float *values, size_
     return EFFNET_OK;
 }
 
-/* A step of a layer's output is no smaller than one of its sums, by the largest step that its weights may
- * have (docs/weights-format.md, m). */
+/* A step of a layer's output is no smaller than one of its sums, or of its mean, by the largest step that its
+ * weights may have (docs/weights-format.md, m). */
 static double least_step(const struct quantizer *q, const struct effnet_layer *layer)
 {
     const int inputs = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
@@ -212,17 +212,26 @@ static double least_step(const struct quantizer *q, const struct effnet_layer *l
                 most = fmax(most, fabs((double)quantize_weight(q, layer, o, i, t)));
     const int from = layer->inputs[0];
     const double in_step = from == EFFNET_IMAGE ? 1 : (double)quantize_tensor(q, from)->scale;
-    return fmax(1e-6, 1.001 * most / 127 * in_step);
+    const double weight_step = layer->op == EFFNET_OP_POOL ? 1 / ((double)layer->in_height * layer->in_width)
+                                                           : fmax(most / 127, QUANTIZE_LEAST_WEIGHT_SCALE);
+    return fmax(1e-6, 1.001 * weight_step * in_step);
 }
 
-static void choose_ranges(struct quantizer *q)
+/* Of all layers, before those that read them. The last one gives floats. */
+static int choose_ranges(struct quantizer *q, struct effnet_error *error)
 {
     for (int i = 0; i < q->info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(q->model, i);
         struct tensor *t = quantize_tensor(q, i);
         t->least_step = least_step(q, layer);
         quantize_choose_range(t, layer->activation != EFFNET_ACT_NONE);
+        if (i + 1 < q->info->layer_count && !((double)t->scale <= TABLE_MAX_SCALE))
+            return effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                               "network %s: layer '%s': a step of its output would be %g, integer networks "
+                               "have up to %g",
+                               q->info->network, layer->name, (double)t->scale, TABLE_MAX_SCALE);
     }
+    return EFFNET_OK;
 }
 
 static int run_all(struct quantizer *q, const uint8_t *pixels, int n, quantize_visitor *visit,
@@ -246,7 +255,7 @@ int quantizer_calibrate(struct quantizer *q, const uint8_t *pixels, int n,
     EFFNET_TRY(quantize_equalise(q, error));
     start_histograms(q);
     EFFNET_TRY(run_all(q, pixels, n, add_to_histogram, progress, context, n, error));
-    choose_ranges(q);
+    EFFNET_TRY(choose_ranges(q, error));
     quantize_end_covariances(q);
     return EFFNET_OK;
 }

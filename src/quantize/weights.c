@@ -1,15 +1,17 @@
 /* Weights of 8 bits, a scale an output channel, and biases that make up for the means of what rounding them
  * takes. */
 #include "common/error.h"
+#include "model/table.h"
 #include "quantize/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum { MOST = 127, GRID = 40, SWEEPS = 20 };
-#define GRID_STEP 0.01 /* of the largest weight */
-#define MOST_BIAS (1 << 28)
-#define RIDGE     0.01 /* of the mean variance */
+#define GRID_STEP       0.01 /* of the largest weight */
+#define MOST_BIAS       (1 << 28)
+#define MOST_MULTIPLIER 0.9995 /* 1, less what rounding it may take */
+#define RIDGE           0.01   /* of the mean variance */
 
 /* Index of an input channel's weights, of output channel `o`. */
 static int inputs_of(const struct effnet_layer *layer)
@@ -145,6 +147,7 @@ static void round_channel(const struct quantizer *q, const struct effnet_layer *
 {
     const struct tensor *in = quantize_tensor(q, layer->inputs[0]);
     const int inputs = inputs_of(layer), taps = layer->kernel * layer->kernel, size = inputs * taps;
+    const int index = (int)(layer - effnet_model_layer(q->model, 0));
     const double step = layer->inputs[0] == EFFNET_IMAGE ? 1 : (double)in->scale;
     for (int i = 0; i < inputs; i++) {
         const int c = channel_of(layer, o, i);
@@ -153,7 +156,10 @@ static void round_channel(const struct quantizer *q, const struct effnet_layer *
     }
     const double wanted = bias_of(q, layer, o);
     double s = choose_scale(r->w, r->square, inputs, taps);
-    s = fmax(s, fmax(1e-8, fabs(wanted) / step / MOST_BIAS)); /* all weights may be 0 */
+    s = fmax(s, fmax(QUANTIZE_LEAST_WEIGHT_SCALE, fabs(wanted) / step / MOST_BIAS));
+    /* A bias beyond MOST_BIAS steps of the output clips all that is seen, and stays one that does. */
+    if (index + 1 < q->info->layer_count)
+        s = fmin(s, MOST_MULTIPLIER * (double)quantize_tensor(q, index)->scale / step);
     *scale = (float)s;
     round_together(r->w, r->c, size, (double)*scale, r->bytes, r->off, r->slope);
     double off = 0; /* the mean of what rounding the weights adds */
@@ -180,10 +186,16 @@ int quantize_layer(const struct quantizer *q, int index, int8_t *weight, int32_t
                         .slope = numbers + size * (size + 3)};
     room.w = (float *)(numbers + size * (size + 4));
     room.bytes = (int *)(room.w + size);
-    for (int o = 0; o < layer->out_channels; o++) {
+    int status = EFFNET_OK;
+    for (int o = 0; !status && o < layer->out_channels; o++) {
         if (o == 0 || layer->op == EFFNET_OP_DEPTHWISE) load_inputs(q, layer, index, o, room.c, room.mean);
         round_channel(q, layer, o, &room, weight + (size_t)o * size, &bias[o], &scale[o]);
+        if (!((double)scale[o] <= TABLE_MAX_SCALE))
+            status = effnet_fail(error, EFFNET_E_UNAVAILABLE,
+                                 "network %s: layer '%s', output channel %d: a step of its weights would be "
+                                 "%g, integer networks have up to %g",
+                                 q->info->network, layer->name, o, (double)scale[o], TABLE_MAX_SCALE);
     }
     free(memory);
-    return EFFNET_OK;
+    return status;
 }
