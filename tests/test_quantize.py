@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,53 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import photographs
+
+
+def layer(op, channels, outputs, activation="none", **more):
+    row = {"op": op, "in": channels, "out": outputs, "activation": activation} | more
+    if op in ("conv", "depthwise"):
+        row = {"kernel": 3, "stride": 2, "pad": [0, 0, 1, 1]} | row
+    if op == "pool":
+        del row["activation"]
+    return row
+
+
+def small_layers(**others):
+    """A network's layers by name; `others` in place of, or behind, those of the name."""
+    return {
+        "stem": layer("conv", 3, 8, "relu6"),
+        "depthwise": layer("depthwise", 8, 8, "relu6"),
+        "project": layer("pointwise", 8, 8),
+        "pool": layer("pool", 8, 8),
+        "classifier": layer("linear", 8, 4),
+    } | others
+
+
+def write_network(path, layers, change=None, side=16, version="2", **preprocess):
+    """Writes seeded weights of these layers. change(tensors) changes them first."""
+    random = np.random.default_rng(1)
+    tensors = {}
+    for name, row in layers.items():
+        if row["op"] == "pool":
+            continue
+        shape = [row["out"], 1 if row["op"] == "depthwise" else row["in"]]
+        if row["op"] != "linear":
+            shape += [row.get("kernel", 1)] * 2
+        tensors[f"{name}.weight"] = random.normal(0, 0.3, shape).astype(np.float32)
+        tensors[f"{name}.bias"] = random.normal(0, 0.5, row["out"]).astype(np.float32)
+    if change:
+        change(tensors)
+    classes = list(layers.values())[-1]["out"]
+    rows = [{"name": name} | row for name, row in layers.items()]
+    save_file(tensors, path, {
+        "format": "effnet",
+        "format_version": version,
+        "network": json.dumps({"name": "t", "input": [3, side, side], "layers": rows}),
+        "preprocess": json.dumps({"short_side": side, "crop": side, "interpolation": "bicubic",
+                                  "mean": [127, 127, 127], "std": [128, 128, 128]} | preprocess),
+        "labels": json.dumps([{"id": "", "name": f"class {i}"} for i in range(classes)]),
+    })
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +154,22 @@ def test_same_file_again(effnet, plain_int8, b1_plain, small, tmp_path, sanitize
         assert digest(out) == digest(plain_int8[0])
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: one thread in any case")
+def test_threads(build, tmp_path):
+    """With --threads 1 there is never another: not to calibrate, nor to compare, which takes some tenths of a second."""
+    weights = write_network(tmp_path / "t.safetensors", small_layers(), side=256)
+    command = [build / "effnet", "quantize", weights, "-o", tmp_path / "out", "--random", "32", "-q", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        most = 0
+        while process.poll() is None:
+            try:
+                most = max(most, len(os.listdir(f"/proc/{process.pid}/task")))
+            except FileNotFoundError:
+                break
+            time.sleep(0.001)
+    assert process.returncode == 0 and most == 1
+
+
 def test_drawn_images_get_a_line(effnet, small, tmp_path):
     done = effnet("quantize", small, "-o", tmp_path / "out", "--random", "1")
     assert done.returncode == 0
@@ -171,6 +236,20 @@ def test_evaluate_with_labels(effnet, b1_plain, labelled, tmp_path, how):
     assert report["fp32_top1"] == pytest.approx(share * (len(paths) - 2), abs=0.01)
     assert report["int8_top1"] == pytest.approx(share * sum(map(int.__eq__, integers, labels)), abs=0.01)
     assert report["evaluated_same"] == sum(map(int.__eq__, integers, floats)) > 0
+
+
+def test_evaluate_a_list_from_a_pipe(effnet, small, labelled, tmp_path):
+    """It can be read once: all of its lines count."""
+    source, sink = os.pipe()
+    with os.fdopen(sink, "w") as file:
+        file.writelines(f"{path},1\n" for path in labelled[1])
+    try:
+        done = effnet("quantize", small, "-o", tmp_path / "out", "--random", "1", "-q", "--format", "json", "--evaluate",
+                      f"/dev/fd/{source}", pass_fds=[source])
+    finally:
+        os.close(source)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["evaluated_images"] == len(labelled[1])
 
 
 def test_evaluate_without_labels(effnet, b1_plain, labelled, plain_int8, tmp_path):
@@ -242,53 +321,6 @@ def test_refuses_other_activations(effnet, b1_plain, tmp_path):
     path.write_bytes(data.replace(rb'\"activation\":\"relu6\"', rb'\"activation\":\"silu\" ', 1))
     done = effnet("quantize", path, "-o", tmp_path / "out", "--random", "1", "-q")
     assert done.returncode == 69 and "activation silu is not defined for integers: none, relu and relu6 are" in done.stderr
-
-
-def layer(op, channels, outputs, activation="none", **more):
-    row = {"op": op, "in": channels, "out": outputs, "activation": activation} | more
-    if op in ("conv", "depthwise"):
-        row = {"kernel": 3, "stride": 2, "pad": [0, 0, 1, 1]} | row
-    if op == "pool":
-        del row["activation"]
-    return row
-
-
-def small_layers(**others):
-    """A network's layers by name; `others` in place of, or behind, those of the name."""
-    return {
-        "stem": layer("conv", 3, 8, "relu6"),
-        "depthwise": layer("depthwise", 8, 8, "relu6"),
-        "project": layer("pointwise", 8, 8),
-        "pool": layer("pool", 8, 8),
-        "classifier": layer("linear", 8, 4),
-    } | others
-
-
-def write_network(path, layers, change=None, side=16, version="2", **preprocess):
-    """Writes seeded weights of these layers. change(tensors) changes them first."""
-    random = np.random.default_rng(1)
-    tensors = {}
-    for name, row in layers.items():
-        if row["op"] == "pool":
-            continue
-        shape = [row["out"], 1 if row["op"] == "depthwise" else row["in"]]
-        if row["op"] != "linear":
-            shape += [row.get("kernel", 1)] * 2
-        tensors[f"{name}.weight"] = random.normal(0, 0.3, shape).astype(np.float32)
-        tensors[f"{name}.bias"] = random.normal(0, 0.5, row["out"]).astype(np.float32)
-    if change:
-        change(tensors)
-    classes = list(layers.values())[-1]["out"]
-    rows = [{"name": name} | row for name, row in layers.items()]
-    save_file(tensors, path, {
-        "format": "effnet",
-        "format_version": version,
-        "network": json.dumps({"name": "t", "input": [3, side, side], "layers": rows}),
-        "preprocess": json.dumps({"short_side": side, "crop": side, "interpolation": "bicubic",
-                                  "mean": [127, 127, 127], "std": [128, 128, 128]} | preprocess),
-        "labels": json.dumps([{"id": "", "name": f"class {i}"} for i in range(classes)]),
-    })
-    return path
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ struct covariance {
 struct quantizer {
     const effnet_model *model;
     const struct effnet_model_info *info;
+    int threads;                    /* of sessions; 0: as many as the process may use */
     effnet_session *session;        /* fp32, a unit a layer */
     struct tensor *tensors;         /* [layer_count + 1] */
     struct covariance *covariances; /* [layer_count] */

@@ -25,7 +25,8 @@ struct quantize_loss {
     int same;         /* images whose most probable class stayed */
 };
 
-/* Opens the network's own session, on the CPU. The model must outlive the quantizer. EFFNET_E_UNAVAILABLE for
+/* Opens the network's own session, on the CPU, of so many threads (0: as many as the process may use), as
+ * quantizer_compare does the other's. The model must outlive the quantizer. EFFNET_E_UNAVAILABLE for
  * networks with what integers are not defined for, named. */
 int quantizer_open(const effnet_model *model, int threads, struct quantizer **out,
                    struct effnet_error *error);

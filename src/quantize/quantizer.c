@@ -64,7 +64,7 @@ static int open_tensor(struct tensor *t, int channels, struct effnet_error *erro
     return EFFNET_OK;
 }
 
-static int build(struct quantizer *q, int threads, struct effnet_error *error)
+static int build(struct quantizer *q, struct effnet_error *error)
 {
     q->tensors = calloc((size_t)q->info->layer_count + 1, sizeof *q->tensors);
     if (!q->tensors) return effnet_fail_nomem(error, "tensors", sizeof *q->tensors);
@@ -74,7 +74,8 @@ static int build(struct quantizer *q, int threads, struct effnet_error *error)
     for (int i = 0; i < q->info->layer_count; i++)
         if (is_wide(q->model, i)) quantize_tensor(q, i)->steps = EFFNET_MOST_WIDE;
     EFFNET_TRY(quantize_open_covariances(q, error));
-    const struct effnet_session_options options = {.device = "cpu", .precision = "fp32", .threads = threads};
+    const struct effnet_session_options options = {
+        .device = "cpu", .precision = "fp32", .threads = q->threads};
     return effnet_session_open(q->model, &options, &q->session, error);
 }
 
@@ -86,7 +87,8 @@ int quantizer_open(const effnet_model *model, int threads, struct quantizer **ou
     if (!q) return effnet_fail_nomem(error, "quantizer", sizeof *q);
     q->model = model;
     q->info = effnet_model_get_info(model);
-    const int status = build(q, threads, error);
+    q->threads = threads;
+    const int status = build(q, error);
     if (status)
         quantizer_close(q);
     else
@@ -344,7 +346,7 @@ static int compare_images(struct pair *pair, const effnet_model *integer, const 
         if (!pair->wanted[i]) return effnet_fail_nomem(error, "a layer's output", bytes);
     }
     effnet_session *session;
-    const struct effnet_session_options options = {.device = "cpu"};
+    const struct effnet_session_options options = {.device = "cpu", .threads = q->threads};
     EFFNET_TRY(effnet_session_open(integer, &options, &session, error));
     int status = EFFNET_OK;
     loss->same = 0;
