@@ -19,9 +19,10 @@ int accuracy_dataset(const char *path, const effnet_model *model, const struct d
     struct stat status;
     if (stat(path, &status)) return cli_fail(EFFNET_E_NOINPUT, "%s: %s", path, strerror(errno));
     const bool is_folder = S_ISDIR(status.st_mode);
+    const bool is_image = S_ISREG(status.st_mode) && walk_is_image(path); /* what it read of a pipe is lost */
     if (is_folder) EFFNET_TRY(folders_list(path, &names, &folders));
     folders_free(names, folders);
-    if (is_folder ? !folders : walk_is_image(path)) return dataset_read_images(operands, 1, out);
+    if (is_folder ? !folders : is_image) return dataset_read_images(operands, 1, out);
     return is_folder ? dataset_read_folders(path, model, sorted, out)
                      : dataset_read_csv(path, columns, model, out);
 }
