@@ -128,14 +128,23 @@ def source(root, build, sanitized, tmp_path):
 def test_weights_of_integers(source, root):
     made, stamp = source / "weights/b1-plain-int8.safetensors", source / "weights/cache/b1-plain-int8/made.sha256"
 
-    def make_weights():
-        return run(source / "tools/make_weights.sh", "b1-plain-int8", cwd=source)
+    def make_weights(program="build/effnet"):
+        return run(source / "tools/make_weights.sh", "b1-plain-int8", cwd=source,
+                   env={**os.environ, "PIP_NO_INDEX": "1", "EFFNET": program})
 
     made.write_text("my own")
     done = make_weights()
     assert done.returncode == CANNOT_CREATE and made.name in done.stderr.splitlines()[-1], done.stderr
     assert made.read_text() == "my own"
     made.unlink()
+
+    # It breaks off once the weights are written: the next run is not kept from making them.
+    interrupted = source / "interrupted"
+    interrupted.write_text('#!/bin/sh\nbuild/effnet "$@" && kill -INT $PPID && exit 1\n')
+    interrupted.chmod(0o755)
+    assert make_weights("./interrupted").returncode != 0 and not made.exists() and not stamp.exists()
+    (stamp.parent / "crops" / "999.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (stamp.parent / f"{made.name}.partial").write_text("half")
     done = make_weights()
     assert done.returncode == 0, done.stderr
     assert made.stat().st_size < 0.27 * made.with_name("b1-plain.safetensors").stat().st_size

@@ -62,6 +62,7 @@ int8_hashes() {
 make_int8() {
     make_network "${1%-int8}"
     folder=weights/cache/$1 stamp=weights/cache/$1/made.sha256 out=weights/$1.safetensors
+    new=$folder/$1.safetensors # takes its place right before its stamp: without one it would be somebody's own
     if [ -f "$stamp" ] && int8_hashes "$1" 2>/dev/null | cmp -s - "$stamp"; then
         return
     fi
@@ -76,10 +77,12 @@ make_int8() {
     tools/setup.sh --photos
     tools/fetch_wheels.sh tools/requirements-photos.txt .cache/photos
     mkdir -p "$folder"
+    rm -rf "$folder/crops" "$new" "$new.partial" # of a run that broke off
     env PYTHONDONTWRITEBYTECODE=1 .venv/bin/python tools/photographs.py "$folder/crops" $int8_crops $int8_seed
     echo "effnet: quantizing: $out, with what each layer loses in $folder/report.txt" >&2
-    "$EFFNET" quantize "weights/${1%-int8}.safetensors" -o "$out" -q --calibrate "$folder/crops" >"$folder/report.txt"
+    "$EFFNET" quantize "weights/${1%-int8}.safetensors" -o "$new" -q --calibrate "$folder/crops" >"$folder/report.txt"
     rm -r "$folder/crops"
+    mv "$new" "$out"
     int8_hashes "$1" >"$stamp"
 }
 
