@@ -14,7 +14,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { RANDOM_MAX = 1024, IMAGES_MAX = 4096, COMPARED_MAX = 32 };
 
