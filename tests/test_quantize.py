@@ -327,11 +327,11 @@ def test_refuses_other_activations(effnet, b1_plain, tmp_path):
 def refuse(effnet, tmp_path):
     """Quantizes the network, and wants one line that says why not; what was there stays, and nothing else."""
     def run(weights, status, *words):
-        out = tmp_path / "out" / "t-int8.safetensors"
+        out, good = tmp_path / "out" / "t-int8.safetensors", (2).to_bytes(8, "little") + b"{}"
         out.parent.mkdir()
-        out.write_bytes(b"a good file")
+        out.write_bytes(good)
         assert_one_line(effnet("quantize", weights, "-o", out, "--random", "2", "-q"), status, *words)
-        assert out.read_bytes() == b"a good file" and list(out.parent.iterdir()) == [out]
+        assert out.read_bytes() == good and list(out.parent.iterdir()) == [out]
     return run
 
 
