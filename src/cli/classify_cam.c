@@ -3,11 +3,11 @@
  * A file of this kind is known by its first text, "Software", which also holds a hash of the image's name. So
  * a later run, or one that goes on, replaces the map of the same image, and nothing else. */
 #include "cli/classify.h"
+#include "cli/file.h"
 #include "cli/heatmap.h"
 #include "common/hash.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <png.h>
 #include <search.h>
@@ -16,7 +16,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define SOFTWARE "effnet class activation map "
 #define SUFFIX   ".png"
@@ -62,13 +61,10 @@ static bool begins_with(const char *bytes, size_t size, size_t at, const char *e
 static enum owner find_owner(const char *path, uint64_t *image)
 {
     char bytes[KNOWN_BYTES + 1] = "";
-    struct stat status;
+    const char *reason;
     *image = 0;
-    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT ? NOBODY : OTHERS;
-    const bool regular = !fstat(fd, &status) && S_ISREG(status.st_mode);
-    const ssize_t got = regular ? read(fd, bytes, KNOWN_BYTES) : -1;
-    close(fd);
+    const ssize_t got = file_read_start(path, bytes, KNOWN_BYTES, &reason);
+    if (got < 0 && errno == ENOENT) return NOBODY;
     if (got < 0 || !begins_with(bytes, (size_t)got, 0, file_start, START_BYTES) ||
         !begins_with(bytes, (size_t)got, TEXT_AT, file_text, sizeof file_text - 1))
         return OTHERS;

@@ -28,11 +28,9 @@ static int check_ours(const char *name, size_t least)
 {
     char bytes[MAGIC_BYTES];
     const char *reason;
-    FILE *file = file_open_regular(name, &reason);
-    if (!file && errno == ENOENT) return EFFNET_OK;
-    const size_t size = file ? fread(bytes, 1, sizeof bytes, file) : 0;
-    const bool ours = file && !ferror(file) && size >= least && !memcmp(bytes, MAGIC, size);
-    if (file) fclose(file);
+    const ssize_t size = file_read_start(name, bytes, sizeof bytes, &reason);
+    if (size < 0 && errno == ENOENT) return EFFNET_OK;
+    const bool ours = size >= 0 && (size_t)size >= least && !memcmp(bytes, MAGIC, (size_t)size);
     return ours ? EFFNET_OK : cli_fail(EFFNET_E_OUTPUT, "%s: is in the way, and no file of effnet's", name);
 }
 
@@ -100,20 +98,14 @@ int part_read(const char *path, struct part *part)
     char text[FILE_BYTES + 1], *name = name_of(path);
     if (!name) return EFFNET_E_NOMEM;
     const char *reason;
-    FILE *file = file_open_regular(name, &reason);
+    const ssize_t size = file_read_start(name, text, FILE_BYTES, &reason);
     int status = EFFNET_OK;
-    if (!file) {
+    text[size > 0 ? size : 0] = '\0';
+    if (size < 0)
         status = cli_fail(errno ? EFFNET_E_NOINPUT : EFFNET_E_DATA, "%s: %s%s", name, reason,
                           errno == ENOENT ? "; classify --shard writes it beside its output" : "");
-    } else {
-        const size_t size = fread(text, 1, FILE_BYTES, file);
-        text[size] = '\0';
-        if (ferror(file))
-            status = cli_fail(EFFNET_E_NOINPUT, "%s: %s", name, strerror(errno));
-        else if (size == FILE_BYTES || strlen(text) != size || !parse(text, part))
-            status = cli_fail(EFFNET_E_DATA, "%s: is not what classify --shard has written", name);
-        fclose(file);
-    }
+    else if (size == FILE_BYTES || strlen(text) != (size_t)size || !parse(text, part))
+        status = cli_fail(EFFNET_E_DATA, "%s: is not what classify --shard has written", name);
     free(name);
     return status;
 }

@@ -213,12 +213,11 @@ static void draw_confusions(FILE *out, const effnet_model *model, const struct m
 int plot_check_place(const char *path)
 {
     static const char svg[] = "<svg ";
-    char bytes[sizeof svg] = "";
+    char bytes[sizeof svg - 1];
     const char *reason;
     EFFNET_TRY(output_check_place(path));
-    FILE *file = file_open_regular(path, &reason);
-    const bool replaces_svg = file && fgets(bytes, sizeof bytes, file) && !strcmp(bytes, svg);
-    if (file) fclose(file);
+    const bool replaces_svg = file_read_start(path, bytes, sizeof bytes, &reason) == (ssize_t)sizeof bytes &&
+                              !memcmp(bytes, svg, sizeof bytes);
     return replaces_svg ? EFFNET_OK : output_check_no_image(path);
 }
 

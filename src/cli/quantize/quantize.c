@@ -203,14 +203,10 @@ static int check_replaced(const char *path)
     enum { START_AT = 4, BYTES = START_AT + sizeof start - 1 };
     char bytes[BYTES];
     const char *reason;
-    FILE *file = file_open_regular(path, &reason);
-    if (!file && errno == ENOENT) return EFFNET_OK;
-    if (!file) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, reason);
-    const size_t size = fread(bytes, 1, sizeof bytes, file);
-    const bool failed = ferror(file);
-    fclose(file);
-    if (!failed && (!size || (size == BYTES && !memcmp(bytes + START_AT, start, sizeof start - 1))))
-        return EFFNET_OK;
+    const ssize_t size = file_read_start(path, bytes, BYTES, &reason);
+    if (size < 0 && errno == ENOENT) return EFFNET_OK;
+    if (size < 0) return cli_fail(EFFNET_E_OUTPUT, "%s: %s", path, reason);
+    if (!size || (size == BYTES && !memcmp(bytes + START_AT, start, sizeof start - 1))) return EFFNET_OK;
     return cli_fail(EFFNET_E_OUTPUT, "%s: is no safetensors file, and not overwritten", path);
 }
 
