@@ -51,11 +51,14 @@ def classify(source, target, *, model="lite1", k=5, column=None, name_column="pa
              batch=32, rows=256):
     """Reads `source`, writes the folder `target`. column None: files, else that Parquet column has their bytes. `rows` go
     to an actor at a time."""
+    # Reading and writing wait for no core: actors may hold all that there are, or that are left when a node is lost.
+    beside = {"ray_remote_args": {"num_cpus": 0}, "concurrency": actors}
     if column is None:
-        images = ray.data.read_binary_files(source, include_paths=True)
+        images = ray.data.read_binary_files(source, include_paths=True, **beside)
         name_column, column = "path", "bytes"
     else:
-        images = ray.data.read_parquet(source).select_columns([name_column, column])
+        ray.data.DataContext.get_current().use_datasource_v2 = False  # it lists files by tasks that take a core
+        images = ray.data.read_parquet(source, columns=[name_column, column], **beside)
     predictions = images.map_batches(
         Classifier,
         fn_constructor_args=(model, "cuda" if actor_gpus else "cpu", max(1, int(actor_cpus)), batch, k, (name_column, column)),
@@ -64,7 +67,7 @@ def classify(source, target, *, model="lite1", k=5, column=None, name_column="pa
         num_cpus=actor_cpus,
         num_gpus=actor_gpus or None,
     )
-    predictions.write_parquet(target)
+    predictions.write_parquet(target, **beside)
 
 
 def main():

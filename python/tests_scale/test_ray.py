@@ -30,6 +30,7 @@ from cli_model import write_image, write_tiny_model
 from ray.cluster_utils import Cluster
 
 CORES = 2  # of a node, as Ray is told
+NODES = 3
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,11 @@ def expected(tiny, photos):
 @pytest.fixture(scope="module")
 def cluster():
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": CORES, "object_store_memory": 200 << 20})
-    for _ in range(2):
+    for _ in range(NODES - 1):
         started.add_node(num_cpus=CORES, object_store_memory=100 << 20)
     ray.init(address=started.address, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 120
     started.wait_for_nodes()
     yield started
     ray.shutdown()
@@ -97,10 +99,11 @@ def test_files(cluster, tiny, photos, expected, tmp_path):
 
 
 def test_parquet(cluster, tiny, photos, expected, tmp_path):
+    """Also that actors may hold all cores."""
     names = sorted(map(str, photos.iterdir()))
     pq.write_table(pa.table({"key": names, "jpeg": [Path(name).read_bytes() for name in names]}), tmp_path / "in.parquet")
-    ray_classify.classify(str(tmp_path / "in.parquet"), str(tmp_path / "out"), model=tiny, actors=1, column="jpeg",
-                          name_column="key", rows=50)
+    ray_classify.classify(str(tmp_path / "in.parquet"), str(tmp_path / "out"), model=tiny, actors=NODES * CORES,
+                          column="jpeg", name_column="key", rows=50)
     check(read(tmp_path / "out"), expected)
 
 
@@ -131,7 +134,8 @@ def test_a_node_is_killed(cluster, tiny, photos, expected, tmp_path, monkeypatch
 
     thread = threading.Thread(target=kill)
     thread.start()
-    ray_classify.classify(str(photos), str(tmp_path / "out"), model=tiny, actors=4, rows=16)
+    actors = (NODES - 1) * CORES  # they then hold all cores that are left
+    ray_classify.classify(str(photos), str(tmp_path / "out"), model=tiny, actors=actors, rows=16)
     thread.join()
     assert killed, "no actor was on a node that could be killed"
     check(read(tmp_path / "out"), expected)
