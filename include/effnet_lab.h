@@ -44,18 +44,23 @@ enum { EFFNET_IMAGE = -1 }; /* as an input: the image tensor */
 enum { EFFNET_MOST_BYTE = 255, EFFNET_MOST_WIDE = 32767 };
 
 struct effnet_integer {
-    const int8_t *weight;      /* in the order of the framework, as struct effnet_layer's; NULL for pool */
-    const int32_t *bias;       /* [out]; NULL for pool */
-    const float *weight_scale; /* [out]; NULL for pool */
-    const float *multiplier; /* [out]: what turns a sum into output steps, or into the last layer's floats */
-    float residual_multiplier; /* what turns a residual's steps into output steps */
-    float in_scale, out_scale; /* out_scale 0: of the last layer */
-    int in_zero[3];            /* of channel c: in_zero[c % 3]; all the same, save the image's */
-    float residual_scale;
-    int residual_zero, out_zero;
-    int in_most, out_most; /* the largest step: EFFNET_MOST_BYTE; of wide outputs, which depthwise layers
-                              alone read, EFFNET_MOST_WIDE */
-    int low, high;         /* what the output's steps are clipped to; of the last layer 0 and 255 */
+    const int8_t *weight; /* in the order of the framework, as struct effnet_layer's; NULL for pool, scale */
+    const int32_t *bias;  /* [out]; NULL for pool, scale */
+    const float *weight_scale; /* [out]; NULL for pool, scale */
+    const float *gain;         /* [out], of SiLU and sigmoid: by how much their output is grown; else NULL, as
+                                  of the last layer */
+    /* [out]: what turns a sum, or scale's product, into output steps, or into the last layer's floats, or
+     * with SiLU and sigmoid into what they are of; */
+    const float *multiplier;
+    const float *out_multiplier; /* [out] and what turns theirs into output steps; NULL where gain is */
+    float residual_multiplier;   /* what turns a residual's steps into output steps */
+    float in_scale, out_scale;   /* out_scale 0: of the last layer */
+    int in_zero[3];              /* of channel c: in_zero[c % 3]; all the same, save the image's */
+    int out_zero;
+    int in_most, out_most; /* the largest step: EFFNET_MOST_BYTE; of wide outputs EFFNET_MOST_WIDE */
+    float second_scale;    /* of inputs[1]: a residual, or scale's gate */
+    int second_zero, second_most;
+    int low, high; /* what the output's steps are clipped to; of the last layer 0 and 255 */
     const struct effnet_preprocess *image; /* where the input is the image: its bytes are the pixels */
 };
 

@@ -128,8 +128,10 @@ static void test_every_op(void **state)
 {
     (void)state;
     uint64_t random = random_seed("every op", 181);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 6; i++) {
         check_model(weights_open(weights_tiny_integer(random_next(&random))), &random);
+        check_model(weights_open(weights_excited_integer(random_next(&random))), &random);
+    }
 }
 
 static void test_random_networks(void **state)

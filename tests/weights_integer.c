@@ -61,30 +61,40 @@ static double scale_of(const cJSON *layers, const char *name)
     return 1;
 }
 
-/* Whether depthwise layers alone read what `from` gives. */
+static bool has_text(const cJSON *layer, const char *key, const char *text)
+{
+    const cJSON *value = cJSON_GetObjectItem(layer, key);
+    return value && strcmp(value->valuestring, text) == 0;
+}
+
+static bool is_curved(const cJSON *layer)
+{
+    return has_text(layer, "activation", "silu") || has_text(layer, "activation", "sigmoid");
+}
+
+/* Whether depthwise layers alone, and scale as a gate, read what `from` gives. */
 static bool may_be_wide(const cJSON *from)
 {
     const char *name = cJSON_GetObjectItem(from, "name")->valuestring;
     for (const cJSON *layer = from->next; layer; layer = layer->next) {
-        const cJSON *inputs = cJSON_GetObjectItem(layer, "inputs"), *add = cJSON_GetObjectItem(layer, "add");
+        const cJSON *inputs = cJSON_GetObjectItem(layer, "inputs");
         const bool takes = inputs ? strcmp(inputs->child->valuestring, name) == 0 : layer == from->next;
-        const bool adds = add && strcmp(add->valuestring, name) == 0;
-        const bool depthwise = strcmp(cJSON_GetObjectItem(layer, "op")->valuestring, "depthwise") == 0;
-        if (adds || (takes && !depthwise)) return false;
+        if (has_text(layer, "add", name) || (takes && !has_text(layer, "op", "depthwise"))) return false;
     }
     return true;
 }
 
 static void set_output(struct weights *w, cJSON *layer)
 {
-    const cJSON *activation = cJSON_GetObjectItem(layer, "activation");
-    const bool clipped = activation && strcmp(activation->valuestring, "none") != 0;
-    const int zero = clipped ? (random_int(&w->random, 0, 1) ? 0 : random_int(&w->random, 1, 30))
-                             : random_int(&w->random, 90, 160);
+    const bool clipped = has_text(layer, "activation", "relu") || has_text(layer, "activation", "relu6");
+    const bool sigmoid = has_text(layer, "activation", "sigmoid");
+    const int zero = clipped            ? (random_int(&w->random, 0, 1) ? 0 : random_int(&w->random, 1, 30))
+                     : is_curved(layer) ? random_int(&w->random, 0, 30)
+                                        : random_int(&w->random, 90, 160);
     const bool wide = may_be_wide(layer) && random_int(&w->random, 0, 2);
     /* of a pool, that of its input: the mean of bytes is one */
-    cJSON_AddNumberToObject(layer, "output_scale",
-                            (double)(float)((0.02 + 0.03 * random_unit(&w->random)) / (wide ? WIDE : 1)));
+    const double scale = (0.02 + 0.03 * random_unit(&w->random)) * (sigmoid ? 0.15 : 1);
+    cJSON_AddNumberToObject(layer, "output_scale", (double)(float)(scale / (wide ? WIDE : 1)));
     cJSON_AddNumberToObject(layer, "output_zero", wide ? WIDE * zero + random_int(&w->random, 0, 99) : zero);
     if (wide) cJSON_AddNumberToObject(layer, "output_bits", 15);
 }
@@ -96,8 +106,11 @@ static void add_scalars(struct maker *m, cJSON *layers, cJSON *layer, const char
     const double in_scale = scale_of(layers, inputs ? inputs->child->valuestring : before);
     if (layer->next) set_output(m->w, layer);
     if (!shape) {
-        if (layer->next && cJSON_GetObjectItem(layer, "output_scale")->valuedouble < in_scale)
-            cJSON_SetNumberValue(cJSON_GetObjectItem(layer, "output_scale"), in_scale);
+        const double step = has_text(layer, "op", "scale")
+                                ? in_scale * scale_of(layers, inputs->child->next->valuestring)
+                                : in_scale;
+        if (layer->next && cJSON_GetObjectItem(layer, "output_scale")->valuedouble < step)
+            cJSON_SetNumberValue(cJSON_GetObjectItem(layer, "output_scale"), step);
         return;
     }
     int terms = 1, out = shape->child->valueint;
@@ -106,10 +119,13 @@ static void add_scalars(struct maker *m, cJSON *layers, cJSON *layer, const char
     int32_t *bias = add(m, name, "bias", "I32", vector, sizeof *bias);
     for (int c = 0; c < out; c++) bias[c] = random_int(&m->w->random, -400 * terms, 400 * terms);
     float *scale = add(m, name, "scale", "F32", vector, sizeof *scale);
-    const double out_scale = layer->next ? byte_scale(layer) : 1;
+    const double size = is_curved(layer) ? 3 : 40 * (layer->next ? byte_scale(layer) : 1);
     for (int c = 0; c < out; c++)
-        scale[c] = (float)((0.5 + random_unit(&m->w->random)) * 40 / (7000 * sqrt(terms)) * out_scale /
-                           in_scale);
+        scale[c] = (float)((0.5 + random_unit(&m->w->random)) * size / (7000 * sqrt(terms)) / in_scale);
+    if (is_curved(layer) && layer->next) {
+        float *gain = add(m, name, "gain", "F32", vector, sizeof *gain);
+        for (int c = 0; c < out; c++) gain[c] = (float)(0.5 + random_unit(&m->w->random));
+    }
     cJSON_Delete(vector);
 }
 
@@ -158,9 +174,16 @@ struct weights *weights_tiny_integer(uint64_t seed)
     return w;
 }
 
+struct weights *weights_excited_integer(uint64_t seed)
+{
+    struct weights *w = weights_tiny_excited(seed);
+    weights_make_integer(w);
+    return w;
+}
+
 struct weights *weights_random_integer(uint64_t seed)
 {
-    static const char *const activations[] = {"none", "relu", "relu6"};
+    static const char *const activations[] = {"none", "relu", "relu6", "silu", "sigmoid"};
     uint64_t random = seed;
     const int size = random_int(&random, 1, 40), layers = random_int(&random, 1, 6);
     struct weights *w = weights_new(random_next(&random), size, size);
@@ -168,10 +191,16 @@ struct weights *weights_random_integer(uint64_t seed)
         char name[64], last[64];
         snprintf(name, sizeof name, "layer%d", i);
         snprintf(last, sizeof last, "%s", w->last);
-        const char *activation = activations[random_int(&random, 0, 2)];
-        const int kind = random_int(&random, 0, 4), out = random_int(&random, 1, kind == 3 ? 40 : 300);
+        const char *activation = activations[random_int(&random, 0, 4)];
+        const int kind = random_int(&random, i > 0 ? -1 : 0, 4);
+        const int out = random_int(&random, 1, kind == 3 ? 40 : 300);
+        if (kind < 0) {
+            weights_squeeze_excite(w, name, random_int(&random, 1, 40), activation);
+            continue;
+        }
         if (kind < 2) {
             const bool adds = i > 0 && random_int(&random, 0, 1);
+            if (adds) activation = activations[random_int(&random, 0, 2)];
             weights_layer(w, name, "pointwise", adds ? w->channels : out, 1, 1, NULL, activation,
                           adds ? last : NULL, -1);
             continue;

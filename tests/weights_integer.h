@@ -4,8 +4,8 @@
 
 #include "weights_builder.h"
 
-/* Makes a network of floats, with activations none, relu and relu6 alone, one of integers: drawn weights of
- * the same shapes, and scales with which most bytes are neither 0 nor 255. */
+/* Makes a network of floats, with activations none, relu, relu6, silu and sigmoid alone, one of integers:
+ * drawn weights of the same shapes, and scales with which most bytes are neither 0 nor 255. */
 void weights_make_integer(struct weights *w);
 
 /* An integer network with every op that there is: odd maps, channels that no vector width divides, windows of
@@ -13,7 +13,11 @@ void weights_make_integer(struct weights *w);
  * 11 classes. */
 struct weights *weights_tiny_integer(uint64_t seed);
 
-/* An integer network of random layers, from one to 300 channels, on maps of 1 to 40 pixels a side. */
+/* weights_tiny_excited made one of integers. */
+struct weights *weights_excited_integer(uint64_t seed);
+
+/* An integer network of random layers, squeeze-and-excite among them, from one to 300 channels, on maps of 1
+ * to 40 pixels a side. */
 struct weights *weights_random_integer(uint64_t seed);
 
 #endif

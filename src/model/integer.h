@@ -7,8 +7,10 @@
 
 /* Sums stay below 2^30: this many products of a byte and a weight, and a bias, come to half of it each. Those
  * of a wide input, of depthwise layers alone and so of TABLE_MAX_KERNEL^2 products, stay below 2^31. */
-#define INTEGER_MAX_TERMS  16384
-#define INTEGER_MAX_BIAS   (1 << 29)
+#define INTEGER_MAX_TERMS 16384
+#define INTEGER_MAX_BIAS  (1 << 29)
+#define INTEGER_MAX_STEPS                                                                                    \
+    (1 << 20) /* that a residual's step or what SiLU and sigmoid give of 1 may come to */
 #define INTEGER_MAX_PIXELS (1 << 22) /* of a pool */
 
 /* table_integer.c: why a layer cannot be of integers; text[0] is 0 where it can. last: it is the network's
@@ -17,13 +19,15 @@ struct integer_reason {
     char text[128];
 };
 struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *layer, bool last);
+/* Whether integer layers work the activation out of floats: SiLU and sigmoid. */
+bool effnet_integer_curved(enum effnet_activation activation);
 /* integer.c: why one that reads the image cannot. */
 struct integer_reason effnet_integer_image_reason(const struct effnet_preprocess *preprocess);
 
 /* The layers' integer parts: what effnet_layer.integer points into. */
 struct integer_parts {
     struct effnet_integer *layers; /* [layer_count] */
-    float *multipliers;
+    float *multipliers;            /* of all layers' channels, and then the second ones */
 };
 
 /* Takes every layer's tensors from the file, checks them, and sets layers[].integer of a table that

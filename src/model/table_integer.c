@@ -5,6 +5,17 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+bool effnet_integer_curved(enum effnet_activation activation)
+{
+    return activation == EFFNET_ACT_SILU || activation == EFFNET_ACT_SIGMOID;
+}
+
+/* Whether one of its inputs is the image. */
+static bool reads_image(const struct effnet_layer *layer)
+{
+    return layer->inputs[0] == EFFNET_IMAGE || (layer->input_count > 1 && layer->inputs[1] == EFFNET_IMAGE);
+}
+
 struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *layer, bool last)
 {
     const int64_t terms = (int64_t)(layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels) *
@@ -14,13 +25,15 @@ struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *lay
     const size_t size = sizeof reason.text;
     if (last && layer->residual >= 0)
         snprintf(reason.text, size, "the last layer of an integer network adds nothing");
-    else if (layer->op == EFFNET_OP_SCALE)
-        snprintf(reason.text, size, "scale is not defined for integers");
-    else if (layer->activation > EFFNET_ACT_RELU6)
-        snprintf(reason.text, size, "activation %s is not defined for integers: none, relu and relu6 are",
+    else if (layer->activation > EFFNET_ACT_RELU6 && !effnet_integer_curved(layer->activation))
+        snprintf(reason.text, size,
+                 "activation %s is not defined for integers: none, relu, relu6, silu and sigmoid are",
                  effnet_activation_name(layer->activation));
-    else if (layer->op == EFFNET_OP_POOL && layer->inputs[0] == EFFNET_IMAGE)
-        snprintf(reason.text, size, "pool of the image is not defined for integers");
+    else if (layer->residual >= 0 && effnet_integer_curved(layer->activation))
+        snprintf(reason.text, size, "adds before %s, which is not defined for integers",
+                 effnet_activation_name(layer->activation));
+    else if ((layer->op == EFFNET_OP_POOL || layer->op == EFFNET_OP_SCALE) && reads_image(layer))
+        snprintf(reason.text, size, "%s of the image is not defined for integers", effnet_op_name(layer->op));
     else if (layer->op == EFFNET_OP_POOL && pixels > INTEGER_MAX_PIXELS)
         snprintf(reason.text, size, "the mean of %" PRId64 " pixels, integers' sums hold %d", pixels,
                  INTEGER_MAX_PIXELS);
@@ -30,17 +43,18 @@ struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *lay
     return reason;
 }
 
-/* Wide outputs have one kind of reader, whose sums are of few products. */
+/* Wide outputs are read by what adds few products, and as gates. */
 static int check_sources(const struct json_context *context, const struct layer_table *table,
                          const struct effnet_layer *layer)
 {
     for (int k = 0; k < layer->input_count; k++) {
         const int from = layer->inputs[k];
         if (from == EFFNET_IMAGE || table->outputs[from].most != EFFNET_MOST_WIDE) continue;
-        if (layer->op != EFFNET_OP_DEPTHWISE || from == layer->residual)
-            return effnet_json_fail(context,
-                                    "%s '%s', whose output_bits is 15: depthwise layers alone read that",
-                                    from == layer->residual ? "adds" : "takes", table->layers[from].name);
+        const bool gate = layer->op == EFFNET_OP_SCALE && k == 1;
+        if (!gate && (layer->op != EFFNET_OP_DEPTHWISE || from == layer->residual))
+            return effnet_json_fail(
+                context, "%s '%s', whose output_bits is 15: depthwise layers and, as a gate, scale read that",
+                from == layer->residual ? "adds" : "takes", table->layers[from].name);
     }
     return EFFNET_OK;
 }

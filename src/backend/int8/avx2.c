@@ -67,10 +67,43 @@ INLINE __m256i add_products(__m256i sums, __m256i x, __m256i w)
     return sums;
 }
 
-/* Eight sums as rounded output steps. residual: the eight bytes that are added, or NULL. */
-INLINE __m256i steps_of(const struct int8_end *end, __m256i sums, __m256 multiplier, const uint8_t *residual)
+INLINE __m256 exp_minus(__m256 x)
+{
+    const __m256 limit = _mm256_set1_ps(INT8_EXP_LIMIT), lower = _mm256_set1_ps(-INT8_EXP_LIMIT);
+    const __m256 t = _mm256_min_ps(limit, _mm256_max_ps(lower, _mm256_sub_ps(_mm256_setzero_ps(), x)));
+    const __m256i n = _mm256_cvtps_epi32(_mm256_mul_ps(t, _mm256_set1_ps(INT8_LOG2_E)));
+    const __m256 whole = _mm256_cvtepi32_ps(n);
+    __m256 r = _mm256_fmadd_ps(whole, _mm256_set1_ps(INT8_MINUS_LN2), t);
+    r = _mm256_fmadd_ps(whole, _mm256_set1_ps(INT8_MINUS_LN2B), r);
+    __m256 sum = _mm256_set1_ps(int8_exp_terms[0]);
+    for (int i = 1; i < INT8_EXP_TERMS; i++) sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(int8_exp_terms[i]));
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(sum, _mm256_castsi256_ps(power));
+}
+
+INLINE __m256 activate(enum effnet_activation activation, __m256 f)
+{
+    const __m256 one = _mm256_set1_ps(1), zero = _mm256_setzero_ps();
+    switch (activation) {
+    case EFFNET_ACT_RELU: return _mm256_max_ps(f, zero);
+    case EFFNET_ACT_RELU6: return _mm256_min_ps(_mm256_max_ps(f, zero), _mm256_set1_ps(6));
+    case EFFNET_ACT_SILU: return _mm256_div_ps(f, _mm256_add_ps(one, exp_minus(f)));
+    case EFFNET_ACT_SIGMOID: return _mm256_div_ps(one, _mm256_add_ps(one, exp_minus(f)));
+    default: return f;
+    }
+}
+
+/* Eight sums as rounded output steps, of the channels at `first` and behind it in end's arrays, whose
+ * multipliers are in `multiplier`. residual: the eight bytes that are added, or NULL. */
+INLINE __m256i steps_of(const struct int8_end *end, __m256i sums, __m256 multiplier, int first,
+                        const uint8_t *residual)
 {
     __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier);
+    if (end->out_multiplier) {
+        const __m256 factor = _mm256_loadu_ps(end->out_multiplier + first);
+        f = _mm256_mul_ps(activate(end->activation, f), factor);
+        f = _mm256_min_ps(_mm256_set1_ps(INT8_MOST_STEPS), f);
+    }
     if (residual) {
         const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)residual));
         const __m256i added = _mm256_sub_epi32(bytes, _mm256_set1_epi32(end->residual_zero));
@@ -114,10 +147,7 @@ INLINE void store_bytes(uint8_t *out, __m128i bytes, int count)
 INLINE void store_floats(const struct int8_end *end, float *out, __m256i sums, __m256 multiplier, int count)
 {
     float all[8];
-    __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier);
-    if (end->activation != EFFNET_ACT_NONE) f = _mm256_max_ps(f, _mm256_setzero_ps());
-    if (end->activation == EFFNET_ACT_RELU6) f = _mm256_min_ps(f, _mm256_set1_ps(6));
-    _mm256_storeu_ps(all, f);
+    _mm256_storeu_ps(all, activate(end->activation, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier)));
     if (count > 0) memcpy(out, all, sizeof(float) * (size_t)(count < 8 ? count : 8));
 }
 
@@ -132,8 +162,8 @@ INLINE void finish(const struct int8_end *end, int first, int count, __m256i a, 
         store_floats(end, (float *)out + at + 8, b, high, count - 8);
         return;
     }
-    a = steps_of(end, a, low, residual ? residual + at : NULL);
-    b = steps_of(end, b, high, residual ? residual + at + 8 : NULL);
+    a = steps_of(end, a, low, first, residual ? residual + at : NULL);
+    b = steps_of(end, b, high, first + 8, residual ? residual + at + 8 : NULL);
     if (end->wide)
         store_wide(end, (uint16_t *)out + at, a, b, count);
     else
@@ -280,8 +310,9 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
             }
         }
         if (x < slots - 1) continue;
-        const __m256i steps = _mm256_packs_epi32(steps_of(&d->end, sums[slots - 1][0], low, NULL),
-                                                 steps_of(&d->end, sums[slots - 1][1], high, NULL));
+        const __m256i steps = _mm256_packs_epi32(
+            steps_of(&d->end, sums[slots - 1][0], low, first, NULL),
+            steps_of(&d->end, sums[slots - 1][1], high, first + 8, NULL));
         store_bytes(out + (size_t)(x - slots + 1) * (size_t)d->channels + first, bytes_of(&d->end, steps),
                     count);
     }
@@ -323,6 +354,29 @@ AVX2 static void depthwise(const struct int8_depthwise *d, const void *map, int 
     }
 }
 
+/* ---------------------------------------------------------------- scale */
+
+INLINE __m256i scaled(const struct int8_end *end, __m128i bytes, int zero, const float *factors, int c)
+{
+    const __m256i steps = _mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(zero));
+    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(steps), _mm256_loadu_ps(factors + c));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(product, _mm256_loadu_ps(end->multiplier + c)));
+}
+
+AVX2 static void scale(const struct int8_end *end, const uint8_t *map, int zero, const float *factors,
+                       int pixels, int channels, void *out)
+{
+    uint8_t *to = out;
+    for (int p = 0; p < pixels; p++, map += channels, to += channels)
+        for (int c = 0; c < channels; c += 16) {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *)(map + c));
+            const __m256i steps = _mm256_packs_epi32(
+                scaled(end, bytes, zero, factors, c),
+                scaled(end, _mm_unpackhi_epi64(bytes, bytes), zero, factors, c + 8));
+            store_bytes(to + c, bytes_of(end, _mm256_permute4x64_epi64(steps, 0xd8)), channels - c);
+        }
+}
+
 const struct int8_kernels int8_avx2 = {
     .name = "avx2",
     .supported = supported,
@@ -336,5 +390,6 @@ const struct int8_kernels int8_avx2 = {
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
     .depthwise = depthwise,
+    .scale = scale,
 };
 #endif

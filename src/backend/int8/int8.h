@@ -12,6 +12,7 @@ struct int8_layer {
     const struct int8_kernels *kernels; /* of depthwise layers that the best ones cannot, the plain ones */
     struct int8_dense dense;            /* of conv, pointwise, linear */
     struct int8_depthwise depthwise;
+    struct int8_end scale;
     void *memory; /* what these point into */
     size_t memory_bytes;
     size_t input_offsets[2], output_offset; /* in an arena */

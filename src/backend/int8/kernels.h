@@ -17,11 +17,11 @@ enum {
  * order. */
 struct int8_end {
     const int32_t *start; /* what a sum begins with: the bias, less the input's zero times the weights */
-    const float *multiplier;
+    const float *multiplier, *out_multiplier; /* out_multiplier: of SiLU and sigmoid, else NULL */
     float residual_multiplier;
     int residual_zero, zero, low, high;
     bool wide;   /* the output has 15 bits in 16, not bytes */
-    bool floats; /* the last layer: clipped by `activation` alone */
+    bool floats; /* the last layer: of floats by `activation` alone */
     enum effnet_activation activation;
 };
 
@@ -66,7 +66,23 @@ struct int8_kernels {
      * bytes, may be NULL. */
     void (*depthwise)(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
                       int first_block, int end_block, const uint8_t *residual, void *out);
+
+    /* Each of a map's pixels [channels], less `zero`, times factors[channels], whole numbers. end's
+     * multipliers are in the channels' order, and may be read, as the factors, up to the next multiple of 16.
+     */
+    void (*scale)(const struct int8_end *end, const uint8_t *map, int zero, const float *factors, int pixels,
+                  int channels, void *out);
 };
+
+/* e^-x, SiLU and sigmoid as docs/weights-format.md defines them: by these operations in this order, so that
+ * vectors give the same bits. */
+#define INT8_EXP_LIMIT  80.0f
+#define INT8_LOG2_E     0x1.715476p+0f
+#define INT8_MINUS_LN2  (-0x1.62e430p-1f)
+#define INT8_MINUS_LN2B 0x1.05c610p-29f /* the rest of it */
+#define INT8_MOST_STEPS 0x1p20f         /* before an output step is rounded */
+static const float int8_exp_terms[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1, 1};
+enum { INT8_EXP_TERMS = sizeof int8_exp_terms / sizeof int8_exp_terms[0] };
 
 static inline int int8_groups(int outputs)
 {

@@ -18,7 +18,7 @@ enum {
 
 static bool is_dense(const struct effnet_layer *layer)
 {
-    return layer->op != EFFNET_OP_DEPTHWISE && layer->op != EFFNET_OP_POOL;
+    return layer->op != EFFNET_OP_DEPTHWISE && layer->op != EFFNET_OP_POOL && layer->op != EFFNET_OP_SCALE;
 }
 
 /* Whether what the layer reads is. */
@@ -61,31 +61,40 @@ static int32_t start_of(const struct effnet_layer *layer, int o)
     return (int32_t)start;
 }
 
-/* The layer's start and multipliers at `start`, in the kernels' order. Returns what lies behind them. */
+/* What pack_end takes for so many channels. */
+static size_t end_bytes(const struct effnet_layer *layer, int count)
+{
+    return (layer->integer->gain ? 3 : 2) * aligned((size_t)count * sizeof(float));
+}
+
+/* The layer's start and multipliers at `memory`, in the kernels' order. Returns what lies behind them. */
 static char *pack_end(const struct int8_layer *to, struct int8_end *end, int count, char *memory)
 {
     const struct effnet_layer *layer = to->layer;
     const struct effnet_integer *q = layer->integer;
     int32_t *start = (int32_t *)memory;
     float *multiplier = (float *)(memory + aligned((size_t)count * sizeof *start));
+    float *out_multiplier = q->gain ? (float *)(memory + 2 * aligned((size_t)count * sizeof *start)) : NULL;
     for (int o = 0; o < layer->out_channels; o++) {
         const int block = to->kernels->block;
         const int at = is_dense(layer) ? o
                                        : o / block * block + to->kernels->place(o % block, is_wide(layer));
         start[at] = start_of(layer, o);
         multiplier[at] = q->multiplier[o];
+        if (out_multiplier) out_multiplier[at] = q->out_multiplier[o];
     }
     *end = (struct int8_end){.start = start,
                              .multiplier = multiplier,
+                             .out_multiplier = out_multiplier,
                              .residual_multiplier = q->residual_multiplier,
-                             .residual_zero = q->residual_zero,
+                             .residual_zero = q->second_zero,
                              .zero = q->out_zero,
                              .low = q->low,
                              .high = q->high,
                              .wide = q->out_most == EFFNET_MOST_WIDE,
                              .floats = q->out_scale == 0,
                              .activation = layer->activation};
-    return memory + 2 * aligned((size_t)count * sizeof *start);
+    return memory + end_bytes(layer, count);
 }
 
 /* [out][in][ky][kx] -> [out][ky][kx][in], the order of a row that lies under a window. */
@@ -106,7 +115,7 @@ static int pack_dense(struct int8_layer *to, struct effnet_error *error)
     const struct effnet_layer *layer = to->layer;
     const int depth = depth_of(layer), count = int8_groups(layer->out_channels) * INT8_GROUP;
     const size_t weights = aligned(to->kernels->dense_bytes(depth, layer->out_channels));
-    to->memory_bytes = weights + 2 * aligned((size_t)count * sizeof(float));
+    to->memory_bytes = weights + end_bytes(layer, count);
     to->memory = aligned_alloc(ALIGNMENT, to->memory_bytes);
     int8_t *rows = reorder(layer);
     if (to->memory && rows) {
@@ -128,7 +137,7 @@ static int pack_depthwise(struct int8_layer *to, struct effnet_error *error)
     const bool wide = is_wide(layer);
     const size_t weights = aligned(to->kernels->depthwise_bytes(channels, layer->kernel, wide));
     const size_t zeros = aligned(((size_t)channels << wide) + INT8_SLACK);
-    to->memory_bytes = weights + 2 * aligned((size_t)count * sizeof(float)) + zeros;
+    to->memory_bytes = weights + end_bytes(layer, count) + zeros;
     to->memory = aligned_alloc(ALIGNMENT, to->memory_bytes);
     if (!to->memory) return effnet_fail_nomem(error, layer->name, to->memory_bytes);
     memset(to->memory, 0, to->memory_bytes);
@@ -152,6 +161,25 @@ static int pack_depthwise(struct int8_layer *to, struct effnet_error *error)
             zeros_of[c] = (char)zero;
     }
     to->depthwise.zeros = zeros_of;
+    return EFFNET_OK;
+}
+
+/* Scale has no sums: its multipliers are the layer's own, copied to where more may be read behind them. */
+static int pack_scale(struct int8_layer *to, struct effnet_error *error)
+{
+    const struct effnet_layer *layer = to->layer;
+    const struct effnet_integer *q = layer->integer;
+    const size_t bytes = (size_t)layer->out_channels * sizeof(float);
+    to->memory_bytes = aligned(bytes);
+    to->memory = aligned_alloc(ALIGNMENT, to->memory_bytes);
+    if (!to->memory) return effnet_fail_nomem(error, layer->name, to->memory_bytes);
+    memset(to->memory, 0, to->memory_bytes);
+    memcpy(to->memory, q->multiplier, bytes);
+    to->scale = (struct int8_end){.multiplier = to->memory,
+                                  .zero = q->out_zero,
+                                  .low = q->low,
+                                  .high = q->high,
+                                  .wide = q->out_most == EFFNET_MOST_WIDE};
     return EFFNET_OK;
 }
 
@@ -193,6 +221,16 @@ static void cut_depthwise(struct int8_layer *to, int threads)
     to->slices = 1;
 }
 
+static void cut_scale(struct int8_layer *to, int threads)
+{
+    const struct effnet_layer *layer = to->layer;
+    const int pixels = layer->out_height * layer->out_width;
+    to->strip = divide(pixels, (int64_t)effnet_layer_out_size(layer) < LEAST_SHARED ? 1 : threads);
+    to->strips = divide(pixels, to->strip);
+    to->slice = to->slices = 1;
+    to->scratch_bytes = aligned((size_t)layer->out_channels * sizeof(float));
+}
+
 static void cut_pool(struct int8_layer *to)
 {
     to->strip = to->strips = 1;
@@ -203,11 +241,16 @@ static void cut_pool(struct int8_layer *to)
 int effnet_int8_build_layer(struct int8_layer *to, const struct effnet_layer *layer,
                             const struct int8_kernels *kernels, int threads, struct effnet_error *error)
 {
-    const bool plain = layer->op == EFFNET_OP_DEPTHWISE && !kernels->has_depthwise(layer);
+    const bool wide = layer->integer->out_most == EFFNET_MOST_WIDE;
+    const bool plain = (layer->op == EFFNET_OP_DEPTHWISE && !kernels->has_depthwise(layer)) ||
+                       (layer->op == EFFNET_OP_SCALE && wide);
     to->layer = layer;
     to->kernels = plain ? &int8_plain : kernels;
     if (layer->op == EFFNET_OP_POOL) {
         cut_pool(to);
+    } else if (layer->op == EFFNET_OP_SCALE) {
+        EFFNET_TRY(pack_scale(to, error));
+        cut_scale(to, threads);
     } else if (layer->op == EFFNET_OP_DEPTHWISE) {
         EFFNET_TRY(pack_depthwise(to, error));
         cut_depthwise(to, threads);
@@ -282,6 +325,23 @@ static void run_depthwise(const struct int8_layer *l, int strip, char *arena)
                           arena + l->output_offset);
 }
 
+static void run_scale(const struct int8_layer *l, int strip, char *arena, char *scratch)
+{
+    const struct effnet_layer *layer = l->layer;
+    const struct effnet_integer *q = layer->integer;
+    const int channels = layer->out_channels, pixels = layer->out_height * layer->out_width;
+    const int first = strip * l->strip, end = first + l->strip < pixels ? first + l->strip : pixels;
+    const size_t at = (size_t)first * (size_t)channels;
+    const void *gate = arena + l->input_offsets[1];
+    const bool wide = q->second_most == EFFNET_MOST_WIDE;
+    float *factors = (float *)scratch;
+    for (int c = 0; c < channels; c++)
+        factors[c] = (float)((wide ? ((const uint16_t *)gate)[c] : ((const uint8_t *)gate)[c]) -
+                             q->second_zero);
+    l->kernels->scale(&l->scale, (const uint8_t *)arena + l->input_offsets[0] + at, q->in_zero[0], factors,
+                      end - first, channels, arena + l->output_offset + at * effnet_int8_out_bytes(layer));
+}
+
 static void run_pool(const struct int8_layer *l, int slice, char *arena)
 {
     const struct effnet_layer *layer = l->layer;
@@ -304,6 +364,7 @@ void effnet_int8_run_task(const struct int8_layer *layer, int task, char *arena,
 {
     switch (layer->layer->op) {
     case EFFNET_OP_POOL: run_pool(layer, task, arena); break;
+    case EFFNET_OP_SCALE: run_scale(layer, task, arena, scratch); break;
     case EFFNET_OP_DEPTHWISE: run_depthwise(layer, task, arena); break;
     default: run_dense(layer, task / layer->slices, task % layer->slices, arena, scratch);
     }

@@ -32,10 +32,33 @@ static int to_step(const struct int8_end *end, float f)
     return step < end->low ? end->low : step > end->high ? end->high : step;
 }
 
-static float to_float(const struct int8_end *end, float f)
+static float exp_minus(float x)
 {
-    if (end->activation == EFFNET_ACT_NONE) return f;
-    return f < 0 ? 0 : f > 6 && end->activation == EFFNET_ACT_RELU6 ? 6 : f;
+    const float t = fminf(INT8_EXP_LIMIT, fmaxf(-INT8_EXP_LIMIT, -x)), n = rintf(t * INT8_LOG2_E);
+    const float r = fmaf(n, INT8_MINUS_LN2B, fmaf(n, INT8_MINUS_LN2, t));
+    float sum = int8_exp_terms[0];
+    for (int i = 1; i < INT8_EXP_TERMS; i++) sum = fmaf(sum, r, int8_exp_terms[i]);
+    return ldexpf(sum, (int)n);
+}
+
+static float activate(enum effnet_activation activation, float f)
+{
+    switch (activation) {
+    case EFFNET_ACT_RELU: return f < 0 ? 0 : f;
+    case EFFNET_ACT_RELU6: return f < 0 ? 0 : f > 6 ? 6 : f;
+    case EFFNET_ACT_SILU: return f / (1 + exp_minus(f));
+    case EFFNET_ACT_SIGMOID: return 1 / (1 + exp_minus(f));
+    default: return f;
+    }
+}
+
+/* f in output steps, clipped, at place `at` of a tensor. */
+static void store(const struct int8_end *end, float f, void *out, size_t at)
+{
+    if (end->wide)
+        ((uint16_t *)out)[at] = (uint16_t)to_step(end, f);
+    else
+        ((uint8_t *)out)[at] = (uint8_t)to_step(end, f);
 }
 
 /* Output `at` of a tensor, from channel c's sum. */
@@ -44,12 +67,13 @@ static void finish(const struct int8_end *end, int32_t sum, int c, const uint8_t
 {
     float f = (float)sum * end->multiplier[c];
     if (residual) f = fmaf((float)(residual[at] - end->residual_zero), end->residual_multiplier, f);
-    if (end->floats)
-        ((float *)out)[at] = to_float(end, f);
-    else if (end->wide)
-        ((uint16_t *)out)[at] = (uint16_t)to_step(end, f);
-    else
-        ((uint8_t *)out)[at] = (uint8_t)to_step(end, f);
+    if (end->floats) {
+        ((float *)out)[at] = activate(end->activation, f);
+        return;
+    }
+    if (end->out_multiplier)
+        f = fminf(INT8_MOST_STEPS, activate(end->activation, f) * end->out_multiplier[c]);
+    store(end, f, out, at);
 }
 
 static void dense(const struct int8_dense *d, const uint8_t *in, int rows, int first_group, int end_group,
@@ -120,6 +144,16 @@ static void depthwise(const struct int8_depthwise *d, const void *map, int first
             }
 }
 
+static void scale(const struct int8_end *end, const uint8_t *map, int zero, const float *factors, int pixels,
+                  int channels, void *out)
+{
+    for (size_t p = 0; p < (size_t)pixels; p++)
+        for (int c = 0; c < channels; c++) {
+            const size_t at = p * (size_t)channels + (size_t)c;
+            store(end, (float)(map[at] - zero) * factors[c] * end->multiplier[c], out, at);
+        }
+}
+
 const struct int8_kernels int8_plain = {
     .name = "plain",
     .supported = supported,
@@ -133,4 +167,5 @@ const struct int8_kernels int8_plain = {
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
     .depthwise = depthwise,
+    .scale = scale,
 };

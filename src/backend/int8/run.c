@@ -174,9 +174,9 @@ static void load_inputs(const struct backend_state *state, int index, const floa
         const size_t size = effnet_layer_in_size(from, k);
         const float *values = inputs[effnet_unit_input(&state->units[index], from->inputs[k])] + image * size;
         void *to = state->workers[0].arena + layer->input_offsets[k];
-        const double scale = (double)(k ? q->residual_scale : q->in_scale);
-        const int zero = k ? q->residual_zero : q->in_zero[0];
-        const int most = k ? EFFNET_MOST_BYTE : q->in_most;
+        const double scale = (double)(k ? q->second_scale : q->in_scale);
+        const int zero = k ? q->second_zero : q->in_zero[0];
+        const int most = k ? q->second_most : q->in_most;
         for (size_t i = 0; i < size; i++) {
             const double value = q->image && k == 0 ? (double)values[i] * (double)q->image->std[i % 3] +
                                                           (double)q->image->mean[i % 3]

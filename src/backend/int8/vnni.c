@@ -50,10 +50,42 @@ static void pack_dense(int depth, int outputs, const int8_t *weights, void *pack
                     *to++ = o < outputs && i < depth ? weights[(size_t)o * (size_t)depth + (size_t)i] : 0;
 }
 
-/* Sixteen sums as rounded output steps. residual: the sixteen bytes that are added, or NULL. */
-INLINE __m512i steps_of(const struct int8_end *end, __m512i sums, __m512 multiplier, const uint8_t *residual)
+INLINE __m512 exp_minus(__m512 x)
 {
-    __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+    const __m512 limit = _mm512_set1_ps(INT8_EXP_LIMIT), lower = _mm512_set1_ps(-INT8_EXP_LIMIT);
+    const __m512 t = _mm512_min_ps(limit, _mm512_max_ps(lower, _mm512_sub_ps(_mm512_setzero_ps(), x)));
+    const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(t, _mm512_set1_ps(INT8_LOG2_E)));
+    const __m512 whole = _mm512_cvtepi32_ps(n);
+    __m512 r = _mm512_fmadd_ps(whole, _mm512_set1_ps(INT8_MINUS_LN2), t);
+    r = _mm512_fmadd_ps(whole, _mm512_set1_ps(INT8_MINUS_LN2B), r);
+    __m512 sum = _mm512_set1_ps(int8_exp_terms[0]);
+    for (int i = 1; i < INT8_EXP_TERMS; i++) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(int8_exp_terms[i]));
+    const __m512i power = _mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23);
+    return _mm512_mul_ps(sum, _mm512_castsi512_ps(power));
+}
+
+INLINE __m512 activate(enum effnet_activation activation, __m512 f)
+{
+    const __m512 one = _mm512_set1_ps(1), zero = _mm512_setzero_ps();
+    switch (activation) {
+    case EFFNET_ACT_RELU: return _mm512_max_ps(f, zero);
+    case EFFNET_ACT_RELU6: return _mm512_min_ps(_mm512_max_ps(f, zero), _mm512_set1_ps(6));
+    case EFFNET_ACT_SILU: return _mm512_div_ps(f, _mm512_add_ps(one, exp_minus(f)));
+    case EFFNET_ACT_SIGMOID: return _mm512_div_ps(one, _mm512_add_ps(one, exp_minus(f)));
+    default: return f;
+    }
+}
+
+/* Sixteen sums as rounded output steps, of the channels at `first` and behind it in end's arrays. residual:
+ * the sixteen bytes that are added, or NULL. */
+INLINE __m512i steps_of(const struct int8_end *end, __m512i sums, int first, const uint8_t *residual)
+{
+    __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(end->multiplier + first));
+    if (end->out_multiplier) {
+        const __m512 factor = _mm512_loadu_ps(end->out_multiplier + first);
+        f = _mm512_mul_ps(activate(end->activation, f), factor);
+        f = _mm512_min_ps(_mm512_set1_ps(INT8_MOST_STEPS), f);
+    }
     if (residual) {
         const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)residual));
         const __m512i added = _mm512_sub_epi32(bytes, _mm512_set1_epi32(end->residual_zero));
@@ -62,32 +94,38 @@ INLINE __m512i steps_of(const struct int8_end *end, __m512i sums, __m512 multipl
     return _mm512_cvtps_epi32(f);
 }
 
-INLINE void store_floats(const struct int8_end *end, float *out, __m512i sums, __m512 multiplier,
-                         __mmask16 mask)
+INLINE void store_floats(const struct int8_end *end, float *out, __m512i sums, int first, __mmask16 mask)
 {
-    __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
-    if (end->activation != EFFNET_ACT_NONE) f = _mm512_max_ps(f, _mm512_setzero_ps());
-    if (end->activation == EFFNET_ACT_RELU6) f = _mm512_min_ps(f, _mm512_set1_ps(6));
-    _mm512_mask_storeu_ps(out, mask, f);
+    const __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(end->multiplier + first));
+    _mm512_mask_storeu_ps(out, mask, activate(end->activation, f));
+}
+
+/* Sixteen output steps, clipped, those of `mask`, to place `at` of a tensor. */
+INLINE void store_steps(const struct int8_end *end, __m512i steps, __mmask16 mask, void *out, size_t at)
+{
+    steps = _mm512_add_epi32(steps, _mm512_set1_epi32(end->zero));
+    steps = _mm512_max_epi32(steps, _mm512_set1_epi32(end->low));
+    steps = _mm512_min_epi32(steps, _mm512_set1_epi32(end->high));
+    if (end->wide)
+        _mm512_mask_cvtepi32_storeu_epi16((uint16_t *)out + at, mask, steps);
+    else
+        _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)out + at, mask, steps);
+}
+
+/* The first `count` of sixteen lanes. */
+INLINE __mmask16 mask_of(int count)
+{
+    return count < INT8_GROUP ? (__mmask16)((1u << count) - 1) : 0xffff;
 }
 
 /* The sums of one row and a group of 16 outputs, those of `mask`. */
 INLINE void finish(const struct int8_end *end, int first, __mmask16 mask, __m512i sums,
                    const uint8_t *residual, void *out, size_t at)
 {
-    const __m512 multiplier = _mm512_loadu_ps(end->multiplier + first);
-    if (end->floats) {
-        store_floats(end, (float *)out + at, sums, multiplier, mask);
-        return;
-    }
-    __m512i byte = steps_of(end, sums, multiplier, residual ? residual + at : NULL);
-    byte = _mm512_add_epi32(byte, _mm512_set1_epi32(end->zero));
-    byte = _mm512_max_epi32(byte, _mm512_set1_epi32(end->low));
-    byte = _mm512_min_epi32(byte, _mm512_set1_epi32(end->high));
-    if (end->wide)
-        _mm512_mask_cvtepi32_storeu_epi16((uint16_t *)out + at, mask, byte);
+    if (end->floats)
+        store_floats(end, (float *)out + at, sums, first, mask);
     else
-        _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)out + at, mask, byte);
+        store_steps(end, steps_of(end, sums, first, residual ? residual + at : NULL), mask, out, at);
 }
 
 /* `rows` rows by `groups` groups; both constants where it is called. */
@@ -112,9 +150,8 @@ INLINE void tile(const struct int8_dense *d, const uint8_t *x, int rows, int gro
     }
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++) {
-            const int first = (group + g) * INT8_GROUP, left = d->outputs - first;
-            const __mmask16 mask = left < INT8_GROUP ? (__mmask16)((1u << left) - 1) : 0xffff;
-            finish(&d->end, first, mask, sums[r][g], residual, out,
+            const int first = (group + g) * INT8_GROUP;
+            finish(&d->end, first, mask_of(d->outputs - first), sums[r][g], residual, out,
                    (first_row + (size_t)r) * (size_t)d->outputs + (size_t)first);
         }
 }
@@ -243,8 +280,7 @@ INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, 
                          const __m512i *sums, uint8_t *out)
 {
     __m512i steps[4];
-    for (int v = 0; v < 4; v++)
-        steps[v] = steps_of(end, sums[v], _mm512_loadu_ps(end->multiplier + first + 16 * v), NULL);
+    for (int v = 0; v < 4; v++) steps[v] = steps_of(end, sums[v], first + 16 * v, NULL);
     const __m512i zero = _mm512_set1_epi16((short)end->zero);
     const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(steps[0], steps[1]), zero);
     const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(steps[2], steps[3]), zero);
@@ -339,6 +375,22 @@ VNNI static void depthwise(const struct int8_depthwise *d, const void *map, int 
     }
 }
 
+/* ---------------------------------------------------------------- scale */
+
+VNNI static void scale(const struct int8_end *end, const uint8_t *map, int zero, const float *factors,
+                       int pixels, int channels, void *out)
+{
+    for (size_t p = 0; p < (size_t)pixels; p++)
+        for (int c = 0; c < channels; c += 16) {
+            const size_t at = p * (size_t)channels + (size_t)c;
+            const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(map + at)));
+            const __m512 steps = _mm512_cvtepi32_ps(_mm512_sub_epi32(bytes, _mm512_set1_epi32(zero)));
+            const __m512 product = _mm512_mul_ps(_mm512_mul_ps(steps, _mm512_loadu_ps(factors + c)),
+                                                 _mm512_loadu_ps(end->multiplier + c));
+            store_steps(end, _mm512_cvtps_epi32(product), mask_of(channels - c), out, at);
+        }
+}
+
 const struct int8_kernels int8_vnni = {
     .name = "avx512-vnni",
     .supported = supported,
@@ -352,5 +404,6 @@ const struct int8_kernels int8_vnni = {
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
     .depthwise = depthwise,
+    .scale = scale,
 };
 #endif

@@ -55,21 +55,43 @@ static int32_t sum_window(const struct effnet_layer *layer, const uint16_t *map,
     return sum;
 }
 
-static float clip(enum effnet_activation activation, float x)
+/* e^-x as the format defines it: the same bits everywhere. */
+static float exp_minus(float x)
 {
-    if (activation == EFFNET_ACT_NONE) return x;
-    return x < 0 ? 0 : x > 6 && activation == EFFNET_ACT_RELU6 ? 6 : x;
+    const float t = fminf(80, fmaxf(-80, -x)), n = rintf(t * 0x1.715476p+0f);
+    const float r = fmaf(n, 0x1.05c610p-29f, fmaf(n, -0x1.62e430p-1f, t));
+    float sum = 1.0f / 120;
+    sum = fmaf(sum, r, 1.0f / 24);
+    sum = fmaf(sum, r, 1.0f / 6);
+    sum = fmaf(sum, r, 0.5f);
+    sum = fmaf(sum, r, 1);
+    sum = fmaf(sum, r, 1);
+    return ldexpf(sum, (int)n);
+}
+
+static float activate(enum effnet_activation activation, float x)
+{
+    switch (activation) {
+    case EFFNET_ACT_RELU: return x < 0 ? 0 : x;
+    case EFFNET_ACT_RELU6: return x < 0 ? 0 : x > 6 ? 6 : x;
+    case EFFNET_ACT_SILU: return x / (1 + exp_minus(x));
+    case EFFNET_ACT_SIGMOID: return 1 / (1 + exp_minus(x));
+    default: return x;
+    }
 }
 
 /* A sum in output steps, clipped, as the float that it stands for. `added` is the residual's step. */
 static float finish(const struct effnet_layer *layer, int32_t sum, int o, int added)
 {
+    enum { MOST_STEPS = 1 << 20 };
     const struct effnet_integer *integer = layer->integer;
     const float product = (float)sum * integer->multiplier[o];
-    if (integer->out_scale == 0) return clip(layer->activation, product);
+    if (integer->out_scale == 0) return activate(layer->activation, product);
     float steps = product;
     if (layer->residual >= 0)
-        steps = fmaf((float)(added - integer->residual_zero), integer->residual_multiplier, product);
+        steps = fmaf((float)(added - integer->second_zero), integer->residual_multiplier, product);
+    if (integer->gain)
+        steps = fminf(MOST_STEPS, activate(layer->activation, product) * integer->out_multiplier[o]);
     double step = rint((double)steps) + integer->out_zero;
     step = step < integer->low ? integer->low : step > integer->high ? integer->high : step;
     return integer->out_scale * (float)((int)step - integer->out_zero);
@@ -84,8 +106,8 @@ static void run_weighted(const struct effnet_layer *layer, const uint16_t *map, 
     for (int y = 0; y < layer->out_height; y++)
         for (int x = 0; x < layer->out_width; x++)
             for (int o = 0; o < layer->out_channels; o++, at++) {
-                const int added = residual ? step_of(residual[at], integer->residual_scale,
-                                                     integer->residual_zero, EFFNET_MOST_BYTE)
+                const int added = residual ? step_of(residual[at], integer->second_scale,
+                                                     integer->second_zero, integer->second_most)
                                            : 0;
                 const int32_t sum = sum_window(layer, map, y * step - layer->pad_top,
                                                x * step - layer->pad_left, o);
@@ -105,12 +127,27 @@ static void run_pool(const struct effnet_layer *layer, const uint16_t *map, floa
     }
 }
 
-void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *residual,
+static void run_scale(const struct effnet_layer *layer, const uint16_t *map, const float *gate, float *output)
+{
+    const struct effnet_integer *integer = layer->integer;
+    const int channels = layer->in_channels;
+    for (int p = 0; p < layer->in_height * layer->in_width; p++)
+        for (int c = 0; c < channels; c++) {
+            const int factor = step_of(gate[c], integer->second_scale, integer->second_zero,
+                                       integer->second_most) -
+                               integer->second_zero;
+            const size_t at = (size_t)p * (size_t)channels + (size_t)c;
+            output[at] = finish(layer, ((int32_t)map[at] - integer->in_zero[0]) * factor, c, 0);
+        }
+}
+
+void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *second,
                               uint16_t *map, float *output)
 {
     load(layer, input, map);
-    if (layer->op == EFFNET_OP_POOL)
-        run_pool(layer, map, output);
-    else
-        run_weighted(layer, map, residual, output);
+    switch (layer->op) {
+    case EFFNET_OP_POOL: run_pool(layer, map, output); break;
+    case EFFNET_OP_SCALE: run_scale(layer, map, second, output); break;
+    default: run_weighted(layer, map, layer->residual < 0 ? NULL : second, output);
+    }
 }

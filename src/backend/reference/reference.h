@@ -15,8 +15,9 @@ size_t effnet_reference_workspace_bytes(const struct effnet_layer *layer);
 void effnet_reference_compute(const struct effnet_layer *layer, int n, const float *const *inputs, bool raw,
                               double *workspace, float *output);
 
-/* integer.c: the same of one image by a layer of an integer network. map: room for its input's steps. */
-void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *residual,
+/* integer.c: the same of one image by a layer of an integer network. second: the residual, or
+ * scale's gate. map: room for its input's steps. */
+void effnet_reference_integer(const struct effnet_layer *layer, const float *input, const float *second,
                               uint16_t *map, float *output);
 
 #endif
