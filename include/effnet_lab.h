@@ -120,6 +120,11 @@ struct effnet_unit {
     int64_t weight_bytes;
 };
 
+/* As effnet_session_open on the CPU, in its own precision, one image a pass; but each layer is a unit, none
+ * computed together with another one, which may be slower. threads: as in effnet_session_options. */
+int effnet_session_open_layers(const effnet_model *model, int threads, effnet_session **out,
+                               struct effnet_error *error);
+
 int effnet_session_unit_count(const effnet_session *session);
 const struct effnet_unit *effnet_session_unit(const effnet_session *session, int index);
 

@@ -72,7 +72,8 @@ static bool no_hardware(const char *root)
 /* Opens a session on such a machine, takes down what it says, closes it. */
 static struct result open_on(bool hardware, const struct backend *cuda, struct effnet_session_options options)
 {
-    const struct backend_choice choice = {&backend_reference, cuda, hardware ? some_hardware : no_hardware};
+    const struct backend_choice choice = {&backend_reference, cuda, hardware ? some_hardware : no_hardware,
+                                          false};
     struct result result = {0};
     struct effnet_error error = {0};
     effnet_session *session;

@@ -197,7 +197,7 @@ static effnet_session *open_session(const char *name, int max_batch)
     fake.accepts = fake_accepts;
     fake.decode = fake_decode;
     fake.start_decoded = fake_start_decoded;
-    const struct backend_choice choice = {&backend_reference, &fake, no_hardware};
+    const struct backend_choice choice = {&backend_reference, &fake, no_hardware, false};
     struct effnet_session_options options = effnet_session_defaults();
     struct effnet_error error = {0};
     effnet_session *session;

@@ -11,6 +11,7 @@ struct backend_options {
     const char *plan;      /* never NULL */
     int max_batch, threads, device_index;
     int features_layer; /* its output is handed out beside the logits; -1: none is */
+    bool each_layer;    /* a unit a layer, where the backend can */
 };
 
 struct backend_state; /* each backend's own */
@@ -112,6 +113,7 @@ struct backend_choice {
     const struct backend *cpu, *cuda; /* cuda NULL: not in this build */
     /* Whether there is some, so that "auto" owes an explanation where it takes the CPU; nobody else asks. */
     bool (*nvidia_hardware)(const char *root);
+    bool each_layer; /* as in backend_options */
 };
 /* effnet_session_open with another choice than this build and machine give, for tests. */
 int effnet_session_open_from(const struct backend_choice *choice, const effnet_model *model,

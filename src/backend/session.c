@@ -210,6 +210,7 @@ static int open_device(struct effnet_session *session, const struct backend_choi
     enum backend_device kind;
     EFFNET_TRY(check_options(session->model, from, &options, error));
     EFFNET_TRY(effnet_parse_device(from->device, &kind, &options.device_index, error));
+    options.each_layer = choice->each_layer;
     EFFNET_TRY(choose_backend(session, choice, from->device, kind, &options, error));
     const size_t length = strlen(session->notice);
     if (session->backend != choice->cuda && strcmp(options.plan, "cudnn") == 0)
@@ -253,8 +254,16 @@ int effnet_session_open_from(const struct backend_choice *choice, const effnet_m
 int effnet_session_open(const effnet_model *model, const struct effnet_session_options *options,
                         effnet_session **out, struct effnet_error *error)
 {
-    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware};
+    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware, false};
     return effnet_session_open_from(&choice, model, options, out, error);
+}
+
+int effnet_session_open_layers(const effnet_model *model, int threads, effnet_session **out,
+                               struct effnet_error *error)
+{
+    const struct backend_choice choice = {cpu_backend, cuda_backend, effnet_nvidia_hardware, true};
+    const struct effnet_session_options options = {.device = "cpu", .threads = threads};
+    return effnet_session_open_from(&choice, model, &options, out, error);
 }
 
 int effnet_tune(const effnet_model *model, const struct effnet_session_options *from,

@@ -14,9 +14,12 @@
  *
  * is least at g = (A / B)^(1/4). A depthwise layer's weights have a scale a channel and lose nothing: B = 0.
  *
- * Tensors that a residual adds have the same factors, and so have a pool's input and output: a group. A wide
- * output has steps enough. */
+ * SiLU's and sigmoid's output is grown after them, by the file's gain, and may grow as a linear one's.
+ *
+ * Tensors that a residual adds have the same factors, and so have a pool's input and output, and scale's map
+ * and output: a group. A wide output has steps enough, and a gate stays what it is. */
 #include "common/error.h"
+#include "model/integer.h"
 #include "quantize/internal.h"
 
 #include <math.h>
@@ -51,7 +54,7 @@ static void find_groups(const struct quantizer *q, int *parents)
     for (int i = 0; i < q->info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(q->model, i);
         if (layer->residual >= 0) join(parents, i + 1, layer->residual + 1);
-        if (layer->op == EFFNET_OP_POOL) join(parents, i + 1, layer->inputs[0] + 1);
+        if (!layer->weight) join(parents, i + 1, layer->inputs[0] + 1);
     }
 }
 
@@ -86,10 +89,19 @@ static double weight_cap(const struct quantizer *q, const struct effnet_layer *l
     const size_t count = (size_t)(layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels) *
                          (size_t)layer->kernel * (size_t)layer->kernel;
     double most = 0;
-    if (layer->op == EFFNET_OP_POOL) return MOST_GROW;
+    if (!layer->weight || effnet_integer_curved(layer->activation)) return MOST_GROW;
     for (size_t k = 0; k < count; k++) most = fmax(most, fabs((double)layer->weight[(size_t)o * count + k]));
     const double input_step = step_of(quantize_tensor(q, layer->inputs[0]));
     return most > 0 ? 127 * output_step / (4 * most * input_step) : 1;
+}
+
+static bool is_gate(const struct quantizer *q, int index)
+{
+    for (int i = index; i < q->info->layer_count; i++) {
+        const struct effnet_layer *reader = effnet_model_layer(q->model, i);
+        if (reader->op == EFFNET_OP_SCALE && reader->inputs[1] + 1 == index) return true;
+    }
+    return false;
 }
 
 /* What keeps a member's channels from growing. */
@@ -99,13 +111,13 @@ static void cap_member(const struct quantizer *q, int index, struct group *group
     const struct effnet_layer *layer = index > 0 ? effnet_model_layer(q->model, index - 1) : NULL;
     const double most = largest_reach(t);
     const int pool = effnet_model_head_pool(q->model); /* what it gives are the features */
+    const bool fixed = !layer || index == q->info->layer_count || index - 1 == pool ||
+                       t->steps == EFFNET_MOST_WIDE || is_gate(q, index);
     for (int c = 0; c < t->channels; c++) {
         double cap = most / fmax(reach(t, c), most / MOST_GROW);
         if (layer && layer->activation == EFFNET_ACT_RELU6) cap = fmin(cap, 6 / (MARGIN * reach(t, c)));
         if (layer) cap = fmin(cap, weight_cap(q, layer, c, most / t->steps));
-        if (!layer || index == q->info->layer_count || index - 1 == pool || t->steps == EFFNET_MOST_WIDE ||
-            reach(t, c) == 0)
-            cap = 1;
+        if (fixed || reach(t, c) == 0) cap = 1;
         group->cap[c] = fmin(group->cap[c], fmax(cap, 1));
     }
 }
@@ -116,7 +128,7 @@ static void add_reader(const struct effnet_layer *layer, const struct tensor *t,
 {
     const int taps = layer->kernel * layer->kernel, in = layer->in_channels;
     const double step = step_of(t);
-    if (layer->op == EFFNET_OP_POOL) return;
+    if (!layer->weight) return;
     for (int o = 0; o < layer->out_channels; o++) {
         if (layer->op == EFFNET_OP_DEPTHWISE) {
             for (int k = 0; k < taps; k++) group->a[o] += pow((double)layer->weight[o * taps + k] * step, 2);

@@ -29,12 +29,14 @@ static int check_network(const effnet_model *model, struct effnet_error *error)
     return EFFNET_OK;
 }
 
-/* Whether the layer's output gets 15 bits: where the stem's filters meet a depthwise layer's, which are edges
- * for the most part, the flat part of an image is lost and rounding errors are not. */
+/* Whether the layer's output gets 15 bits. The stem's: where its filters meet a depthwise layer's, which are
+ * edges for the most part, the flat part of an image is lost and rounding errors are not. A gate's: it has a
+ * value a channel, and costs nothing. */
 static bool is_wide(const struct effnet_model *model, int index)
 {
     const struct effnet_layer *layer = effnet_model_layer(model, index);
-    if (layer->op != EFFNET_OP_CONV || layer->inputs[0] != EFFNET_IMAGE) return false;
+    const bool stem = layer->op == EFFNET_OP_CONV && layer->inputs[0] == EFFNET_IMAGE;
+    if (layer->last_reader == index || !(stem || layer->op == EFFNET_OP_LINEAR)) return false;
     for (int i = index + 1; i <= layer->last_reader; i++) {
         const struct effnet_layer *reader = effnet_model_layer(model, i);
         const bool takes = reader->inputs[0] == index, adds = reader->residual == index;
@@ -74,9 +76,7 @@ static int build(struct quantizer *q, struct effnet_error *error)
     for (int i = 0; i < q->info->layer_count; i++)
         if (is_wide(q->model, i)) quantize_tensor(q, i)->steps = EFFNET_MOST_WIDE;
     EFFNET_TRY(quantize_open_covariances(q, error));
-    const struct effnet_session_options options = {
-        .device = "cpu", .precision = "fp32", .threads = q->threads};
-    return effnet_session_open(q->model, &options, &q->session, error);
+    return effnet_session_open_layers(q->model, q->threads, &q->session, error);
 }
 
 int quantizer_open(const effnet_model *model, int threads, struct quantizer **out, struct effnet_error *error)
@@ -202,10 +202,19 @@ static int add_to_histogram(void *context, int layer, const float *values, size_
     return EFFNET_OK;
 }
 
-/* A step of a layer's output is no smaller than one of its sums, or of its mean, by the largest step that its
- * weights may have (docs/weights-format.md, m). */
-static double least_step(const struct quantizer *q, const struct effnet_layer *layer)
+static double most_grown(const struct tensor *t)
 {
+    double most = 0;
+    for (int c = 0; c < t->channels; c++) most = fmax(most, (double)t->grow[c]);
+    return most;
+}
+
+/* A step of a layer's output is no smaller than one of its sums, by the largest step that its weights may
+ * have, of its mean or of its product; SiLU and sigmoid give no more than so many of 1
+ * (docs/weights-format.md, m and g). */
+static double least_step(const struct quantizer *q, int index)
+{
+    const struct effnet_layer *layer = effnet_model_layer(q->model, index);
     const int inputs = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
     double most = 0;
     for (int o = 0; layer->weight && o < layer->out_channels; o++)
@@ -213,10 +222,16 @@ static double least_step(const struct quantizer *q, const struct effnet_layer *l
             for (int t = 0; t < layer->kernel * layer->kernel; t++)
                 most = fmax(most, fabs((double)quantize_weight(q, layer, o, i, t)));
     const int from = layer->inputs[0];
-    const double in_step = from == EFFNET_IMAGE ? 1 : (double)quantize_tensor(q, from)->scale;
-    const double weight_step = layer->op == EFFNET_OP_POOL ? 1 / ((double)layer->in_height * layer->in_width)
-                                                           : fmax(most / 127, QUANTIZE_LEAST_WEIGHT_SCALE);
-    return fmax(1e-6, 1.001 * weight_step * in_step);
+    double step = from == EFFNET_IMAGE ? 1 : (double)quantize_tensor(q, from)->scale;
+    if (layer->op == EFFNET_OP_POOL)
+        step /= (double)layer->in_height * layer->in_width;
+    else if (layer->op == EFFNET_OP_SCALE)
+        step *= (double)quantize_tensor(q, layer->inputs[1])->scale;
+    else if (effnet_integer_curved(layer->activation))
+        step = most_grown(quantize_tensor(q, index)) / INTEGER_MAX_STEPS;
+    else
+        step *= fmax(most / 127, QUANTIZE_LEAST_WEIGHT_SCALE);
+    return fmax(1e-6, 1.001 * step);
 }
 
 /* Of all layers, before those that read them. The last one gives floats. */
@@ -225,8 +240,9 @@ static int choose_ranges(struct quantizer *q, struct effnet_error *error)
     for (int i = 0; i < q->info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(q->model, i);
         struct tensor *t = quantize_tensor(q, i);
-        t->least_step = least_step(q, layer);
-        quantize_choose_range(t, layer->activation != EFFNET_ACT_NONE);
+        t->least_step = least_step(q, i);
+        quantize_choose_range(t,
+                              layer->activation != EFFNET_ACT_NONE && layer->activation != EFFNET_ACT_SILU);
         if (i + 1 < q->info->layer_count && !((double)t->scale <= TABLE_MAX_SCALE))
             return effnet_fail(error, EFFNET_E_UNAVAILABLE,
                                "network %s: layer '%s': a step of its output would be %g, integer networks "
@@ -269,9 +285,8 @@ struct quantize_output quantizer_output(const struct quantizer *q, int layer)
                                      .zero = t->zero,
                                      .bits = t->steps == EFFNET_MOST_WIDE ? 15 : 8,
                                      .range = t->range,
-                                     .clipped_percent = 100 * t->clipped};
-    for (int c = 0; c < t->channels; c++)
-        if (t->grow[c] > output.most_grown) output.most_grown = t->grow[c];
+                                     .clipped_percent = 100 * t->clipped,
+                                     .most_grown = (float)most_grown(t)};
     return output;
 }
 

@@ -1,7 +1,7 @@
 /* Weights of 8 bits, a scale an output channel, and biases that make up for the means of what rounding them
  * takes. */
 #include "common/error.h"
-#include "model/table.h"
+#include "model/integer.h"
 #include "quantize/internal.h"
 
 #include <math.h>
@@ -24,23 +24,30 @@ static int channel_of(const struct effnet_layer *layer, int o, int i)
     return layer->op == EFFNET_OP_DEPTHWISE ? o : i;
 }
 
+/* How many times as large output channel `o` of the layer's sums is: what SiLU and sigmoid are of stays as it
+ * is, and their output grows. */
+static double sum_grown(const struct quantizer *q, const struct effnet_layer *layer, int o)
+{
+    const int index = (int)(layer - effnet_model_layer(q->model, 0));
+    return effnet_integer_curved(layer->activation) ? 1 : (double)quantize_tensor(q, index)->grow[o];
+}
+
 float quantize_weight(const struct quantizer *q, const struct effnet_layer *layer, int o, int i, int tap)
 {
     const int taps = layer->kernel * layer->kernel, c = channel_of(layer, o, i);
     const struct tensor *in = quantize_tensor(q, layer->inputs[0]);
-    const int index = (int)(layer - effnet_model_layer(q->model, 0));
     const float w =
         layer->weight[((size_t)o * (size_t)inputs_of(layer) + (size_t)i) * (size_t)taps + (size_t)tap];
     const double std = layer->inputs[0] == EFFNET_IMAGE ? (double)q->info->preprocess.std[c] : 1;
-    return (float)((double)w * (double)quantize_tensor(q, index)->grow[o] / ((double)in->grow[c] * std));
+    return (float)((double)w * sum_grown(q, layer, o) / ((double)in->grow[c] * std));
 }
 
 /* What the bias is in the integer network: pixels are taken less their rounded mean. */
 static double bias_of(const struct quantizer *q, const struct effnet_layer *layer, int o)
 {
     const struct effnet_preprocess *p = &q->info->preprocess;
-    const int index = (int)(layer - effnet_model_layer(q->model, 0)), taps = layer->kernel * layer->kernel;
-    double bias = (double)layer->bias[o] * (double)quantize_tensor(q, index)->grow[o];
+    const int taps = layer->kernel * layer->kernel;
+    double bias = (double)layer->bias[o] * sum_grown(q, layer, o);
     if (layer->inputs[0] != EFFNET_IMAGE) return bias;
     for (int i = 0; i < inputs_of(layer); i++) {
         const double mean = (double)p->mean[channel_of(layer, o, i)];
@@ -158,7 +165,7 @@ static void round_channel(const struct quantizer *q, const struct effnet_layer *
     double s = choose_scale(r->w, r->square, inputs, taps);
     s = fmax(s, fmax(QUANTIZE_LEAST_WEIGHT_SCALE, fabs(wanted) / step / MOST_BIAS));
     /* A bias beyond MOST_BIAS steps of the output clips all that is seen, and stays one that does. */
-    if (index + 1 < q->info->layer_count)
+    if (index + 1 < q->info->layer_count && !effnet_integer_curved(layer->activation))
         s = fmin(s, MOST_MULTIPLIER * (double)quantize_tensor(q, index)->scale / step);
     *scale = (float)s;
     round_together(r->w, r->c, size, (double)*scale, r->bytes, r->off, r->slope);

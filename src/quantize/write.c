@@ -1,7 +1,7 @@
 /* The weights file of the integer network: the float network's metadata with scales in the layer table, then
  * biases and scales, which are aligned to four bytes, then the weights. */
 #include "common/error.h"
-#include "model/table.h"
+#include "model/integer.h"
 #include "quantize/internal.h"
 
 #include <stdio.h>
@@ -82,6 +82,13 @@ static void *place(struct file *file, const struct effnet_layer *layer, const ch
     return cJSON_AddItemToObject(tensor, "data_offsets", places) && sizes ? data : NULL;
 }
 
+/* Whether the layer has a gain. */
+static bool has_gain(const struct quantizer *q, int index)
+{
+    return index + 1 < q->info->layer_count &&
+           effnet_integer_curved(effnet_model_layer(q->model, index)->activation);
+}
+
 static int add_layer(struct file *file, int index, struct effnet_error *error)
 {
     const struct effnet_layer *layer = effnet_model_layer(file->q->model, index);
@@ -90,6 +97,12 @@ static int add_layer(struct file *file, int index, struct effnet_error *error)
     if (rank == 0) return EFFNET_OK;
     int32_t *bias = place(file, layer, "bias", "I32", 1, shape, sizeof *bias, &file->scalars);
     float *scale = place(file, layer, "scale", "F32", 1, shape, sizeof *scale, &file->scalars);
+    if (has_gain(file->q, index)) {
+        const size_t bytes = (size_t)layer->out_channels * sizeof(float);
+        float *gain = place(file, layer, "gain", "F32", 1, shape, sizeof *gain, &file->scalars);
+        if (!gain) return effnet_fail_nomem(error, "the file's header", ALIGNMENT);
+        memcpy(gain, quantize_tensor(file->q, index)->grow, bytes);
+    }
     int8_t *weight = place(file, layer, "weight", "I8", rank, shape, sizeof *weight, &file->weights);
     if (!bias || !scale || !weight) return effnet_fail_nomem(error, "the file's header", ALIGNMENT);
     return quantize_layer(file->q, index, weight, bias, scale, error);
@@ -121,7 +134,8 @@ int quantizer_write(const struct quantizer *q, void **bytes, size_t *size_bytes,
     for (int i = 0; i < q->info->layer_count; i++) {
         const struct effnet_layer *layer = effnet_model_layer(q->model, i);
         if (!layer->weight) continue;
-        file.weights += (size_t)layer->out_channels * (sizeof(int32_t) + sizeof(float));
+        const size_t scalars = sizeof(int32_t) + (has_gain(q, i) ? 2 : 1) * sizeof(float);
+        file.weights += (size_t)layer->out_channels * scalars;
         file.size += (size_t)layer->parameters - (size_t)layer->out_channels;
     }
     file.size += file.weights;

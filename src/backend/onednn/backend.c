@@ -267,7 +267,8 @@ static void describe_units(struct backend_state *state)
     }
 }
 
-static int build(struct backend_state *state, int threads, struct effnet_error *error)
+static int build(struct backend_state *state, const struct backend_options *options,
+                 struct effnet_error *error)
 {
     size_t layers = (size_t)state->info->layer_count;
     size_t table_bytes = (size_t)3 * 256 * dnnl_data_type_size(state->type);
@@ -280,10 +281,10 @@ static int build(struct backend_state *state, int threads, struct effnet_error *
         return effnet_fail_nomem(error, "layers", layers * sizeof *state->layers);
     for (size_t i = 0; i < layers; i++) state->layers[i].layer = effnet_model_layer(state->model, (int)i);
     effnet_onednn_fill_pixel_table(state);
-    effnet_onednn_fuse(state, has_isa(dnnl_cpu_isa_avx2));
+    effnet_onednn_fuse(state, has_isa(dnnl_cpu_isa_avx2), options->each_layer);
 
-    EFFNET_TRY(effnet_pool_open(threads, &state->pool, error));
-    threads = effnet_pool_threads(state->pool);
+    EFFNET_TRY(effnet_pool_open(options->threads, &state->pool, error));
+    const int threads = effnet_pool_threads(state->pool);
     state->images_at_once = state->max_batch < threads ? state->max_batch : threads;
     EFFNET_TRY(effnet_onednn_plan(state, error));
     EFFNET_TRY(build_layers(state, error));
@@ -304,7 +305,7 @@ static int open_unforked(const effnet_model *model, const struct backend_options
     state->type = type;
     state->max_batch = options->max_batch;
     state->features_layer = options->features_layer;
-    int status = build(state, options->threads, error);
+    int status = build(state, options, error);
     if (status)
         close_state(state);
     else

@@ -52,7 +52,7 @@ static int find_end(const struct backend_state *state, int first)
     return layer_at(state, scale + 1)->residual < first ? scale + 1 : -1;
 }
 
-void effnet_onednn_fuse(struct backend_state *state, bool avx2)
+void effnet_onednn_fuse(struct backend_state *state, bool avx2, bool each_layer)
 {
     const int layers = state->info->layer_count;
     const bool own_silu = avx2 && state->type == dnnl_f32;
@@ -61,7 +61,7 @@ void effnet_onednn_fuse(struct backend_state *state, bool avx2)
                                                        .gate = -1};
     state->unit_count = 0;
     for (int first = 0, last; first < layers; first = last + 1) {
-        last = find_end(state, first);
+        last = each_layer ? -1 : find_end(state, first);
         if (last >= 0) {
             state->layers[first].fused.row_sums = true;
             state->layers[first + 1].fused.mean = true;

@@ -113,8 +113,8 @@ onednn_const_desc effnet_onednn_desc(const struct onednn_variant *variant, dnnl_
 dnnl_status_t effnet_onednn_append_activation(dnnl_post_ops_t post_ops, enum effnet_activation activation);
 
 /* fuse.c: decides what layers do beside their primitives, and which layers make a unit. Needs layers[].layer
- * and the state's model and type; avx2: whether there are such instructions. */
-void effnet_onednn_fuse(struct backend_state *state, bool avx2);
+ * and the state's model and type; avx2: whether there are such instructions; each_layer: a unit a layer. */
+void effnet_onednn_fuse(struct backend_state *state, bool avx2, bool each_layer);
 /* What of that happens to a strip: before its primitive runs, and after. */
 void effnet_onednn_before_strip(const struct backend_state *state, const struct onednn_layer *layer,
                                 const struct onednn_strip *strip, char *arena);
