@@ -36,12 +36,16 @@ static void test_integer(void **state)
          "layer 3 'blocks.1.expand': takes 'blocks.0.project', whose output_bits is 15: depthwise layers"},
         {NETWORK, "layers/14/+output_bits", "8", "output_bits comes with output_scale and output_zero"},
         {NETWORK, "layers/0/output_zero", "0.5", "output_zero is 0.5, not a whole number"},
-        {NETWORK, "layers/0/activation", "\"silu\"",
-         "layer 0 'stem': activation silu is not defined for integers"},
+        {NETWORK, "layers/0/activation", "\"hardswish\"",
+         "layer 0 'stem': activation hardswish is not defined for integers: none, relu, relu6, silu and "
+         "sigmoid"},
+        {NETWORK, "layers/0/activation", "\"silu\"", "tensor 'stem.gain': is missing"},
+        {NETWORK, "layers/10/activation", "\"sigmoid\"",
+         "layer 10 'same': adds before sigmoid, which is not defined for integers"},
         {NETWORK, "layers/14/+output_scale", "1", "output_scale and output_zero come together"},
         {NETWORK, "layers/0/output_scale", "1e-8", "layer 0 'stem': channel 0: a step of its sum is"},
         {NETWORK, "layers/10/output_scale", "1e-8",
-         "layer 10 'same': a step of what it adds is 2.5225e+06 of its output's, more than 1048576"},
+         "layer 10 'same': a step of what it adds is 2.3259e+06 of its output's, more than 1048576"},
         {TENSORS, "stem.bias/dtype", "\"F32\"",
          "tensor 'stem.bias' at offset 0: type F32, but the layer table makes it I32"},
         {TENSORS, "stem.scale/dtype", "\"I32\"", "type I32, but the layer table makes it F32"},
@@ -94,14 +98,21 @@ static void test_integer_layers(void **state)
     weights_make_integer(w);
     expect_rejected(w, "pool of the image", "layer 0 'pool': pool of the image is not defined for integers");
 
-    w = weights_new(1, 4, 4);
-    weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "relu");
-    weights_squeeze_excite(w, "se", 2, "relu");
+    w = weights_new(1, 1, 1);
+    weights_conv(w, "stem", 3, 1, 1, WEIGHTS_SAME, "relu");
+    weights_scale(w, "scale", "image", "stem");
     weights_head(w, 2, "relu", 2);
     weights_make_integer(w);
-    cJSON *layers = cJSON_GetObjectItem(w->network, "layers");
-    cJSON_ReplaceItemInObject(cJSON_GetArrayItem(layers, 3), "activation", cJSON_CreateString("relu"));
-    expect_rejected(w, "scale", "layer 4 'se.scale': scale is not defined for integers");
+    expect_rejected(w, "scale of the image",
+                    "layer 1 'scale': scale of the image is not defined for integers");
+
+    w = weights_new(1, 1, 1);
+    weights_conv(w, "stem", 3, 1, 1, WEIGHTS_SAME, "relu");
+    weights_scale(w, "scale", "stem", "image");
+    weights_head(w, 2, "relu", 2);
+    weights_make_integer(w);
+    expect_rejected(w, "the image as a gate",
+                    "layer 1 'scale': scale of the image is not defined for integers");
 
     w = weights_new(1, 4, 4);
     weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "relu");
@@ -145,9 +156,53 @@ static void test_integer_layers(void **state)
     expect_rejected(w, "a float at an odd place", "is not aligned: of type F32, at no multiple of 4 bytes");
 }
 
+/* stem, se.pool, se.reduce, se.expand, se.scale. */
+static struct weights *excited(uint64_t seed)
+{
+    struct weights *w = weights_new(seed, 4, 4);
+    weights_conv(w, "stem", 2, 1, 1, WEIGHTS_SAME, "silu");
+    weights_squeeze_excite(w, "se", 3, "silu");
+    weights_head(w, 2, "silu", 2);
+    weights_make_integer(w);
+    return w;
+}
+
+static void test_squeeze_excite(void **state)
+{
+    (void)state;
+    static const struct edit edits[] = {
+        {TENSORS, "stem.gain/dtype", "\"I32\"", "type I32, but the layer table makes it F32"},
+        {TENSORS, "se.reduce.gain/shape", "[3,1]", "shape [3,1], but the layer table makes it [3]"},
+        {TENSORS, "se.expand.gain", NULL, "there is a hole before it"},
+        {NETWORK, "layers/0/activation", "\"relu\"", "tensor 'stem.gain'"},
+        {NETWORK, "layers/0/+output_bits", "15",
+         "layer 1 'se.pool': takes 'stem', whose output_bits is 15: depthwise layers and, as a gate, scale"},
+        {NETWORK, "layers/0/output_scale", "1e-9",
+         "layer 0 'stem': channel 0: its gain is 7.83707e+08 of its output's steps, more than 1048576"},
+        {NETWORK, "layers/4/output_scale", "1e-9", "layer 4 'se.scale': channel 0: a step of its sum is"},
+    };
+    RUN_ON(excited, edits);
+    static const struct {
+        uint32_t bits;
+        const char *message;
+    } values[] = {
+        {0, "value 1 is 0, not from 1e-09 to 1e+06"},
+        {0xbf800000, "value 1 is -1, not from 1e-09 to 1e+06"},
+        {0x7f800000, "value 1 is inf, not finite"},
+    };
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        struct weights *w = excited(1);
+        const cJSON *tensor = cJSON_GetObjectItem(w->tensors, "stem.gain");
+        const int begin = cJSON_GetArrayItem(cJSON_GetObjectItem(tensor, "data_offsets"), 0)->valueint;
+        memcpy((char *)w->data + begin + 4, &values[i].bits, sizeof values[i].bits);
+        expect_rejected(w, "a gain", values[i].message);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_squeeze_excite),
         cmocka_unit_test(test_integer),
         cmocka_unit_test(test_integer_layers),
     };

@@ -23,7 +23,7 @@ def layer(op, channels, outputs, activation="none", **more):
     row = {"op": op, "in": channels, "out": outputs, "activation": activation} | more
     if op in ("conv", "depthwise"):
         row = {"kernel": 3, "stride": 2, "pad": [0, 0, 1, 1]} | row
-    if op == "pool":
+    if op in ("pool", "scale"):
         del row["activation"]
     return row
 
@@ -39,12 +39,33 @@ def small_layers(**others):
     } | others
 
 
+def excited_layers(channels=24):
+    """Blocks with SiLU and squeeze-and-excite, as B0's: one that does not expand, and two that do, the last with a
+    residual."""
+    layers = {"stem": layer("conv", 3, 16, "silu")}
+    size = 16
+    for i, hidden in enumerate((16, 72, 96)):
+        depthwise, gate = f"{i}.depthwise", f"{i}.se.expand"
+        expand = {f"{i}.expand": layer("pointwise", size, hidden, "silu")} if hidden != size else {}
+        layers |= expand | {
+            depthwise: layer("depthwise", hidden, hidden, "silu", stride=1, pad=[1, 1, 1, 1]),
+            f"{i}.se.pool": layer("pool", hidden, hidden),
+            f"{i}.se.reduce": layer("linear", hidden, 8, "silu"),
+            gate: layer("linear", 8, hidden, "sigmoid"),
+            f"{i}.se.scale": layer("scale", hidden, hidden, inputs=[depthwise, gate]),
+            f"{i}.project": layer("pointwise", hidden, channels, **({"add": "1.project"} if i == 2 else {})),
+        }
+        size = channels
+    return layers | {"head": layer("pointwise", channels, 64, "silu"), "pool": layer("pool", 64, 64),
+                     "classifier": layer("linear", 64, 10)}
+
+
 def write_network(path, layers, change=None, side=16, version="2", **preprocess):
     """Writes seeded weights of these layers. change(tensors) changes them first."""
     random = np.random.default_rng(1)
     tensors = {}
     for name, row in layers.items():
-        if row["op"] == "pool":
+        if row["op"] in ("pool", "scale"):
             continue
         shape = [row["out"], 1 if row["op"] == "depthwise" else row["in"]]
         if row["op"] != "linear":
@@ -138,6 +159,35 @@ def test_runs_as_the_reference(effnet, plain_int8):
     report = json.loads(done.stdout)
     assert report["backend"] == "int8" and report["precision"] == "int8"
     assert all(unit["absolute_error"] == 0 for unit in report["units"])
+
+
+@pytest.fixture(scope="module")
+def excited(effnet, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("excited")
+    weights = write_network(folder / "floats.safetensors", excited_layers(), side=33)
+    done = effnet("quantize", weights, "-o", folder / "integers.safetensors", "--random", "16", "-q", "--format", "json")
+    assert done.returncode == 0 and done.stderr == ""
+    return folder / "integers.safetensors", json.loads(done.stdout)["layers"]
+
+
+def test_squeeze_excite(excited, effnet):
+    """Gates have 15 bits and are not grown; what is behind SiLU is."""
+    path, rows = excited
+    layers = excited_layers()
+    assert [row["name"] for row in rows] == list(layers)
+    for row, of in zip(rows, layers.values(), strict=True):
+        gate = of.get("activation") == "sigmoid"
+        assert row["bits"] == (15 if gate or row["name"] == "stem" else 32 if row["name"] == "classifier" else 8)
+        assert row["snr_db"] > 20, row
+        assert row["grown"] == 1 or not gate
+    assert max(row["grown"] for row in rows if row["name"].endswith(".depthwise")) > 1.2
+    with safe_open(path, "numpy") as file:
+        gains = {name.removesuffix(".gain"): file.get_tensor(name) for name in file.keys() if name.endswith(".gain")}
+    curved = {name for name, of in layers.items() if of.get("activation") in ("silu", "sigmoid")}
+    assert gains.keys() == curved and all((gain >= 1).all() for gain in gains.values())
+    done = effnet("verify", "-m", path, "-b", "3", "--format", "json")
+    assert done.returncode == 0, done.stdout
+    assert all(unit["absolute_error"] == 0 for unit in json.loads(done.stdout)["units"])
 
 
 def test_same_file_again(effnet, plain_int8, b1_plain, small, tmp_path, sanitized):
@@ -315,14 +365,6 @@ def test_refuses_integers(effnet, plain_int8, tmp_path):
     assert done.returncode == 69 and "is of integers: int8 alone, not fp32" in done.stderr
 
 
-def test_refuses_other_activations(effnet, b1_plain, tmp_path):
-    data = b1_plain.read_bytes()
-    path = tmp_path / "silu.safetensors"
-    path.write_bytes(data.replace(rb'\"activation\":\"relu6\"', rb'\"activation\":\"silu\" ', 1))
-    done = effnet("quantize", path, "-o", tmp_path / "out", "--random", "1", "-q")
-    assert done.returncode == 69 and "activation silu is not defined for integers: none, relu and relu6 are" in done.stderr
-
-
 @pytest.fixture
 def refuse(effnet, tmp_path):
     """Quantizes the network, and wants one line that says why not; what was there stays, and nothing else."""
@@ -347,7 +389,12 @@ def refuse(effnet, tmp_path):
      "layer 'pool': the mean of 4202500 pixels, integers' sums hold 4194304"),
     (small_layers(), {"mean": [-200, 0, 300]}, "layer 'stem': takes the image, whose mean -200 is no byte"),
     (small_layers(image=layer("linear", 4, 4)), {"version": "1"}, "layer 'image': the name stands for what"),
-], ids=["the last adds", "terms", "pool of the image", "large pool", "mean", "a layer called image"])
+    (small_layers(stem=layer("conv", 3, 8, "hardswish")), {},
+     "layer 'stem': activation hardswish is not defined for integers: none, relu, relu6, silu and sigmoid are"),
+    (small_layers(project=layer("pointwise", 8, 8, "silu", add="depthwise")), {},
+     "layer 'project': adds before silu, which is not defined for integers"),
+], ids=["the last adds", "terms", "pool of the image", "large pool", "mean", "a layer called image", "hardswish",
+        "adds before SiLU"])
 def test_refuses_what_integers_cannot_be(refuse, tmp_path, layers, options, message):
     """Before any image is run."""
     refuse(write_network(tmp_path / "t.safetensors", layers, **options), 69, f"network t: {message}")
