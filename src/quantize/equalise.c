@@ -14,7 +14,8 @@
  *
  * is least at g = (A / B)^(1/4). A depthwise layer's weights have a scale a channel and lose nothing: B = 0.
  *
- * SiLU's and sigmoid's output is grown after them, by the file's gain, and may grow as a linear one's.
+ * SiLU's and sigmoid's output is grown after them, by the file's gain: until what was seen of it, twice, is
+ * the most that was seen of any channel.
  *
  * Tensors that a residual adds have the same factors, and so have a pool's input and output, and scale's map
  * and output: a group. A wide output has steps enough, and a gate stays what it is. */
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 
 #define MARGIN    3.5 /* 6 to what was seen, under ReLU6 */
+#define ROOM      2.0 /* a tensor's range to what was seen of a channel, behind SiLU and sigmoid */
 #define MOST_GROW 64.0
 
 /* One group's channels. */
@@ -115,6 +117,7 @@ static void cap_member(const struct quantizer *q, int index, struct group *group
                        t->steps == EFFNET_MOST_WIDE || is_gate(q, index);
     for (int c = 0; c < t->channels; c++) {
         double cap = most / fmax(reach(t, c), most / MOST_GROW);
+        if (layer && effnet_integer_curved(layer->activation)) cap /= ROOM;
         if (layer && layer->activation == EFFNET_ACT_RELU6) cap = fmin(cap, 6 / (MARGIN * reach(t, c)));
         if (layer) cap = fmin(cap, weight_cap(q, layer, c, most / t->steps));
         if (fixed || reach(t, c) == 0) cap = 1;
