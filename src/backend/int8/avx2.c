@@ -94,12 +94,13 @@ INLINE __m256 activate(enum effnet_activation activation, __m256 f)
 }
 
 /* Eight sums as rounded output steps, of the channels at `first` and behind it in end's arrays, whose
- * multipliers are in `multiplier`. residual: the eight bytes that are added, or NULL. */
-INLINE __m256i steps_of(const struct int8_end *end, __m256i sums, __m256 multiplier, int first,
+ * multipliers are in `multiplier`. curved, a constant where it is called: there are out_multipliers.
+ * residual: the eight bytes that are added, or NULL. */
+INLINE __m256i steps_of(const struct int8_end *end, bool curved, __m256i sums, __m256 multiplier, int first,
                         const uint8_t *residual)
 {
     __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier);
-    if (end->out_multiplier) {
+    if (curved) {
         const __m256 factor = _mm256_loadu_ps(end->out_multiplier + first);
         f = _mm256_mul_ps(activate(end->activation, f), factor);
         f = _mm256_min_ps(_mm256_set1_ps(INT8_MOST_STEPS), f);
@@ -152,7 +153,7 @@ INLINE void store_floats(const struct int8_end *end, float *out, __m256i sums, _
 }
 
 /* The sums of one row and a group of 16 outputs, the first `count` of which there are. */
-INLINE void finish(const struct int8_end *end, int first, int count, __m256i a, __m256i b,
+INLINE void finish(const struct int8_end *end, bool curved, int first, int count, __m256i a, __m256i b,
                    const uint8_t *residual, void *out, size_t at)
 {
     const __m256 low = _mm256_loadu_ps(end->multiplier + first);
@@ -162,8 +163,8 @@ INLINE void finish(const struct int8_end *end, int first, int count, __m256i a, 
         store_floats(end, (float *)out + at + 8, b, high, count - 8);
         return;
     }
-    a = steps_of(end, a, low, first, residual ? residual + at : NULL);
-    b = steps_of(end, b, high, first + 8, residual ? residual + at + 8 : NULL);
+    a = steps_of(end, curved, a, low, first, residual ? residual + at : NULL);
+    b = steps_of(end, curved, b, high, first + 8, residual ? residual + at + 8 : NULL);
     if (end->wide)
         store_wide(end, (uint16_t *)out + at, a, b, count);
     else
@@ -172,8 +173,8 @@ INLINE void finish(const struct int8_end *end, int first, int count, __m256i a, 
 }
 
 /* `rows` rows, 1 or ROWS, by one group. */
-INLINE void tile(const struct int8_dense *d, const int16_t *x, int rows, int group, const uint8_t *residual,
-                 void *out, size_t first_row)
+INLINE void tile(const struct int8_dense *d, bool curved, const int16_t *x, int rows, int group,
+                 const uint8_t *residual, void *out, size_t first_row)
 {
     const size_t pairs = pairs_of(d->depth);
     const __m256i *w = (const __m256i *)d->weights + (size_t)group * pairs * 2;
@@ -195,21 +196,31 @@ INLINE void tile(const struct int8_dense *d, const int16_t *x, int rows, int gro
         }
     }
     for (int r = 0; r < rows; r++)
-        finish(&d->end, first, count, a[r], b[r], residual, out,
+        finish(&d->end, curved, first, count, a[r], b[r], residual, out,
                (first_row + (size_t)r) * (size_t)d->outputs + (size_t)first);
+}
+
+/* All rows by one group. */
+INLINE void tiles(const struct int8_dense *d, bool curved, const int16_t *x, int rows, int group,
+                  const uint8_t *residual, void *out)
+{
+    const size_t stride = pairs_of(d->depth) * 2;
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS)
+        tile(d, curved, x + (size_t)r * stride, ROWS, group, residual, out, (size_t)r);
+    for (; r < rows; r++) tile(d, curved, x + (size_t)r * stride, 1, group, residual, out, (size_t)r);
 }
 
 AVX2 static void dense(const struct int8_dense *d, const uint8_t *in, int rows, int first_group,
                        int end_group, const uint8_t *residual, void *out, void *scratch)
 {
-    const size_t stride = pairs_of(d->depth) * 2;
     int16_t *x = scratch;
     widen(in, rows, d->depth, x);
     for (int g = first_group; g < end_group; g++) {
-        int r = 0;
-        for (; r + ROWS <= rows; r += ROWS)
-            tile(d, x + (size_t)r * stride, ROWS, g, residual, out, (size_t)r);
-        for (; r < rows; r++) tile(d, x + (size_t)r * stride, 1, g, residual, out, (size_t)r);
+        if (d->end.out_multiplier)
+            tiles(d, true, x, rows, g, residual, out);
+        else
+            tiles(d, false, x, rows, g, residual, out);
     }
 }
 
@@ -270,7 +281,7 @@ INLINE void load_pair(const uint8_t *a, const uint8_t *b, bool wide, __m256i pai
 /* One row of one block. rows: of the map, or NULL outside of it. Output x has the columns stride * x to
  * stride * x + kernel - 1, counted from the padding's first; slot i is output x - i. */
 INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block, int kernel,
-                          int stride, bool wide, uint8_t *out)
+                          int stride, bool wide, bool curved, uint8_t *out)
 {
     const uint8_t *zeros = d->zeros;
     enum { MOST_SLOTS = 5, MOST_PAIRS = 3 };
@@ -311,8 +322,8 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
         }
         if (x < slots - 1) continue;
         const __m256i steps = _mm256_packs_epi32(
-            steps_of(&d->end, sums[slots - 1][0], low, first, NULL),
-            steps_of(&d->end, sums[slots - 1][1], high, first + 8, NULL));
+            steps_of(&d->end, curved, sums[slots - 1][0], low, first, NULL),
+            steps_of(&d->end, curved, sums[slots - 1][1], high, first + 8, NULL));
         store_bytes(out + (size_t)(x - slots + 1) * (size_t)d->channels + first, bytes_of(&d->end, steps),
                     count);
     }
@@ -320,16 +331,16 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
 
 /* All kinds of rows, each compiled for its own. */
 INLINE void depthwise_any_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block,
-                              bool wide, uint8_t *out)
+                              bool wide, bool curved, uint8_t *out)
 {
     if (d->kernel == 3 && d->stride == 1)
-        depthwise_row(d, rows, block, 3, 1, wide, out);
+        depthwise_row(d, rows, block, 3, 1, wide, curved, out);
     else if (d->kernel == 3)
-        depthwise_row(d, rows, block, 3, 2, wide, out);
+        depthwise_row(d, rows, block, 3, 2, wide, curved, out);
     else if (d->stride == 1)
-        depthwise_row(d, rows, block, 5, 1, wide, out);
+        depthwise_row(d, rows, block, 5, 1, wide, curved, out);
     else
-        depthwise_row(d, rows, block, 5, 2, wide, out);
+        depthwise_row(d, rows, block, 5, 2, wide, curved, out);
 }
 
 AVX2 static void depthwise(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
@@ -346,10 +357,14 @@ AVX2 static void depthwise(const struct int8_depthwise *d, const void *map, int 
         }
         uint8_t *row = (uint8_t *)out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
         for (int b = first_block; b < end_block; b++) {
-            if (d->wide)
-                depthwise_any_row(d, rows, b, true, row);
+            if (d->wide && d->end.out_multiplier)
+                depthwise_any_row(d, rows, b, true, true, row);
+            else if (d->wide)
+                depthwise_any_row(d, rows, b, true, false, row);
+            else if (d->end.out_multiplier)
+                depthwise_any_row(d, rows, b, false, true, row);
             else
-                depthwise_any_row(d, rows, b, false, row);
+                depthwise_any_row(d, rows, b, false, false, row);
         }
     }
 }

@@ -76,12 +76,14 @@ INLINE __m512 activate(enum effnet_activation activation, __m512 f)
     }
 }
 
-/* Sixteen sums as rounded output steps, of the channels at `first` and behind it in end's arrays. residual:
- * the sixteen bytes that are added, or NULL. */
-INLINE __m512i steps_of(const struct int8_end *end, __m512i sums, int first, const uint8_t *residual)
+/* Sixteen sums as rounded output steps, of the channels at `first` and behind it in end's arrays.
+ * curved, a constant where it is called: there are out_multipliers. residual: the sixteen bytes that are
+ * added, or NULL. */
+INLINE __m512i steps_of(const struct int8_end *end, bool curved, __m512i sums, int first,
+                        const uint8_t *residual)
 {
     __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(end->multiplier + first));
-    if (end->out_multiplier) {
+    if (curved) {
         const __m512 factor = _mm512_loadu_ps(end->out_multiplier + first);
         f = _mm512_mul_ps(activate(end->activation, f), factor);
         f = _mm512_min_ps(_mm512_set1_ps(INT8_MOST_STEPS), f);
@@ -119,17 +121,17 @@ INLINE __mmask16 mask_of(int count)
 }
 
 /* The sums of one row and a group of 16 outputs, those of `mask`. */
-INLINE void finish(const struct int8_end *end, int first, __mmask16 mask, __m512i sums,
+INLINE void finish(const struct int8_end *end, bool curved, int first, __mmask16 mask, __m512i sums,
                    const uint8_t *residual, void *out, size_t at)
 {
     if (end->floats)
         store_floats(end, (float *)out + at, sums, first, mask);
     else
-        store_steps(end, steps_of(end, sums, first, residual ? residual + at : NULL), mask, out, at);
+        store_steps(end, steps_of(end, curved, sums, first, residual ? residual + at : NULL), mask, out, at);
 }
 
 /* `rows` rows by `groups` groups; both constants where it is called. */
-INLINE void tile(const struct int8_dense *d, const uint8_t *x, int rows, int group, int groups,
+INLINE void tile(const struct int8_dense *d, bool curved, const uint8_t *x, int rows, int group, int groups,
                  const uint8_t *residual, void *out, size_t first_row)
 {
     const size_t quads = quads_of(d->depth), depth = (size_t)d->depth;
@@ -151,25 +153,47 @@ INLINE void tile(const struct int8_dense *d, const uint8_t *x, int rows, int gro
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++) {
             const int first = (group + g) * INT8_GROUP;
-            finish(&d->end, first, mask_of(d->outputs - first), sums[r][g], residual, out,
+            finish(&d->end, curved, first, mask_of(d->outputs - first), sums[r][g], residual, out,
                    (first_row + (size_t)r) * (size_t)d->outputs + (size_t)first);
         }
 }
 
 /* All rows by `groups` groups, `step` rows at a time. What is left over is less than a step: the last step
  * begins earlier, and computes some rows again. */
-INLINE void tiles(const struct int8_dense *d, const uint8_t *in, int rows, int step, int group, int groups,
-                  const uint8_t *residual, void *out)
+INLINE void tiles(const struct int8_dense *d, bool curved, const uint8_t *in, int rows, int step, int group,
+                  int groups, const uint8_t *residual, void *out)
 {
     const size_t depth = (size_t)d->depth;
     if (rows < step) {
         for (int r = 0; r < rows; r++)
-            tile(d, in + (size_t)r * depth, 1, group, groups, residual, out, (size_t)r);
+            tile(d, curved, in + (size_t)r * depth, 1, group, groups, residual, out, (size_t)r);
         return;
     }
     for (int r = 0; r < rows; r += step) {
         const int first = r + step <= rows ? r : rows - step;
-        tile(d, in + (size_t)first * depth, step, group, groups, residual, out, (size_t)first);
+        tile(d, curved, in + (size_t)first * depth, step, group, groups, residual, out, (size_t)first);
+    }
+}
+
+INLINE void any_tiles(const struct int8_dense *d, bool curved, const uint8_t *in, int rows, int first_group,
+                      int end_group, const uint8_t *residual, void *out)
+{
+    int g = first_group;
+    while (g < end_group) {
+        const int left = end_group - g;
+        if (left >= 4 && left != 5) {
+            tiles(d, curved, in, rows, 6, g, 4, residual, out);
+            g += 4;
+        } else if (left >= 3) {
+            tiles(d, curved, in, rows, 8, g, 3, residual, out);
+            g += 3;
+        } else if (left == 2) {
+            tiles(d, curved, in, rows, 12, g, 2, residual, out);
+            g += 2;
+        } else {
+            tiles(d, curved, in, rows, 12, g, 1, residual, out);
+            g++;
+        }
     }
 }
 
@@ -177,23 +201,10 @@ VNNI static void dense(const struct int8_dense *d, const uint8_t *in, int rows, 
                        int end_group, const uint8_t *residual, void *out, void *scratch)
 {
     (void)scratch;
-    int g = first_group;
-    while (g < end_group) {
-        const int left = end_group - g;
-        if (left >= 4 && left != 5) {
-            tiles(d, in, rows, 6, g, 4, residual, out);
-            g += 4;
-        } else if (left >= 3) {
-            tiles(d, in, rows, 8, g, 3, residual, out);
-            g += 3;
-        } else if (left == 2) {
-            tiles(d, in, rows, 12, g, 2, residual, out);
-            g += 2;
-        } else {
-            tiles(d, in, rows, 12, g, 1, residual, out);
-            g++;
-        }
-    }
+    if (d->end.out_multiplier)
+        any_tiles(d, true, in, rows, first_group, end_group, residual, out);
+    else
+        any_tiles(d, false, in, rows, first_group, end_group, residual, out);
 }
 
 /* ---------------------------------------------------------------- depthwise */
@@ -276,11 +287,11 @@ INLINE void load_wide_column(const uint8_t *const *rows, __mmask64 mask, int ker
 }
 
 /* The sums of 64 channels of one output. */
-INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, bool wide,
+INLINE void finish_block(const struct int8_end *end, bool curved, int first, __mmask64 mask, bool wide,
                          const __m512i *sums, uint8_t *out)
 {
     __m512i steps[4];
-    for (int v = 0; v < 4; v++) steps[v] = steps_of(end, sums[v], first + 16 * v, NULL);
+    for (int v = 0; v < 4; v++) steps[v] = steps_of(end, curved, sums[v], first + 16 * v, NULL);
     const __m512i zero = _mm512_set1_epi16((short)end->zero);
     const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(steps[0], steps[1]), zero);
     const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(steps[2], steps[3]), zero);
@@ -295,7 +306,7 @@ INLINE void finish_block(const struct int8_end *end, int first, __mmask64 mask, 
 /* One row of one block. rows: of the map, or NULL outside of it. Output x has the columns stride * x to
  * stride * x + kernel - 1, counted from the padding's first; slot i is output x - i. */
 INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block, int kernel,
-                          int stride, bool wide, uint8_t *out)
+                          int stride, bool wide, bool curved, uint8_t *out)
 {
     enum { MOST_SLOTS = 5, MOST_SETS = 3 };
     const int slots = (kernel + stride - 1) / stride, first = block * BLOCK;
@@ -334,23 +345,23 @@ INLINE void depthwise_row(const struct int8_depthwise *d, const uint8_t *const *
             }
         }
         if (x >= slots - 1)
-            finish_block(&d->end, first, mask, wide, sums[slots - 1],
+            finish_block(&d->end, curved, first, mask, wide, sums[slots - 1],
                          out + (size_t)(x - slots + 1) * (size_t)d->channels + first);
     }
 }
 
 /* All kinds of rows, each compiled for its own. */
 INLINE void depthwise_any_row(const struct int8_depthwise *d, const uint8_t *const *rows, int block,
-                              bool wide, uint8_t *out)
+                              bool wide, bool curved, uint8_t *out)
 {
     if (d->kernel == 3 && d->stride == 1)
-        depthwise_row(d, rows, block, 3, 1, wide, out);
+        depthwise_row(d, rows, block, 3, 1, wide, curved, out);
     else if (d->kernel == 3)
-        depthwise_row(d, rows, block, 3, 2, wide, out);
+        depthwise_row(d, rows, block, 3, 2, wide, curved, out);
     else if (d->stride == 1)
-        depthwise_row(d, rows, block, 5, 1, wide, out);
+        depthwise_row(d, rows, block, 5, 1, wide, curved, out);
     else
-        depthwise_row(d, rows, block, 5, 2, wide, out);
+        depthwise_row(d, rows, block, 5, 2, wide, curved, out);
 }
 
 VNNI static void depthwise(const struct int8_depthwise *d, const void *map, int first_row, int end_row,
@@ -367,10 +378,14 @@ VNNI static void depthwise(const struct int8_depthwise *d, const void *map, int 
         }
         uint8_t *row = (uint8_t *)out + (size_t)y * (size_t)d->out_width * (size_t)d->channels;
         for (int b = first_block; b < end_block; b++) {
-            if (d->wide)
-                depthwise_any_row(d, rows, b, true, row);
+            if (d->wide && d->end.out_multiplier)
+                depthwise_any_row(d, rows, b, true, true, row);
+            else if (d->wide)
+                depthwise_any_row(d, rows, b, true, false, row);
+            else if (d->end.out_multiplier)
+                depthwise_any_row(d, rows, b, false, true, row);
             else
-                depthwise_any_row(d, rows, b, false, row);
+                depthwise_any_row(d, rows, b, false, false, row);
         }
     }
 }
