@@ -188,6 +188,24 @@ static void test_no_saturation(void **state)
     check_model(model, &random);
 }
 
+/* Outputs of SiLU that are far beyond their range, where a step of it is nothing: they are clipped. */
+static void test_large_gains(void **state)
+{
+    (void)state;
+    uint64_t random = random_seed("large gains", 184);
+    for (int i = 0; i < 8; i++) {
+        struct weights *w = weights_excited_integer(random_next(&random));
+        for (cJSON *tensor = w->tensors->child; tensor; tensor = tensor->next) {
+            const int begin = cJSON_GetArrayItem(cJSON_GetObjectItem(tensor, "data_offsets"), 0)->valueint;
+            const int count = cJSON_GetArrayItem(cJSON_GetObjectItem(tensor, "shape"), 0)->valueint;
+            const bool gain = strstr(tensor->string, ".gain") && !strstr(tensor->string, "excite");
+            const bool first = strstr(tensor->string, "stem.scale") != NULL;
+            for (int c = 0; c < count && (gain || first); c++) w->data[begin / 4 + c] = gain ? 100 : 1e5f;
+        }
+        check_model(weights_open(w), &random);
+    }
+}
+
 static void test_best_kernels(void **state)
 {
     (void)state;
@@ -203,9 +221,9 @@ static void test_best_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_op),     cmocka_unit_test(test_random_networks),
-        cmocka_unit_test(test_sizes),        cmocka_unit_test(test_no_saturation),
-        cmocka_unit_test(test_best_kernels),
+        cmocka_unit_test(test_every_op),    cmocka_unit_test(test_random_networks),
+        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_no_saturation),
+        cmocka_unit_test(test_large_gains), cmocka_unit_test(test_best_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,6 +26,7 @@ static float define_curved(const struct effnet_layer *l, double x, int o, float 
 {
     const struct effnet_integer *q = l->integer;
     const double y = (l->activation == EFFNET_ACT_SILU ? x : 1) / (1 + exp(-x));
+    if (q->out_scale == 0) return fabs((double)got - y) < 4e-6 * fabs(y) + 1e-30 ? got : (float)y;
     const double exact = fmin(q->out_most,
                               fmax(0, y * (double)q->gain[o] / (double)q->out_scale + q->out_zero));
     const long near = step_of(got, (double)q->out_scale, q->out_zero);
@@ -61,8 +62,8 @@ static float define(const struct effnet_layer *l, const float *const *inputs, in
     assert_true(sum <= INT32_MAX && sum >= -INT32_MAX);
     if (l->op == EFFNET_OP_SCALE) sum *= step_of(inputs[1][o], q->second_scale, 0);
     const float product = (float)sum * q->multiplier[o];
+    if (l->activation >= EFFNET_ACT_SILU) return define_curved(l, (double)product, o, got);
     if (q->out_scale == 0) return l->activation == EFFNET_ACT_NONE ? product : fmaxf(product, 0);
-    if (q->gain) return define_curved(l, (double)product, o, got);
     const size_t at = ((size_t)y * (size_t)l->out_width + (size_t)x) * (size_t)l->out_channels + (size_t)o;
     const long added = l->residual < 0 ? 0 : step_of(inputs[1][at], q->second_scale, 0);
     const double steps = l->residual < 0 ? (double)product

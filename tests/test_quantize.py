@@ -425,6 +425,23 @@ def test_refuses_large_weights_of_the_last_layer(refuse, tmp_path):
            "network t: layer 'classifier', output channel 0: a step of its weights would be ")
 
 
+def test_gates_of_bytes_are_not_grown(effnet, tmp_path):
+    """A linear layer reads this one, too: no 15 bits. Its channels differ in size, and nothing could shrink again."""
+    def change(tensors):
+        for name in "gate.weight", "gate.bias":
+            tensors[name] *= np.float32(0.1) ** np.arange(8, dtype=np.float32).reshape([8] + [1] * (tensors[name].ndim - 1))
+    layers = {"stem": layer("conv", 3, 8, "silu"), "mean": layer("pool", 8, 8), "gate": layer("linear", 8, 8),
+              "other": layer("linear", 8, 8, "sigmoid"), "once": layer("scale", 8, 8, inputs=["stem", "gate"]),
+              "twice": layer("scale", 8, 8, inputs=["once", "other"]), "pool": layer("pool", 8, 8),
+              "classifier": layer("linear", 8, 4)}
+    weights = write_network(tmp_path / "t.safetensors", layers, change)
+    done = effnet("quantize", weights, "-o", tmp_path / "out.safetensors", "--random", "8", "-q", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["layers"]}
+    assert rows["gate"]["bits"] == 8 and rows["gate"]["grown"] == 1 and rows["other"]["bits"] == 15
+    assert all(row["snr_db"] > 15 for row in rows.values()), rows
+
+
 @pytest.mark.parametrize("case", ["dead by its bias", "saturated by its bias", "no weights"])
 def test_multipliers_are_at_most_one(effnet, tmp_path, case):
     """Of channels whose weights need steps of no size, or biases larger steps than the output has."""

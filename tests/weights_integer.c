@@ -213,7 +213,8 @@ struct weights *weights_random_integer(uint64_t seed)
                       stride, pad, activation, NULL, -1);
     }
     weights_layer(w, "pool", "pool", w->channels, 1, 1, NULL, NULL, NULL, -1);
-    weights_layer(w, "classifier", "linear", 11, 1, 1, NULL, "none", NULL, -1);
+    static const char *const last[] = {"none", "none", "silu", "sigmoid"};
+    weights_layer(w, "classifier", "linear", 11, 1, 1, NULL, last[random_int(&random, 0, 3)], NULL, -1);
     weights_labels(w, 11);
     weights_make_integer(w);
     return w;

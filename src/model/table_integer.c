@@ -37,7 +37,7 @@ struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *lay
     else if (layer->op == EFFNET_OP_POOL && pixels > INTEGER_MAX_PIXELS)
         snprintf(reason.text, size, "the mean of %" PRId64 " pixels, integers' sums hold %d", pixels,
                  INTEGER_MAX_PIXELS);
-    else if (layer->op != EFFNET_OP_POOL && terms > INTEGER_MAX_TERMS)
+    else if (layer->op != EFFNET_OP_POOL && layer->op != EFFNET_OP_SCALE && terms > INTEGER_MAX_TERMS)
         snprintf(reason.text, size, "sums of %" PRId64 " products, integers' sums hold %d", terms,
                  INTEGER_MAX_TERMS);
     return reason;
