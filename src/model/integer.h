@@ -21,6 +21,9 @@ struct integer_reason {
 struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *layer, bool last);
 /* Whether integer layers work the activation out of floats: SiLU and sigmoid. */
 bool effnet_integer_curved(enum effnet_activation activation);
+/* Whether what the layer reads as inputs[input] may be wide: by depthwise layers, which add few products, and
+ * as a gate. */
+bool effnet_integer_takes_wide(const struct effnet_layer *layer, int input);
 /* integer.c: why one that reads the image cannot. */
 struct integer_reason effnet_integer_image_reason(const struct effnet_preprocess *preprocess);
 

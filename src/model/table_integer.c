@@ -43,15 +43,18 @@ struct integer_reason effnet_integer_layer_reason(const struct effnet_layer *lay
     return reason;
 }
 
-/* Wide outputs are read by what adds few products, and as gates. */
+bool effnet_integer_takes_wide(const struct effnet_layer *layer, int input)
+{
+    return layer->op == (input == 0 ? EFFNET_OP_DEPTHWISE : EFFNET_OP_SCALE);
+}
+
 static int check_sources(const struct json_context *context, const struct layer_table *table,
                          const struct effnet_layer *layer)
 {
     for (int k = 0; k < layer->input_count; k++) {
         const int from = layer->inputs[k];
         if (from == EFFNET_IMAGE || table->outputs[from].most != EFFNET_MOST_WIDE) continue;
-        const bool gate = layer->op == EFFNET_OP_SCALE && k == 1;
-        if (!gate && (layer->op != EFFNET_OP_DEPTHWISE || from == layer->residual))
+        if (!effnet_integer_takes_wide(layer, k))
             return effnet_json_fail(
                 context, "%s '%s', whose output_bits is 15: depthwise layers and, as a gate, scale read that",
                 from == layer->residual ? "adds" : "takes", table->layers[from].name);

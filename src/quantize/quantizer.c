@@ -39,8 +39,8 @@ static bool is_wide(const struct effnet_model *model, int index)
     if (layer->last_reader == index || !(stem || layer->op == EFFNET_OP_LINEAR)) return false;
     for (int i = index + 1; i <= layer->last_reader; i++) {
         const struct effnet_layer *reader = effnet_model_layer(model, i);
-        const bool takes = reader->inputs[0] == index, adds = reader->residual == index;
-        if (adds || (takes && reader->op != EFFNET_OP_DEPTHWISE)) return false;
+        for (int k = 0; k < reader->input_count; k++)
+            if (reader->inputs[k] == index && !effnet_integer_takes_wide(reader, k)) return false;
     }
     return true;
 }
@@ -209,18 +209,23 @@ static double most_grown(const struct tensor *t)
     return most;
 }
 
+static double largest_weight(const struct quantizer *q, const struct effnet_layer *layer)
+{
+    const int inputs = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
+    double most = 0;
+    for (int o = 0; o < layer->out_channels; o++)
+        for (int i = 0; i < inputs; i++)
+            for (int t = 0; t < layer->kernel * layer->kernel; t++)
+                most = fmax(most, fabs((double)quantize_weight(q, layer, o, i, t)));
+    return most;
+}
+
 /* A step of a layer's output is no smaller than one of its sums, by the largest step that its weights may
  * have, of its mean or of its product; SiLU and sigmoid give no more than so many of 1
  * (docs/weights-format.md, m and g). */
 static double least_step(const struct quantizer *q, int index)
 {
     const struct effnet_layer *layer = effnet_model_layer(q->model, index);
-    const int inputs = layer->op == EFFNET_OP_DEPTHWISE ? 1 : layer->in_channels;
-    double most = 0;
-    for (int o = 0; layer->weight && o < layer->out_channels; o++)
-        for (int i = 0; i < inputs; i++)
-            for (int t = 0; t < layer->kernel * layer->kernel; t++)
-                most = fmax(most, fabs((double)quantize_weight(q, layer, o, i, t)));
     const int from = layer->inputs[0];
     double step = from == EFFNET_IMAGE ? 1 : (double)quantize_tensor(q, from)->scale;
     if (layer->op == EFFNET_OP_POOL)
@@ -230,7 +235,7 @@ static double least_step(const struct quantizer *q, int index)
     else if (effnet_integer_curved(layer->activation))
         step = most_grown(quantize_tensor(q, index)) / INTEGER_MAX_STEPS;
     else
-        step *= fmax(most / 127, QUANTIZE_LEAST_WEIGHT_SCALE);
+        step *= fmax(largest_weight(q, layer) / 127, QUANTIZE_LEAST_WEIGHT_SCALE);
     return fmax(1e-6, 1.001 * step);
 }
 

@@ -12,8 +12,8 @@ struct int8_layer {
     const struct int8_kernels *kernels; /* of depthwise layers that the best ones cannot, the plain ones */
     struct int8_dense dense;            /* of conv, pointwise, linear */
     struct int8_depthwise depthwise;
-    struct int8_end scale;
-    void *memory; /* what these point into */
+    struct int8_end scale; /* of scale: multipliers, and how its output is clipped */
+    void *memory;          /* what these point into */
     size_t memory_bytes;
     size_t input_offsets[2], output_offset; /* in an arena */
     int strip, strips;                      /* pixels, or a depthwise layer's rows, of a task; how many */
