@@ -11,7 +11,6 @@ service's batch just before and after, the service having two replicas of a core
 import http.client
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from measuring import PROGRAM, ROOT, shown, write_photos
+
 FOLDERS = [str(ROOT / "build/python/package"), str(ROOT / "examples")]
 sys.path[:0] = FOLDERS
 os.environ["PYTHONPATH"] = ":".join(FOLDERS)  # for Ray's processes
@@ -28,21 +28,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 import ray_classify
 import ray_serve
-from PIL import Image
 
-PROGRAM = ROOT / "build/effnet"
 FILES, ACTORS = 600, (1, 2, 4)
 CLIENTS, WARM_SECONDS, SECONDS, PORT = 32, 5, 20, 8123
-
-
-def shown(values):
-    return f"{statistics.median(values):.3g} [{min(values):.3g} to {max(values):.3g}]"
-
-
-def write_photos(folder):
-    samples = [Image.open(path).convert("RGB").resize((500, 375)) for path in sorted((ROOT / "samples").glob("*.*"))]
-    for i in range(FILES):
-        samples[i % len(samples)].rotate(i).save(folder / f"{i}.jpg", quality=90)
 
 
 def seconds(work):
@@ -124,7 +112,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         photos.mkdir()
-        write_photos(photos)
+        write_photos(photos, FILES)
         measure_actors(photos, Path(folder), rounds)
         measure_service(photos, rounds)
 

@@ -2,14 +2,13 @@
 """What the Python package costs beside the C library and the program, in one run: docs/python.md has the figures.
 
     make wheel program weights
-    .venv-python/bin/python python/measure.py [ROUNDS]
+    .venv-python/bin/python tools/measure_python.py [ROUNDS]
 
 Contenders take turns, and a ratio is taken within a round. Prints medians and, in brackets, the least and the most; "of
 all" is the ratio of the sums."""
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,10 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from measuring import PROGRAM, ROOT, shown, write_photos
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE, PROGRAM = ROOT / "build/python/package", ROOT / "build/effnet"
+PACKAGE = ROOT / "build/python/package"
 sys.path.insert(0, str(PACKAGE))
 import effnet
 from effnet._library import ffi, lib
@@ -53,11 +51,6 @@ def timed(work):
     since, spent = time.perf_counter(), processor_seconds()
     work()
     return time.perf_counter() - since, processor_seconds() - spent
-
-
-def shown(values, scale=1.0):
-    low, high = scale * min(values), scale * max(values)
-    return f"{scale * statistics.median(values):.4g} [{low:.4g} to {high:.4g}]"
 
 
 def compare(what, ours, theirs, rounds, warm=0):
@@ -105,10 +98,7 @@ def measure_start(rounds):
 
 
 def measure_files(folder, rounds):
-    samples = [Image.open(path).convert("RGB").resize((500, 375)) for path in sorted((ROOT / "samples").glob("*.*"))]
-    files = [str(folder / f"{i}.jpg") for i in range(FILES)]
-    for i, file in enumerate(files):
-        samples[i % len(samples)].rotate(i).save(file, quality=90)
+    files = [str(path) for path in write_photos(folder, FILES)]
     python = [sys.executable, "-c", STREAM]
     program = [PROGRAM, "classify", "-m", "lite1", "--device", "cpu", "-b", str(BATCH), "-k", "1", "--format", "csv", "-q",
                "--files-from", "-"]
